@@ -1,0 +1,60 @@
+package hypervisor
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Placeholders stand in Plan.Argv for the few values that are known only at
+// the start. A literal "@{" in an argument is written "@{{".
+const (
+	placeholderOpen  = "@{"
+	placeholderClose = "}"
+	literalOpen      = "@{{"
+)
+
+// MacvtapFD is the placeholder for the descriptor of one queue, counted from
+// 0, of the macvtap interface id.
+func MacvtapFD(id string, queue int) string {
+	return placeholderOpen + "macvtap:" + id + ":" + strconv.Itoa(queue) + placeholderClose
+}
+
+// NotifyPort is the placeholder for the vsock port on which the host listens
+// for the guest's notifications.
+const NotifyPort = placeholderOpen + "notify-port" + placeholderClose
+
+// Literal escapes an argument that comes from the user, so that Expand gives
+// it back unchanged.
+func Literal(arg string) string {
+	return strings.ReplaceAll(arg, placeholderOpen, literalOpen)
+}
+
+// Expand replaces every placeholder of arg by what value returns for its name
+// ("macvtap:ID:QUEUE", "notify-port"). It fails on an unknown name or one that
+// is not closed.
+func Expand(arg string, value func(name string) (string, error)) (string, error) {
+	var out strings.Builder
+	for {
+		before, rest, found := strings.Cut(arg, placeholderOpen)
+		out.WriteString(before)
+		if !found {
+			return out.String(), nil
+		}
+		if after, ok := strings.CutPrefix(rest, "{"); ok {
+			out.WriteString(placeholderOpen)
+			arg = after
+			continue
+		}
+		name, after, closed := strings.Cut(rest, placeholderClose)
+		if !closed {
+			return "", fmt.Errorf("argument %q: placeholder %q is not closed", arg, placeholderOpen+rest)
+		}
+		v, err := value(name)
+		if err != nil {
+			return "", fmt.Errorf("argument %q: %w", arg, err)
+		}
+		out.WriteString(v)
+		arg = after
+	}
+}

@@ -1,0 +1,186 @@
+// Package hypervisor turns a spec into the plan of one VM: the hypervisor's
+// argument vector and everything the host's helpers have to do for it. There
+// is one file a hypervisor; what each can do is data, in capabilities.json.
+package hypervisor
+
+// PlanVersion is the version of the runner.json format that this code writes.
+// A reader refuses a newer one.
+const PlanVersion = 1
+
+// Plan is share/microvm/runner.json of a runner package: everything that was
+// decided when the package was built. At run time nothing is decided again.
+// Paths are absolute, or relative to the VM's state directory.
+type Plan struct {
+	// Version is PlanVersion.
+	Version int `json:"version"`
+	// Foreign marks a plan made up from the text files of a package that has no
+	// runner.json; it is never written. Its Argv is the package's bin/microvm-run.
+	Foreign    bool   `json:"-"`
+	Name       string `json:"name"`
+	Hypervisor string `json:"hypervisor"`
+	Arch       string `json:"arch"`
+
+	// Argv is the hypervisor's command line. Argv[0] is an absolute path, or a
+	// name that is looked up in PATH at the start. Arguments may hold
+	// placeholders, see Placeholder.
+	Argv []string `json:"argv"`
+	// ProcessName replaces argv[0] in the process list; empty keeps it.
+	ProcessName string `json:"processName,omitempty"`
+	// Env are further variables, KEY=VALUE, for the hypervisor.
+	Env []string `json:"env,omitempty"`
+	// PreStart holds shell commands that run unprivileged before the hypervisor.
+	PreStart string `json:"preStart,omitempty"`
+	// ExtraArgsScript is a program whose line of output is added to Argv.
+	ExtraArgsScript string `json:"extraArgsScript,omitempty"`
+	// Files are host files that must exist and be readable, with what they are.
+	Files []File `json:"files,omitempty"`
+	// StaleSockets are removed, beneath the state directory, before the start.
+	StaleSockets []string `json:"staleSockets,omitempty"`
+	// Generated are files to be written, mode 0600, into the state directory
+	// before the start (firecracker's configuration).
+	Generated []GeneratedFile `json:"generated,omitempty"`
+
+	Volumes  []Volume  `json:"volumes,omitempty"`
+	Taps     []Tap     `json:"taps,omitempty"`
+	Macvtaps []Macvtap `json:"macvtaps,omitempty"`
+	Shares   []Share   `json:"shares,omitempty"`
+	PCI      []PCI     `json:"pci,omitempty"`
+	USB      []string  `json:"usb,omitempty"`
+	VsockCID *int64    `json:"vsockCid,omitempty"`
+
+	Shutdown  Shutdown  `json:"shutdown"`
+	Readiness Readiness `json:"readiness"`
+	// Balloon is nil where the VM has none.
+	Balloon *Control `json:"balloon,omitempty"`
+	// Console is the Unix socket of the serial console; empty means none.
+	Console string `json:"console,omitempty"`
+	// Machined is nil where the VM is not registered with systemd-machined.
+	Machined *Machined `json:"machined,omitempty"`
+	// Notes are remarks for the person who builds or shows the plan, such as
+	// why readiness is what it is. Warnings among them start with "warning: ".
+	Notes []string `json:"notes,omitempty"`
+}
+
+// File is a host file that the hypervisor needs.
+type File struct {
+	// Role names it in messages: kernel, initrd, storeDisk, credentialFiles.NAME.
+	Role string `json:"role"`
+	Path string `json:"path"`
+}
+
+// GeneratedFile is written into the state directory at every start.
+type GeneratedFile struct {
+	Path    string `json:"path"`
+	Content string `json:"content"`
+}
+
+// Volume is an image that must exist before the start.
+type Volume struct {
+	Image string `json:"image"`
+	// SizeMiB of the image; 0 where it is not created by us.
+	SizeMiB       int      `json:"sizeMiB,omitempty"`
+	AutoCreate    bool     `json:"autoCreate,omitempty"`
+	ReadOnly      bool     `json:"readOnly,omitempty"`
+	FSType        string   `json:"fsType,omitempty"`
+	Label         string   `json:"label,omitempty"`
+	MkfsExtraArgs []string `json:"mkfsExtraArgs,omitempty"`
+	ImageType     string   `json:"imageType,omitempty"`
+}
+
+// Tap is one tap interface.
+type Tap struct {
+	ID string `json:"id"`
+	// VnetHdr and MultiQueue are the flags the device is created with.
+	VnetHdr    bool `json:"vnetHdr,omitempty"`
+	MultiQueue bool `json:"multiQueue,omitempty"`
+}
+
+// Macvtap is one macvtap interface; the hypervisor gets Queues descriptors.
+type Macvtap struct {
+	ID     string `json:"id"`
+	MAC    string `json:"mac"`
+	Link   string `json:"link"`
+	Mode   string `json:"mode"`
+	Queues int    `json:"queues"`
+}
+
+// Share is a directory served by virtiofsd (9p shares need no daemon).
+type Share struct {
+	Tag    string `json:"tag"`
+	Source string `json:"source"`
+	// Socket is relative to the state directory.
+	Socket string `json:"socket"`
+	// SocketGroup owns the socket; empty means the hypervisor user's group.
+	SocketGroup string `json:"socketGroup,omitempty"`
+	// Virtiofsd is the program; empty means a search in the usual places.
+	Virtiofsd string `json:"virtiofsd,omitempty"`
+	// ReadOnly shares are served with virtiofsd's --readonly.
+	ReadOnly bool `json:"readOnly,omitempty"`
+	// Cache is virtiofsd's --cache.
+	Cache            string   `json:"cache,omitempty"`
+	PosixACL         bool     `json:"posixAcl,omitempty"`
+	InodeFileHandles string   `json:"inodeFileHandles,omitempty"`
+	ThreadPoolNProc  bool     `json:"threadPoolNproc,omitempty"`
+	ThreadPoolSize   int      `json:"threadPoolSize,omitempty"`
+	ExtraArgs        []string `json:"extraArgs,omitempty"`
+	// PassTag gives virtiofsd --tag, which crosvm needs.
+	PassTag bool `json:"passTag,omitempty"`
+}
+
+// PCI is one PCI device handed to the guest.
+type PCI struct {
+	Address string `json:"address"`
+}
+
+// Control names a hypervisor's control interface.
+type Control struct {
+	// Method is qmp, cloud-hypervisor, firecracker, crosvm, kvmtool.
+	Method string `json:"method"`
+	// Socket is relative to the state directory.
+	Socket string `json:"socket,omitempty"`
+	// Program is the control program for crosvm and kvmtool, as Argv[0] is.
+	Program string `json:"program,omitempty"`
+}
+
+// Shutdown methods: what asks the guest to go down.
+const (
+	ShutdownNone         = "none"           // SIGTERM at once
+	ShutdownScript       = "script"         // foreign package: its bin/microvm-shutdown
+	ShutdownCtrlAltDel   = "ctrl-alt-del"   // key events (QMP), SendCtrlAltDel (firecracker)
+	ShutdownPowerButton  = "power-button"   // ACPI power button
+	ShutdownGuestOverSSH = "ssh-over-vsock" // the guest itself, asked through ssh
+)
+
+// Shutdown is how the guest is asked to go down.
+type Shutdown struct {
+	// Method is one of the Shutdown constants.
+	Method string `json:"method"`
+	// Control is where Method is sent; nil for none and script.
+	Control *Control `json:"control,omitempty"`
+	// Why explains the choice, for microvm show.
+	Why string `json:"why,omitempty"`
+}
+
+// Readiness modes: when READY=1 is said.
+const (
+	ReadyGuest = "guest" // the guest said so over vsock
+	ReadyVMM   = "vmm"   // the control socket says the VM is running
+	ReadyNone  = "none"  // the hypervisor was executed
+)
+
+// Readiness is what READY=1 means for this VM.
+type Readiness struct {
+	Mode string `json:"mode"`
+	// Control answers for mode vmm.
+	Control *Control `json:"control,omitempty"`
+	// VsockSocket is, for mode guest, the Unix socket of the hypervisor's vsock
+	// multiplexer; empty means vhost-vsock.
+	VsockSocket string `json:"vsockSocket,omitempty"`
+	// Why explains the choice, for microvm build and show.
+	Why string `json:"why,omitempty"`
+}
+
+// Machined is the registration with systemd-machined.
+type Machined struct {
+	UUID string `json:"uuid"`
+}
