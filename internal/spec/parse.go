@@ -1,0 +1,358 @@
+package spec
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+)
+
+// Limits of a document; a spec is a few kilobytes at most.
+const (
+	maxDocument = 4 << 20
+	maxDepth    = 64
+)
+
+// Parse reads a document, fills in the defaults and validates it. The error is
+// of type Faults and names everything that is wrong.
+func Parse(data []byte) (*Spec, error) {
+	s, err := parse(data)
+	if err != nil {
+		return nil, err
+	}
+	s.SetDefaults()
+	if err := s.Validate(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ParseFile parses the document at path. Relative paths of the kernel, the
+// initrd, the store disk and the credential files are taken from the
+// document's own directory, as a person who writes them beside it expects.
+func ParseFile(path string) (*Spec, error) {
+	data, err := readBounded(path)
+	if err != nil {
+		return nil, err
+	}
+	s, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s:\n%w", path, err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("find the directory of %s: %w", path, err)
+	}
+	s.resolvePaths(dir)
+	s.SetDefaults()
+	if err := s.Validate(); err != nil {
+		return nil, fmt.Errorf("%s:\n%w", path, err)
+	}
+	return s, nil
+}
+
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path) //nolint:gosec // the caller's own choice of file
+	if err != nil {
+		return nil, fmt.Errorf("read spec: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("read spec %s: %w", path, err)
+	}
+	return data, nil
+}
+
+// resolvePaths makes the paths of the document's own files absolute.
+func (s *Spec) resolvePaths(dir string) {
+	for _, p := range []*string{&s.Kernel, &s.InitrdPath, &s.StoreDisk} {
+		if *p != "" && !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	for name, p := range s.CredentialFiles {
+		if p != "" && !filepath.IsAbs(p) {
+			s.CredentialFiles[name] = filepath.Join(dir, p)
+		}
+	}
+}
+
+// parse checks the document's form against the types and decodes it, without
+// defaults or validation.
+func parse(data []byte) (*Spec, error) {
+	if len(data) > maxDocument {
+		return nil, Faults{{Message: fmt.Sprintf("the document is larger than %d bytes", maxDocument)}}
+	}
+	root, err := readTree(data)
+	if err != nil {
+		return nil, Faults{{Message: err.Error()}}
+	}
+	var faults Faults
+	check(&faults, "", root, reflect.TypeFor[Spec]())
+	if len(faults) > 0 {
+		return nil, faults
+	}
+	s := new(Spec)
+	if err := json.Unmarshal(data, s); err != nil {
+		return nil, Faults{{Message: err.Error()}}
+	}
+	return s, nil
+}
+
+// object keeps the order of a JSON object's members, so that faults come in
+// the order of the document, and repeated members, so that they are noticed.
+type object struct {
+	keys   []string
+	values map[string]any
+	twice  []string
+}
+
+// readTree reads one JSON value into objects, []any and scalars.
+func readTree(data []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	v, err := readValue(d, 0)
+	if err != nil {
+		return nil, describeSyntax(data, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("there is more text after the end of the document; remove it")
+	}
+	return v, nil
+}
+
+// describeSyntax adds the line to a syntax error.
+func describeSyntax(data []byte, err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the document ends in the middle; a bracket or a quote is not closed")
+	}
+	var syntax *json.SyntaxError
+	if !errors.As(err, &syntax) {
+		return err
+	}
+	offset := min(int(syntax.Offset), len(data))
+	return fmt.Errorf("line %d is not valid JSON: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
+}
+
+func readValue(d *json.Decoder, depth int) (any, error) {
+	if depth > maxDepth {
+		return nil, fmt.Errorf("the document nests deeper than %d levels", maxDepth)
+	}
+	t, err := d.Token()
+	if err != nil {
+		return nil, err
+	}
+	switch t {
+	case json.Delim('{'):
+		return readObject(d, depth)
+	case json.Delim('['):
+		return readArray(d, depth)
+	}
+	return t, nil
+}
+
+func readObject(d *json.Decoder, depth int) (*object, error) {
+	o := &object{values: map[string]any{}}
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return nil, err
+		}
+		key, ok := t.(string)
+		if !ok {
+			return nil, errors.New("a member of an object has no name")
+		}
+		v, err := readValue(d, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		if _, seen := o.values[key]; seen {
+			o.twice = append(o.twice, key)
+			continue
+		}
+		o.keys = append(o.keys, key)
+		o.values[key] = v
+	}
+	_, err := d.Token()
+	return o, err
+}
+
+func readArray(d *json.Decoder, depth int) ([]any, error) {
+	list := []any{}
+	for d.More() {
+		v, err := readValue(d, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, v)
+	}
+	_, err := d.Token()
+	return list, err
+}
+
+// optionalOf returns T for Optional[T].
+func optionalOf(t reflect.Type) (reflect.Type, bool) {
+	if t.Kind() != reflect.Struct || !strings.HasPrefix(t.Name(), "Optional[") {
+		return nil, false
+	}
+	return t.Field(1).Type.Elem(), true
+}
+
+// check compares a value with the type it will be decoded into.
+func check(faults *Faults, path string, v any, t reflect.Type) {
+	if inner, ok := optionalOf(t); ok {
+		if v == nil {
+			return
+		}
+		check(faults, path, v, inner)
+		return
+	}
+	if t.Kind() == reflect.Pointer {
+		if v == nil {
+			return
+		}
+		check(faults, path, v, t.Elem())
+		return
+	}
+	if t == reflect.TypeFor[ThreadPoolSize]() {
+		checkThreadPool(faults, path, v)
+		return
+	}
+	if v == nil {
+		faults.Addf(path, "null is not allowed here; leave the field out for its default")
+		return
+	}
+	switch t.Kind() {
+	case reflect.Struct:
+		checkStruct(faults, path, v, t)
+	case reflect.Slice:
+		checkSlice(faults, path, v, t)
+	case reflect.Map:
+		checkMap(faults, path, v, t)
+	case reflect.Interface:
+	default:
+		checkScalar(faults, path, v, t.Kind())
+	}
+}
+
+func checkThreadPool(faults *Faults, path string, v any) {
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = new(ThreadPoolSize).UnmarshalJSON(text)
+	}
+	if err != nil {
+		faults.Addf(path, "%v", err)
+	}
+}
+
+func checkStruct(faults *Faults, path string, v any, t reflect.Type) {
+	o, ok := v.(*object)
+	if !ok {
+		faults.Addf(path, "want an object { … }, not %s", kindOf(v))
+		return
+	}
+	fields := fieldsOf(t)
+	names := make([]string, 0, len(fields))
+	for name := range fields {
+		names = append(names, name)
+	}
+	for _, key := range o.twice {
+		faults.Addf(join(path, key), "appears more than once; keep one")
+	}
+	for _, key := range o.keys {
+		field, known := fields[key]
+		if !known {
+			faults.Addf(join(path, key), "unknown option%s", suggestion(key, names))
+			continue
+		}
+		check(faults, join(path, key), o.values[key], field)
+	}
+}
+
+func checkSlice(faults *Faults, path string, v any, t reflect.Type) {
+	list, ok := v.([]any)
+	if !ok {
+		faults.Addf(path, "want a list [ … ], not %s", kindOf(v))
+		return
+	}
+	for i, e := range list {
+		check(faults, fmt.Sprintf("%s[%d]", path, i), e, t.Elem())
+	}
+}
+
+func checkMap(faults *Faults, path string, v any, t reflect.Type) {
+	o, ok := v.(*object)
+	if !ok {
+		faults.Addf(path, "want an object { … }, not %s", kindOf(v))
+		return
+	}
+	for _, key := range o.twice {
+		faults.Addf(join(path, key), "appears more than once; keep one")
+	}
+	for _, key := range o.keys {
+		check(faults, join(path, key), o.values[key], t.Elem())
+	}
+}
+
+func checkScalar(faults *Faults, path string, v any, want reflect.Kind) {
+	switch want {
+	case reflect.String:
+		if _, ok := v.(string); !ok {
+			faults.Addf(path, "want a text in quotes, not %s", kindOf(v))
+		}
+	case reflect.Bool:
+		if _, ok := v.(bool); !ok {
+			faults.Addf(path, "want true or false, not %s", kindOf(v))
+		}
+	default:
+		n, ok := v.(json.Number)
+		if !ok {
+			faults.Addf(path, "want a whole number, not %s", kindOf(v))
+			return
+		}
+		if _, err := n.Int64(); err != nil {
+			faults.Addf(path, "want a whole number, not %s", n)
+		}
+	}
+}
+
+// kindOf names a value for a message.
+func kindOf(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return "null"
+	case string:
+		return fmt.Sprintf("the text %q", v)
+	case bool:
+		return fmt.Sprintf("%t", v)
+	case json.Number:
+		return "the number " + v.String()
+	case []any:
+		return "a list"
+	}
+	return "an object"
+}
+
+// fieldsOf maps the JSON names of a struct to the types of its fields.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := map[string]reflect.Type{}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		fields[name] = t.Field(i).Type
+	}
+	return fields
+}
+
+// join appends a member's name to a path.
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
