@@ -28,6 +28,8 @@ type Plan struct {
 	ProcessName string `json:"processName,omitempty"`
 	// Env are further variables, KEY=VALUE, for the hypervisor.
 	Env []string `json:"env,omitempty"`
+	// User to switch to when the runner is started as root; empty means none.
+	User string `json:"user,omitempty"`
 	// PreStart holds shell commands that run unprivileged before the hypervisor.
 	PreStart string `json:"preStart,omitempty"`
 	// ExtraArgsScript is a program whose line of output is added to Argv.
@@ -46,7 +48,10 @@ type Plan struct {
 	Shares   []Share   `json:"shares,omitempty"`
 	PCI      []PCI     `json:"pci,omitempty"`
 	USB      []string  `json:"usb,omitempty"`
-	VsockCID *int64    `json:"vsockCid,omitempty"`
+	// Bridge says that an interface joins a bridge through qemu-bridge-helper,
+	// which cannot work under NoNewPrivileges=.
+	Bridge   bool   `json:"bridge,omitempty"`
+	VsockCID *int64 `json:"vsockCid,omitempty"`
 
 	Shutdown  Shutdown  `json:"shutdown"`
 	Readiness Readiness `json:"readiness"`

@@ -1,0 +1,130 @@
+package hypervisor
+
+import (
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"microvm/internal/spec"
+)
+
+// Capabilities is what one hypervisor supports. The table is data, because the
+// NixOS modules and the documentation read the same file.
+type Capabilities struct {
+	// Interfaces, Shares, Devices and ImageTypes are the values of the options
+	// interfaces[].type, shares[].proto, devices[].bus and volumes[].imageType.
+	Interfaces []string `json:"interfaces"`
+	Shares     []string `json:"shares"`
+	Devices    []string `json:"devices"`
+	ImageTypes []string `json:"imageTypes"`
+	// Archs are the guests' architectures, Shutdown those with a graceful way down.
+	Archs    []string `json:"archs"`
+	Shutdown []string `json:"shutdown"`
+	// Vsock is vhost, unix (a socket multiplexer) or none.
+	Vsock string `json:"vsock"`
+
+	Balloon           bool `json:"balloon"`
+	InitialBalloonMem bool `json:"initialBalloonMem"`
+	HotplugMem        bool `json:"hotplugMem"`
+	HugepageMem       bool `json:"hugepageMem"`
+	ForwardPorts      bool `json:"forwardPorts"`
+	Graphics          bool `json:"graphics"`
+	CPU               bool `json:"cpu"`
+	CredentialFiles   bool `json:"credentialFiles"`
+	// GuestReadiness says that the guest can be handed vmm.notify_socket.
+	GuestReadiness bool `json:"guestReadiness"`
+	TapMultiQueue  bool `json:"tapMultiQueue"`
+	TapVhost       bool `json:"tapVhost"`
+	MacvtapByFD    bool `json:"macvtapByFD"`
+}
+
+//go:embed capabilities.json
+var capabilitiesJSON []byte
+
+// Table returns the capabilities of every hypervisor, by name.
+func Table() (map[string]Capabilities, error) {
+	table := map[string]Capabilities{}
+	d := json.NewDecoder(strings.NewReader(string(capabilitiesJSON)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&table); err != nil {
+		return nil, fmt.Errorf("read the table of capabilities: %w", err)
+	}
+	return table, nil
+}
+
+// use is one capability that a spec asks for.
+type use struct {
+	path, what string
+	supports   func(Capabilities) bool
+}
+
+// uses lists what s asks of its hypervisor.
+func uses(s *spec.Spec) []use {
+	var out []use
+	add := func(wanted bool, path, what string, supports func(Capabilities) bool) {
+		if wanted {
+			out = append(out, use{path, what, supports})
+		}
+	}
+	add(true, "arch", s.Arch+" guests", func(c Capabilities) bool { return slices.Contains(c.Archs, s.Arch) })
+	for i, n := range s.Interfaces {
+		add(true, fmt.Sprintf("interfaces[%d].type", i), "type "+n.Type, func(c Capabilities) bool { return slices.Contains(c.Interfaces, n.Type) })
+		add(n.Tap.Vhost, fmt.Sprintf("interfaces[%d].tap.vhost", i), "vhost-net", func(c Capabilities) bool { return c.TapVhost })
+	}
+	for i, share := range s.Shares {
+		add(true, fmt.Sprintf("shares[%d].proto", i), share.Proto+" shares", func(c Capabilities) bool { return slices.Contains(c.Shares, share.Proto) })
+	}
+	for i, d := range s.Devices {
+		add(true, fmt.Sprintf("devices[%d].bus", i), d.Bus+" devices", func(c Capabilities) bool { return slices.Contains(c.Devices, d.Bus) })
+	}
+	for i, v := range s.Volumes {
+		add(true, fmt.Sprintf("volumes[%d].imageType", i), v.ImageType+" images", func(c Capabilities) bool { return slices.Contains(c.ImageTypes, v.ImageType) })
+	}
+	add(s.CPU != nil, "cpu", "an emulated CPU", func(c Capabilities) bool { return c.CPU })
+	add(s.HugepageMem, "hugepageMem", "huge pages", func(c Capabilities) bool { return c.HugepageMem })
+	add(s.HotplugMem > 0, "hotplugMem", "virtio-mem", func(c Capabilities) bool { return c.HotplugMem })
+	add(s.Balloon, "balloon", "a balloon", func(c Capabilities) bool { return c.Balloon })
+	add(s.InitialBalloonMem > 0, "initialBalloonMem", "a balloon that is inflated at the start", func(c Capabilities) bool { return c.InitialBalloonMem })
+	add(len(s.ForwardPorts) > 0, "forwardPorts", "forwarded ports", func(c Capabilities) bool { return c.ForwardPorts })
+	add(s.Graphics.Enable, "graphics.enable", "graphics", func(c Capabilities) bool { return c.Graphics })
+	add(len(s.CredentialFiles) > 0, "credentialFiles", "credentials", func(c Capabilities) bool { return c.CredentialFiles })
+	add(s.Readiness == ReadyGuest, "readiness", "readiness by the guest", func(c Capabilities) bool { return c.GuestReadiness })
+	return out
+}
+
+// unsupported lists what s asks for and its hypervisor cannot do, each with
+// the hypervisors that can.
+func unsupported(s *spec.Spec) (spec.Faults, error) {
+	table, err := Table()
+	if err != nil {
+		return nil, err
+	}
+	own, ok := table[s.Hypervisor]
+	if !ok {
+		return nil, fmt.Errorf("hypervisor %q has no row in the table of capabilities", s.Hypervisor)
+	}
+	var faults spec.Faults
+	for _, u := range uses(s) {
+		if u.supports(own) {
+			continue
+		}
+		var can []string
+		for _, name := range slices.Sorted(maps.Keys(table)) {
+			if u.supports(table[name]) {
+				can = append(can, name)
+			}
+		}
+		faults.Addf(u.path, "%s has no %s; %s", s.Hypervisor, u.what, whoCan(can))
+	}
+	return faults, nil
+}
+
+func whoCan(names []string) string {
+	if len(names) == 0 {
+		return "no hypervisor has; remove it"
+	}
+	return "these have: " + strings.Join(names, ", ")
+}
