@@ -1,0 +1,220 @@
+package runner
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/spec"
+)
+
+// Options of a build.
+type Options struct {
+	// LibexecDir holds the host's helper programs, for the bin scripts.
+	LibexecDir string
+	// BinDir holds the microvm command, likewise.
+	BinDir string
+}
+
+// Build compiles s and writes its runner package to dst. The package is made
+// in a temporary directory beside dst and renamed, so that dst is the old
+// package or the new one at any time. The same spec gives the same bytes.
+func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervisor.Plan, error) {
+	plan, err := b.Compile(s)
+	if err != nil {
+		return nil, err
+	}
+	if err := replaceable(dst); err != nil {
+		return nil, err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dst)), ".microvm-build-")
+	if err != nil {
+		return nil, fmt.Errorf("make a directory beside %s: %w", dst, err)
+	}
+	defer func() { _ = os.RemoveAll(tmp) }()
+	tree, err := contents(s, plan, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := tree.write(tmp); err != nil {
+		return nil, fmt.Errorf("write runner package %s: %w", dst, err)
+	}
+	if err := swap(tmp, dst); err != nil {
+		return nil, fmt.Errorf("put runner package at %s: %w", dst, err)
+	}
+	return plan, nil
+}
+
+// replaceable refuses to overwrite what is no runner package.
+func replaceable(dst string) error {
+	_, err := os.Lstat(dst)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", dst, err)
+	}
+	if _, err := os.Lstat(filepath.Join(dst, hypervisorFile)); err != nil {
+		return fmt.Errorf("%s exists and is no runner package; choose another name or remove it", dst)
+	}
+	return nil
+}
+
+// swap renames tmp to dst; an old dst takes tmp's name and goes with it.
+func swap(tmp, dst string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		return unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_EXCHANGE)
+	}
+	return err
+}
+
+// tree is a package in memory: files by path, with their modes, and links.
+type tree struct {
+	files map[string]file
+	links map[string]string
+}
+
+type file struct {
+	content string
+	mode    fs.FileMode
+}
+
+func (t *tree) text(path string, lines ...string) {
+	if len(lines) > 0 {
+		t.files[path] = file{strings.Join(lines, "\n") + "\n", 0o444}
+	}
+}
+
+func (t *tree) script(name string, lines ...string) {
+	t.files["bin/"+name] = file{"#!/bin/sh\n" + strings.Join(lines, "\n") + "\n", 0o555}
+}
+
+// write puts the tree below root, with the same modes whatever the umask is.
+func (t *tree) write(root string) error {
+	dirs := map[string]bool{".": true}
+	for path := range t.files {
+		for d := filepath.Dir(path); !dirs[d]; d = filepath.Dir(d) {
+			dirs[d] = true
+		}
+	}
+	for _, d := range slices.Sorted(maps.Keys(dirs)) {
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil { //nolint:gosec // packages are public
+			return err
+		}
+		if err := os.Chmod(filepath.Join(root, d), 0o755); err != nil { //nolint:gosec // packages are public
+			return err
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(t.files)) {
+		f := t.files[path]
+		name := filepath.Join(root, path)
+		if err := os.WriteFile(name, []byte(f.content), f.mode); err != nil {
+			return err
+		}
+		if err := os.Chmod(name, f.mode); err != nil {
+			return err
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(t.links)) {
+		if err := os.Symlink(t.links[path], filepath.Join(root, path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// contents makes every file of the package.
+func contents(s *spec.Spec, p *hypervisor.Plan, o Options) (*tree, error) {
+	t := &tree{files: map[string]file{}, links: map[string]string{}}
+	plan, err := json.MarshalIndent(p, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("write the plan: %w", err)
+	}
+	t.text(planFile, string(plan))
+	t.text(hypervisorFile, p.Hypervisor)
+	if p.VsockCID != nil {
+		t.text(vsockFile, strconv.FormatInt(*p.VsockCID, 10))
+	}
+	if s.System != "" {
+		t.links[systemLink] = s.System
+	}
+	t.devices(p)
+	t.scripts(s, p, o)
+	return t, nil
+}
+
+func (t *tree) devices(p *hypervisor.Plan) {
+	var taps, macvtaps, pci []string
+	flags := []string{"vnet_hdr"}
+	for _, tap := range p.Taps {
+		taps = append(taps, tap.ID)
+		if tap.MultiQueue && !slices.Contains(flags, "multi_queue") {
+			flags = append(flags, "multi_queue")
+		}
+	}
+	for _, m := range p.Macvtaps {
+		macvtaps = append(macvtaps, strings.Join([]string{m.ID, m.MAC, m.Link, m.Mode}, " "))
+	}
+	for _, d := range p.PCI {
+		pci = append(pci, d.Address)
+	}
+	t.text(tapFile, taps...)
+	t.text(tapFlagsFile, flags...)
+	t.text(macvtapFile, macvtaps...)
+	t.text(pciFile, pci...)
+	t.text(usbFile, p.USB...)
+	for _, share := range p.Shares {
+		t.text(filepath.Join(virtiofsDir, share.Tag, "source"), share.Source)
+		t.text(filepath.Join(virtiofsDir, share.Tag, "socket"), share.Socket)
+	}
+}
+
+// scripts are for hosts that run programs out of the package; our own units
+// run none of them.
+func (t *tree) scripts(s *spec.Spec, p *hypervisor.Plan, o Options) {
+	self := `"$(dirname "$(readlink -f "$0")")/.."`
+	microvm := quote(filepath.Join(o.BinDir, "microvm"))
+	helper := func(name, verb string) string {
+		return "exec " + quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + quote(p.Name)
+	}
+	t.script("microvm-run", "exec "+microvm+" run "+self)
+	if p.Shutdown.Method != hypervisor.ShutdownNone {
+		t.script("microvm-shutdown", "exec "+microvm+" shutdown "+self)
+	}
+	if p.Balloon != nil {
+		t.script("microvm-balloon", "exec "+microvm+" balloon "+self+` "$@"`)
+	}
+	if len(p.Taps) > 0 {
+		t.script("tap-up", helper("microvm-tap-interfaces", " up"))
+		t.script("tap-down", helper("microvm-tap-interfaces", " down"))
+	}
+	if len(p.Macvtaps) > 0 {
+		t.script("macvtap-up", helper("microvm-macvtap-interfaces", " up"))
+		t.script("macvtap-down", helper("microvm-macvtap-interfaces", " down"))
+	}
+	if len(p.PCI) > 0 {
+		t.script("pci-setup", helper("microvm-pci-devices", " up"))
+	}
+	if len(p.Shares) > 0 {
+		t.script("virtiofsd-run", helper("microvm-virtiofsd", ""))
+	}
+	for name, lines := range s.BinScripts {
+		t.script(name, lines)
+	}
+}
+
+// quote makes a word for the shell.
+func quote(word string) string {
+	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
+}

@@ -1,0 +1,340 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/spec"
+)
+
+// Package is an open runner package. All its files are read through the open
+// directory, so that what was checked is what is read. Close it after use.
+type Package struct {
+	dir  *os.File
+	path string
+}
+
+// Open opens the package at path without asking who could have changed it: for
+// what people do by hand with a package of their own.
+func Open(path string) (*Package, error) {
+	fd, err := unix.Open(path, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open runner package %s: %w", path, err)
+	}
+	return &Package{dir: os.NewFile(uintptr(fd), path), path: path}, nil
+}
+
+// Dir is the package's path: absolute, without links, where it was opened by
+// OpenTrusted, else as it was given.
+func (p *Package) Dir() string { return p.path }
+
+// Close closes the package.
+func (p *Package) Close() error { return p.dir.Close() }
+
+// Plan returns runner.json, or, for a package without one, a plan made from
+// the text files. Every name in it is validated.
+func (p *Package) Plan() (*hypervisor.Plan, error) {
+	data, err := p.read(planFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return p.foreignPlan()
+	}
+	if err != nil {
+		return nil, err
+	}
+	plan, err := decodePlan(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s/%s: %w", p.path, planFile, err)
+	}
+	return plan, nil
+}
+
+// decodePlan reads and validates a plan.
+func decodePlan(data []byte) (*hypervisor.Plan, error) {
+	var version struct {
+		Version int `json:"version"`
+	}
+	if err := json.Unmarshal(data, &version); err != nil {
+		return nil, fmt.Errorf("no valid plan: %w; build the package again", err)
+	}
+	if version.Version > hypervisor.PlanVersion {
+		return nil, fmt.Errorf("the plan has format %d and this program knows %d; update microvm on this host, or build the package with the version here",
+			version.Version, hypervisor.PlanVersion)
+	}
+	plan := new(hypervisor.Plan)
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(plan); err != nil {
+		return nil, fmt.Errorf("no valid plan: %w; build the package again", err)
+	}
+	if plan.Version < 1 || len(plan.Argv) == 0 || plan.Argv[0] == "" {
+		return nil, errors.New("the plan has no version or no command line; build the package again")
+	}
+	return plan, validate(plan)
+}
+
+// validate checks every name that a root helper or the launcher acts on.
+func validate(p *hypervisor.Plan) error {
+	var faults spec.Faults
+	check := func(what string, err error) {
+		if err != nil {
+			faults.Addf(what, "%v", err)
+		}
+	}
+	for _, t := range p.Taps {
+		check("tap interface", spec.ValidateInterfaceName(t.ID))
+	}
+	for _, m := range p.Macvtaps {
+		check("macvtap interface", spec.ValidateInterfaceName(m.ID))
+		check("macvtap link", spec.ValidateInterfaceName(m.Link))
+		check("macvtap "+m.ID, spec.ValidateMAC(m.MAC))
+		if !slices.Contains(macvtapModes, m.Mode) {
+			faults.Addf("macvtap "+m.ID, "mode %q is none of %s", m.Mode, strings.Join(macvtapModes, ", "))
+		}
+		if m.Queues < 1 || m.Queues > 256 {
+			faults.Addf("macvtap "+m.ID, "%d queues are not possible", m.Queues)
+		}
+	}
+	for _, d := range p.PCI {
+		check("PCI device", spec.ValidatePCIAddress(d.Address))
+	}
+	for _, s := range p.Shares {
+		check("share", spec.ValidateTag(s.Tag))
+		check("share "+s.Tag+": socket", spec.ValidateInside(s.Socket))
+		if s.Source == "" || strings.ContainsAny(s.Source, "\x00\n") {
+			faults.Addf("share "+s.Tag, "source %q is no path", s.Source)
+		}
+	}
+	for _, s := range p.StaleSockets {
+		check("socket", spec.ValidateInside(s))
+	}
+	for _, g := range p.Generated {
+		check("generated file", spec.ValidateInside(g.Path))
+	}
+	for _, c := range []*hypervisor.Control{p.Shutdown.Control, p.Readiness.Control, p.Balloon} {
+		if c != nil && c.Socket != "" {
+			check("control socket", spec.ValidateInside(c.Socket))
+		}
+	}
+	if p.VsockCID != nil && (*p.VsockCID < 3 || *p.VsockCID > 1<<32-2) {
+		faults.Addf("vsock-cid", "%d is reserved or out of range", *p.VsockCID)
+	}
+	return faults.Err()
+}
+
+var macvtapModes = []string{"private", "vepa", "bridge", "passthru", "source"}
+
+// foreignPlan reads the text files of a package without runner.json.
+func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
+	plan := &hypervisor.Plan{
+		Version:    hypervisor.PlanVersion,
+		Foreign:    true,
+		Argv:       []string{RunProgram},
+		Shutdown:   hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "the package has no " + ShutdownProgram},
+		Readiness:  hypervisor.Readiness{Mode: hypervisor.ReadyNone, Why: "the package has no runner.json"},
+		Hypervisor: "unknown",
+	}
+	if !p.exists(RunProgram) {
+		return nil, fmt.Errorf("%s is no runner package: it has neither %s nor %s", p.path, planFile, RunProgram)
+	}
+	if p.exists(ShutdownProgram) {
+		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package brings its own " + ShutdownProgram}
+	}
+	for _, read := range []func(*hypervisor.Plan) error{p.readHypervisor, p.readTaps, p.readMacvtaps, p.readDevices, p.readShares, p.readVsock} {
+		if err := read(plan); err != nil {
+			return nil, err
+		}
+	}
+	if err := validate(plan); err != nil {
+		return nil, fmt.Errorf("runner package %s: %w", p.path, err)
+	}
+	return plan, nil
+}
+
+func (p *Package) readHypervisor(plan *hypervisor.Plan) error {
+	lines, err := p.lines(hypervisorFile)
+	if len(lines) > 0 {
+		plan.Hypervisor = lines[0]
+	}
+	return err
+}
+
+func (p *Package) readTaps(plan *hypervisor.Plan) error {
+	flags, err := p.lines(tapFlagsFile)
+	if err != nil {
+		return err
+	}
+	ids, err := p.lines(tapFile)
+	if err != nil {
+		return err
+	}
+	words := strings.Fields(strings.Join(flags, " "))
+	for _, id := range ids {
+		plan.Taps = append(plan.Taps, hypervisor.Tap{
+			ID:         id,
+			VnetHdr:    slices.Contains(words, "vnet_hdr"),
+			MultiQueue: slices.Contains(words, "multi_queue"),
+		})
+	}
+	return nil
+}
+
+func (p *Package) readMacvtaps(plan *hypervisor.Plan) error {
+	lines, err := p.lines(macvtapFile)
+	for _, line := range lines {
+		w := strings.Fields(line)
+		if len(w) != 4 {
+			return fmt.Errorf("%s/%s: line %q is not \"ID MAC LINK MODE\"", p.path, macvtapFile, line)
+		}
+		plan.Macvtaps = append(plan.Macvtaps, hypervisor.Macvtap{ID: w[0], MAC: w[1], Link: w[2], Mode: w[3], Queues: 1})
+	}
+	return err
+}
+
+func (p *Package) readDevices(plan *hypervisor.Plan) error {
+	addresses, err := p.lines(pciFile)
+	if err != nil {
+		return err
+	}
+	for _, a := range addresses {
+		plan.PCI = append(plan.PCI, hypervisor.PCI{Address: a})
+	}
+	plan.USB, err = p.lines(usbFile)
+	return err
+}
+
+func (p *Package) readShares(plan *hypervisor.Plan) error {
+	tags, err := p.list(virtiofsDir)
+	for _, tag := range tags {
+		if err := spec.ValidateTag(tag); err != nil {
+			return fmt.Errorf("%s/%s: %w", p.path, virtiofsDir, err)
+		}
+		share := hypervisor.Share{Tag: tag, Cache: "auto", PosixACL: true, SocketGroup: "kvm"}
+		for name, field := range map[string]*string{"source": &share.Source, "socket": &share.Socket} {
+			lines, err := p.lines(virtiofsDir + "/" + tag + "/" + name)
+			if err != nil {
+				return err
+			}
+			if len(lines) != 1 {
+				return fmt.Errorf("%s/%s/%s/%s: want one line, found %d", p.path, virtiofsDir, tag, name, len(lines))
+			}
+			*field = lines[0]
+		}
+		plan.Shares = append(plan.Shares, share)
+	}
+	return err
+}
+
+func (p *Package) readVsock(plan *hypervisor.Plan) error {
+	lines, err := p.lines(vsockFile)
+	if err != nil || len(lines) == 0 {
+		return err
+	}
+	cid, err := strconv.ParseInt(lines[0], 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s/%s: %q is no number", p.path, vsockFile, lines[0])
+	}
+	plan.VsockCID = &cid
+	return nil
+}
+
+// System is the target of share/microvm/system, or "".
+func (p *Package) System() string {
+	buf := make([]byte, 4096)
+	n, err := unix.Readlinkat(int(p.dir.Fd()), systemLink, buf)
+	if err != nil {
+		return ""
+	}
+	return string(buf[:n])
+}
+
+// lines returns the non-empty lines of a text file; none where it is absent.
+func (p *Package) lines(name string) ([]string, error) {
+	data, err := p.read(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" {
+			out = append(out, line)
+		}
+	}
+	if len(out) > maxInterfacesPack {
+		return nil, fmt.Errorf("%s/%s has more than %d lines", p.path, name, maxInterfacesPack)
+	}
+	return out, nil
+}
+
+// openBeneath opens a data file without leaving the package.
+func (p *Package) openBeneath(name string, flags uint64) (*os.File, error) {
+	fd, err := unix.Openat2(int(p.dir.Fd()), name, &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC | unix.O_NONBLOCK,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s in runner package %s: %w", name, p.path, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func (p *Package) read(name string) ([]byte, error) {
+	f, err := p.openBeneath(name, unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("look at %s/%s: %w", p.path, name, err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s/%s is no regular file", p.path, name)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s/%s: %w", p.path, name, err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("%s/%s is larger than %d bytes", p.path, name, maxFile)
+	}
+	return data, nil
+}
+
+func (p *Package) list(name string) ([]string, error) {
+	f, err := p.openBeneath(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	names, err := f.Readdirnames(maxSharesInPack + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("list %s/%s: %w", p.path, name, err)
+	}
+	if len(names) > maxSharesInPack {
+		return nil, fmt.Errorf("%s/%s has more than %d entries", p.path, name, maxSharesInPack)
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+// exists says whether the package has an entry, be it a link out of it.
+func (p *Package) exists(name string) bool {
+	return unix.Faccessat(int(p.dir.Fd()), name, unix.F_OK, unix.AT_SYMLINK_NOFOLLOW) == nil
+}
