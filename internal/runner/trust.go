@@ -29,9 +29,9 @@ const (
 // OpenTrusted follows link, such as /var/lib/microvms/web/booted, to a package
 // and opens it, if nobody but root could have made or changed any of it: the
 // link and every link on the way are root's, every directory on the way is
-// root's and writable by nobody else. A sticky directory that others may write
-// to is accepted where the entry in it is root's, because they cannot replace
-// that (the state directory; /nix/store). Anything else is an UntrustedError.
+// root's and writable by nobody else. Two sticky directories are accepted, in
+// which others cannot replace an entry of root's: the one that holds link
+// itself, and /nix/store. Anything else is an UntrustedError.
 //
 // The walk holds each directory open and looks at each entry through it, so
 // that nothing can be exchanged between the look and the use.
@@ -109,7 +109,8 @@ func (w *walk) step(name string) error {
 	if err != nil {
 		return fmt.Errorf("open %s: %w", at, err)
 	}
-	if err := trusted(dir, w.path(), fd, at); err != nil {
+	sticky := w.links == 0 || w.path() == "/nix/store"
+	if err := trusted(dir, w.path(), fd, at, sticky); err != nil {
 		_ = unix.Close(fd)
 		return err
 	}
@@ -130,8 +131,9 @@ func (w *walk) step(name string) error {
 }
 
 // trusted says whether only root could have put the entry fd into directory
-// dir and can change it.
-func trusted(dir int, dirPath string, fd int, path string) error {
+// dir and can change it. stickyOK accepts a directory that others can write to,
+// but in which they cannot replace root's entries.
+func trusted(dir int, dirPath string, fd int, path string, stickyOK bool) error {
 	var d, e unix.Stat_t
 	if err := unix.Fstat(dir, &d); err != nil {
 		return fmt.Errorf("look at %s: %w", dirPath, err)
@@ -142,7 +144,7 @@ func trusted(dir int, dirPath string, fd int, path string) error {
 	if d.Uid != 0 {
 		return &UntrustedError{dirPath, fmt.Sprintf("the directory belongs to user %d, not to root", d.Uid)}
 	}
-	if d.Mode&otherWrite != 0 && d.Mode&stickyWrites == 0 {
+	if d.Mode&otherWrite != 0 && (d.Mode&stickyWrites == 0 || !stickyOK) {
 		return &UntrustedError{dirPath, fmt.Sprintf("others than root can write to the directory (mode %04o)", d.Mode&0o7777)}
 	}
 	if e.Uid != 0 {
@@ -174,7 +176,7 @@ func (w *walk) open() (*Package, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open runner package %s: %w", w.path(), err)
 	}
-	p := &Package{dir: os.NewFile(uintptr(fd), w.path()), path: w.path()}
+	p := &Package{dir: os.NewFile(uintptr(fd), w.path()), path: w.path(), trusted: true}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		_ = p.Close()

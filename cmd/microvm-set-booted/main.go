@@ -1,0 +1,14 @@
+// Command microvm-set-booted pins the runner package that a start of a VM
+// uses. It is run by microvm-set-booted@.service.
+package main
+
+import (
+	"os"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+)
+
+func main() {
+	os.Exit(helper.SetBooted(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+}

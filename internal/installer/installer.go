@@ -1,0 +1,54 @@
+// Package installer is the install-microvm program: it puts a runner package
+// in place for the next start of a VM.
+package installer
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+const usage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
+
+Makes the runner package PACKAGE the one that the next start of VM NAME uses.
+A running VM keeps what it was started with.
+`
+
+// Run does what the arguments say and returns the exit code.
+func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr io.Writer) int {
+	const program = "install-microvm"
+	flags := flag.NewFlagSet(program, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	var from statedir.Origin
+	pkg := flags.String("p", "", "")
+	flags.StringVar(pkg, "package", "", "")
+	flags.StringVar(&from.Flake, "flake", "", "")
+	flags.StringVar(&from.Spec, "spec", "", "")
+	flags.StringVar(&from.Toplevel, "toplevel", "", "")
+	err := flags.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = fmt.Fprint(stdout, usage)
+		return helper.ExitOK
+	}
+	if err == nil && (flags.NArg() != 1 || *pkg == "") {
+		err = errors.New("a package and exactly one name are needed")
+	}
+	if err == nil && from.Flake != "" && from.Spec != "" {
+		err = errors.New("--flake and --spec exclude each other")
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(stderr, "%s: %v\n%s", program, err, usage)
+		return helper.ExitUsage
+	}
+	vm, err := host.VM(flags.Arg(0))
+	if err != nil {
+		return helper.Report(stderr, program, "", helper.Config(err))
+	}
+	return helper.Report(stderr, program, vm.Name, vm.Install(ctx, *pkg, from, systemd.Reload))
+}

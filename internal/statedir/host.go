@@ -1,0 +1,119 @@
+// Package statedir keeps the state of the VMs of one host (contract 3 of the
+// design): /var/lib/microvms/NAME with its links to runner packages, the store
+// of packages on hosts without Nix, and the records that the helpers keep in
+// /run/microvm/NAME.
+//
+// Every change is a new file and a rename: a crash at any instruction leaves
+// the old state or the new one.
+package statedir
+
+import (
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"microvm/internal/runner"
+	"microvm/internal/spec"
+)
+
+// Host is where the VMs of a host live, and as whom they run.
+type Host struct {
+	// StateDir holds one directory a VM.
+	StateDir string
+	// RuntimeDir holds the helpers' records, one directory a VM.
+	RuntimeDir string
+	// UnitDir holds the links by which a VM's unit pulls in its helpers.
+	UnitDir string
+	// GCRoots is where Nix looks for garbage collector roots.
+	GCRoots string
+	// User and Group are the account of the hypervisors.
+	User, Group string
+}
+
+// HostFromEnv returns the host's settings: the variables MICROVM_STATE_DIR,
+// MICROVM_RUNTIME_DIR, MICROVM_USER, MICROVM_GROUP and MICROVM_UNIT_DIR, each
+// with its default.
+func HostFromEnv() Host {
+	return Host{
+		StateDir:   env("MICROVM_STATE_DIR", "/var/lib/microvms"),
+		RuntimeDir: env("MICROVM_RUNTIME_DIR", "/run/microvm"),
+		// /etc/systemd/system is read-only on NixOS; this directory is part of
+		// the search path as well, systemd.unit(5).
+		UnitDir: env("MICROVM_UNIT_DIR", "/etc/systemd/system.control"),
+		GCRoots: "/nix/var/nix/gcroots",
+		User:    env("MICROVM_USER", "microvm"),
+		Group:   env("MICROVM_GROUP", "kvm"),
+	}
+}
+
+func env(name, def string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return def
+}
+
+// Account returns the ids of User and Group.
+func (h Host) Account() (uid, gid int, err error) {
+	u, err := user.Lookup(h.User)
+	if err != nil {
+		return 0, 0, fmt.Errorf("find the hypervisors' account: %w; systemd-sysusers creates it", err)
+	}
+	g, err := user.LookupGroup(h.Group)
+	if err != nil {
+		return 0, 0, fmt.Errorf("find the hypervisors' group: %w; systemd-sysusers creates it", err)
+	}
+	if uid, err = strconv.Atoi(u.Uid); err != nil {
+		return 0, 0, fmt.Errorf("user %s has id %q: %w", h.User, u.Uid, err)
+	}
+	if gid, err = strconv.Atoi(g.Gid); err != nil {
+		return 0, 0, fmt.Errorf("group %s has id %q: %w", h.Group, g.Gid, err)
+	}
+	return uid, gid, nil
+}
+
+// VM is one VM of a host.
+type VM struct {
+	Host Host
+	Name string
+}
+
+// VM returns the VM of that name, which need not exist. Names are validated
+// here, once.
+func (h Host) VM(name string) (VM, error) {
+	if err := spec.ValidateVMName(name); err != nil {
+		return VM{}, err
+	}
+	return VM{Host: h, Name: name}, nil
+}
+
+// Dir is the VM's state directory and working directory.
+func (v VM) Dir() string { return filepath.Join(v.Host.StateDir, v.Name) }
+
+// RuntimeDir is where the helpers keep what they did for the VM.
+func (v VM) RuntimeDir() string { return filepath.Join(v.Host.RuntimeDir, v.Name) }
+
+// Exists says whether the VM has a state directory.
+func (v VM) Exists() bool {
+	info, err := os.Lstat(v.Dir())
+	return err == nil && info.IsDir()
+}
+
+// Current opens the installed package, which has to be root's.
+func (v VM) Current() (*runner.Package, error) { return v.open("current") }
+
+// Booted opens the package in use since the last start.
+func (v VM) Booted() (*runner.Package, error) { return v.open("booted") }
+
+func (v VM) open(link string) (*runner.Package, error) {
+	if !v.Exists() {
+		return nil, fmt.Errorf("there is no VM %q in %s; create it with: microvm create %s -s SPEC", v.Name, v.Host.StateDir, v.Name)
+	}
+	p, err := runner.OpenTrusted(filepath.Join(v.Dir(), link))
+	if err != nil {
+		return nil, fmt.Errorf("follow %s: %w", filepath.Join(v.Dir(), link), err)
+	}
+	return p, nil
+}

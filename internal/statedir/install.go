@@ -1,0 +1,293 @@
+package statedir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+)
+
+// Origin says where updates of a VM come from; at most one field is set.
+type Origin struct {
+	// Flake is a flake reference, Spec the absolute path of a spec.
+	Flake, Spec string
+	// Toplevel is the system of a VM that the host declares fully.
+	Toplevel string
+}
+
+// Install makes the package at path the one that the VM's next start uses. It
+// makes or repairs the VM's directories, copies the package into the store
+// where Nix does not keep it, and switches current last. A nil reload is called
+// for no one; otherwise it is called when the VM's unit links changed.
+func (v VM) Install(ctx context.Context, path string, from Origin, reload func(context.Context) error) error {
+	if os.Geteuid() != 0 {
+		return errors.New("installing needs root; run it with sudo")
+	}
+	_, gid, err := v.Host.Account()
+	if err != nil {
+		return err
+	}
+	p, err := runner.OpenTrusted(path)
+	if err != nil {
+		return fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return err
+	}
+	unlock, err := v.Host.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := v.makeDir(gid); err != nil {
+		return err
+	}
+	kept, err := v.Host.keep(p, v.Name)
+	if err != nil {
+		return err
+	}
+	if err := v.record(from); err != nil {
+		return err
+	}
+	changed, err := v.linkUnits(plan)
+	if err != nil {
+		return err
+	}
+	if err := v.switchTo(kept); err != nil {
+		return err
+	}
+	if err := v.root(); err != nil {
+		return err
+	}
+	if changed && reload != nil {
+		return reload(ctx)
+	}
+	return nil
+}
+
+// lock keeps other installations and collections away. It locks the state
+// directory itself, so that no lock file is left behind.
+func (h Host) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(h.StateDir, 0o755); err != nil { //nolint:gosec // operators look into it
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	fd, err := unix.Open(h.StateDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open state directory %s: %w", h.StateDir, err)
+	}
+	unlock = func() { _ = unix.Close(fd) }
+	// A host that comes from microvm.nix has this directory owned by the
+	// hypervisors' user, who could then replace every VM's.
+	if err := errors.Join(unix.Fchown(fd, 0, 0), unix.Fchmod(fd, 0o755)); err != nil {
+		unlock()
+		return nil, fmt.Errorf("own state directory %s: %w", h.StateDir, err)
+	}
+	for {
+		err := unix.Flock(fd, unix.LOCK_EX)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			unlock()
+			return nil, fmt.Errorf("lock state directory %s: %w", h.StateDir, err)
+		}
+		return unlock, nil
+	}
+}
+
+// makeDir makes the VM's directory: root's, and sticky, so that the
+// hypervisor can create files and cannot replace root's.
+func (v VM) makeDir(gid int) error {
+	if err := os.Mkdir(v.Dir(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make directory of VM %s: %w", v.Name, err)
+	}
+	fd, err := unix.Open(v.Dir(), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open directory of VM %s: %w; it has to be a directory, not a link", v.Name, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Fchown(fd, 0, gid); err != nil {
+		return fmt.Errorf("own %s: %w", v.Dir(), err)
+	}
+	if err := unix.Fchmod(fd, 0o1775); err != nil {
+		return fmt.Errorf("set the mode of %s: %w", v.Dir(), err)
+	}
+	return v.clean()
+}
+
+// clean removes what a crash, or somebody else, left under names of root's.
+func (v VM) clean() error {
+	if err := removeLeftovers(v.Dir()); err != nil {
+		return err
+	}
+	for _, name := range []string{"current", "booted", "old", "flake", "spec", "toplevel"} {
+		var st unix.Stat_t
+		path := filepath.Join(v.Dir(), name)
+		if err := unix.Lstat(path, &st); err != nil || st.Uid == 0 {
+			continue
+		}
+		// Taken over from microvm.nix, or planted: never root's word.
+		if err := os.RemoveAll(path); err != nil {
+			return fmt.Errorf("remove %s, which is not root's: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// record writes down where updates come from.
+func (v VM) record(from Origin) error {
+	for name, value := range map[string]string{"flake": from.Flake, "spec": from.Spec} {
+		if value == "" {
+			continue
+		}
+		if err := writeFile(filepath.Join(v.Dir(), name), []byte(value+"\n"), 0o644); err != nil {
+			return err
+		}
+		other := map[string]string{"flake": "spec", "spec": "flake"}[name]
+		if err := os.Remove(filepath.Join(v.Dir(), other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("forget the former origin: %w", err)
+		}
+	}
+	if from.Toplevel == "" {
+		return nil
+	}
+	return writeLink(from.Toplevel, filepath.Join(v.Dir(), "toplevel"))
+}
+
+// switchTo points current at the package, and old at what current was.
+func (v VM) switchTo(target string) error {
+	current := filepath.Join(v.Dir(), "current")
+	before, err := os.Readlink(current)
+	if err == nil && before == target {
+		return nil
+	}
+	if err == nil {
+		if err := writeLink(before, filepath.Join(v.Dir(), "old")); err != nil {
+			return err
+		}
+	}
+	return writeLink(target, current)
+}
+
+// root makes Nix keep what the VM's links lead to.
+func (v VM) root() error {
+	if _, err := os.Stat(v.Host.GCRoots); err != nil {
+		return nil //nolint:nilerr // no Nix on this host
+	}
+	dir := filepath.Join(v.Host.GCRoots, "microvm")
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as Nix makes its own
+		return fmt.Errorf("keep the VM's packages from Nix's garbage collector: %w", err)
+	}
+	for prefix, link := range map[string]string{"": "current", "booted-": "booted", "old-": "old"} {
+		if err := writeLink(filepath.Join(v.Dir(), link), filepath.Join(dir, prefix+v.Name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Helpers are the units that a plan needs beside the VM's own.
+func Helpers(p *hypervisor.Plan) []string {
+	var out []string
+	add := func(needed bool, unit string) {
+		if needed {
+			out = append(out, unit)
+		}
+	}
+	add(len(p.Taps) > 0, "microvm-tap-interfaces")
+	add(len(p.Macvtaps) > 0, "microvm-macvtap-interfaces")
+	add(len(p.PCI) > 0, "microvm-pci-devices")
+	add(len(p.Shares) > 0, "microvm-virtiofsd")
+	return out
+}
+
+// linkUnits makes the VM's unit require the helpers that its plan needs, and no
+// others: a unit that is only skipped by its condition costs each start time.
+// It says whether anything changed.
+func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
+	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.requires")
+	want := map[string]bool{}
+	for _, h := range Helpers(plan) {
+		want[h+"@"+v.Name+".service"] = true
+	}
+	changed := false
+	have, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("read the VM's unit links: %w", err)
+	}
+	for _, e := range have {
+		if want[e.Name()] {
+			delete(want, e.Name())
+			continue
+		}
+		changed = true
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return false, fmt.Errorf("remove unit link: %w", err)
+		}
+	}
+	if len(want) > 0 {
+		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
+			return false, fmt.Errorf("make the VM's unit links: %w", err)
+		}
+	}
+	for name := range want {
+		changed = true
+		template, _, _ := strings.Cut(name, "@")
+		if err := writeLink("../"+template+"@.service", filepath.Join(dir, name)); err != nil {
+			return false, err
+		}
+	}
+	if len(have) > 0 && len(Helpers(plan)) == 0 {
+		_ = os.Remove(dir) // only where empty
+	}
+	bridge, err := v.linkBridge(plan.Bridge)
+	return changed || bridge, err
+}
+
+// bridgeDropIn lets qemu-bridge-helper gain its capability.
+const bridgeDropIn = `# Made by install-microvm: this VM has an interface of type bridge, and
+# qemu-bridge-helper gains CAP_NET_ADMIN when it is executed, which
+# NoNewPrivileges= and everything that implies it would prevent.
+[Service]
+NoNewPrivileges=no
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_CHOWN CAP_SETUID CAP_SETGID CAP_SETPCAP
+PrivateUsers=no
+RestrictAddressFamilies=
+RestrictNamespaces=no
+RestrictRealtime=no
+RestrictSUIDSGID=no
+LockPersonality=no
+SystemCallFilter=
+SystemCallArchitectures=
+`
+
+func (v VM) linkBridge(wanted bool) (changed bool, err error) {
+	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.d")
+	path := filepath.Join(dir, "50-bridge.conf")
+	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("read drop-in: %w", err)
+	}
+	switch {
+	case wanted && string(have) == bridgeDropIn, !wanted && have == nil:
+		return false, nil
+	case !wanted:
+		err = os.Remove(path)
+		_ = os.Remove(dir) // only where empty
+		return true, err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
+		return false, fmt.Errorf("make drop-in: %w", err)
+	}
+	return true, writeFile(path, []byte(bridgeDropIn), 0o644)
+}

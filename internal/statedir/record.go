@@ -1,0 +1,65 @@
+package statedir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const maxRecord = 1 << 20
+
+// WriteRecord keeps what a helper did, or is about to do, for the VM, under
+// the helper's name. It is root's and lives until RemoveRecord or the next boot.
+func (v VM) WriteRecord(piece string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+	}
+	dir := v.RuntimeDir()
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // not secret, and written by root only
+		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+	}
+	if err := writeFile(filepath.Join(dir, piece+".json"), data, 0o644); err != nil {
+		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+	}
+	return nil
+}
+
+// ReadRecord reads what WriteRecord kept. It returns false where there is none.
+func (v VM) ReadRecord(piece string, value any) (bool, error) {
+	path := filepath.Join(v.RuntimeDir(), piece+".json")
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) //nolint:gosec // below a directory of root's
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read record: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return false, fmt.Errorf("read record %s: %w", path, err)
+	}
+	if err := json.Unmarshal(data, value); err != nil {
+		return false, fmt.Errorf("read record %s: %w", path, err)
+	}
+	return true, nil
+}
+
+// RemoveRecord forgets what WriteRecord kept, and the VM's directory with it
+// where that was the last.
+func (v VM) RemoveRecord(piece string) error {
+	if err := os.Remove(filepath.Join(v.RuntimeDir(), piece+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record: %w", err)
+	}
+	if err := unix.Rmdir(v.RuntimeDir()); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("remove %s: %w", v.RuntimeDir(), err)
+	}
+	return nil
+}

@@ -1,0 +1,217 @@
+package statedir
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/runner"
+)
+
+// storeName is the directory of packages beside the VMs. Its dot keeps it from
+// being a VM's name.
+const storeName = ".store"
+
+// nixStore keeps its packages itself.
+const nixStore = "/nix/store/"
+
+// keep returns where p stays unchanged: itself in the Nix store, else a copy
+// in the store, named by its content.
+func (h Host) keep(p *runner.Package, name string) (string, error) {
+	if strings.HasPrefix(p.Dir(), nixStore) {
+		return p.Dir(), nil
+	}
+	store := filepath.Join(h.StateDir, storeName)
+	if err := os.MkdirAll(store, 0o755); err != nil { //nolint:gosec // packages are public
+		return "", fmt.Errorf("make the store: %w", err)
+	}
+	if err := removeLeftovers(store); err != nil {
+		return "", err
+	}
+	hash, err := hashTree(p.Dir())
+	if err != nil {
+		return "", fmt.Errorf("read runner package %s: %w", p.Dir(), err)
+	}
+	target := filepath.Join(store, hash+"-"+name)
+	if _, err := os.Lstat(target); err == nil {
+		return target, nil
+	}
+	tmp := tempName(target)
+	if err := copyTree(p.Dir(), tmp); err != nil {
+		return "", fmt.Errorf("copy runner package %s into the store: %w", p.Dir(), errors.Join(err, os.RemoveAll(tmp)))
+	}
+	if err := os.Rename(tmp, target); err != nil {
+		return "", fmt.Errorf("put runner package into the store: %w", errors.Join(err, os.RemoveAll(tmp)))
+	}
+	return target, nil
+}
+
+// hashTree names a tree by its content: paths, kinds, whether executable, bytes.
+func hashTree(root string) (string, error) {
+	sum := sha256.New()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), info.Mode().Perm()&0o111)
+		switch {
+		case d.IsDir():
+			return nil
+		case d.Type() == fs.ModeSymlink:
+			target, err := os.Readlink(path)
+			fmt.Fprintf(sum, "%q\n", target)
+			return err
+		case d.Type().IsRegular():
+			fmt.Fprintf(sum, "%d\n", info.Size())
+			return copyInto(sum, path)
+		}
+		return fmt.Errorf("%s is neither a file, a directory nor a link", path)
+	})
+	return hex.EncodeToString(sum.Sum(nil))[:32], err
+}
+
+func copyInto(w io.Writer, path string) error {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) //nolint:gosec // part of a package that is root's
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	_, err = io.Copy(w, f)
+	return err
+}
+
+// copyTree copies a tree and makes it safe against a loss of power.
+func copyTree(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		return copyEntry(path, filepath.Join(to, rel), d)
+	})
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Open(to, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Syncfs(fd)
+}
+
+func copyEntry(from, to string, d fs.DirEntry) error {
+	if d.Type() == fs.ModeSymlink {
+		target, err := os.Readlink(from)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	}
+	if d.IsDir() {
+		return os.Mkdir(to, 0o755) //nolint:gosec // packages are public
+	}
+	info, err := d.Info()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // a new name of ours
+	if err != nil {
+		return err
+	}
+	err = copyInto(f, from)
+	return errors.Join(err, f.Chmod(0o444|info.Mode().Perm()&0o111), f.Close())
+}
+
+// CollectGarbage removes the packages of the store that no VM's current,
+// booted or old leads to, and returns their paths.
+func (h Host) CollectGarbage() ([]string, error) {
+	unlock, err := h.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	store := filepath.Join(h.StateDir, storeName)
+	entries, err := os.ReadDir(store)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the store: %w", err)
+	}
+	alive, err := h.alive()
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for _, e := range entries {
+		path := filepath.Join(store, e.Name())
+		if alive[path] {
+			continue
+		}
+		// The rename first: a crash leaves no half package under its name.
+		doomed := tempName(path)
+		if err := os.Rename(path, doomed); err != nil {
+			return removed, fmt.Errorf("collect %s: %w", path, err)
+		}
+		if err := os.RemoveAll(doomed); err != nil {
+			return removed, fmt.Errorf("collect %s: %w", path, err)
+		}
+		removed = append(removed, path)
+	}
+	return removed, nil
+}
+
+// alive is what the VMs' links lead to.
+func (h Host) alive() (map[string]bool, error) {
+	alive := map[string]bool{}
+	vms, err := h.Names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range vms {
+		for _, link := range []string{"current", "booted", "old"} {
+			if target, err := os.Readlink(filepath.Join(h.StateDir, name, link)); err == nil {
+				alive[target] = true
+			}
+		}
+	}
+	return alive, nil
+}
+
+// Names lists the VMs of the host.
+func (h Host) Names() ([]string, error) {
+	entries, err := os.ReadDir(h.StateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the VMs: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if _, err := h.VM(e.Name()); err == nil && e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
