@@ -1,0 +1,14 @@
+// Command microvm-tap-interfaces makes and removes the tap interfaces of a VM.
+// It is run by microvm-tap-interfaces@.service.
+package main
+
+import (
+	"os"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+)
+
+func main() {
+	os.Exit(helper.Tap(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+}

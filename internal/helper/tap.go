@@ -1,0 +1,108 @@
+package helper
+
+import (
+	"errors"
+	"io"
+	"os"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/netif"
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+)
+
+// tapRecord is the name of the record of a VM's taps.
+const tapRecord = "tap-interfaces"
+
+// target is what a helper works on: a VM, and its plan where one is needed.
+type target struct {
+	verb string
+	vm   statedir.VM
+	pkg  string
+}
+
+// parse reads "up|down [--package DIR] NAME".
+func parse(program string, args []string, host statedir.Host) (target, error) {
+	usage := usageError("usage: " + program + " up|down [--package DIR] NAME")
+	if len(args) < 2 || args[0] != "up" && args[0] != "down" {
+		return target{}, usage
+	}
+	t := target{verb: args[0]}
+	args = args[1:]
+	if len(args) == 3 && args[0] == "--package" {
+		t.pkg = args[1]
+		args = args[2:]
+	}
+	if len(args) != 1 {
+		return target{}, usage
+	}
+	if os.Geteuid() != 0 {
+		return target{}, errors.New("needs root; run it with sudo")
+	}
+	var err error
+	t.vm, err = host.VM(args[0])
+	return t, Config(err)
+}
+
+// plan reads the plan that this start uses: the one pinned by booted, or that
+// of a package named by hand, which has to be root's as well.
+func (t target) plan() (*hypervisor.Plan, error) {
+	var p *runner.Package
+	var err error
+	if t.pkg != "" {
+		p, err = runner.OpenTrusted(t.pkg)
+	} else {
+		p, err = t.vm.Booted()
+	}
+	if err != nil {
+		return nil, Config(err)
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	return plan, Config(err)
+}
+
+// Tap is microvm-tap-interfaces up|down NAME.
+func Tap(args []string, host statedir.Host, stderr io.Writer) int {
+	const program = "microvm-tap-interfaces"
+	t, err := parse(program, args, host)
+	if err != nil {
+		return Report(stderr, program, t.vm.Name, err)
+	}
+	if t.verb == "down" {
+		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord))
+	}
+	return Report(stderr, program, t.vm.Name, tapUp(t))
+}
+
+func tapUp(t target) error {
+	plan, err := t.plan()
+	if err != nil {
+		return err
+	}
+	uid, _, err := t.vm.Host.Account()
+	if err != nil {
+		return err
+	}
+	taps := netif.Taps{Alias: "microvm " + t.vm.Name, Owner: uid, Script: os.Getenv("MICROVM_TAP_SCRIPT")}
+	for _, tap := range plan.Taps {
+		taps.Taps = append(taps.Taps, netif.Tap{Name: tap.ID, VnetHdr: tap.VnetHdr, MultiQueue: tap.MultiQueue})
+	}
+	var before netif.Record
+	if _, err := t.vm.ReadRecord(tapRecord, &before); err != nil {
+		return err
+	}
+	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(tapRecord, r) })
+}
+
+// interfacesDown removes what the record of the VM names, and the record.
+func interfacesDown(vm statedir.VM, piece string) error {
+	var record netif.Record
+	if _, err := vm.ReadRecord(piece, &record); err != nil {
+		return err
+	}
+	if err := record.Down(); err != nil {
+		return err
+	}
+	return vm.RemoveRecord(piece)
+}

@@ -1,0 +1,123 @@
+// Package netif makes and removes the network interfaces of a VM on the host:
+// taps and macvtaps. It knows neither units nor specs; it is handed names and
+// ids and tells its caller what to record, before and after it acts.
+//
+// All netlink of the project goes through this file.
+package netif
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// interruptedTries bounds how often a dump that the kernel marked as
+// inconsistent (NLM_F_DUMP_INTR) is asked for again.
+const interruptedTries = 10
+
+// links lists all interfaces.
+func links() ([]netlink.Link, error) {
+	for range interruptedTries {
+		all, err := netlink.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list network interfaces: %w", err)
+		}
+		return all, nil
+	}
+	return nil, errors.New("list network interfaces: they kept changing; try again")
+}
+
+// byName indexes interfaces by name.
+func byName(all []netlink.Link) map[string]netlink.Link {
+	out := make(map[string]netlink.Link, len(all))
+	for _, l := range all {
+		out[l.Attrs().Name] = l
+	}
+	return out
+}
+
+// freeGroup is a link group that no interface is in. Group 0 is everything
+// that was never put anywhere.
+func freeGroup(all []netlink.Link) uint32 {
+	used := map[uint32]bool{0: true}
+	for _, l := range all {
+		used[l.Attrs().Group] = true
+	}
+	for {
+		// Above what people choose by hand, and positive as an int.
+		if g := 1<<30 | rand.Uint32N(1<<30); !used[g] { //nolint:gosec // not a secret
+			return g
+		}
+	}
+}
+
+// adopt sets alias and group of an interface and raises it, in one request.
+func adopt(index int, alias string, group uint32) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(index) //nolint:gosec // the kernel's own number
+	msg.Flags = unix.IFF_UP
+	msg.Change = unix.IFF_UP
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(alias)))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// deleteGroup deletes all interfaces of a link group in one transaction of the
+// kernel, which costs one grace period of RCU for all instead of one for each.
+func deleteGroup(group uint32) error {
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
+}
+
+// deleteAll deletes the given interfaces: by group, where the group holds just
+// those, else one by one.
+func deleteAll(all, doomed []netlink.Link, group uint32) error {
+	members := 0
+	for _, l := range all {
+		if l.Attrs().Group == group {
+			members++
+		}
+	}
+	together := group != 0 && members == len(doomed)
+	for _, l := range doomed {
+		together = together && l.Attrs().Group == group
+	}
+	if together && len(doomed) > 1 {
+		if err := deleteGroup(group); err == nil {
+			return nil
+		}
+	}
+	var errs error
+	for _, l := range doomed {
+		if err := netlink.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
+			errs = errors.Join(errs, fmt.Errorf("delete interface %q: %w", l.Attrs().Name, err))
+		}
+	}
+	return errs
+}
+
+// describe says what an interface is, for the person who has to rename it.
+func describe(l netlink.Link) string {
+	a := l.Attrs()
+	what := "a " + l.Type() + " interface"
+	if l.Type() == "device" {
+		what = "a physical interface"
+	}
+	if a.Alias != "" {
+		what += fmt.Sprintf(" with alias %q", a.Alias)
+	}
+	return what
+}

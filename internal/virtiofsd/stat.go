@@ -1,0 +1,6 @@
+package virtiofsd
+
+import "syscall"
+
+// unixStat is what package os fills into FileInfo.Sys.
+type unixStat = syscall.Stat_t
