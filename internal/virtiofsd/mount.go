@@ -15,26 +15,35 @@ import (
 // /proc/self/fd/N will not do: this mount is how an open directory gets a name
 // that nobody can bend.
 func mountShare(source int, where string, readOnly, confined bool) error {
+	// Cloned before the thread leaves the host's namespace, because a handle
+	// from another namespace cannot be cloned.
+	clone, err := cloneMount(source, readOnly, confined)
+	if err != nil {
+		return err
+	}
+	defer closeFD(clone)
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make a mount namespace: %w", err)
 	}
-	// Slave: what is mounted below the source later reaches the guest, and
-	// nothing that is mounted here reaches the host.
 	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("keep mounts from the host: %w", err)
 	}
-	// Opened anew in this namespace: a handle from another one cannot be cloned.
-	here, err := reopen(source)
-	if err != nil {
-		return fmt.Errorf("open the source again: %w", err)
+	if err := unix.MoveMount(clone, "", unix.AT_FDCWD, where, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount the source at %q: %w", where, err)
 	}
-	defer closeFD(here)
-	clone, err := unix.OpenTree(here, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
+	return nil
+}
+
+// cloneMount returns a detached mount of the open directory and of what is
+// mounted below it, mount_setattr(2). It is a slave of the host's: what is
+// mounted there later reaches the guest, and nothing goes the other way. The
+// attributes are set before anybody can see the mount.
+func cloneMount(source int, readOnly, confined bool) (int, error) {
+	clone, err := unix.OpenTree(source, "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH|unix.AT_RECURSIVE)
 	if err != nil {
-		return fmt.Errorf("clone the source's mount: %w", err)
+		return -1, fmt.Errorf("clone the source's mount: %w", err)
 	}
-	defer closeFD(clone)
-	attr := unix.MountAttr{}
+	attr := unix.MountAttr{Propagation: unix.MS_SLAVE}
 	if readOnly {
 		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
 	}
@@ -42,10 +51,8 @@ func mountShare(source int, where string, readOnly, confined bool) error {
 		attr.Attr_set |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	}
 	if err := unix.MountSetattr(clone, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-		return fmt.Errorf("restrict the mount: %w", err)
+		closeFD(clone)
+		return -1, fmt.Errorf("restrict the source's mount: %w", err)
 	}
-	if err := unix.MoveMount(clone, "", unix.AT_FDCWD, where, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("mount the source at %q: %w", where, err)
-	}
-	return nil
+	return clone, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -158,7 +159,7 @@ func checkProgram(path string) error {
 // rootOnly refuses what somebody other than root could replace or change. A
 // sticky directory passes, as /nix/store is one: what root owns in it stays.
 func rootOnly(path string, info fs.FileInfo) error {
-	st, ok := info.Sys().(*unixStat)
+	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
 		return fmt.Errorf("%s: no owner known", path)
 	}

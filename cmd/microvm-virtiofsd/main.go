@@ -1,0 +1,14 @@
+// Command microvm-virtiofsd serves the virtiofs shares of a VM.
+// It is run by microvm-virtiofsd@.service.
+package main
+
+import (
+	"os"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+)
+
+func main() {
+	os.Exit(helper.Virtiofsd(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+}

@@ -1,0 +1,147 @@
+package helper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"os/user"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/statedir"
+	"microvm/internal/virtiofsd"
+)
+
+// virtiofsdRecord is the name of the record of a VM's virtiofs sockets.
+const virtiofsdRecord = "virtiofsd"
+
+// Virtiofsd is microvm-virtiofsd [up] NAME, which serves the VM's shares until
+// SIGTERM, and microvm-virtiofsd down NAME, which removes the sockets of one
+// that was killed.
+func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
+	const program = "microvm-virtiofsd"
+	if len(args) == 1 && !strings.HasPrefix(args[0], "-") {
+		args = []string{"up", args[0]}
+	}
+	t, err := parse(program, args, host)
+	if err != nil {
+		return Report(stderr, program, t.vm.Name, err)
+	}
+	if t.verb == "down" {
+		return Report(stderr, program, t.vm.Name, virtiofsdDown(t.vm))
+	}
+	return Report(stderr, program, t.vm.Name, virtiofsdUp(t, stderr))
+}
+
+func virtiofsdUp(t target, stderr io.Writer) error {
+	plan, err := t.plan()
+	if err != nil {
+		return err
+	}
+	cfg, err := virtiofsdConfig(t.vm, plan)
+	if err != nil {
+		return err
+	}
+	// The record makes the directory that the shares are mounted on.
+	if err := virtiofsdDown(t.vm); err != nil {
+		return err
+	}
+	if err := t.vm.WriteRecord(virtiofsdRecord, []virtiofsd.Socket{}); err != nil {
+		return err
+	}
+	cfg.Log = stderr
+	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(virtiofsdRecord, s) }
+	cfg.Ready = func() error {
+		return notifyManager(fmt.Sprintf("READY=1\nSTATUS=Serving %d shares\n", len(cfg.Shares)))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	// It waits nearly all the time; more threads would only cost memory.
+	runtime.GOMAXPROCS(1)
+	err = virtiofsd.Run(ctx, cfg)
+	if errors.Is(err, virtiofsd.ErrConfig) {
+		err = Config(err)
+	}
+	return errors.Join(err, t.vm.RemoveRecord(virtiofsdRecord))
+}
+
+// virtiofsdDown removes the sockets that the record names, and the record.
+func virtiofsdDown(vm statedir.VM) error {
+	var sockets []virtiofsd.Socket
+	if _, err := vm.ReadRecord(virtiofsdRecord, &sockets); err != nil {
+		return err
+	}
+	if err := virtiofsd.RemoveSockets(vm.Dir(), sockets); err != nil {
+		return err
+	}
+	return vm.RemoveRecord(virtiofsdRecord)
+}
+
+// virtiofsdConfig turns the plan's shares into plain values.
+func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, error) {
+	uid, gid, err := vm.Host.Account()
+	if err != nil {
+		return virtiofsd.Config{}, err
+	}
+	cfg := virtiofsd.Config{
+		StateRoot:  vm.Host.StateDir,
+		StateDir:   vm.Dir(),
+		MountPoint: vm.RuntimeDir(),
+		OwnerUID:   uid,
+		OwnerGID:   gid,
+	}
+	for _, s := range plan.Shares {
+		share := virtiofsd.Share{
+			Tag: s.Tag, Source: s.Source, Socket: s.Socket, SocketGID: gid,
+			Program: s.Virtiofsd, ReadOnly: s.ReadOnly, Cache: s.Cache,
+			PosixACL: s.PosixACL, InodeFileHandles: s.InodeFileHandles,
+			Threads: s.ThreadPoolSize, PassTag: s.PassTag, ExtraArgs: s.ExtraArgs,
+		}
+		if s.ThreadPoolNProc {
+			share.Threads = runtime.NumCPU()
+		}
+		// A package without a plan says nothing of the group: the host's own.
+		if s.SocketGroup != "" && s.SocketGroup != vm.Host.Group && !plan.Foreign {
+			if share.SocketGID, err = lookupGroup(s.SocketGroup); err != nil {
+				return cfg, Config(fmt.Errorf("share %q: socket group: %w", s.Tag, err))
+			}
+		}
+		cfg.Shares = append(cfg.Shares, share)
+	}
+	return cfg, nil
+}
+
+// lookupGroup returns the id of a group.
+func lookupGroup(name string) (int, error) {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fmt.Errorf("%w; create the group or set virtiofsd.group to another", err)
+	}
+	return strconv.Atoi(g.Gid)
+}
+
+// notifyManager sends a state to the service manager, sd_notify(3), where one
+// asked for it.
+func notifyManager(state string) error {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return nil
+	}
+	// A leading "@" is an abstract address to x/sys as well.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("notify the service manager: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Sendto(fd, []byte(state), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: name}); err != nil {
+		return fmt.Errorf("notify the service manager at %q: %w", name, err)
+	}
+	return nil
+}
