@@ -28,6 +28,9 @@ type usageError string
 
 func (e usageError) Error() string { return string(e) }
 
+// Usage is the error of a wrong command line.
+func Usage(text string) error { return usageError(text) }
+
 // Report prints err, where there is one, as lines that begin with the program's
 // name, and returns the exit code that it deserves.
 func Report(stderr io.Writer, program, vm string, err error) int {

@@ -1,0 +1,14 @@
+// Command microvm-run-wrapper starts and stops the hypervisor of a VM. It is
+// run by microvm@.service.
+package main
+
+import (
+	"os"
+
+	"microvm/internal/launch"
+	"microvm/internal/statedir"
+)
+
+func main() {
+	os.Exit(launch.Command(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+}

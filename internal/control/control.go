@@ -1,0 +1,38 @@
+// Package control speaks the control protocols of the hypervisors. The other
+// side is the hypervisor, which may be hostile: every read is bounded in size
+// and time.
+package control
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"microvm/internal/hypervisor"
+)
+
+// Client is a connection to one hypervisor. Every call is bounded by its
+// context.
+type Client interface {
+	// Running says whether the guest's CPUs run.
+	Running(ctx context.Context) (bool, error)
+	// CtrlAltDel presses these keys in the guest.
+	CtrlAltDel(ctx context.Context) error
+	// PowerButton presses the guest's power button.
+	PowerButton(ctx context.Context) error
+	// Balloon sets the guest's memory to guestMiB, unless that is 0, and returns
+	// what the guest has then, in MiB.
+	Balloon(ctx context.Context, guestMiB int) (int, error)
+	// Close ends the connection.
+	Close() error
+}
+
+// Open connects to the control interface c of the VM whose state directory is
+// dir.
+func Open(ctx context.Context, c hypervisor.Control, dir string) (Client, error) {
+	switch c.Method {
+	case "qmp":
+		return DialQMP(ctx, filepath.Join(dir, c.Socket))
+	}
+	return nil, fmt.Errorf("control method %q is not known; update microvm on this host", c.Method)
+}

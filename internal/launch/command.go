@@ -1,0 +1,64 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"time"
+
+	"microvm/internal/helper"
+	"microvm/internal/notify"
+	"microvm/internal/statedir"
+)
+
+const (
+	program = "microvm-run-wrapper"
+	usage   = "usage: microvm-run-wrapper run|stop|post NAME"
+)
+
+// Command is microvm-run-wrapper: run becomes the hypervisor of a VM, stop
+// asks its guest to go down, post cleans up.
+func Command(args []string, host statedir.Host, stderr io.Writer) int {
+	if len(args) != 2 {
+		return helper.Report(stderr, program, "", helper.Usage(usage))
+	}
+	if args[0] == ChildCommand {
+		return helper.Report(stderr, program, "", AwaitReady(args[1], notify.Socket()))
+	}
+	vm, err := host.VM(args[1])
+	if err != nil {
+		return helper.Report(stderr, program, "", helper.Config(err))
+	}
+	l := &Launcher{Stderr: stderr, Notify: notify.Socket()}
+	ctx := context.Background()
+	switch args[0] {
+	case "run":
+		err = l.Start(vm)
+	case "stop":
+		err = l.stopUnit(ctx, vm)
+	case "post":
+		err = l.Post(ctx, vm, os.Getenv("SERVICE_RESULT"), os.Getenv("EXIT_STATUS"))
+	default:
+		err = helper.Usage(usage)
+	}
+	return helper.Report(stderr, program, vm.Name, err)
+}
+
+// stopUnit is stop as ExecStop= of the unit, which names the hypervisor.
+func (l *Launcher) stopUnit(ctx context.Context, vm statedir.VM) error {
+	text := os.Getenv("MAINPID")
+	if text == "" {
+		return nil // systemd knows of no process: it is gone already
+	}
+	pid, err := strconv.Atoi(text)
+	if err != nil || pid <= 1 {
+		return errors.New("MAINPID is " + text + ", which is no hypervisor's; this is run by microvm@.service")
+	}
+	times := DefaultStop
+	if s, err := strconv.Atoi(os.Getenv("MICROVM_STOP_TIMEOUT")); err == nil && s > 0 {
+		times.Graceful = time.Duration(s) * time.Second
+	}
+	return l.Stop(ctx, vm, pid, times)
+}

@@ -1,0 +1,118 @@
+package launch
+
+import (
+	"fmt"
+	"os/user"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+)
+
+// interfaceIndex is the number of a network interface.
+func interfaceIndex(name string) (int, error) {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("find interface %q: %w", name, err)
+	}
+	defer func() { _ = unix.Close(s) }()
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, fmt.Errorf("find interface %q: %w", name, err)
+	}
+	if err := unix.IoctlIfreq(s, unix.SIOCGIFINDEX, ifr); err != nil {
+		return 0, fmt.Errorf("find interface %q: %w", name, err)
+	}
+	return int(ifr.Uint32()), nil
+}
+
+// macvtapFiles are the open queues of a VM's macvtap interfaces, by the names
+// that placeholders have.
+type macvtapFiles struct {
+	fds   map[string]int
+	order []int
+}
+
+func (f *macvtapFiles) inherited() []int { return f.order }
+
+func (f *macvtapFiles) fd(name string) (string, error) {
+	fd, ok := f.fds[name]
+	if !ok {
+		return "", fmt.Errorf("placeholder %q is not known; update microvm on this host", name)
+	}
+	return strconv.Itoa(fd), nil
+}
+
+// openMacvtaps opens each queue of each interface. /dev/tapN, N being the
+// interface's index, was handed to the hypervisors' user by
+// microvm-macvtap-interfaces; each open is one more queue.
+func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
+	files := &macvtapFiles{fds: map[string]int{}}
+	for _, m := range list {
+		index, err := interfaceIndex(m.ID)
+		if err != nil {
+			return nil, err
+		}
+		path := fmt.Sprintf("/dev/tap%d", index)
+		for queue := range m.Queues {
+			fd, err := openQueue(path, m.Queues > 1)
+			if err != nil {
+				return nil, fmt.Errorf("open queue %d of macvtap %q, %s: %w", queue, m.ID, path, err)
+			}
+			files.fds[fmt.Sprintf("macvtap:%s:%d", m.ID, queue)] = fd
+			files.order = append(files.order, fd)
+		}
+	}
+	return files, nil
+}
+
+func openQueue(path string, multi bool) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if multi {
+			flags |= unix.IFF_MULTI_QUEUE
+		}
+		ifr.SetUint16(flags)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
+}
+
+// becomeUser switches all threads to a user and its groups.
+func becomeUser(name string) error {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return configf("user: %w", err)
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return fmt.Errorf("user %s: %w", name, err)
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return fmt.Errorf("groups of user %s: %w", name, err)
+	}
+	groups := make([]int, 0, len(ids))
+	for _, id := range ids {
+		n, err := strconv.Atoi(id)
+		if err != nil {
+			return fmt.Errorf("groups of user %s: %w", name, err)
+		}
+		groups = append(groups, n)
+	}
+	return setIDs(uid, gid, groups)
+}

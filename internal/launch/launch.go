@@ -1,0 +1,344 @@
+// Package launch starts and stops a VM's hypervisor, unprivileged: it makes
+// the volumes, opens what the hypervisor is to inherit, starts the readiness
+// child and then becomes the hypervisor, so that nothing of ours stays.
+package launch
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/helper"
+	"microvm/internal/hypervisor"
+	"microvm/internal/notify"
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+)
+
+// Launcher starts VMs.
+type Launcher struct {
+	// Stderr gets a line for each thing that takes time.
+	Stderr io.Writer
+	// Notify is the service manager's socket, or "".
+	Notify string
+}
+
+func (l *Launcher) logf(format string, args ...any) {
+	_, _ = fmt.Fprintf(l.Stderr, "microvm-run-wrapper: "+format+"\n", args...)
+}
+
+// configf is an error that a retry cannot help.
+func configf(format string, args ...any) error { return helper.Config(fmt.Errorf(format, args...)) }
+
+// Start becomes the hypervisor of vm; it returns only on failure. It pins
+// booted where the VM has no helper unit that did so.
+func (l *Launcher) Start(vm statedir.VM) error {
+	// Credentials belong to a thread, and the one that executes the hypervisor
+	// decides what that has.
+	runtime.LockOSThread()
+	if err := pin(vm); err != nil {
+		return err
+	}
+	if err := dropCapabilities(); err != nil {
+		return err
+	}
+	p, err := vm.Booted()
+	if err != nil {
+		return helper.Config(err)
+	}
+	if err := os.Chdir(vm.Dir()); err != nil {
+		return helper.Config(fmt.Errorf("enter the state directory: %w", err))
+	}
+	return l.Exec(p, vm.Name)
+}
+
+// pin sets booted where it is missing. A VM with helpers has it set by
+// microvm-set-booted@ before; for one without, this saves a process.
+func pin(vm statedir.VM) error {
+	if _, err := os.Lstat(filepath.Join(vm.Dir(), "booted")); err == nil {
+		return nil
+	}
+	return helper.Config(vm.SetBooted())
+}
+
+// dropCapabilities gives up what pin needed, for this thread and all that it
+// executes.
+func dropCapabilities() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("drop ambient capabilities: %w", err)
+	}
+	if os.Geteuid() == 0 {
+		return nil // by hand, as root: the operator's own choice
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
+// Exec becomes the hypervisor of package p, in the current directory; it
+// returns only on failure. The calling goroutine has to hold its thread.
+func (l *Launcher) Exec(p *runner.Package, unit string) error {
+	plan, err := p.Plan()
+	if err != nil {
+		return helper.Config(err)
+	}
+	if plan.Foreign {
+		return l.execForeign(p, unit)
+	}
+	if err := l.prepare(plan, unit); err != nil {
+		return err
+	}
+	program, err := findProgram(plan.Argv[0])
+	if err != nil {
+		return configf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+	}
+	extra, err := extraArgs(plan.ExtraArgsScript)
+	if err != nil {
+		return err
+	}
+	files, err := openMacvtaps(plan.Macvtaps)
+	if err != nil {
+		return err
+	}
+	listener, err := l.listen(plan)
+	if err != nil {
+		return err
+	}
+	argv, err := expand(plan.Argv, files, listener)
+	if err != nil {
+		return err
+	}
+	if err := switchUser(plan.User); err != nil {
+		return err
+	}
+	if err := l.announce(plan, listener); err != nil {
+		return err
+	}
+	if plan.ProcessName != "" {
+		argv[0] = plan.ProcessName
+	}
+	return become(program, append(argv, extra...), append(environment(), plan.Env...), files.inherited())
+}
+
+// prepare does what has to be done before the hypervisor starts.
+func (l *Launcher) prepare(plan *hypervisor.Plan, unit string) error {
+	for _, f := range plan.Files {
+		if err := readable(f.Path); err != nil {
+			return configf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
+		}
+	}
+	if missing := Missing(plan, ".", unit); len(missing) > 0 {
+		return fmt.Errorf("%s", strings.Join(missing, "\n"))
+	}
+	if err := removeSockets(".", plan.StaleSockets); err != nil {
+		return err
+	}
+	for _, g := range plan.Generated {
+		if err := os.WriteFile(g.Path, []byte(g.Content), 0o600); err != nil {
+			return fmt.Errorf("write %s: %w", g.Path, err)
+		}
+	}
+	if err := l.volumes(".", plan.Volumes); err != nil {
+		return err
+	}
+	l.warnEmulation(plan)
+	return preStart(plan.PreStart)
+}
+
+// readable says why a file cannot be read, without reading it.
+func readable(path string) error {
+	if err := unix.Access(path, unix.R_OK); err != nil {
+		return err
+	}
+	return nil
+}
+
+// warnEmulation tells an operator why a VM is slow.
+func (l *Launcher) warnEmulation(plan *hypervisor.Plan) {
+	if !slices.ContainsFunc(plan.Argv, func(a string) bool { return strings.Contains(a, "accel=kvm:tcg") }) {
+		return
+	}
+	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		l.logf("warning: /dev/kvm cannot be opened (%v), so the guest is emulated, which is slow; load kvm_intel or kvm_amd, and let group kvm read and write /dev/kvm", err)
+		return
+	}
+	_ = unix.Close(fd)
+}
+
+// Missing lists what the helpers should have made and is not there, each with
+// the command that makes it.
+func Missing(plan *hypervisor.Plan, dir, vm string) []string {
+	var out []string
+	command := func(helper string) string {
+		return fmt.Sprintf("make it with: systemctl start %s@%s (or install the VM again if that unit was not pulled in)", helper, vm)
+	}
+	for _, t := range plan.Taps {
+		if _, err := interfaceIndex(t.ID); err != nil {
+			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, command("microvm-tap-interfaces")))
+		}
+	}
+	for _, m := range plan.Macvtaps {
+		if _, err := interfaceIndex(m.ID); err != nil {
+			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, command("microvm-macvtap-interfaces")))
+		}
+	}
+	for _, s := range plan.Shares {
+		if _, err := os.Stat(filepath.Join(dir, s.Socket)); err != nil {
+			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, command("microvm-virtiofsd")))
+		}
+	}
+	return out
+}
+
+// preStart runs the spec's commands, unprivileged as everything here.
+func preStart(commands string) error {
+	if commands == "" {
+		return nil
+	}
+	cmd := exec.Command("/bin/sh", "-eu", "-c", commands) //nolint:gosec // the spec's own commands
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("preStart: %w; correct the commands in the spec", err)
+	}
+	return nil
+}
+
+// extraArgs runs the spec's script and splits its one line at white space.
+func extraArgs(script string) ([]string, error) {
+	if script == "" {
+		return nil, nil
+	}
+	cmd := exec.Command("/bin/sh", "-c", script) //nolint:gosec // the spec's own script
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("extraArgsScript %s: %w", script, err)
+	}
+	if bytes.Count(bytes.TrimSpace(out), []byte("\n")) > 0 {
+		return nil, configf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
+	}
+	return strings.Fields(string(out)), nil
+}
+
+// expand fills in the values that are known only now.
+func expand(argv []string, files *macvtapFiles, listener *guestListener) ([]string, error) {
+	out := make([]string, len(argv))
+	for i, arg := range argv {
+		var err error
+		out[i], err = hypervisor.Expand(arg, func(name string) (string, error) {
+			if name == "notify-port" {
+				return strconv.Itoa(int(listener.port())), nil
+			}
+			return files.fd(name)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("the plan's command line: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// switchUser becomes another user when started as root by hand.
+func switchUser(name string) error {
+	if name == "" || os.Geteuid() != 0 {
+		return nil
+	}
+	return becomeUser(name)
+}
+
+// environment is ours less what only we may use: the hypervisor is not to talk
+// to the service manager.
+func environment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "MICROVM_")
+	})
+}
+
+// become executes program with the given descriptors, and no other, inherited.
+func become(program string, argv, env []string, inherit []int) error {
+	for _, fd := range inherit {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
+			return fmt.Errorf("hand descriptor %d to the hypervisor: %w", fd, err)
+		}
+	}
+	err := unix.Exec(program, argv, env)
+	return fmt.Errorf("execute the hypervisor %s: %w", program, err)
+}
+
+// execForeign becomes the microvm-run of a package that has no plan, which
+// does everything else itself.
+func (l *Launcher) execForeign(p *runner.Package, unit string) error {
+	program := filepath.Join(p.Dir(), runner.RunProgram)
+	if err := unix.Access(program, unix.X_OK); err != nil {
+		return configf("%s: %w; build the package again", program, err)
+	}
+	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed "+runner.RunProgram+" of a package without a plan"); err != nil {
+		return err
+	}
+	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
+}
+
+// removeSockets removes sockets that an earlier run left, beneath dir and
+// without following a link out of it. Anything that is no socket stays.
+func removeSockets(dir string, names []string) error {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	defer func() { _ = unix.Close(root) }()
+	for _, name := range names {
+		if err := removeSocket(root, name); err != nil {
+			return fmt.Errorf("remove stale socket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func removeSocket(root int, name string) error {
+	parent, err := unix.Openat2(root, filepath.Dir(name), &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(parent) }()
+	var st unix.Stat_t
+	err = unix.Fstatat(parent, filepath.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return unix.Unlinkat(parent, filepath.Base(name), 0)
+}
+
+// announce says READY=1 now, or starts the child that will.
+func (l *Launcher) announce(plan *hypervisor.Plan, listener *guestListener) error {
+	if l.Notify == "" {
+		return nil
+	}
+	if plan.Readiness.Mode == hypervisor.ReadyNone {
+		return notify.Send(l.Notify, "READY=1", "STATUS=Executed "+plan.Hypervisor)
+	}
+	return l.startChild(context.Background(), plan, listener)
+}

@@ -1,0 +1,47 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+// goodRun is how long a VM has to have been up for its next restart to count
+// as the first again.
+const goodRun = 10 * time.Second
+
+// Post cleans up after a run of vm, as root, when its hypervisor is gone.
+// result is $SERVICE_RESULT and status $EXIT_STATUS, systemd.exec(5).
+func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status string) error {
+	if !vm.Exists() {
+		return nil
+	}
+	var errs error
+	if p, err := vm.Booted(); err == nil {
+		if plan, err := p.Plan(); err == nil {
+			errs = removeSockets(vm.Dir(), plan.StaleSockets)
+		}
+		_ = p.Close()
+	}
+	unit := "microvm@" + vm.Name + ".service"
+	run, err := systemd.LastRun(ctx, unit, "microvm-set-booted@"+vm.Name+".service")
+	if err != nil {
+		return errors.Join(errs, err)
+	}
+	final := run.Stopping || status == fmt.Sprint(helper.ExitConfig)
+	if final && !run.Pinned {
+		errs = errors.Join(errs, vm.ClearBooted())
+	}
+	if !final && !run.Ready && run.StartJob != 0 {
+		errs = errors.Join(errs, systemd.CancelJob(ctx, run.StartJob))
+	}
+	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
+		errs = errors.Join(errs, systemd.ResetFailed(ctx, unit))
+	}
+	return errs
+}

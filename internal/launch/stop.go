@@ -1,0 +1,269 @@
+package launch
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/control"
+	"microvm/internal/helper"
+	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+)
+
+// Stop is how long each stage of a stop may take.
+type Stop struct {
+	// Graceful is how long the guest has to go down.
+	Graceful time.Duration
+	// Again is after what time a guest that does not react is asked again: one
+	// that still boots loses the first request.
+	Again time.Duration
+	// Term is how long the hypervisor has after SIGTERM.
+	Term time.Duration
+}
+
+// DefaultStop fits into the 90 s that the unit gives.
+var DefaultStop = Stop{Graceful: 75 * time.Second, Again: 3 * time.Second, Term: 5 * time.Second}
+
+// Stop asks the guest of vm to go down and waits until process pid, its
+// hypervisor, is gone: it never returns early, because the service manager
+// kills what still runs then.
+func (l *Launcher) Stop(ctx context.Context, vm statedir.VM, pid int, times Stop) error {
+	p, err := vm.Booted()
+	if err != nil {
+		return helper.Config(err)
+	}
+	defer func() { _ = p.Close() }()
+	return l.StopPackage(ctx, p, vm.Dir(), pid, times)
+}
+
+// StopPackage is Stop for a package by hand; dir is the state directory.
+func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir string, pid int, times Stop) error {
+	plan, err := p.Plan()
+	if err != nil {
+		return helper.Config(err)
+	}
+	target, err := openProcess(pid)
+	if err != nil || target == nil {
+		return err
+	}
+	s := &stopping{launcher: l, process: target, began: time.Now(), times: times}
+	graceful, cancel := context.WithTimeout(ctx, times.Graceful)
+	defer cancel()
+	switch plan.Shutdown.Method {
+	case hypervisor.ShutdownNone:
+		l.logf("this VM cannot be asked to go down: %s", plan.Shutdown.Why)
+	case hypervisor.ShutdownScript:
+		err = s.script(graceful, filepath.Join(p.Dir(), runner.ShutdownProgram), dir)
+	default:
+		err = s.ask(graceful, plan.Shutdown, dir)
+	}
+	if err != nil {
+		l.logf("%v", err)
+	}
+	if s.gone(graceful, err == nil && plan.Shutdown.Method != hypervisor.ShutdownNone) {
+		l.logf("the hypervisor exited after %s", s.elapsed())
+		return nil
+	}
+	return s.force(ctx)
+}
+
+// process is a hypervisor, held by a descriptor that cannot come to mean
+// another process, pidfd_open(2).
+type process struct {
+	pid, fd int
+	dead    <-chan struct{}
+}
+
+// openProcess returns nil where the process is gone already.
+func openProcess(pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("hold process %d: %w", pid, err)
+	}
+	dead, err := watch(pid)
+	return &process{pid: pid, fd: fd, dead: dead}, err
+}
+
+func (p *process) signal(s unix.Signal) error {
+	err := unix.PidfdSendSignal(p.fd, s, nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
+}
+
+type stopping struct {
+	launcher *Launcher
+	process  *process
+	began    time.Time
+	times    Stop
+}
+
+func (s *stopping) elapsed() string {
+	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
+}
+
+// gone waits for the process to exit, where there is something to wait for,
+// until ctx ends.
+func (s *stopping) gone(ctx context.Context, wait bool) bool {
+	if !wait {
+		ctx, cancel := context.WithCancel(ctx)
+		cancel()
+		return s.gone(ctx, true)
+	}
+	select {
+	case <-s.process.dead:
+		return true
+	default:
+	}
+	select {
+	case <-s.process.dead:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// ask sends the request, again and again until the guest reacts or the
+// hypervisor is gone.
+func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string) error {
+	if how.Control == nil {
+		return errors.New("the plan names no control socket")
+	}
+	for attempt := 1; ; attempt++ {
+		round, cancel := context.WithTimeout(ctx, s.times.Again)
+		reacted, err := s.askOnce(round, how, dir)
+		cancel()
+		switch {
+		case s.gone(ctx, false):
+			return nil
+		case reacted:
+			s.launcher.logf("the guest goes down, %s after it was first asked", s.elapsed())
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("the guest did not go down within %s, asked %d times by %s", s.elapsed(), attempt, how.Method)
+		case err != nil:
+			// The socket is not there yet, or answers late: the same again.
+			s.launcher.logf("asking the guest to go down: %v; trying again", err)
+			s.pause(ctx)
+		default:
+			s.launcher.logf("the guest has not reacted to %s after %s; asking again", how.Method, s.elapsed())
+		}
+	}
+}
+
+// pause keeps a control socket that fails at once from being hammered.
+func (s *stopping) pause(ctx context.Context) {
+	select {
+	case <-time.After(500 * time.Millisecond):
+	case <-s.process.dead:
+	case <-ctx.Done():
+	}
+}
+
+// askOnce sends one request and waits for the guest to react to it: the
+// hypervisor reports that, or exits.
+func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown, dir string) (reacted bool, err error) {
+	client, err := control.Open(ctx, *how.Control, dir)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = client.Close() }()
+	if how.Method == hypervisor.ShutdownCtrlAltDel {
+		err = client.CtrlAltDel(ctx)
+	} else {
+		err = client.PowerButton(ctx)
+	}
+	if err != nil {
+		return false, err
+	}
+	if s.elapsed() == "0.0 s" {
+		s.launcher.logf("asked the guest to go down by %s", how.Method)
+	}
+	if q, ok := client.(*control.QMP); ok {
+		return waitShutdown(ctx, q), nil
+	}
+	return s.gone(ctx, true), nil
+}
+
+// waitShutdown waits for QEMU to report that the guest shuts down.
+func waitShutdown(ctx context.Context, q *control.QMP) bool {
+	for {
+		e, err := q.WaitEvent(ctx)
+		if err != nil {
+			return false
+		}
+		if e.Name == "SHUTDOWN" || e.Name == "RESET" {
+			return true
+		}
+	}
+}
+
+// script runs a foreign package's own program, as we are: unprivileged. What
+// it prints goes to the log.
+func (s *stopping) script(ctx context.Context, program, dir string) error {
+	cmd := exec.CommandContext(ctx, program) //nolint:gosec // unprivileged, as the package's microvm-run
+	cmd.Dir = dir
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return fmt.Errorf("run %s: %w", program, err)
+	}
+	cmd.Stderr = cmd.Stdout
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run %s: %w", program, err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			s.launcher.logf("microvm-shutdown: %s", strings.TrimSpace(lines.Text()))
+		}
+		done <- cmd.Wait()
+	}()
+	select {
+	case <-s.process.dead:
+		// Some such programs wait on the socket of a hypervisor that is gone.
+		_ = cmd.Process.Signal(os.Kill)
+		<-done
+		return nil
+	case err := <-done:
+		if err != nil {
+			return fmt.Errorf("%s: %w", program, err)
+		}
+		return nil
+	}
+}
+
+// force ends a hypervisor whose guest does not go down.
+func (s *stopping) force(ctx context.Context) error {
+	s.launcher.logf("sending SIGTERM to the hypervisor after %s", s.elapsed())
+	if err := s.process.signal(unix.SIGTERM); err != nil {
+		return fmt.Errorf("send SIGTERM to process %d: %w", s.process.pid, err)
+	}
+	term, cancel := context.WithTimeout(ctx, s.times.Term)
+	defer cancel()
+	if s.gone(term, true) {
+		s.launcher.logf("the hypervisor exited after SIGTERM, %s after the guest was first asked", s.elapsed())
+		return nil
+	}
+	s.launcher.logf("sending SIGKILL to the hypervisor after %s: it ignored SIGTERM", s.elapsed())
+	if err := s.process.signal(unix.SIGKILL); err != nil {
+		return fmt.Errorf("send SIGKILL to process %d: %w", s.process.pid, err)
+	}
+	<-s.process.dead
+	return nil
+}

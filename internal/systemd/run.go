@@ -1,0 +1,87 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/dbus"
+)
+
+// Run is what is known of a service's last run while its ExecStopPost= runs.
+type Run struct {
+	// Stopping says that somebody asked for a stop or a restart, so that the
+	// service will not restart by itself.
+	Stopping bool
+	// StartJob is the id of the start job that still waits; 0 where none does.
+	StartJob uint32
+	// Ready says that the run became ready, Uptime for how long it was.
+	Ready  bool
+	Uptime time.Duration
+	// Pinned says that the other unit is active.
+	Pinned bool
+}
+
+// LastRun asks systemd for the run of service unit, and whether unit other is
+// active.
+func LastRun(ctx context.Context, unit, other string) (Run, error) {
+	c, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return Run{}, fmt.Errorf("reach systemd: %w", err)
+	}
+	defer c.Close()
+	props, err := c.GetAllPropertiesContext(ctx, unit)
+	if err != nil {
+		return Run{}, fmt.Errorf("ask systemd for %s: %w", unit, err)
+	}
+	started, _ := props["ExecMainStartTimestampMonotonic"].(uint64)
+	ended, _ := props["ExecMainExitTimestampMonotonic"].(uint64)
+	active, _ := props["ActiveEnterTimestampMonotonic"].(uint64)
+	r := Run{Ready: active >= started && active != 0}
+	if r.Ready && ended > active {
+		r.Uptime = time.Duration(ended-active) * time.Microsecond //nolint:gosec // a time since boot
+	}
+	jobs, err := c.ListJobsContext(ctx)
+	if err != nil {
+		return Run{}, fmt.Errorf("ask systemd for its jobs: %w", err)
+	}
+	for _, j := range jobs {
+		switch {
+		case j.Unit != unit:
+		case j.JobType == "start":
+			r.StartJob = j.Id
+		case j.JobType == "stop" || j.JobType == "restart":
+			r.Stopping = true
+		}
+	}
+	states, err := c.ListUnitsByNamesContext(ctx, []string{other})
+	if err != nil {
+		return Run{}, fmt.Errorf("ask systemd for %s: %w", other, err)
+	}
+	r.Pinned = len(states) == 1 && states[0].ActiveState == "active"
+	return r, nil
+}
+
+// CancelJob takes a job back; whoever waits for it is told that it was
+// canceled. One that is done already is fine.
+func CancelJob(ctx context.Context, id uint32) error {
+	return call(ctx, "cancel job", func(m manager) error {
+		return m.CallWithContext(ctx, managerInterface+".CancelJob", 0, id).Err
+	})
+}
+
+// ResetFailed starts the count of a unit's restarts over.
+func ResetFailed(ctx context.Context, unit string) error {
+	c, err := dbus.NewSystemdConnectionContext(ctx)
+	if err != nil {
+		return fmt.Errorf("reach systemd: %w", err)
+	}
+	defer c.Close()
+	if err := c.ResetFailedUnitContext(ctx, unit); err != nil {
+		return fmt.Errorf("reset the restart count of %s: %w", unit, err)
+	}
+	return nil
+}
+
+var errNoManager = errors.New("systemd is not running here")
