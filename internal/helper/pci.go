@@ -1,0 +1,124 @@
+package helper
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/statedir"
+	"microvm/internal/vfio"
+)
+
+// pciRecord is the name of the record of the PCI devices that a VM has.
+const pciRecord = "pci-devices"
+
+// PCI is microvm-pci-devices up|down NAME.
+func PCI(args []string, host statedir.Host, stderr io.Writer) int {
+	const program = "microvm-pci-devices"
+	t, err := parse(program, args, host)
+	if err != nil {
+		return Report(stderr, program, t.vm.Name, err)
+	}
+	run := pciUp
+	if t.verb == "down" {
+		run = pciDown
+	}
+	err = withPCILock(host, func() error { return run(t, stderr) })
+	if errors.Is(err, vfio.ErrConfig) {
+		err = Config(err)
+	}
+	return Report(stderr, program, t.vm.Name, err)
+}
+
+func pciUp(t target, stderr io.Writer) error {
+	plan, err := t.plan()
+	if err != nil {
+		return err
+	}
+	request := vfio.Request{Force: os.Getenv("MICROVM_PCI_FORCE") == "1", Log: stderr}
+	for _, d := range plan.PCI {
+		request.Addresses = append(request.Addresses, d.Address)
+	}
+	if request.UID, request.GID, err = t.vm.Host.Account(); err != nil {
+		return err
+	}
+	if request.Holders, err = pciHolders(t.vm); err != nil {
+		return err
+	}
+	var before vfio.Record
+	if _, err := t.vm.ReadRecord(pciRecord, &before); err != nil {
+		return err
+	}
+	return request.Up(before, func(r vfio.Record) error { return savePCI(t.vm, r) })
+}
+
+func pciDown(t target, _ io.Writer) error {
+	var record vfio.Record
+	if _, err := t.vm.ReadRecord(pciRecord, &record); err != nil {
+		return err
+	}
+	if err := record.Down(); err != nil {
+		return err
+	}
+	return t.vm.RemoveRecord(pciRecord)
+}
+
+// savePCI keeps a record, or removes one that names nothing.
+func savePCI(vm statedir.VM, r vfio.Record) error {
+	if len(r.Devices) == 0 {
+		return vm.RemoveRecord(pciRecord)
+	}
+	return vm.WriteRecord(pciRecord, r)
+}
+
+// pciHolders reads what the other VMs have.
+func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
+	entries, err := os.ReadDir(vm.Host.RuntimeDir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for VMs that have devices: %w", err)
+	}
+	holders := map[string]vfio.Record{}
+	for _, entry := range entries {
+		other, err := vm.Host.VM(entry.Name())
+		if err != nil || other.Name == vm.Name {
+			continue
+		}
+		var record vfio.Record
+		found, err := other.ReadRecord(pciRecord, &record)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			holders[other.Name] = record
+		}
+	}
+	return holders, nil
+}
+
+// withPCILock runs do while no other VM's devices change hands: between seeing
+// that nobody has a device and recording who does, nobody else may look. The
+// lock is on the runtime directory itself, so that no file is left over.
+func withPCILock(host statedir.Host, do func() error) error {
+	if err := os.MkdirAll(host.RuntimeDir, 0o755); err != nil { //nolint:gosec // not secret
+		return err
+	}
+	fd, err := unix.Open(host.RuntimeDir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", host.RuntimeDir, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for {
+		err = unix.Flock(fd, unix.LOCK_EX)
+		if err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", host.RuntimeDir, err)
+	}
+	return do()
+}
