@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// notifyHost says READY=1 where the host told us to, after as many STATUS
+// lines as the command line asks for.
+func notifyHost() error {
+	address := credential("vmm.notify_socket")
+	if address == "" {
+		say("nobody listens for readiness")
+		return nil
+	}
+	say("notify socket %s", address)
+	var times []time.Duration
+	for _, w := range words("notify-count") {
+		n, err := strconv.Atoi(w)
+		if err != nil {
+			return err
+		}
+		for i := range n {
+			began := time.Now()
+			if err := send(address, fmt.Sprintf("STATUS=step %d of %d", i+1, n)); err != nil {
+				return err
+			}
+			times = append(times, time.Since(began))
+		}
+	}
+	if len(times) > 0 {
+		slices.Sort(times)
+		say("notify median=%dus of %d", times[len(times)/2].Microseconds(), len(times))
+	}
+	if has("never-ready") {
+		return send(address, "STATUS=test guest will never be ready")
+	}
+	return send(address, "READY=1\nSTATUS=test guest is up")
+}
+
+// credential finds a systemd credential in fw_cfg or in SMBIOS type 11,
+// systemd's "VM interface".
+func credential(name string) string {
+	data, err := os.ReadFile("/sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials/" + name + "/raw")
+	if err == nil {
+		return strings.TrimRight(string(data), "\x00\n")
+	}
+	entries, _ := filepath.Glob("/sys/firmware/dmi/entries/11-*/raw")
+	for _, e := range entries {
+		raw, err := os.ReadFile(e)
+		if err != nil || len(raw) < 5 {
+			continue
+		}
+		for _, s := range strings.Split(string(raw[min(int(raw[1]), len(raw)):]), "\x00") {
+			if value, ok := strings.CutPrefix(s, "io.systemd.credential:"+name+"="); ok {
+				return value
+			}
+		}
+	}
+	return ""
+}
+
+// send sends one message as systemd does: connect, write, shut down, and wait
+// until the other side has closed.
+func send(address, message string) error {
+	parts := strings.Split(address, ":")
+	if len(parts) != 3 {
+		return fmt.Errorf("address %q is not understood", address)
+	}
+	cid, err := strconv.ParseUint(parts[1], 10, 32)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.ParseUint(parts[2], 10, 32)
+	if err != nil {
+		return err
+	}
+	s, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(s) }()
+	if err := unix.Connect(s, &unix.SockaddrVM{CID: uint32(cid), Port: uint32(port)}); err != nil {
+		return fmt.Errorf("connect to %s: %w", address, err)
+	}
+	if _, err := unix.Write(s, []byte(message)); err != nil {
+		return err
+	}
+	if err := unix.Shutdown(s, unix.SHUT_WR); err != nil {
+		return err
+	}
+	_, _ = unix.Read(s, make([]byte, 1))
+	return nil
+}
