@@ -26,6 +26,8 @@ type Plan struct {
 	Argv []string `json:"argv"`
 	// ProcessName replaces argv[0] in the process list; empty keeps it.
 	ProcessName string `json:"processName,omitempty"`
+	// KVM says what a host without a usable /dev/kvm means for the VM.
+	KVM KVM `json:"kvm,omitempty"`
 	// Env are further variables, KEY=VALUE, for the hypervisor.
 	Env []string `json:"env,omitempty"`
 	// User to switch to when the runner is started as root; empty means none.
@@ -65,6 +67,16 @@ type Plan struct {
 	// why readiness is what it is. Warnings among them start with "warning: ".
 	Notes []string `json:"notes,omitempty"`
 }
+
+// KVM is how much a VM depends on /dev/kvm.
+type KVM string
+
+// What a VM makes of /dev/kvm.
+const (
+	KVMUnused   KVM = ""         // it is emulated in any case
+	KVMWanted   KVM = "wanted"   // without, it is emulated, slowly
+	KVMRequired KVM = "required" // without, it does not boot
+)
 
 // File is a host file that the hypervisor needs.
 type File struct {

@@ -44,6 +44,7 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	if s.Mem == 2048 {
 		p.Notes = append(p.Notes, "warning: mem: QEMU may hang with exactly 2048 MiB; take 2047 or 2049")
 	}
+	p.KVM = qemuKVM(s)
 	a := &qemuArgs{s: s, p: p, pci: qemuNeedsPCI(s), hub: b.atLeast(program, 9, 2)}
 	a.add(program, "-name", comma(s.Name), "-M", a.machine(), "-m", a.memory(), "-smp", strconv.Itoa(s.VCPU))
 	a.add("-nodefaults", "-no-user-config")
@@ -96,6 +97,9 @@ func qemuFaults(s *spec.Spec) spec.Faults {
 	if isMicrovm(s) && s.HotplugMem > 0 {
 		faults.Addf("hotplugMem", "QEMU's machine microvm has no virtio-mem; set qemu.machine to q35")
 	}
+	if isMicrovm(s) && s.CPU != nil && qemuNeedsPCI(s) {
+		faults.Addf("qemu.machine", "microvm finds no clock under emulation (cpu is set) once it has a PCI bus, which shares, several queues, graphics and devices need; set qemu.machine to q35")
+	}
 	if isMicrovm(s) && len(s.QEMU.PCIeRootPorts) > 0 {
 		faults.Addf("qemu.pcieRootPorts", "QEMU's machine microvm has no room for root ports; set qemu.machine to q35")
 	}
@@ -120,6 +124,17 @@ func qemuNeedsPCI(s *spec.Spec) bool {
 	multiQueue := s.VCPU > 1 && slices.ContainsFunc(s.Interfaces, queued)
 	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || multiQueue ||
 		slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "pci" })
+}
+
+// qemuKVM: machine microvm cannot fall back to emulation, see machineOpts.
+func qemuKVM(s *spec.Spec) KVM {
+	switch {
+	case s.CPU != nil || s.QEMU.MachineOpts != nil:
+		return KVMUnused
+	case isMicrovm(s):
+		return KVMRequired
+	}
+	return KVMWanted
 }
 
 // queued says that an interface gets one queue for each CPU: the user network
@@ -174,9 +189,14 @@ func (a *qemuArgs) machineOpts() map[string]string {
 	}
 	opts := map[string]string{"accel": accel, "acpi": "on", "mem-merge": "on"}
 	if isMicrovm(a.s) {
-		// The PIT stays: without it a guest that TCG runs, be it as a fallback,
-		// hangs in the calibration of its clock.
 		opts["rtc"] = "on"
+		if a.s.CPU != nil {
+			// With ACPI the guest takes it that there is no PIT, has nothing to
+			// calibrate its clock against, and hangs. KVM tells it the frequency.
+			opts["acpi"] = "off"
+		} else {
+			opts["pic"], opts["pit"] = "off", "off"
+		}
 		opts["pcie"] = onOff(a.pci)
 		opts["usb"] = onOff(a.usb())
 	}

@@ -155,7 +155,9 @@ func (l *Launcher) prepare(plan *hypervisor.Plan, unit string) error {
 	if err := l.volumes(".", plan.Volumes); err != nil {
 		return err
 	}
-	l.warnEmulation(plan)
+	if err := l.checkKVM(plan.KVM); err != nil {
+		return err
+	}
 	return preStart(plan.PreStart)
 }
 
@@ -167,17 +169,21 @@ func readable(path string) error {
 	return nil
 }
 
-// warnEmulation tells an operator why a VM is slow.
-func (l *Launcher) warnEmulation(plan *hypervisor.Plan) {
-	if !slices.ContainsFunc(plan.Argv, func(a string) bool { return strings.Contains(a, "accel=kvm:tcg") }) {
-		return
+// checkKVM tells an operator why a VM is slow, or would never boot.
+func (l *Launcher) checkKVM(need hypervisor.KVM) error {
+	if need == hypervisor.KVMUnused {
+		return nil
 	}
 	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		l.logf("warning: /dev/kvm cannot be opened (%v), so the guest is emulated, which is slow; load kvm_intel or kvm_amd, and let group kvm read and write /dev/kvm", err)
-		return
+	if err == nil {
+		return unix.Close(fd)
 	}
-	_ = unix.Close(fd)
+	const remedy = "load kvm_intel or kvm_amd and let group kvm read and write /dev/kvm, or set cpu in the spec to emulate one"
+	if need == hypervisor.KVMRequired {
+		return fmt.Errorf("open /dev/kvm: %w; this VM needs it: %s", err, remedy)
+	}
+	l.logf("warning: open /dev/kvm: %v; the guest is emulated, which is slow: %s", err, remedy)
+	return nil
 }
 
 // Missing lists what the helpers should have made and is not there, each with
