@@ -1,0 +1,24 @@
+// Command microvm builds, runs and looks after microVMs.
+package main
+
+import (
+	"os"
+
+	"microvm/internal/cli"
+	"microvm/internal/statedir"
+)
+
+// Set by the build, see the Makefile.
+var (
+	version    = "dev"
+	libexecDir = "/usr/lib/microvm"
+	binDir     = "/usr/bin"
+)
+
+func main() {
+	c := &cli.Command{
+		Host: statedir.HostFromEnv(), Stdout: os.Stdout, Stderr: os.Stderr,
+		LibexecDir: libexecDir, BinDir: binDir, Version: version,
+	}
+	os.Exit(c.Run(os.Args[1:]))
+}

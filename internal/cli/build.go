@@ -1,0 +1,248 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/launch"
+	"microvm/internal/runner"
+	"microvm/internal/spec"
+)
+
+func (c *Command) build() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "build SPEC -o DIR",
+		Short: "Compile a spec into a runner package",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			if out == "" {
+				return usageError{errors.New("where should the package go? Name a directory with -o DIR")}
+			}
+			s, err := spec.ParseFile(args[0])
+			if err != nil {
+				return err
+			}
+			plan, err := runner.Build(builder(), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+			if err != nil {
+				return err
+			}
+			c.printf("built %s: %s under %s\n", out, plan.Name, plan.Hypervisor)
+			c.printf("ready when: %s (%s)\n", plan.Readiness.Mode, plan.Readiness.Why)
+			c.printf("goes down by: %s (%s)\n", plan.Shutdown.Method, plan.Shutdown.Why)
+			for _, n := range plan.Notes {
+				_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&out, "output", "o", "", "directory of the package")
+	return cmd
+}
+
+// builder asks programs for their versions.
+func builder() *hypervisor.Builder { return &hypervisor.Builder{Version: programVersion} }
+
+var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)
+
+// programVersion runs program --version, bounded in time.
+func programVersion(program string) (major, minor int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:gosec // the hypervisor that the spec names
+	if err != nil {
+		return 0, 0, fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	m := versionNumber.FindStringSubmatch(string(out))
+	if m == nil {
+		return 0, 0, fmt.Errorf("%s --version printed no version", program)
+	}
+	major, err = strconv.Atoi(m[1])
+	if err != nil {
+		return 0, 0, err
+	}
+	minor, err = strconv.Atoi(m[2])
+	return major, minor, err
+}
+
+// open finds what a person means by DIR, NAME or SPEC.
+func (c *Command) plan(word string) (*hypervisor.Plan, error) {
+	info, err := os.Stat(word)
+	switch {
+	case err == nil && info.IsDir():
+		p, err := runner.Open(word)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = p.Close() }()
+		return p.Plan()
+	case err == nil:
+		s, err := spec.ParseFile(word)
+		if err != nil {
+			return nil, err
+		}
+		return builder().Compile(s)
+	case strings.ContainsAny(word, "/") || filepath.Ext(word) == ".json":
+		return nil, fmt.Errorf("read %s: %w", word, err)
+	}
+	vm, err := c.vm(word)
+	if err != nil {
+		return nil, err
+	}
+	p, err := runner.Open(filepath.Join(vm.Dir(), "current"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.Close() }()
+	return p.Plan()
+}
+
+func (c *Command) show() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "show DIR|NAME|SPEC",
+		Short: "Print what a VM's runner will do, and its command line",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			plan, err := c.plan(args[0])
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return c.json(plan)
+			}
+			c.printPlan(plan)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON")
+	return cmd
+}
+
+func (c *Command) json(v any) error {
+	e := json.NewEncoder(c.Stdout)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+func (c *Command) printPlan(p *hypervisor.Plan) {
+	row := func(label, format string, args ...any) { c.printf("%-12s %s\n", label, fmt.Sprintf(format, args...)) }
+	if p.Name != "" {
+		row("name", "%s", p.Name)
+	}
+	row("hypervisor", "%s", p.Hypervisor)
+	row("ready when", "%s: %s", p.Readiness.Mode, p.Readiness.Why)
+	row("goes down by", "%s: %s", p.Shutdown.Method, p.Shutdown.Why)
+	for _, v := range p.Volumes {
+		row("volume", "%s, %d MiB, %s", v.Image, v.SizeMiB, v.FSType)
+	}
+	for _, t := range p.Taps {
+		row("tap", "%s", t.ID)
+	}
+	for _, m := range p.Macvtaps {
+		row("macvtap", "%s on %s, %s", m.ID, m.Link, m.Mode)
+	}
+	for _, s := range p.Shares {
+		row("share", "%s: %s", s.Tag, s.Source)
+	}
+	for _, d := range p.PCI {
+		row("device", "%s", d.Address)
+	}
+	if p.Console != "" {
+		row("console", "%s", p.Console)
+	}
+	for _, n := range p.Notes {
+		row("note", "%s", n)
+	}
+	c.printf("command line\n")
+	for _, a := range p.Argv {
+		c.printf("  %s\n", a)
+	}
+}
+
+func (c *Command) run() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run DIR",
+		Short: "Run a package in the foreground, in the current directory",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			p, err := runner.Open(args[0])
+			if err != nil {
+				return err
+			}
+			runtime.LockOSThread()
+			l := &launch.Launcher{Stderr: c.Stderr}
+			return l.Exec(p, filepath.Base(filepath.Clean(args[0])))
+		},
+	}
+}
+
+func (c *Command) shutdown() *cobra.Command {
+	return &cobra.Command{
+		Use:   "shutdown DIR|NAME",
+		Short: "Ask a VM's guest to go down, and wait for it",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.shutDown(cmd.Context(), args[0])
+		},
+	}
+}
+
+// shutDown asks the guest of a package that runs in the current directory, or
+// of a VM.
+func (c *Command) shutDown(ctx context.Context, word string) error {
+	path, dir := word, "."
+	if info, err := os.Stat(word); err != nil || !info.IsDir() {
+		vm, err := c.vm(word)
+		if err != nil {
+			return err
+		}
+		path, dir = filepath.Join(vm.Dir(), "booted"), vm.Dir()
+	}
+	p, err := runner.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return err
+	}
+	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
+		return fmt.Errorf("this VM cannot be asked to go down: %s", plan.Shutdown.Why)
+	}
+	pid, err := launch.SocketOwner(filepath.Join(dir, plan.Shutdown.Control.Socket))
+	if err != nil {
+		return err
+	}
+	l := &launch.Launcher{Stderr: c.Stderr}
+	return l.StopPackage(ctx, p, dir, pid, launch.DefaultStop)
+}
+
+func (c *Command) schema() *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of a spec",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			text, err := spec.Schema()
+			c.printf("%s", bytes.TrimLeft(text, " "))
+			return err
+		},
+	}
+}

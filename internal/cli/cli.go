@@ -1,0 +1,103 @@
+// Package cli is the microvm command: what people type.
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+)
+
+// exitNoVM is the exit code for a VM that does not exist.
+const exitNoVM = 3
+
+// Command is the microvm command of one host.
+type Command struct {
+	Host           statedir.Host
+	Stdout, Stderr io.Writer
+	// LibexecDir holds the helper programs, BinDir this command; they go into
+	// the packages that build makes.
+	LibexecDir, BinDir string
+	Version            string
+}
+
+// errNoVM is a VM that does not exist.
+type errNoVM struct{ name, dir string }
+
+func (e errNoVM) Error() string {
+	return fmt.Sprintf("there is no VM %q in %s; see what there is with: microvm list", e.name, e.dir)
+}
+
+// Run does what the arguments say and returns the exit code: 0, 1 failed, 2
+// wrong usage, 3 no such VM, 4 partly failed.
+func (c *Command) Run(args []string) int {
+	root := c.root()
+	root.SetArgs(args)
+	root.SetOut(c.Stdout)
+	root.SetErr(c.Stderr)
+	err := root.Execute()
+	var missing errNoVM
+	var wrong usageError
+	switch {
+	case err == nil:
+		return helper.ExitOK
+	case errors.As(err, &missing):
+		_ = helper.Report(c.Stderr, "microvm", "", err)
+		return exitNoVM
+	case errors.As(err, &wrong):
+		_ = helper.Report(c.Stderr, "microvm", "", err)
+		return helper.ExitUsage
+	}
+	_ = helper.Report(c.Stderr, "microvm", "", err)
+	return helper.ExitFailed
+}
+
+// usageError is a wrong command line.
+type usageError struct{ error }
+
+func (c *Command) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "microvm",
+		Short:         "Build, run and look after microVMs",
+		Version:       c.Version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
+	})
+	for _, sub := range []*cobra.Command{
+		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
+	} {
+		args := sub.Args
+		sub.Args = func(cmd *cobra.Command, words []string) error {
+			if err := args(cmd, words); err != nil {
+				return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
+			}
+			return nil
+		}
+		root.AddCommand(sub)
+	}
+	return root
+}
+
+func (c *Command) printf(format string, args ...any) {
+	_, _ = fmt.Fprintf(c.Stdout, format, args...)
+}
+
+// vm returns an existing VM.
+func (c *Command) vm(name string) (statedir.VM, error) {
+	vm, err := c.Host.VM(name)
+	if err != nil {
+		return vm, usageError{err}
+	}
+	if !vm.Exists() {
+		return vm, errNoVM{name, filepath.Clean(c.Host.StateDir)}
+	}
+	return vm, nil
+}

@@ -1,0 +1,214 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/control"
+	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+	"microvm/internal/systemd"
+)
+
+func (c *Command) hypervisors() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "hypervisors",
+		Short: "Print what each hypervisor supports",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			table, err := hypervisor.Table()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return c.json(table)
+			}
+			w := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "HYPERVISOR\tNETWORK\tSHARES\tDEVICES\tSHUTDOWN\tVSOCK\tBALLOON\tVIRTIO-MEM")
+			for _, name := range slices.Sorted(maps.Keys(table)) {
+				t := table[name]
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, words(t.Interfaces), words(t.Shares),
+					words(t.Devices), words(t.Shutdown), t.Vsock, yes(t.Balloon), yes(t.HotplugMem))
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the table as JSON")
+	return cmd
+}
+
+func words(list []string) string {
+	if len(list) == 0 {
+		return "-"
+	}
+	return strings.Join(list, ",")
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "-"
+}
+
+// row is one VM of the list.
+type row struct {
+	Name       string `json:"name"`
+	State      string `json:"state"`
+	Hypervisor string `json:"hypervisor"`
+	// Runner is current, outdated (it runs an older package) or not booted.
+	Runner string    `json:"runner"`
+	Since  time.Time `json:"since,omitzero"`
+	Memory uint64    `json:"memoryBytes,omitempty"`
+}
+
+func (c *Command) list() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the VMs of this host",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			rows, err := c.rows(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return c.json(rows)
+			}
+			w := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "NAME\tSTATE\tHYPERVISOR\tRUNNER\tUP")
+			for _, r := range rows {
+				up := "-"
+				if r.State == "active" && !r.Since.IsZero() {
+					up = time.Since(r.Since).Round(time.Second).String()
+				}
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.State, r.Hypervisor, r.Runner, up)
+			}
+			return w.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON")
+	return cmd
+}
+
+func (c *Command) rows(ctx context.Context) ([]row, error) {
+	names, err := c.Host.Names()
+	if err != nil {
+		return nil, err
+	}
+	units := make([]string, len(names))
+	for i, n := range names {
+		units[i] = "microvm@" + n + ".service"
+	}
+	states, err := systemd.States(ctx, units)
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]row, len(names))
+	for i, n := range names {
+		rows[i] = c.row(n, states[units[i]])
+	}
+	return rows, nil
+}
+
+func (c *Command) row(name string, state systemd.State) row {
+	dir := filepath.Join(c.Host.StateDir, name)
+	r := row{Name: name, State: state.Active, Hypervisor: "-", Runner: "not booted", Since: state.Since}
+	current, _ := os.Readlink(filepath.Join(dir, "current"))
+	if booted, err := os.Readlink(filepath.Join(dir, "booted")); err == nil {
+		r.Runner = "current"
+		if booted != current {
+			r.Runner = "outdated"
+		}
+	}
+	p, err := runner.Open(filepath.Join(dir, "current"))
+	if err != nil {
+		return r
+	}
+	defer func() { _ = p.Close() }()
+	if plan, err := p.Plan(); err == nil {
+		r.Hypervisor = plan.Hypervisor
+	}
+	return r
+}
+
+func (c *Command) balloon() *cobra.Command {
+	return &cobra.Command{
+		Use:   "balloon NAME [MIB]",
+		Short: "Print or set how much memory a guest has, by its balloon",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			guest := 0
+			if len(args) == 2 {
+				var err error
+				if guest, err = strconv.Atoi(args[1]); err != nil || guest < 1 {
+					return usageError{fmt.Errorf("%q is no size; give the guest's memory in MiB, such as 256", args[1])}
+				}
+			}
+			return c.setBalloon(cmd.Context(), args[0], guest)
+		},
+	}
+}
+
+func (c *Command) setBalloon(ctx context.Context, word string, guest int) error {
+	path, dir := word, "."
+	if info, err := os.Stat(word); err != nil || !info.IsDir() {
+		vm, err := c.vm(word)
+		if err != nil {
+			return err
+		}
+		path, dir = filepath.Join(vm.Dir(), "booted"), vm.Dir()
+	}
+	p, err := runner.Open(path)
+	if err != nil {
+		return fmt.Errorf("%w; is the VM running?", err)
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return err
+	}
+	if plan.Balloon == nil {
+		return fmt.Errorf("%s has no balloon; set balloon to true in its spec", word)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	client, err := control.Open(ctx, *plan.Balloon, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	reached, err := client.Balloon(ctx, guest)
+	if err != nil {
+		return err
+	}
+	c.printf("%d\n", reached)
+	return nil
+}
+
+func (c *Command) gc() *cobra.Command {
+	return &cobra.Command{
+		Use:   "gc",
+		Short: "Remove packages from the store that no VM uses",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			removed, err := c.Host.CollectGarbage()
+			for _, path := range removed {
+				c.printf("removed %s\n", path)
+			}
+			return err
+		},
+	}
+}
