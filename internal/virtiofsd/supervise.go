@@ -40,6 +40,8 @@ type served struct {
 	socket   Socket
 	confined bool
 	made     bool
+	// calls are those that the system call filter asks about; nil without.
+	calls *os.File
 
 	mu sync.Mutex
 	// pid and pidfd are those of the running virtiofsd; 0 and -1 between two.
@@ -216,6 +218,9 @@ func (s *supervisor) close() {
 		if sv.source >= 0 {
 			closeFD(sv.source)
 		}
+		if sv.calls != nil {
+			_ = sv.calls.Close()
+		}
 		if sv.listener < 0 {
 			continue
 		}
@@ -323,12 +328,12 @@ func (s *supervisor) confine(sv *served) error {
 	if !sv.confined {
 		return nil
 	}
-	calls, err := installFilter()
-	if err != nil {
+	var err error
+	if sv.calls, err = installFilter(); err != nil {
 		return fmt.Errorf("keep set-user-ID files out of the share: %w", err)
 	}
-	if calls != nil {
-		go judge(calls, func(text string) { s.log.line(sv.Tag, text) })
+	if sv.calls != nil {
+		go judge(sv.calls, func(text string) { s.log.line(sv.Tag, text) })
 	}
 	return nil
 }

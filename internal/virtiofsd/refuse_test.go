@@ -1,0 +1,400 @@
+package virtiofsd
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// asHypervisor makes a link that belongs to the hypervisor's user.
+func asHypervisor(t *testing.T, target, link string) {
+	t.Helper()
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Lchown(link, hypervisorID, hypervisorID); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustMkdir(t *testing.T, path string, mode os.FileMode, owner int) {
+	t.Helper()
+	if err := os.Mkdir(path, mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Lchown(path, owner, owner); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestBadSharesAreRefused(t *testing.T) {
+	tests := map[string]struct {
+		prepare func(t *testing.T, h host)
+		share   Share
+		want    string
+	}{
+		"a source that the hypervisor swapped for a link to the root": {
+			prepare: func(t *testing.T, h host) { asHypervisor(t, "/", h.vm+"/home") },
+			share:   Share{Source: "home"}, want: "symbolic link",
+		},
+		"a source below a directory that was swapped for a link": {
+			prepare: func(t *testing.T, h host) { asHypervisor(t, "/etc", h.vm+"/data") },
+			share:   Share{Source: "data/ssl"}, want: "symbolic link",
+		},
+		"a source outside through a link that the hypervisor made": {
+			prepare: func(t *testing.T, h host) { asHypervisor(t, "/etc", filepath.Dir(h.root)+"/out") },
+			share:   Share{Source: "../../out"}, want: "hypervisor's user",
+		},
+		"a source that an operator's link leads into the state directory, to a link": {
+			prepare: func(t *testing.T, h host) {
+				asHypervisor(t, "/", h.vm+"/home")
+				if err := os.Symlink(h.vm, filepath.Dir(h.root)+"/in"); err != nil {
+					t.Fatal(err)
+				}
+			},
+			share: Share{Source: "../../in/home"}, want: "inside the state directory none is followed",
+		},
+		"a source in the state directory of another VM through a link": {
+			prepare: func(t *testing.T, h host) {
+				mustMkdir(t, h.root+"/other", 0o755, 0)
+				asHypervisor(t, "/", h.root+"/other/home")
+			},
+			share: Share{Source: "../other/home"}, want: "symbolic link",
+		},
+		"a source that is a file": {
+			prepare: func(t *testing.T, h host) {
+				if err := os.WriteFile(h.vm+"/home", nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			},
+			share: Share{Source: "home"}, want: "is no directory",
+		},
+		"the state directory itself": {
+			prepare: func(*testing.T, host) {}, share: Share{Source: "."}, want: "is the state directory itself",
+		},
+		"all state directories": {
+			prepare: func(*testing.T, host) {}, share: Share{Source: ".."}, want: "is the state directory itself",
+		},
+		"no source": {
+			prepare: func(*testing.T, host) {}, share: Share{Source: "\x00"}, want: "is no path",
+		},
+		"a socket outside the state directory": {
+			prepare: func(*testing.T, host) {}, share: Share{Socket: "../other/x.sock"}, want: "is not inside the state directory",
+		},
+		"a socket with an absolute path elsewhere": {
+			prepare: func(*testing.T, host) {}, share: Share{Socket: "/tmp/x.sock"}, want: "is not inside the state directory",
+		},
+		"a socket path that Linux does not allow": {
+			prepare: func(*testing.T, host) {}, share: Share{Socket: strings.Repeat("s", 108)}, want: "is 108 bytes; Linux allows 107",
+		},
+		"a socket in a directory that is a link": {
+			prepare: func(t *testing.T, h host) { asHypervisor(t, "/run", h.vm+"/sockets") },
+			share:   Share{Socket: "sockets/x.sock"}, want: "goes through a symbolic link",
+		},
+		"a socket whose name is a link": {
+			prepare: func(t *testing.T, h host) { asHypervisor(t, "/run/x.sock", h.vm+"/x.sock") },
+			share:   Share{Socket: "x.sock"}, want: "no socket",
+		},
+		"a socket whose name a file has": {
+			prepare: func(t *testing.T, h host) {
+				if err := os.WriteFile(h.vm+"/x.sock", nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			},
+			share: Share{Socket: "x.sock"}, want: "no socket",
+		},
+		"a tag with a slash": {
+			prepare: func(*testing.T, host) {}, share: Share{Tag: "a/b", Socket: "x.sock", Source: "home"}, want: "no tag may have",
+		},
+		"a tag that is too long": {
+			prepare: func(*testing.T, host) {}, share: Share{Tag: strings.Repeat("t", 37), Socket: "x.sock"}, want: "37 bytes",
+		},
+		"a virtiofsd that is not there": {
+			prepare: func(*testing.T, host) {}, share: Share{Program: "/nonexistent/virtiofsd"}, want: "install the package virtiofsd",
+		},
+	}
+	for title, test := range tests {
+		t.Run(title, func(t *testing.T) {
+			h := newHost(t)
+			test.prepare(t, h)
+			if test.share.Tag == "" {
+				test.share.Tag = "home"
+			}
+			err := refused(t, h, test.share)
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %v, want one with %q", err, test.want)
+			}
+			if !errors.Is(err, ErrConfig) {
+				t.Errorf("error %v is not of class ErrConfig", err)
+			}
+			if _, exists := h.stat(t, "home.sock"); exists {
+				t.Error("a socket is left")
+			}
+		})
+	}
+}
+
+func TestAllBadSharesAreReportedAtOnce(t *testing.T) {
+	h := newHost(t)
+	err := refused(t, h, Share{Tag: "a/b", Socket: "1"}, Share{Tag: "same", Socket: "2"}, Share{Tag: "same", Socket: "./2"})
+	for _, want := range []string{"no tag may have", "two shares have this tag", "also that of share"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v does not say %q", err, want)
+		}
+	}
+}
+
+func TestAnOperatorsLinkToTheSourceIsFollowed(t *testing.T) {
+	h := newHost(t)
+	outside := filepath.Dir(h.root)
+	mustMkdir(t, outside+"/data", 0o755, 0)
+	if err := os.Symlink("data", outside+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := h.config()
+	fd, w, err := openSource(&cfg, outside+"/link")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(fd)
+	if w.inside || w.created {
+		t.Errorf("inside %v, created %v; want neither", w.inside, w.created)
+	}
+	if path, err := os.Readlink(procFD(fd)); err != nil || path != outside+"/data" {
+		t.Errorf("opened %q, %v", path, err)
+	}
+}
+
+// A hypervisor that swaps its directory for a link again and again must never
+// get the link's target.
+func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
+	h := newHost(t)
+	mustMkdir(t, h.vm+"/home", 0o775, hypervisorID)
+	asHypervisor(t, "/etc", h.vm+"/link")
+	stop := make(chan struct{})
+	swapped := make(chan struct{})
+	go func() {
+		defer close(swapped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_ = unix.Renameat2(unix.AT_FDCWD, h.vm+"/home", unix.AT_FDCWD, h.vm+"/link", unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	defer func() { close(stop); <-swapped }()
+	cfg := h.config()
+	opened, turned := 0, 0
+	for end := time.Now().Add(500 * time.Millisecond); time.Now().Before(end); {
+		fd, w, err := openSource(&cfg, "home")
+		if err != nil {
+			turned++
+			continue
+		}
+		opened++
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			t.Fatal(err)
+		}
+		closeFD(fd)
+		if st.Uid != hypervisorID || !w.inside {
+			t.Fatal("opened a directory that is not the share's")
+		}
+	}
+	if opened == 0 || turned == 0 {
+		t.Errorf("%d opened, %d refused: the swap did not happen", opened, turned)
+	}
+}
+
+func TestAStaleSocketIsReplaced(t *testing.T) {
+	h := newHost(t)
+	dir, err := unix.Open(h.vm, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(dir)
+	var records []Socket
+	for range 2 {
+		fd, socket, err := listen(dir, "sub/x.sock", hypervisorID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeFD(fd)
+		records = append(records, socket)
+	}
+	// The record of the first must not remove the second.
+	if err := RemoveSockets(h.vm, records[:1]); err != nil && records[0] != records[1] {
+		t.Fatal(err)
+	}
+	if err := RemoveSockets(h.vm, records[1:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, exists := h.stat(t, "sub/x.sock"); exists {
+		t.Error("the socket is left")
+	}
+	if err := RemoveSockets(h.vm, records); err != nil {
+		t.Errorf("remove again: %v", err)
+	}
+}
+
+func TestASocketHasItsGroupAndModeInADirectoryThatSetsAnother(t *testing.T) {
+	h := newHost(t)
+	mustMkdir(t, h.vm+"/s", 0o755, 0)
+	if err := os.Chmod(h.vm+"/s", 0o755|os.ModeSetgid); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := unix.Open(h.vm, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(dir)
+	fd, _, err := listen(dir, "s/x.sock", hypervisorID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeFD(fd)
+	st, _ := h.stat(t, "s/x.sock")
+	if st.Uid != 0 || st.Gid != hypervisorID || st.Mode&0o7777 != socketMode {
+		t.Errorf("socket is %d:%d %04o", st.Uid, st.Gid, st.Mode&0o7777)
+	}
+}
+
+// script writes a program that stands for another virtiofsd.
+func script(t *testing.T, text string, mode os.FileMode) string {
+	t.Helper()
+	path := t.TempDir() + "/virtiofsd"
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestProgramsThatRootDoesNotRun(t *testing.T) {
+	needRoot(t)
+	ran := t.TempDir() + "/ran"
+	touch := "touch " + ran
+	foreign := script(t, touch, 0o755)
+	if err := os.Chown(foreign, hypervisorID, hypervisorID); err != nil {
+		t.Fatal(err)
+	}
+	open := script(t, touch, 0o755)
+	if err := os.Chmod(filepath.Dir(open), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	link := t.TempDir() + "/virtiofsd"
+	if err := os.Symlink(foreign, link); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		foreign:                 "root executes only what is root's",
+		link:                    "root executes only what is root's",
+		open:                    "writable by others",
+		script(t, touch, 0o775): "writable by others",
+		script(t, touch, 0o644): "is no program",
+		"virtiofsd":             "relative",
+		"/usr/bin":              "is no program",
+	} {
+		_, err := findProgram(path)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want one with %q", path, err, want)
+		}
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("one was run")
+	}
+}
+
+func TestTheOldVirtiofsdIsNamed(t *testing.T) {
+	needRoot(t)
+	// What that of QEMU 7 prints of itself, shortened.
+	old := script(t, `echo "    -o cache=<mode>            cache mode"`, 0o755)
+	_, err := findProgram(old)
+	if !errors.Is(err, errOldC) || !strings.Contains(err.Error(), "install the package virtiofsd") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := findProgram(script(t, "echo hello", 0o755)); err == nil || !strings.Contains(err.Error(), "no virtiofsd we know") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestCommandLines(t *testing.T) {
+	new := &program{path: "/usr/libexec/virtiofsd", readonly: true, tag: true, translate: true}
+	old := &program{path: "/usr/libexec/virtiofsd"}
+	full := Share{Tag: "home", ReadOnly: true, Cache: "always", PosixACL: true, InodeFileHandles: "mandatory", Threads: 8, PassTag: true, ExtraArgs: []string{"--announce-submounts"}}
+	got, err := full.argv(new, "/run/m", false)
+	want := []string{
+		"/usr/libexec/virtiofsd", "--fd=3", "--shared-dir=/run/m", "--modcaps=-mknod", "--thread-pool-size=8",
+		"--cache=always", "--xattr", "--posix-acl", "--inode-file-handles=mandatory", "--readonly", "--tag=home", "--announce-submounts",
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v\nwant %q", got, err, want)
+	}
+	if _, err := full.argv(old, "/run/m", false); err == nil || !strings.Contains(err.Error(), "--tag") {
+		t.Errorf("error %v, want one about --tag", err)
+	}
+	// 1.8 does not know --readonly; the mount is read-only all the same.
+	if got, err := (&Share{Tag: "home", ReadOnly: true}).argv(old, "/run/m", true); err != nil || slices.Contains(got, "--readonly") {
+		t.Errorf("got %q, %v; want no --readonly", got, err)
+	}
+	translating := Share{Tag: "home", ExtraArgs: []string{"--translate-uid", "map:0:1000:1"}}
+	if _, err := translating.argv(old, "/run/m", false); err == nil || !strings.Contains(err.Error(), "--translate-uid") {
+		t.Errorf("error %v, want one about --translate-uid", err)
+	}
+	if _, err := translating.argv(new, "/run/m", true); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBackingOff(t *testing.T) {
+	fault := errors.New("exit status 1")
+	var p pacer
+	var waited time.Duration
+	for i := 1; ; i++ {
+		delay, giveUp := p.after(fault, time.Millisecond)
+		if giveUp {
+			if i != maxFailures {
+				t.Errorf("given up after %d failures, want %d", i, maxFailures)
+			}
+			break
+		}
+		waited += delay
+	}
+	if waited != 3100*time.Millisecond {
+		t.Errorf("waited %v in all, want 3.1s", waited)
+	}
+	p = pacer{}
+	if delay, _ := p.after(nil, time.Hour); delay != 0 {
+		t.Errorf("after a client that left: delay %v, want none", delay)
+	}
+	for range 20 {
+		_, _ = p.after(nil, time.Millisecond)
+	}
+	if delay, giveUp := p.after(nil, time.Millisecond); delay != maxPause || giveUp {
+		t.Errorf("after a client that comes and goes: %v, %v; want %v and no end", delay, giveUp, maxPause)
+	}
+	for range 100 {
+		if _, giveUp := p.after(fault, goodRun); giveUp {
+			t.Error("given up although each ran well")
+		}
+	}
+}
+
+func TestLogLinesCannotSteerATerminal(t *testing.T) {
+	var got []string
+	in := "plain\n\x1b[31mred\x07\x9b2J\n" + strings.Repeat("x", 3*maxLine) + "\nlast"
+	copyLines(strings.NewReader(in), func(s string) { got = append(got, s) })
+	if len(got) != 4 || got[0] != "plain" || got[1] != "[31mred\ufffd2J" && got[1] != "[31mred2J" || len(got[2]) > maxLine || got[3] != "last" {
+		t.Errorf("got %q", got)
+	}
+}
