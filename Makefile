@@ -1,0 +1,97 @@
+# make help says what there is.
+
+PREFIX     ?= /usr/local
+DESTDIR    ?=
+BINDIR     ?= $(PREFIX)/bin
+LIBEXECDIR ?= $(PREFIX)/lib/microvm
+UNITDIR    ?= $(PREFIX)/lib/systemd/system
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+
+COMMANDS := microvm install-microvm
+HELPERS  := $(filter-out $(COMMANDS),$(notdir $(wildcard cmd/*)))
+PAYLOAD  := build/payload
+GO       ?= go
+export CGO_ENABLED = 0
+
+.PHONY: help
+help: ## say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the programs into build/bin
+	@mkdir -p build/bin
+	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.libexecDir=$(LIBEXECDIR) -X main.binDir=$(BINDIR)' -o build/bin ./cmd/...
+
+.PHONY: install
+install: build ## install programs, units and their companions (PREFIX=, DESTDIR=)
+	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(UNITDIR)'
+	install -m 755 $(addprefix build/bin/,$(COMMANDS)) '$(DESTDIR)$(BINDIR)'
+	install -m 755 $(addprefix build/bin/,$(HELPERS)) '$(DESTDIR)$(LIBEXECDIR)'
+	for unit in systemd/*.service systemd/*.target; do \
+	  sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g' "$$unit" > '$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; \
+	  chmod 644 '$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; \
+	done
+	install -D -m 644 systemd/microvm.sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/microvm.conf'
+	install -D -m 644 systemd/microvm.tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/microvm.conf'
+	install -D -m 644 systemd/microvm.modules-load.conf '$(DESTDIR)$(PREFIX)/lib/modules-load.d/microvm.conf'
+	install -D -m 644 systemd/60-microvm.rules '$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-microvm.rules'
+	@if [ -z '$(DESTDIR)' ]; then systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; fi
+
+.PHONY: uninstall
+uninstall: ## remove what install installed; VMs and their state stay
+	rm -f $(addprefix '$(DESTDIR)$(BINDIR)'/,$(COMMANDS)) $(addprefix '$(DESTDIR)$(LIBEXECDIR)'/,$(HELPERS))
+	rm -f $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(wildcard systemd/*.service systemd/*.target)))
+	rm -f '$(DESTDIR)$(PREFIX)/lib/sysusers.d/microvm.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/microvm.conf'
+	rm -f '$(DESTDIR)$(PREFIX)/lib/modules-load.d/microvm.conf' '$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-microvm.rules'
+	rmdir '$(DESTDIR)$(LIBEXECDIR)' 2>/dev/null || test ! -d '$(DESTDIR)$(LIBEXECDIR)'
+	@if [ -z '$(DESTDIR)' ]; then systemctl daemon-reload; fi
+
+.PHONY: packages
+packages: # what the test hosts need outside; only on Debian and its kin
+	@test/packages
+
+.PHONY: payload
+payload: # what is laid over a test host's root
+	rm -rf $(PAYLOAD)
+	$(MAKE) --no-print-directory -s install DESTDIR=$(PAYLOAD) PREFIX=/usr
+	install -D -m 644 -t $(PAYLOAD)/usr/lib/microvm-test/examples examples/*.json
+	$(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/e2e.test ./test/e2e
+	for p in netif vfio virtiofsd runner statedir launch; do \
+	  $(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/$$p.test ./internal/$$p || exit 1; \
+	done
+	install -m 755 test/demo $(PAYLOAD)/usr/lib/microvm-test/demo
+
+.PHONY: test
+test: packages lint test-unit test-container test-vm ## lint, unit tests, then both test hosts
+
+.PHONY: test-unit
+test-unit: ## unit tests
+	$(GO) vet ./...
+	test/go-test $(GO) test ./...
+
+.PHONY: test-container
+test-container: payload ## end-to-end tests in a container with a real systemd (root)
+	test/go-test $(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/e2e.test -test.v -test.timeout 20m $(TESTFLAGS)
+
+.PHONY: test-vm
+test-vm: payload ## end-to-end tests in a VM with a kernel of its own (root)
+	test/go-test $(GO) run ./test/host vm $(PAYLOAD) /usr/lib/microvm-test/e2e.test -test.v -test.timeout 35m $(TESTFLAGS)
+
+.PHONY: lint
+lint: ## golangci-lint, gofmt
+	@echo '==> lint (the first time builds the linter, a few minutes)'
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	$(GO) -C tools build -o ../build/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	build/golangci-lint run ./...
+
+.PHONY: demo
+demo: packages payload ## start, show, ping and stop a VM in a throwaway container host (root)
+	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/demo
+
+.PHONY: bench
+bench: payload ## measure; prints ratios (root)
+	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/e2e.test -test.v -test.run XXX -test.bench .
+
+.PHONY: clean
+clean: ## remove build/
+	rm -rf build

@@ -1,0 +1,62 @@
+// Package e2e tests the whole: real systemd, real kernel, real hypervisor. Its
+// test binary runs as root inside a test host; see test/host.
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// host is container, vm, or empty outside of a test host.
+var host = os.Getenv("MICROVM_TEST_HOST")
+
+func TestMain(m *testing.M) {
+	if host == "" {
+		println("test/e2e: not inside a test host; run make test-container or make test-vm")
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// sh runs a script and returns its output; it fails the test on a bad exit.
+func sh(t testing.TB, script string) string {
+	t.Helper()
+	out, err := try(script)
+	if err != nil {
+		t.Fatalf("%s\n%v\n%s", script, err, out)
+	}
+	return out
+}
+
+// try runs a script and returns its output, standard error included.
+func try(script string) (string, error) {
+	out, err := exec.Command("/bin/bash", "-euo", "pipefail", "-c", script).CombinedOutput()
+	return strings.TrimSpace(string(out)), err
+}
+
+// eventually waits until a script succeeds.
+func eventually(t testing.TB, limit time.Duration, script string) {
+	t.Helper()
+	var out string
+	var err error
+	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if out, err = try(script); err == nil {
+			return
+		}
+	}
+	t.Fatalf("still failing after %s: %s\n%v\n%s", limit, script, err, out)
+}
+
+func TestSystemdRunsHere(t *testing.T) {
+	if got := sh(t, "ps -o comm= 1"); got != "systemd" {
+		t.Fatalf("process 1 is %q", got)
+	}
+	for _, path := range []string{"/usr/lib/microvm-test/vmlinuz", "/usr/lib/microvm-test/initrd", "/dev/net/tun"} {
+		if _, err := os.Stat(path); err != nil {
+			t.Error(err)
+		}
+	}
+}

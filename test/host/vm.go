@@ -1,0 +1,153 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	vmTimeout = 40 * time.Minute
+	// exitWord comes before the exit code on the output of a VM.
+	exitWord = "MICROVM-TEST-EXIT "
+)
+
+// bootScript runs in the VM host, from the payload's disk.
+const bootScript = `exec >/dev/virtio-ports/test 2>&1
+cp -a /payload/root/. /
+udevadm control --reload
+systemd-sysusers
+systemd-tmpfiles --create
+for m in kvm_amd kvm_intel tun vhost_net vhost_vsock macvtap vfio_pci bridge dummy loop; do modprobe -q $m; done
+udevadm trigger --subsystem-match=misc --settle
+systemctl daemon-reload
+export MICROVM_TEST_HOST=vm HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin
+/bin/sh /payload/command
+echo "` + exitWord + `$?"
+sync
+reboot -f
+`
+
+// inVM boots the root with payload laid over it in QEMU and runs command
+// inside, as root.
+func inVM(ctx context.Context, r root, payload string, command []string) (code int, err error) {
+	work, err := os.MkdirTemp("/var/tmp", "microvm-vm-")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	base, err := r.image()
+	if err != nil {
+		return 0, err
+	}
+	disk := filepath.Join(work, "payload.img")
+	stage := filepath.Join(work, "payload")
+	err = errors.Join(
+		os.Mkdir(stage, 0o755),
+		run("cp", "-a", payload, filepath.Join(stage, "root")),
+		os.WriteFile(filepath.Join(stage, "boot"), []byte(bootScript), 0o644),
+		os.WriteFile(filepath.Join(stage, "command"), []byte(shell(command)), 0o644),
+		run("mke2fs", "-q", "-t", "ext4", "-d", stage, disk, "512M"),
+	)
+	if err != nil {
+		return 0, err
+	}
+	return boot(ctx, r, base, disk, filepath.Join(work, "console"))
+}
+
+// shell quotes words for sh.
+func shell(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return strings.Join(quoted, " ") + "\n"
+}
+
+// image is the root as a disk image, cached.
+func (r root) image() (string, error) {
+	image := filepath.Join(r.dir, "root.img")
+	if _, err := os.Stat(image); err == nil {
+		return image, nil
+	}
+	return image, step("make a disk image of the root (once)", func() error {
+		if err := run("mke2fs", "-q", "-t", "ext4", "-d", r.tree, image+".new", "6G"); err != nil {
+			return err
+		}
+		return os.Rename(image+".new", image)
+	})
+}
+
+// boot runs the VM until its payload has ended. The accelerator is chosen by
+// name, MICROVM_TEST_ACCEL: a /dev/kvm that opens may still boot nothing.
+func boot(ctx context.Context, r root, base, disk, console string) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, vmTimeout)
+	defer cancel()
+	vmlinuz, initrd, err := r.kernel()
+	if err != nil {
+		return 0, err
+	}
+	accel := os.Getenv("MICROVM_TEST_ACCEL")
+	if accel == "" {
+		accel = "tcg,thread=multi"
+	}
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64",
+		"-M", "q35,kernel-irqchip=split", "-accel", accel, "-cpu", "max", "-smp", "2", "-m", "3G",
+		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
+		"-device", "intel-iommu,intremap=on",
+		"-kernel", vmlinuz, "-initrd", initrd,
+		"-append", "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on microvm.payload systemd.show_status=0 panic=-1",
+		"-serial", "file:"+console,
+		"-drive", "if=none,id=root,format=raw,snapshot=on,cache=unsafe,file="+base, "-device", "virtio-blk-pci,drive=root",
+		"-drive", "if=none,id=payload,format=raw,readonly=on,file="+disk, "-device", "virtio-blk-pci,drive=payload",
+		"-device", "virtio-serial-pci", "-chardev", "stdio,id=test,signal=off", "-device", "virtserialport,chardev=test,name=test",
+		"-device", "virtio-rng-pci",
+		// A card to pass through, behind a port of its own, and one beside it
+		// on the same wire.
+		"-netdev", "hubport,id=wire0,hubid=0", "-netdev", "hubport,id=wire1,hubid=0",
+		"-device", "pcie-root-port,id=port1,chassis=1", "-device", "e1000e,bus=port1,netdev=wire0,mac=52:54:00:00:00:01",
+		"-device", "pcie-root-port,id=port2,chassis=2", "-device", "virtio-net-pci,bus=port2,netdev=wire1,mac=52:54:00:00:00:02",
+	)
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	fmt.Fprintln(os.Stderr, "==> boot the VM host (about half a minute under emulation)")
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	code := -1
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		text := strings.TrimSuffix(lines.Text(), "\r")
+		if status, ok := strings.CutPrefix(text, exitWord); ok {
+			if code, err = strconv.Atoi(status); err != nil {
+				code = -1
+			}
+			continue
+		}
+		fmt.Println(text)
+	}
+	err = cmd.Wait()
+	if code >= 0 {
+		return code, nil
+	}
+	text, _ := os.ReadFile(console)
+	return 0, fmt.Errorf("the VM host ended without a result (%w):\n%s", errors.Join(err, ctx.Err()), tail(string(text), 40))
+}
+
+func tail(text string, n int) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
