@@ -23,6 +23,8 @@ type client struct {
 	kick, call int
 	avail      uint16
 	unique     uint64
+	// uid is the guest's user who asks.
+	uid uint32
 }
 
 // Requests of vhost-user.
@@ -218,10 +220,10 @@ func waitFor(fd int) error {
 	}
 }
 
-// do sends one FUSE request as root of the guest and returns the reply's body.
+// do sends one FUSE request and returns the reply's body.
 func (c *client) do(op uint32, node uint64, body []byte) ([]byte, unix.Errno, error) {
 	c.unique++
-	req := append(le(uint32(40+len(body)), op, c.unique, node, uint32(0), uint32(0), uint32(1), uint32(0)), body...)
+	req := append(le(uint32(40+len(body)), op, c.unique, node, c.uid, uint32(0), uint32(1), uint32(0)), body...)
 	copy(c.mem[requestAt:], req)
 	const next, write = 1, 2
 	copy(c.mem[descAt:], le(

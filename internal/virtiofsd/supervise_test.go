@@ -247,6 +247,20 @@ func TestAGuestCannotMakeWhatCountsOnTheHost(t *testing.T) {
 	r := start(t, newHost(t), Share{Tag: "home", PosixACL: true})
 	c := r.dial(t, "home")
 
+	// Having served another user, virtiofsd is hidden from processes without
+	// CAP_SYS_PTRACE, and the supervisor has to look at its descriptors.
+	if err := os.Chmod(filepath.Join(r.vm, "home"), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	c.uid = 1000
+	if _, _, errno := c.create(t, "of-user", 0o644); errno != 0 {
+		t.Fatalf("create as a user: %v", errno)
+	}
+	if st, _ := r.stat(t, "home/of-user"); st.Uid != c.uid {
+		t.Errorf("the file belongs to %d, want %d", st.Uid, c.uid)
+	}
+	c.uid = 0
+
 	if errno := c.mknod(t, "null", unix.S_IFCHR|0o666, uint32(unix.Mkdev(1, 3))); errno != unix.EPERM {
 		t.Errorf("make a device node: %v, want EPERM", errno)
 	}
