@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"time"
 )
@@ -17,9 +18,11 @@ const maxLine = 1 << 20
 // QMP is a connection to QEMU's machine protocol (QEMU's qmp-spec). QEMU
 // serves one connection at a time: open late, close early.
 type QMP struct {
-	conn   net.Conn
-	lines  *bufio.Scanner
-	events []Event
+	conn net.Conn
+	in   *bufio.Reader
+	// partial is the beginning of a line whose rest has not come yet.
+	partial []byte
+	events  []Event
 }
 
 // Event is something that QEMU reports by itself.
@@ -50,8 +53,7 @@ func DialQMP(ctx context.Context, path string) (*QMP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to QMP socket %s: %w", path, err)
 	}
-	q := &QMP{conn: conn, lines: bufio.NewScanner(conn)}
-	q.lines.Buffer(make([]byte, 0, 4096), maxLine)
+	q := &QMP{conn: conn, in: bufio.NewReader(conn)}
 	if err := q.negotiate(ctx); err != nil {
 		return nil, fmt.Errorf("QMP socket %s: %w", path, errors.Join(err, conn.Close()))
 	}
@@ -72,25 +74,69 @@ func (q *QMP) negotiate(ctx context.Context) error {
 // Close ends the connection.
 func (q *QMP) Close() error { return q.conn.Close() }
 
+// bound makes a read or write on the connection end when ctx does, until the
+// function that it returns is called.
+func (q *QMP) bound(ctx context.Context) func() {
+	_ = q.conn.SetDeadline(time.Time{})
+	fired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		// A deadline in the past wakes whoever waits.
+		_ = q.conn.SetDeadline(time.Unix(1, 0))
+		close(fired)
+	})
+	return func() {
+		if !stop() {
+			<-fired // or it would hit the next call
+		}
+	}
+}
+
 // next reads one message, until the context ends.
 func (q *QMP) next(ctx context.Context) (*message, error) {
-	// The deadline in the past wakes the read when the context ends first.
-	stop := context.AfterFunc(ctx, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	if !q.lines.Scan() {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err := q.lines.Err(); err != nil {
-			return nil, err
-		}
-		return nil, errors.New("the hypervisor closed the connection")
+	line, err := q.line(ctx)
+	if err != nil {
+		return nil, err
 	}
 	m := new(message)
-	if err := json.Unmarshal(q.lines.Bytes(), m); err != nil {
+	if err := json.Unmarshal(line, m); err != nil {
 		return nil, fmt.Errorf("not understood: %w", err)
 	}
 	return m, nil
+}
+
+// line reads one line. What has come of one when the context ends is kept for
+// the next call.
+func (q *QMP) line(ctx context.Context) ([]byte, error) {
+	defer q.bound(ctx)()
+	for {
+		part, err := q.in.ReadSlice('\n')
+		q.partial = append(q.partial, part...)
+		switch {
+		case ctx.Err() != nil && err != nil:
+			return nil, ctx.Err()
+		case len(q.partial) > maxLine:
+			return nil, fmt.Errorf("a message is longer than %d bytes", maxLine)
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF):
+			return nil, errors.New("the hypervisor closed the connection")
+		case err != nil:
+			return nil, err
+		}
+		line := q.partial
+		q.partial = nil
+		return line, nil
+	}
+}
+
+// send writes a command.
+func (q *QMP) send(ctx context.Context, request []byte) error {
+	defer q.bound(ctx)()
+	_, err := q.conn.Write(append(request, '\n'))
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // Execute sends a command and decodes what it returns into result, unless that
@@ -103,12 +149,7 @@ func (q *QMP) Execute(ctx context.Context, command string, arguments, result any
 	if err != nil {
 		return fmt.Errorf("QMP command %s: %w", command, err)
 	}
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := q.conn.SetWriteDeadline(deadline); err != nil {
-			return fmt.Errorf("QMP command %s: %w", command, err)
-		}
-	}
-	if _, err := q.conn.Write(append(request, '\n')); err != nil {
+	if err := q.send(ctx, request); err != nil {
 		return fmt.Errorf("QMP command %s: %w", command, err)
 	}
 	for {
@@ -169,8 +210,32 @@ func (q *QMP) Running(ctx context.Context) (bool, error) {
 	return status.Status == "running", err
 }
 
+// AwaitRunning waits until the guest's CPUs run: until they do already, or
+// QEMU reports that they started.
+func (q *QMP) AwaitRunning(ctx context.Context) error {
+	for {
+		running, err := q.Running(ctx)
+		if err != nil || running {
+			return err
+		}
+		if err := q.awaitEvent(ctx, "RESUME"); err != nil {
+			return err
+		}
+	}
+}
+
+func (q *QMP) awaitEvent(ctx context.Context, name string) error {
+	for {
+		e, err := q.WaitEvent(ctx)
+		if err != nil || e.Name == name {
+			return err
+		}
+	}
+}
+
 // CtrlAltDel implements Client.
 func (q *QMP) CtrlAltDel(ctx context.Context) error {
+	// QEMU presses the keys in this order and lets them go in the opposite one.
 	type key struct {
 		Type string `json:"type"`
 		Data string `json:"data"`
@@ -184,31 +249,47 @@ func (q *QMP) PowerButton(ctx context.Context) error {
 	return q.Execute(ctx, "system_powerdown", nil, nil)
 }
 
+// balloonSettles is after what time without news a balloon counts as settled.
+// QEMU reports at most one change a second (BALLOON_CHANGE in its QMP
+// reference).
+const balloonSettles = 3 * time.Second
+
 // Balloon implements Client: it sets the guest's memory and returns what the
-// guest has after settling, or when the context ends.
+// guest has when that is reached, when it has stopped to change, or when the
+// context ends. A guest that frees nothing is no error.
 func (q *QMP) Balloon(ctx context.Context, guestMiB int) (int, error) {
 	if guestMiB > 0 {
-		if err := q.Execute(ctx, "balloon", map[string]any{"value": guestMiB << 20}, nil); err != nil {
+		if err := q.Execute(ctx, "balloon", map[string]any{"value": int64(guestMiB) << 20}, nil); err != nil {
 			return 0, err
 		}
 	}
-	for {
-		var info struct {
-			Actual int64 `json:"actual"`
+	have, err := q.balloon(ctx)
+	for err == nil && guestMiB > 0 && have != guestMiB {
+		var moved bool
+		if moved, err = q.balloonMoves(ctx); !moved {
+			return have, err
 		}
-		if err := q.Execute(ctx, "query-balloon", nil, &info); err != nil {
-			return 0, err
-		}
-		have := int(info.Actual >> 20)
-		if guestMiB <= 0 || have == guestMiB {
-			return have, nil
-		}
-		// QEMU reports each change of the balloon.
-		settle, cancel := context.WithTimeout(ctx, time.Second)
-		_, err := q.WaitEvent(settle)
-		cancel()
-		if err != nil {
-			return have, nil //nolint:nilerr // it has stopped moving; what was reached is the answer
-		}
+		have, err = q.balloon(ctx)
 	}
+	return have, err
+}
+
+// balloon asks what the guest has, in MiB.
+func (q *QMP) balloon(ctx context.Context) (int, error) {
+	var info struct {
+		Actual int64 `json:"actual"`
+	}
+	err := q.Execute(ctx, "query-balloon", nil, &info)
+	return int(info.Actual >> 20), err
+}
+
+// balloonMoves waits for the balloon to change, and says whether it did.
+func (q *QMP) balloonMoves(ctx context.Context) (bool, error) {
+	settle, cancel := context.WithTimeout(ctx, balloonSettles)
+	defer cancel()
+	err := q.awaitEvent(settle, "BALLOON_CHANGE")
+	if err != nil && settle.Err() != nil {
+		return false, nil
+	}
+	return err == nil, err
 }
