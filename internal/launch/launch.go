@@ -66,8 +66,16 @@ func (l *Launcher) Start(vm statedir.VM) error {
 // pin sets booted where it is missing. A VM with helpers has it set by
 // microvm-set-booted@ before; for one without, this saves a process.
 func pin(vm statedir.VM) error {
-	if _, err := os.Lstat(filepath.Join(vm.Dir(), "booted")); err == nil {
-		return nil
+	path := filepath.Join(vm.Dir(), "booted")
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err == nil {
+		if st.Uid == 0 {
+			return nil
+		}
+		// A start that was killed before it could hand the link over.
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove what an interrupted start left: %w", err)
+		}
 	}
 	return helper.Config(vm.SetBooted())
 }
@@ -131,6 +139,11 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.ProcessName != "" {
 		argv[0] = plan.ProcessName
 	}
+	if plan.HoldStdin {
+		if err := holdStdin(); err != nil {
+			return err
+		}
+	}
 	return become(program, append(argv, extra...), append(environment(), plan.Env...), files.inherited())
 }
 
@@ -174,15 +187,15 @@ func (l *Launcher) checkKVM(need hypervisor.KVM) error {
 	if need == hypervisor.KVMUnused {
 		return nil
 	}
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	err := usableKVM()
 	if err == nil {
-		return unix.Close(fd)
+		return nil
 	}
 	const remedy = "load kvm_intel or kvm_amd and let group kvm read and write /dev/kvm, or set cpu in the spec to emulate one"
 	if need == hypervisor.KVMRequired {
-		return fmt.Errorf("open /dev/kvm: %w; this VM needs it: %s", err, remedy)
+		return fmt.Errorf("%w; this VM needs it: %s", err, remedy)
 	}
-	l.logf("warning: open /dev/kvm: %v; the guest is emulated, which is slow: %s", err, remedy)
+	l.logf("warning: %v; the guest is emulated, which is slow: %s", err, remedy)
 	return nil
 }
 
@@ -247,8 +260,11 @@ func expand(argv []string, files *macvtapFiles, listener *guestListener) ([]stri
 	for i, arg := range argv {
 		var err error
 		out[i], err = hypervisor.Expand(arg, func(name string) (string, error) {
-			if name == "notify-port" {
+			switch name {
+			case "notify-port":
 				return strconv.Itoa(int(listener.port())), nil
+			case "tsc-khz", "tsc-khz-without-kvm":
+				return tscPlaceholder(name != "tsc-khz")
 			}
 			return files.fd(name)
 		})

@@ -265,7 +265,6 @@ PrivateUsers=no
 RestrictAddressFamilies=
 RestrictNamespaces=no
 RestrictRealtime=no
-RestrictSUIDSGID=no
 LockPersonality=no
 SystemCallFilter=
 SystemCallArchitectures=
