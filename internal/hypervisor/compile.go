@@ -13,9 +13,21 @@ import (
 // Builder compiles specs.
 type Builder struct {
 	// Version returns the version of a hypervisor's program as MAJOR, MINOR. It
-	// returns an error where the program cannot be asked; the newest is then
-	// assumed. A nil Version assumes the newest, too.
+	// returns an error where the program cannot be asked; the oldest is then
+	// assumed, as a nil Version does, because newer ones still know what it knew.
 	Version func(program string) (major, minor int, err error)
+}
+
+// atLeast says whether the program is of that version or newer.
+func (b *Builder) atLeast(program string, major, minor int) bool {
+	if b.Version == nil {
+		return false
+	}
+	haveMajor, haveMinor, err := b.Version(program)
+	if err != nil {
+		return false
+	}
+	return haveMajor > major || haveMajor == major && haveMinor >= minor
 }
 
 // Compiler turns a valid spec, with its defaults set, into the parts of a plan

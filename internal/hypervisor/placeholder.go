@@ -24,6 +24,14 @@ func MacvtapFD(id string, queue int) string {
 // for the guest's notifications.
 const NotifyPort = placeholderOpen + "notify-port" + placeholderClose
 
+// TSCKHz is the placeholder for the rate of the host's time stamp counter in
+// kHz, or 0 where that is not known.
+const TSCKHz = placeholderOpen + "tsc-khz" + placeholderClose
+
+// TSCKHzWithoutKVM is TSCKHz, and 0 where /dev/kvm can be opened: a guest under
+// KVM has better ways to learn it.
+const TSCKHzWithoutKVM = placeholderOpen + "tsc-khz-without-kvm" + placeholderClose
+
 // Literal escapes an argument that comes from the user, so that Expand gives
 // it back unchanged.
 func Literal(arg string) string {

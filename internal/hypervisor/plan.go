@@ -28,6 +28,9 @@ type Plan struct {
 	ProcessName string `json:"processName,omitempty"`
 	// KVM says what a host without a usable /dev/kvm means for the VM.
 	KVM KVM `json:"kvm,omitempty"`
+	// HoldStdin says that standard input, unless it is a terminal, has to be one
+	// that never ends: a pipe whose other end the hypervisor holds itself.
+	HoldStdin bool `json:"holdStdin,omitempty"`
 	// Env are further variables, KEY=VALUE, for the hypervisor.
 	Env []string `json:"env,omitempty"`
 	// User to switch to when the runner is started as root; empty means none.

@@ -10,8 +10,24 @@ import (
 	"microvm/internal/spec"
 )
 
-// qemu compiles for QEMU 7.2 to 10; options as in qemu(1) of those versions.
+// qemu compiles for QEMU 7.2 to 10; options as in qemu(1) of those versions and
+// in hw/i386/microvm.c.
 type qemu struct{}
+
+// Limits of QEMU and its machines.
+const (
+	// maxFwCfgName is FW_CFG_MAX_FILE_PATH less its NUL, hw/nvram/fw_cfg.h.
+	maxFwCfgName = 55
+	// mmioTransports is how many virtio-mmio devices machine microvm has with
+	// its second I/O APIC, which it has by default where ACPI is on.
+	mmioTransports = 24
+	// pciSlots of q35's root bus are free; microvm and virt have one more.
+	pciSlots = 30
+)
+
+// credentialPrefix is where systemd looks for credentials in fw_cfg,
+// systemd.exec(5).
+const credentialPrefix = "opt/io.systemd.credentials/"
 
 // qemuArgs collects the argument vector of one VM.
 type qemuArgs struct {
@@ -34,6 +50,10 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	var err error
 	faults := qemuFaults(s)
 	p.Readiness, err = readiness(s, true, control, "")
+	hub := b.atLeast(program, 9, 2)
+	if n := qemuDevices(s, hub); qemuNeedsPCI(s, hub) && n > pciSlots {
+		faults.Addf("qemu.machine", "%s has room for %d devices and the spec has %d; merge volumes or shares, or set devices[].qemu.bus to ports of qemu.pcieRootPorts", s.QEMU.Machine, pciSlots, n)
+	}
 	if err := asFaults(faults, err); err != nil {
 		return err
 	}
@@ -45,10 +65,11 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		p.Notes = append(p.Notes, "warning: mem: QEMU may hang with exactly 2048 MiB; take 2047 or 2049")
 	}
 	p.KVM = qemuKVM(s)
-	a := &qemuArgs{s: s, p: p, pci: qemuNeedsPCI(s), hub: b.atLeast(program, 9, 2)}
+	a := &qemuArgs{s: s, p: p, pci: qemuNeedsPCI(s, hub), hub: hub}
 	a.add(program, "-name", comma(s.Name), "-M", a.machine(), "-m", a.memory(), "-smp", strconv.Itoa(s.VCPU))
 	a.add("-nodefaults", "-no-user-config")
-	// A guest on machine microvm cannot power off; its reboot ends QEMU instead.
+	// A guest that reboots ends QEMU, and the service manager starts it anew,
+	// with what is installed by then.
 	a.add("-no-reboot")
 	a.add("-cpu", a.cpu())
 	a.boot()
@@ -74,19 +95,6 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
-// atLeast asks for the program's version; the newest is assumed where it
-// cannot be asked.
-func (b *Builder) atLeast(program string, major, minor int) bool {
-	if b.Version == nil {
-		return true
-	}
-	haveMajor, haveMinor, err := b.Version(program)
-	if err != nil {
-		return true
-	}
-	return haveMajor > major || haveMajor == major && haveMinor >= minor
-}
-
 func isMicrovm(s *spec.Spec) bool { return strings.HasPrefix(s.QEMU.Machine, "microvm") }
 
 func qemuFaults(s *spec.Spec) spec.Faults {
@@ -97,42 +105,72 @@ func qemuFaults(s *spec.Spec) spec.Faults {
 	if isMicrovm(s) && s.HotplugMem > 0 {
 		faults.Addf("hotplugMem", "QEMU's machine microvm has no virtio-mem; set qemu.machine to q35")
 	}
-	if isMicrovm(s) && s.CPU != nil && qemuNeedsPCI(s) {
-		faults.Addf("qemu.machine", "microvm finds no clock under emulation (cpu is set) once it has a PCI bus, which shares, several queues, graphics and devices need; set qemu.machine to q35")
-	}
 	if isMicrovm(s) && len(s.QEMU.PCIeRootPorts) > 0 {
 		faults.Addf("qemu.pcieRootPorts", "QEMU's machine microvm has no room for root ports; set qemu.machine to q35")
 	}
-	if s.HugepageMem && s.HotplugMem > 0 {
-		faults.Addf("hugepageMem", "does not go with hotplugMem under qemu; choose one")
+	for _, size := range []struct {
+		path  string
+		value int
+	}{{"hotplugMem", s.HotplugMem}, {"hotpluggedMem", *s.HotpluggedMem}} {
+		if size.value%2 != 0 {
+			faults.Addf(size.path, "%d is odd; virtio-mem plugs blocks of 2 MiB", size.value)
+		}
+	}
+	if s.HugepageMem && s.Mem%2 != 0 {
+		faults.Addf("mem", "%d is odd, and huge pages have 2 MiB each; take %d", s.Mem, s.Mem+1)
 	}
 	if s.Balloon && s.Socket.Value == nil {
 		faults.Addf("balloon", "is set through the control socket; set socket")
 	}
-	for i, n := range s.Interfaces {
-		if n.Type == "bridge" && s.User != nil {
-			faults.Addf(fmt.Sprintf("interfaces[%d].type", i), "bridge does not go with user: qemu-bridge-helper has to be started by an account that may")
+	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
+		if limit := maxFwCfgName - len(credentialPrefix); len(name) > limit {
+			faults.Addf("credentialFiles."+name, "the name is %d bytes; QEMU's fw_cfg has room for %d", len(name), limit)
 		}
 	}
 	return faults
 }
 
 // qemuNeedsPCI says whether something in s does not work on virtio-mmio:
-// passthrough, shares (vhost-user and 9p in numbers), graphics, and several
-// queues, which need an interrupt each.
-func qemuNeedsPCI(s *spec.Spec) bool {
+// passthrough, shares, graphics, more devices than there are transports, and
+// several queues, which need an interrupt each.
+func qemuNeedsPCI(s *spec.Spec, hub bool) bool {
 	multiQueue := s.VCPU > 1 && slices.ContainsFunc(s.Interfaces, queued)
-	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || multiQueue ||
+	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || multiQueue || qemuDevices(s, hub) > mmioTransports ||
 		slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "pci" })
 }
 
-// qemuKVM: machine microvm cannot fall back to emulation, see machineOpts.
+// qemuDevices counts what sits on the machine's own bus.
+func qemuDevices(s *spec.Spec, hub bool) int {
+	n := 1 + len(s.Volumes) + len(s.Shares) + len(s.Interfaces) + len(s.QEMU.PCIeRootPorts) // with the random number generator
+	for _, has := range []bool{
+		*s.StoreOnDisk,
+		s.Balloon,
+		s.HotplugMem > 0,
+		s.Vsock.CID != nil,
+		*s.QEMU.SerialConsole && !hub,
+		s.Graphics.Enable,
+		hasUSB(s) && !isMicrovm(s) || s.Graphics.Enable,
+	} {
+		if has {
+			n++
+		}
+	}
+	for _, d := range s.Devices {
+		if d.Bus == "pci" && d.QEMU.Bus == nil {
+			n++
+		}
+	}
+	return n
+}
+
+func hasUSB(s *spec.Spec) bool {
+	return slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "usb" })
+}
+
+// qemuKVM: where cpu is not set, QEMU falls back to emulation.
 func qemuKVM(s *spec.Spec) KVM {
-	switch {
-	case s.CPU != nil || s.QEMU.MachineOpts != nil:
+	if s.CPU != nil || s.QEMU.MachineOpts != nil {
 		return KVMUnused
-	case isMicrovm(s):
-		return KVMRequired
 	}
 	return KVMWanted
 }
@@ -189,22 +227,14 @@ func (a *qemuArgs) machineOpts() map[string]string {
 	}
 	opts := map[string]string{"accel": accel, "acpi": "on", "mem-merge": "on"}
 	if isMicrovm(a.s) {
+		// The interval timer and the old interrupt controller stay out: nothing
+		// needs them, see clock.
+		opts["pic"], opts["pit"] = "off", "off"
 		opts["rtc"] = "on"
-		if a.s.CPU != nil {
-			// With ACPI the guest takes it that there is no PIT, has nothing to
-			// calibrate its clock against, and hangs. KVM tells it the frequency.
-			opts["acpi"] = "off"
-		} else {
-			opts["pic"], opts["pit"] = "off", "off"
-		}
 		opts["pcie"] = onOff(a.pci)
-		opts["usb"] = onOff(a.usb())
+		opts["usb"] = onOff(hasUSB(a.s))
 	}
 	return opts
-}
-
-func (a *qemuArgs) usb() bool {
-	return slices.ContainsFunc(a.s.Devices, func(d spec.Device) bool { return d.Bus == "usb" })
 }
 
 // cpu is max, which is the host's CPU under KVM and everything that TCG can do
@@ -235,7 +265,23 @@ func (a *qemuArgs) boot() {
 		a.add("-initrd", Literal(a.s.InitrdPath))
 	}
 	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.s.KernelParams)
-	a.add("-append", Literal(strings.Join(words, " ")))
+	a.add("-append", Literal(strings.Join(words, " "))+a.clock())
+}
+
+// clock tells a guest on machine microvm how fast its time stamp counter is,
+// which under TCG is the host's. KVM tells the guest itself. Without KVM, the
+// machine has nothing to measure the counter by but the interval timer, and its
+// reduced ACPI gives the kernel no timer interrupt before that measurement is
+// done: where it fails, which under TCG is a matter of luck (one boot in three,
+// seen with QEMU 7.2 and 10.0), the guest hangs for good.
+func (a *qemuArgs) clock() string {
+	switch {
+	case !isMicrovm(a.s) || a.s.QEMU.MachineOpts != nil:
+		return ""
+	case a.s.CPU != nil:
+		return " tsc_early_khz=" + TSCKHz
+	}
+	return " tsc_early_khz=" + TSCKHzWithoutKVM
 }
 
 // kernelConsole ends in the serial port, which thereby is /dev/console and
@@ -263,13 +309,16 @@ func (a *qemuArgs) sandbox() {
 	spawn := "deny"
 	if slices.ContainsFunc(a.s.ForwardPorts, func(f spec.ForwardPort) bool { return f.From == "guest" }) {
 		spawn = "allow" // one nc for each connection
+		a.p.Notes = append(a.p.Notes, "forwardPorts from the guest start nc on the host, once a connection; it has to be in PATH")
 	}
 	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn="+spawn+",resourcecontrol=deny")
 }
 
 // console connects the serial port to the journal, which is standard output,
 // and to a socket that people can attach to. QEMU before 9.2 cannot split one
-// port, so the socket gets a virtio console of its own there.
+// port, so the socket gets a virtio console of its own there. A hub passes over
+// a side that is closed, and standard input at its end closes stdio for both
+// directions, so it is not to end.
 func (a *qemuArgs) console() {
 	a.add("-chardev", "stdio,id=stdio,signal=off")
 	if !*a.s.QEMU.SerialConsole {
@@ -279,9 +328,11 @@ func (a *qemuArgs) console() {
 	a.p.StaleSockets = append(a.p.StaleSockets, a.p.Console)
 	a.add("-chardev", "socket,id=console,path="+comma(a.p.Console)+",server=on,wait=off")
 	if a.hub {
+		a.p.HoldStdin = true
 		a.add("-chardev", "hub,id=serial,chardevs.0=stdio,chardevs.1=console", "-serial", "chardev:serial")
 		return
 	}
+	a.p.Notes = append(a.p.Notes, "QEMU before 9.2 cannot show the serial console on a socket as well: "+a.p.Console+" is a second console, hvc0")
 	a.add("-serial", "chardev:stdio", "-device", a.virtio("serial"), "-device", "virtconsole,chardev=console")
 }
 
@@ -289,14 +340,17 @@ func (a *qemuArgs) identity() {
 	if isMicrovm(a.s) {
 		a.add("-device", "i8042") // for ctrl-alt-del
 	}
-	if a.s.MachineID.Value != nil {
-		a.add("-smbios", "type=1,uuid="+*a.s.MachineID.Value)
+	// Machine microvm has no SMBIOS tables; QEMU itself still knows the UUID.
+	if id := a.s.MachineID.Value; id != nil && isMicrovm(a.s) {
+		a.add("-uuid", *id)
+	} else if id != nil {
+		a.add("-smbios", "type=1,uuid="+*id)
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.s.CredentialFiles)) {
-		a.add("-fw_cfg", "name=opt/io.systemd.credentials/"+name+",file="+comma(a.s.CredentialFiles[name]))
+		a.add("-fw_cfg", "name="+credentialPrefix+name+",file="+comma(a.s.CredentialFiles[name]))
 	}
 	if a.p.Readiness.Mode == ReadyGuest {
-		a.add("-fw_cfg", "name=opt/io.systemd.credentials/vmm.notify_socket,string=vsock-stream:2:"+NotifyPort)
+		a.add("-fw_cfg", "name="+credentialPrefix+"vmm.notify_socket,string=vsock-stream:2:"+NotifyPort)
 	}
 }
 
@@ -339,11 +393,7 @@ func (a *qemuArgs) rootPorts() {
 
 func (a *qemuArgs) memoryDevices() {
 	if a.sharedMemory() || a.s.HugepageMem {
-		backend := fmt.Sprintf("memory-backend-memfd,id=mem,size=%dM,share=%s", a.s.Mem, onOff(a.sharedMemory()))
-		if a.s.HugepageMem {
-			backend += ",hugetlb=on"
-		}
-		a.add("-object", backend)
+		a.add("-object", a.backend("mem", a.s.Mem))
 	}
 	if a.s.Balloon {
 		balloon := a.virtio("balloon") + ",id=balloon0,free-page-reporting=on"
@@ -353,15 +403,27 @@ func (a *qemuArgs) memoryDevices() {
 		a.add("-device", balloon)
 	}
 	if a.s.HotplugMem > 0 {
-		backend := "memory-backend-ram"
-		if a.sharedMemory() {
-			backend = "memory-backend-memfd,share=on"
-		}
-		a.add("-object", fmt.Sprintf("%s,id=vmem0,size=%dM", backend, a.s.HotplugMem))
+		a.add("-object", a.backend("vmem0", a.s.HotplugMem))
 		a.add("-device", fmt.Sprintf("virtio-mem-pci,id=vm0,memdev=vmem0,requested-size=%dM", *a.s.HotpluggedMem))
 	}
 }
 
+// backend is memory that the hypervisor's helpers may map, too.
+func (a *qemuArgs) backend(id string, mib int) string {
+	if !a.sharedMemory() && !a.s.HugepageMem {
+		return fmt.Sprintf("memory-backend-ram,id=%s,size=%dM", id, mib)
+	}
+	backend := fmt.Sprintf("memory-backend-memfd,id=%s,size=%dM,share=%s", id, mib, onOff(a.sharedMemory()))
+	if a.s.HugepageMem {
+		backend += ",hugetlb=on"
+	}
+	return backend
+}
+
+// disks go through threads: io_uring is faster on some hosts, but QEMU does not
+// start where the kernel has it turned off (kernel.io_uring_disabled), and what
+// goes through a ring passes the seccomp filter by. With O_DIRECT the kernel's
+// own asynchronous calls are as fast and everywhere.
 func (a *qemuArgs) disks() {
 	if *a.s.StoreOnDisk {
 		a.add("-drive", "id=store,format=raw,read-only=on,if=none,aio=threads,file="+comma(a.s.StoreDisk),
@@ -423,7 +485,7 @@ func (a *qemuArgs) interfaces() {
 func (a *qemuArgs) netdev(id string, n spec.Interface) string {
 	switch n.Type {
 	case "user":
-		return "user,id=" + id + a.forwards()
+		return "user,id=" + id + a.forwards(n.ID)
 	case "bridge":
 		dev := "bridge,id=" + id + ",br=" + *n.Bridge
 		if strings.HasPrefix(a.s.QEMU.Package, "/nix/store/") {
@@ -451,24 +513,33 @@ func (a *qemuArgs) netdev(id string, n spec.Interface) string {
 	return dev
 }
 
-func (a *qemuArgs) forwards() string {
+// forwards are the forwarded ports, which belong to the first user network: a
+// port of the host can be bound once.
+func (a *qemuArgs) forwards(id string) string {
+	first := slices.IndexFunc(a.s.Interfaces, func(n spec.Interface) bool { return n.Type == "user" })
+	if a.s.Interfaces[first].ID != id {
+		return ""
+	}
 	var out strings.Builder
 	for _, f := range a.s.ForwardPorts {
-		if f.From == "guest" {
-			host := f.Host.Address
-			if host == "" {
-				host = "127.0.0.1"
-			}
-			fmt.Fprintf(&out, ",guestfwd=%s:%s:%d-cmd:nc %s %d", f.Proto, f.Guest.Address, f.Guest.Port, host, f.Host.Port)
+		if f.From == "host" {
+			fmt.Fprintf(&out, ",hostfwd=%s:%s:%d-%s:%d", f.Proto, f.Host.Address, f.Host.Port, f.Guest.Address, f.Guest.Port)
 			continue
 		}
-		fmt.Fprintf(&out, ",hostfwd=%s:%s:%d-%s:%d", f.Proto, f.Host.Address, f.Host.Port, f.Guest.Address, f.Guest.Port)
+		host := f.Host.Address
+		if host == "" {
+			host = "127.0.0.1"
+		}
+		// A chardev in place of the command would connect once, when QEMU starts,
+		// and carry all of the guest's connections in one.
+		fmt.Fprintf(&out, ",guestfwd=%s:%s:%d-cmd:nc %s %d", f.Proto, f.Guest.Address, f.Guest.Port, host, f.Host.Port)
 	}
 	return out.String()
 }
 
 func (a *qemuArgs) devices() {
-	if a.usb() && !a.s.Graphics.Enable {
+	// Machine microvm has a controller of its own, graphics bring one.
+	if hasUSB(a.s) && !isMicrovm(a.s) && !a.s.Graphics.Enable {
 		a.add("-device", "qemu-xhci")
 	}
 	for _, d := range a.s.Devices {
