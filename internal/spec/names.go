@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Limits of names, with where each comes from.
@@ -18,10 +19,17 @@ const (
 )
 
 var (
-	vmName     = regexp.MustCompile(`^[a-zA-Z0-9:_][a-zA-Z0-9:_.\-]*$`)
-	pciAddress = regexp.MustCompile(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
-	tagWord    = regexp.MustCompile(`^[a-zA-Z0-9_.+\-]+$`)
+	vmName     = pattern(`^[a-zA-Z0-9:_][a-zA-Z0-9:_.\-]*$`)
+	pciAddress = pattern(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
+	tagWord    = pattern(`^[a-zA-Z0-9_.+\-]+$`)
 )
+
+// pattern is a regular expression that is compiled at its first use: every
+// helper has this package, and compiling all of them took it a millisecond at
+// each start.
+func pattern(expr string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
+}
 
 // ValidateVMName checks a VM's name: the characters that systemd allows in an
 // instance name unescaped (systemd.unit(5)), no leading dot or dash, at most
@@ -32,7 +40,7 @@ func ValidateVMName(name string) error {
 		return fmt.Errorf("a VM needs a name, such as \"web\"")
 	case len(name) > maxVMName:
 		return fmt.Errorf("VM name %q is %d bytes; at most %d are allowed", name, len(name), maxVMName)
-	case !vmName.MatchString(name):
+	case !vmName().MatchString(name):
 		return fmt.Errorf("VM name %q is not allowed; use letters, digits, \":\", \"_\", \"-\" and \".\", and start with a letter or a digit", name)
 	}
 	return nil
@@ -71,7 +79,7 @@ func ValidateMAC(mac string) error {
 
 // ValidatePCIAddress checks a full PCI address in sysfs's form.
 func ValidatePCIAddress(address string) error {
-	if !pciAddress.MatchString(address) {
+	if !pciAddress().MatchString(address) {
 		return fmt.Errorf("%q is no PCI address; write it as lspci -D does, 0000:01:00.0", address)
 	}
 	return nil
@@ -80,7 +88,7 @@ func ValidatePCIAddress(address string) error {
 // ValidateTag checks a share's tag, which is a file name in the runner package
 // and goes into command lines.
 func ValidateTag(tag string) error {
-	if tag == "." || tag == ".." || !tagWord.MatchString(tag) {
+	if tag == "." || tag == ".." || !tagWord().MatchString(tag) {
 		return fmt.Errorf("%q is not allowed as a tag; use letters, digits, \"-\", \"_\", \".\" and \"+\"", tag)
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"maps"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -36,10 +35,10 @@ var enums = map[string][]string{
 }
 
 var (
-	uuid           = regexp.MustCompile(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
-	credentialName = regexp.MustCompile(`^[a-zA-Z0-9_.\-]{1,255}$`)
-	userName       = regexp.MustCompile(`^[a-z_][a-z0-9_\-]{0,31}$`)
-	memorySize     = regexp.MustCompile(`^[1-9][0-9]*[MG]$`)
+	uuid           = pattern(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
+	credentialName = pattern(`^[a-zA-Z0-9_.\-]{1,255}$`)
+	userName       = pattern(`^[a-z_][a-z0-9_\-]{0,31}$`)
+	memorySize     = pattern(`^[1-9][0-9]*[MG]$`)
 	labelLimits    = map[string]int{"ext2": 16, "ext3": 16, "ext4": 16, "xfs": 12, "btrfs": 255, "vfat": 11}
 )
 
@@ -119,7 +118,7 @@ func (v *validator) machine() {
 	if s.CPU != nil && *s.CPU == "" {
 		v.faults.Addf("cpu", "is empty; name a CPU model, or leave the field out for the host's own")
 	}
-	if s.User != nil && !userName.MatchString(*s.User) {
+	if s.User != nil && !userName().MatchString(*s.User) {
 		v.faults.Addf("user", "%q is no user name", *s.User)
 	}
 	if s.Kernel == "" {
@@ -367,12 +366,12 @@ func (v *validator) guest() {
 	if cid := s.Vsock.CID; cid != nil && (*cid < 3 || *cid > 1<<32-2) {
 		v.faults.Addf("vsock.cid", "%d is reserved or out of range; choose one from 3 to 4294967294", *cid)
 	}
-	if s.MachineID.Value != nil && !uuid.MatchString(*s.MachineID.Value) {
+	if s.MachineID.Value != nil && !uuid().MatchString(*s.MachineID.Value) {
 		v.faults.Addf("machineId", "%q is no UUID; write 8-4-4-4-12 hexadecimal digits, as uuidgen prints", *s.MachineID.Value)
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
 		at := "credentialFiles." + name
-		if !credentialName.MatchString(name) {
+		if !credentialName().MatchString(name) {
 			v.faults.Addf(at, "%q is no credential name; use letters, digits, \"-\", \"_\" and \".\"", name)
 		}
 		if s.CredentialFiles[name] == "" {
@@ -384,7 +383,7 @@ func (v *validator) guest() {
 	if s.Graphics.Vulkan != nil {
 		v.enum("graphics.vulkan", *s.Graphics.Vulkan)
 	}
-	if !memorySize.MatchString(s.Graphics.HostMem) {
+	if !memorySize().MatchString(s.Graphics.HostMem) {
 		v.faults.Addf("graphics.hostmem", "%q is no size; write a number with M or G, such as 256M", s.Graphics.HostMem)
 	}
 	if s.Graphics.Enable {
