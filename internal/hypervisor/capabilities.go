@@ -39,6 +39,14 @@ type Capabilities struct {
 	TapMultiQueue  bool `json:"tapMultiQueue"`
 	TapVhost       bool `json:"tapVhost"`
 	MacvtapByFD    bool `json:"macvtapByFD"`
+	// VolumeSerial and VolumeDirect are volumes[].serial and volumes[].direct.
+	VolumeSerial bool `json:"volumeSerial"`
+	VolumeDirect bool `json:"volumeDirect"`
+	// ReadOnly9p is shares[].readOnly for 9p; virtiofsd does it for virtiofs.
+	ReadOnly9p bool `json:"readOnly9p"`
+	// Control is the protocol of the control interface, as in Control.Method;
+	// empty where there is none.
+	Control string `json:"control"`
 }
 
 //go:embed capabilities.json
@@ -76,12 +84,15 @@ func uses(s *spec.Spec) []use {
 	}
 	for i, share := range s.Shares {
 		add(true, fmt.Sprintf("shares[%d].proto", i), share.Proto+" shares", func(c Capabilities) bool { return slices.Contains(c.Shares, share.Proto) })
+		add(share.ReadOnly && share.Proto == "9p", fmt.Sprintf("shares[%d].readOnly", i), "read-only 9p shares", func(c Capabilities) bool { return c.ReadOnly9p })
 	}
 	for i, d := range s.Devices {
 		add(true, fmt.Sprintf("devices[%d].bus", i), d.Bus+" devices", func(c Capabilities) bool { return slices.Contains(c.Devices, d.Bus) })
 	}
 	for i, v := range s.Volumes {
 		add(true, fmt.Sprintf("volumes[%d].imageType", i), v.ImageType+" images", func(c Capabilities) bool { return slices.Contains(c.ImageTypes, v.ImageType) })
+		add(v.Serial != nil, fmt.Sprintf("volumes[%d].serial", i), "serial numbers of volumes", func(c Capabilities) bool { return c.VolumeSerial })
+		add(v.Direct, fmt.Sprintf("volumes[%d].direct", i), "direct access to volumes", func(c Capabilities) bool { return c.VolumeDirect })
 	}
 	add(s.CPU != nil, "cpu", "an emulated CPU", func(c Capabilities) bool { return c.CPU })
 	add(s.HugepageMem, "hugepageMem", "huge pages", func(c Capabilities) bool { return c.HugepageMem })
