@@ -22,7 +22,7 @@ import (
 // modules that the guest may need; what they depend on comes first.
 var modules = []string{
 	"virtio_mmio", "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_console", "virtio_balloon", "virtio_mem",
-	"ext4", "9pnet_virtio", "9p", "virtiofs", "vmw_vsock_virtio_transport", "qemu_fw_cfg", "dmi-sysfs",
+	"crc32c_generic", "ext4", "9pnet_virtio", "9p", "virtiofs", "vmw_vsock_virtio_transport", "qemu_fw_cfg", "dmi-sysfs",
 	"evdev", "button", "i8042", "atkbd", "e1000e",
 }
 
