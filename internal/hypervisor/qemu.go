@@ -264,8 +264,11 @@ func (a *qemuArgs) boot() {
 	if a.s.InitrdPath != "" {
 		a.add("-initrd", Literal(a.s.InitrdPath))
 	}
-	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.s.KernelParams)
-	a.add("-append", Literal(strings.Join(words, " "))+a.clock())
+	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.clock())
+	for _, param := range a.s.KernelParams { // last, for the last one counts
+		words = append(words, Literal(param))
+	}
+	a.add("-append", strings.Join(words, " "))
 }
 
 // clock tells a guest on machine microvm how fast its time stamp counter is,
@@ -274,14 +277,14 @@ func (a *qemuArgs) boot() {
 // reduced ACPI gives the kernel no timer interrupt before that measurement is
 // done: where it fails, which under TCG is a matter of luck (one boot in three,
 // seen with QEMU 7.2 and 10.0), the guest hangs for good.
-func (a *qemuArgs) clock() string {
+func (a *qemuArgs) clock() []string {
 	switch {
 	case !isMicrovm(a.s) || a.s.QEMU.MachineOpts != nil:
-		return ""
+		return nil
 	case a.s.CPU != nil:
-		return " tsc_early_khz=" + TSCKHz
+		return []string{"tsc_early_khz=" + TSCKHz}
 	}
-	return " tsc_early_khz=" + TSCKHzWithoutKVM
+	return []string{"tsc_early_khz=" + TSCKHzWithoutKVM}
 }
 
 // kernelConsole ends in the serial port, which thereby is /dev/console and

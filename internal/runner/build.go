@@ -150,8 +150,8 @@ func contents(s *spec.Spec, p *hypervisor.Plan, o Options) (*tree, error) {
 		t.links[systemLink] = s.System
 	}
 	t.devices(p)
-	t.scripts(s, p, o)
-	return t, nil
+	t.scripts(p, o)
+	return t, t.ownScripts(s)
 }
 
 func (t *tree) devices(p *hypervisor.Plan) {
@@ -170,7 +170,9 @@ func (t *tree) devices(p *hypervisor.Plan) {
 		pci = append(pci, d.Address)
 	}
 	t.text(tapFile, taps...)
-	t.text(tapFlagsFile, flags...)
+	if len(taps) > 0 {
+		t.text(tapFlagsFile, flags...)
+	}
 	t.text(macvtapFile, macvtaps...)
 	t.text(pciFile, pci...)
 	t.text(usbFile, p.USB...)
@@ -182,7 +184,7 @@ func (t *tree) devices(p *hypervisor.Plan) {
 
 // scripts are for hosts that run programs out of the package; our own units
 // run none of them.
-func (t *tree) scripts(s *spec.Spec, p *hypervisor.Plan, o Options) {
+func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 	self := `"$(dirname "$(readlink -f "$0")")/.."`
 	microvm := quote(filepath.Join(o.BinDir, "microvm"))
 	helper := func(name, verb string) string {
@@ -209,9 +211,19 @@ func (t *tree) scripts(s *spec.Spec, p *hypervisor.Plan, o Options) {
 	if len(p.Shares) > 0 {
 		t.script("virtiofsd-run", helper("microvm-virtiofsd", ""))
 	}
-	for name, lines := range s.BinScripts {
-		t.script(name, lines)
+}
+
+// ownScripts are the spec's; none may take the place of one of ours.
+func (t *tree) ownScripts(s *spec.Spec) error {
+	var faults spec.Faults
+	for _, name := range slices.Sorted(maps.Keys(s.BinScripts)) {
+		if _, taken := t.files["bin/"+name]; taken {
+			faults.Addf("binScripts."+name, "the package has a script of that name already; choose another name")
+			continue
+		}
+		t.script(name, strings.TrimSuffix(s.BinScripts[name], "\n"))
 	}
+	return faults.Err()
 }
 
 // quote makes a word for the shell.

@@ -1,0 +1,360 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/control"
+	"microvm/internal/hypervisor"
+	"microvm/internal/spec"
+)
+
+// TestQEMUAcceptsEveryCommandLine starts the installed QEMU, with its CPUs
+// stopped, on each command line of the golden files, and has it confirm by QMP.
+func TestQEMUAcceptsEveryCommandLine(t *testing.T) {
+	for _, name := range specNames(t) {
+		t.Run(name, func(t *testing.T) {
+			s := readSpec(t, name)
+			q := newTrial(t, s)
+			if err := inNetworkNamespace(q.run); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// trial is one start of QEMU.
+type trial struct {
+	spec    *spec.Spec
+	plan    *hypervisor.Plan
+	program string
+	dir     string
+	files   []*os.File
+}
+
+// newTrial makes what the command line names, or skips where this host cannot
+// have it.
+func newTrial(t *testing.T, s *spec.Spec) *trial {
+	t.Helper()
+	program, err := exec.LookPath("qemu-system-" + s.Arch)
+	if err != nil {
+		t.Skipf("SKIPPED: qemu-system-%s is not installed", s.Arch)
+	}
+	if why := missingOnHost(s); why != "" {
+		t.Skip("SKIPPED: " + why)
+	}
+	// A socket's path has to be short, and that of t.TempDir is not.
+	dir, err := os.MkdirTemp("", "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	q := &trial{spec: s, program: program, dir: dir}
+	major, minor := qemuVersion(t, program)
+	if q.plan, err = withQEMU(major, minor).Compile(s); err != nil {
+		t.Fatal(err)
+	}
+	q.populate(t)
+	q.serveShares(t)
+	return q
+}
+
+// missingOnHost says what the host lacks for s.
+func missingOnHost(s *spec.Spec) string {
+	needsVhost := false
+	for _, n := range s.Interfaces {
+		needsVhost = needsVhost || n.Tap.Vhost
+		if n.Type == "bridge" {
+			return "qemu-bridge-helper wants a bridge that /etc/qemu/bridge.conf allows"
+		}
+		if n.Type != "user" && os.Geteuid() != 0 {
+			return "making a tap needs root"
+		}
+	}
+	for _, need := range []struct {
+		wanted bool
+		path   string
+	}{{needsVhost, "/dev/vhost-net"}, {s.Vsock.CID != nil, "/dev/vhost-vsock"}} {
+		if _, err := os.Stat(need.path); need.wanted && err != nil {
+			return need.path + " is missing; load the module with modprobe"
+		}
+	}
+	if s.Graphics.Enable {
+		return "graphics want a GPU or a display"
+	}
+	if s.HugepageMem && freeHugePages()*2 < s.Mem {
+		return "too few huge pages are free; reserve them with sysctl vm.nr_hugepages"
+	}
+	return ""
+}
+
+func freeHugePages() int {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0
+	}
+	m := regexp.MustCompile(`HugePages_Free:\s+([0-9]+)`).FindSubmatch(data)
+	if m == nil {
+		return 0
+	}
+	n, err := strconv.Atoi(string(m[1]))
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func qemuVersion(t *testing.T, program string) (major, minor int) {
+	t.Helper()
+	out, err := exec.Command(program, "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscanf(string(out), "QEMU emulator version %d.%d", &major, &minor); err != nil {
+		t.Fatalf("%s: %v", out, err)
+	}
+	return major, minor
+}
+
+// populate makes the files that the specs have in /srv/vm, below dir.
+func (q *trial) populate(t *testing.T) {
+	t.Helper()
+	for _, d := range []string{"store", "work", "home"} {
+		if err := os.Mkdir(filepath.Join(q.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, data := range map[string][]byte{
+		"vmlinuz": bootSector(), "initrd": make([]byte, 4096), "store, read only.img": make([]byte, 1<<20),
+		"token": []byte("secret"), "token,1": []byte("secret"), "keys": []byte("keys"),
+	} {
+		if err := os.WriteFile(filepath.Join(q.dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, v := range q.spec.Volumes {
+		q.image(t, v)
+	}
+}
+
+func (q *trial) image(t *testing.T, v spec.Volume) {
+	t.Helper()
+	path := filepath.Join(q.dir, filepath.Base(v.Image))
+	if v.ImageType == "raw" {
+		if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	format := map[string]string{"vhd": "vpc"}[v.ImageType]
+	if format == "" {
+		format = v.ImageType
+	}
+	out, err := exec.Command("qemu-img", "create", "-f", format, path, "1M").CombinedOutput()
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Skip("SKIPPED: qemu-img is not installed (Debian: qemu-utils)")
+	}
+	if err != nil {
+		t.Fatalf("qemu-img: %v: %s", err, out)
+	}
+}
+
+// bootSector is as much of an x86 kernel as QEMU looks at before it starts the
+// CPUs: the header of the Linux/x86 boot protocol 2.2.
+func bootSector() []byte {
+	b := make([]byte, 16<<10)
+	b[0x1f1] = 1
+	copy(b[0x202:], "HdrS")
+	b[0x206], b[0x207] = 2, 2
+	b[0x211] = 1 // loaded high
+	return b
+}
+
+// serveShares starts a virtiofsd for each virtiofs share.
+func (q *trial) serveShares(t *testing.T) {
+	t.Helper()
+	for _, s := range q.plan.Shares {
+		program := findVirtiofsd(t)
+		help, err := exec.Command(program, "--help").CombinedOutput()
+		if err != nil {
+			t.Fatal(err)
+		}
+		args := []string{"--socket-path=" + filepath.Join(q.dir, s.Socket), "-o", "source=" + q.dir, "-o", "sandbox=chroot"}
+		if bytes.Contains(help, []byte("--shared-dir")) {
+			args = []string{"--socket-path=" + filepath.Join(q.dir, s.Socket), "--shared-dir=" + q.dir, "--sandbox=none"}
+		}
+		cmd := exec.Command(program, args...)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		})
+		if !appears(filepath.Join(q.dir, s.Socket)) {
+			t.Fatalf("%s %q makes no socket", program, args)
+		}
+	}
+}
+
+func findVirtiofsd(t *testing.T) string {
+	t.Helper()
+	for _, p := range []string{"virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
+		if path, err := exec.LookPath(p); err == nil {
+			return path
+		}
+	}
+	t.Skip("SKIPPED: virtiofsd is not installed")
+	return ""
+}
+
+func appears(path string) bool {
+	for range 500 {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return false
+}
+
+// inNetworkNamespace calls f on a thread with a network namespace of its own,
+// which ends with it. Without root it is just called.
+func inNetworkNamespace(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread goes
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil && os.Geteuid() == 0 {
+			done <- fmt.Errorf("make a network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// run starts QEMU and ends it.
+func (q *trial) run() error {
+	argv, err := q.argv()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range q.files {
+			_ = f.Close()
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, q.program, append(argv[1:], "-S")...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Dir, cmd.ExtraFiles = q.dir, q.files
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	err = q.confirm(ctx, ended)
+	_ = cmd.Process.Kill()
+	if err != nil && len(q.plan.PCI) > 0 && strings.Contains(out.String(), q.plan.PCI[0].Address) {
+		return nil // no such card here, which is all that QEMU says
+	}
+	if err != nil {
+		return fmt.Errorf("%w; it says:\n%s\ncommand line:\n%s", err, out.String(), strings.Join(argv, "\n"))
+	}
+	return nil
+}
+
+// confirm has QEMU say that it waits to start.
+func (q *trial) confirm(ctx context.Context, ended <-chan error) error {
+	if q.spec.Socket.Value == nil {
+		select {
+		case err := <-ended:
+			return fmt.Errorf("QEMU ended: %w", err)
+		case <-time.After(time.Second):
+			return nil
+		}
+	}
+	for {
+		client, err := control.DialQMP(ctx, filepath.Join(q.dir, *q.spec.Socket.Value))
+		if err == nil {
+			defer func() { _ = client.Close() }()
+			var status struct {
+				Status string `json:"status"`
+			}
+			if err := client.Execute(ctx, "query-status", nil, &status); err != nil {
+				return err
+			}
+			if status.Status != "prelaunch" {
+				return fmt.Errorf("QEMU is %s, not prelaunch", status.Status)
+			}
+			return nil
+		}
+		select {
+		case err := <-ended:
+			return fmt.Errorf("QEMU ended: %w", err)
+		case <-ctx.Done():
+			return err
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// argv is the command line with its placeholders filled in and /srv/vm moved to
+// the test's directory.
+func (q *trial) argv() ([]string, error) {
+	argv := slices.Clone(q.plan.Argv)
+	for i, arg := range argv {
+		expanded, err := hypervisor.Expand(arg, q.value)
+		if err != nil {
+			return nil, err
+		}
+		argv[i] = strings.ReplaceAll(expanded, "/srv/vm", q.dir)
+	}
+	return argv, nil
+}
+
+func (q *trial) value(name string) (string, error) {
+	switch name {
+	case "notify-port":
+		return "1025", nil
+	case "tsc-khz", "tsc-khz-without-kvm":
+		return "0", nil
+	}
+	// A tap looks like a macvtap to who has it open.
+	id := strings.Split(name, ":")[1]
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("open /dev/net/tun: %w", err)
+	}
+	q.files = append(q.files, os.NewFile(uintptr(fd), name))
+	request, err := unix.NewIfreq(id)
+	if err != nil {
+		return "", err
+	}
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if q.spec.VCPU > 1 {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	request.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
+		return "", fmt.Errorf("make tap %s: %w", id, err)
+	}
+	const firstExtraFile = 3 // os/exec
+	return strconv.Itoa(firstExtraFile + len(q.files) - 1), nil
+}
