@@ -74,7 +74,7 @@ func startFails(t *testing.T, name string) string {
 	} else if strings.Contains(err.Error(), "124") {
 		t.Fatal("systemctl start did not return")
 	}
-	log := sh(t, "journalctl -q -o cat -u 'microvm*@"+name+"'")
+	log := sh(t, logs(name))
 	_, _ = try("systemctl stop microvm@" + name)
 	nothingLeft(t, name)
 	return log
@@ -134,7 +134,7 @@ func TestRunnerThatBelongsToAnotherUserIsNotInstalled(t *testing.T) {
 
 func TestVMThatDoesNotExistIsNamed(t *testing.T) {
 	out, err := try("timeout 30 systemctl start microvm@nosuch")
-	log := sh(t, "journalctl -q -o cat -u 'microvm*@nosuch'")
+	log := sh(t, logs("nosuch"))
 	if err == nil || !strings.Contains(log, `no VM "nosuch"`) {
 		t.Errorf("%v: %s\n%s", err, out, log)
 	}
