@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -29,12 +30,17 @@ const ChildCommand = "await-ready"
 // after standard error.
 const childListenerFD = 3
 
-// maxExtend bounds by how much a guest that keeps reporting its progress can
-// extend the time that its start may take.
+// A guest that keeps reporting its progress gets extendStep more with each
+// report, but is not waited for longer than maxExtend in all. systemd only ever
+// prolongs its own timeout by this, sd_notify(3).
 const (
 	maxExtend  = 10 * time.Minute
 	extendStep = 30 * time.Second
 )
+
+// muxPort is the port on which the host listens behind a hypervisor's vsock
+// multiplexer. Each VM has its own socket, so one number does for all.
+const muxPort = 28022
 
 // childOrders is what the child is told.
 type childOrders struct {
@@ -43,12 +49,16 @@ type childOrders struct {
 	Hypervisor string               `json:"hypervisor"`
 	// PID of what is about to become the hypervisor.
 	PID int `json:"pid"`
+	// Listener is the path of the guest listener where it is a Unix socket.
+	Listener string `json:"listener,omitempty"`
 }
 
 // guestListener is where the guest will report.
 type guestListener struct {
 	file *os.File
 	num  uint32
+	// path of the socket where it is a Unix socket, relative to the state directory
+	path string
 }
 
 func (g *guestListener) port() uint32 {
@@ -64,6 +74,16 @@ func (l *Launcher) listen(plan *hypervisor.Plan) (*guestListener, error) {
 	if plan.Readiness.Mode != hypervisor.ReadyGuest || l.Notify == "" {
 		return nil, nil
 	}
+	if plan.Readiness.VsockSocket != "" {
+		return listenUnix(plan.Readiness.VsockSocket, muxPort)
+	}
+	return listenVsock()
+}
+
+// listenVsock listens where guests reach the host through vhost-vsock, on a
+// port that the kernel chooses. It takes streams only, which is what the guest
+// is told to use; ports are not kept apart by type.
+func listenVsock() (*guestListener, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open vsock: %w; load the module with: modprobe vhost_vsock", err)
@@ -82,9 +102,36 @@ func (l *Launcher) listen(plan *hypervisor.Plan) (*guestListener, error) {
 	}
 	addr, ok := name.(*unix.SockaddrVM)
 	if !ok {
-		return nil, errors.New("listen on vsock: the kernel gave an address of another family")
+		return nil, errors.Join(errors.New("listen on vsock: the kernel gave an address of another family"), file.Close())
 	}
 	return &guestListener{file: file, num: addr.Port}, nil
+}
+
+// muxPath is where a hypervisor that multiplexes vsock on a Unix socket connects
+// to when its guest connects to a port of the host (firecracker's vsock
+// documentation; cloud-hypervisor does the same).
+func muxPath(socket string, port uint32) string {
+	return fmt.Sprintf("%s_%d", socket, port)
+}
+
+func listenUnix(socket string, port uint32) (*guestListener, error) {
+	path := muxPath(socket, port)
+	if err := removeSockets(".", []string{path}); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the guest on %s: %w", path, err)
+	}
+	file := os.NewFile(uintptr(fd), path)
+	err = unix.Bind(fd, &unix.SockaddrUnix{Name: path})
+	if err == nil {
+		err = unix.Listen(fd, unix.SOMAXCONN)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen for the guest on %s: %w", path, errors.Join(err, file.Close()))
+	}
+	return &guestListener{file: file, num: port, path: path}, nil
 }
 
 // startChild starts the child that will say READY=1. Its parent is ours, the
@@ -95,27 +142,29 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 	if plan.VsockCID != nil {
 		orders.CID = *plan.VsockCID
 	}
-	text, err := json.Marshal(orders)
-	if err != nil {
-		return fmt.Errorf("start the readiness child: %w", err)
-	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("start the readiness child: %w", err)
 	}
-	files := []*os.File{null, null, os.Stderr}
+	files := []uintptr{null.Fd(), null.Fd(), 2}
 	if listener != nil {
-		files = append(files, listener.file)
+		files = append(files, listener.file.Fd())
+		orders.Listener = listener.path
 	}
-	child, err := os.StartProcess("/proc/self/exe", []string{"microvm-run-wrapper", ChildCommand, string(text)}, &os.ProcAttr{
+	text, err := json.Marshal(orders)
+	if err != nil {
+		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
+	}
+	_, err = syscall.ForkExec("/proc/self/exe", []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
 		Files: files,
 		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "GOMAXPROCS=1"},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
 	})
+	runtime.KeepAlive(listener) // its descriptor has to stay open until here
 	if err != nil {
-		return fmt.Errorf("start the readiness child: %w", err)
+		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
-	return errors.Join(child.Release(), null.Close())
+	return null.Close()
 }
 
 // AwaitReady is the readiness child: it says READY=1 when it is true, and is
@@ -131,29 +180,32 @@ func AwaitReady(text string, notifySocket string) error {
 	if err != nil {
 		return err
 	}
-	var c *child
 	go func() {
 		<-dead
 		cancel()
 	}()
-	c = &child{orders: orders, notify: notifySocket, progress: "the guest has not reported anything"}
+	c := &child{orders: orders, notify: notifySocket, began: time.Now(), progress: "the guest has not reported anything"}
 	switch orders.Readiness.Mode {
 	case hypervisor.ReadyGuest:
 		err = c.guest(ctx)
 	default:
 		err = c.vmm(ctx)
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		err = c.gaveUp(err, dead)
 	}
-	return c.gaveUp(err, dead)
+	// Its sender's unit is found by its process, which has to be there still.
+	return errors.Join(err, notify.Barrier(notifySocket, barrierTimeout))
 }
+
+// barrierTimeout is how long a busy service manager may take.
+const barrierTimeout = 5 * time.Second
 
 type child struct {
 	orders   childOrders
 	notify   string
 	progress string
-	extended time.Duration
+	began    time.Time
 }
 
 // gaveUp tells the operator how far it got.
@@ -206,30 +258,38 @@ func (c *child) vmm(ctx context.Context) error {
 	if err := waitFile(ctx, how.Socket); err != nil {
 		return err
 	}
-	for {
-		running, err := ask(ctx, *how)
-		if err == nil && running {
+	// Bound but not yet listening, or listening and not yet running: there is no
+	// event for the first, and not every hypervisor has one for the second.
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		if awaitRunning(ctx, *how) == nil {
 			return notify.Send(c.notify, "READY=1", "STATUS="+c.orders.Hypervisor+" runs the VM")
 		}
-		// Bound but not yet listening, or listening and not yet running: there
-		// is no event for either.
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
 
-func ask(ctx context.Context, how hypervisor.Control) (bool, error) {
+// awaitRunning succeeds when the VM runs. It waits for that where the
+// hypervisor reports it, and asks once elsewhere.
+func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	client, err := control.Open(ctx, how, ".")
 	if err != nil {
-		return false, err
+		return err
+	}
+	defer func() { _ = client.Close() }()
+	if q, ok := client.(*control.QMP); ok {
+		return q.AwaitRunning(ctx)
 	}
 	running, err := client.Running(ctx)
-	return running, errors.Join(err, client.Close())
+	if err == nil && !running {
+		return errors.New("the VM does not run yet")
+	}
+	return err
 }
 
 // waitFile waits for a file to appear, by inotify(7).
@@ -261,15 +321,26 @@ func waitFile(ctx context.Context, path string) error {
 
 // guest relays what the guest says until it is ready.
 func (c *child) guest(ctx context.Context) error {
-	file := os.NewFile(childListenerFD, "guest")
-	var listener net.Listener
-	listener, err := vsock.FileListener(file)
+	listener, err := c.listener()
 	if err != nil {
 		return fmt.Errorf("listen for the guest: %w", err)
 	}
-	_ = file.Close()                                                                         // the listener has its own
 	relay := notify.Relay{Listener: listener, CID: uint32(c.orders.CID), Forward: c.forward} //nolint:gosec // validated with the plan
-	return relay.Run(ctx)
+	err = relay.Run(ctx)
+	if c.orders.Listener != "" {
+		err = errors.Join(err, removeSockets(".", []string{c.orders.Listener}))
+	}
+	return err
+}
+
+// listener is the one that was inherited.
+func (c *child) listener() (net.Listener, error) {
+	file := os.NewFile(childListenerFD, "guest")
+	defer func() { _ = file.Close() }() // the listener has its own
+	if c.orders.Listener != "" {
+		return net.FileListener(file)
+	}
+	return vsock.FileListener(file)
 }
 
 // forward passes a guest's message on and gives it more time while it makes
@@ -281,8 +352,7 @@ func (c *child) forward(assignments []string) error {
 			continue
 		}
 		c.progress = fmt.Sprintf("the guest's last word was %q", text)
-		if c.extended < maxExtend && !slices.Contains(assignments, "READY=1") {
-			c.extended += extendStep
+		if time.Since(c.began) < maxExtend && !slices.Contains(assignments, "READY=1") {
 			assignments = append(assignments, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds()))
 		}
 	}

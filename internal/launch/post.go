@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"microvm/internal/helper"
+	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -24,7 +26,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	var errs error
 	if p, err := vm.Booted(); err == nil {
 		if plan, err := p.Plan(); err == nil {
-			errs = removeSockets(vm.Dir(), plan.StaleSockets)
+			errs = removeSockets(vm.Dir(), sockets(plan))
 		}
 		_ = p.Close()
 	}
@@ -44,4 +46,12 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		errs = errors.Join(errs, systemd.ResetFailed(ctx, unit))
 	}
 	return errs
+}
+
+// sockets are those that a run of plan may leave in the state directory.
+func sockets(plan *hypervisor.Plan) []string {
+	if plan.Readiness.VsockSocket == "" {
+		return plan.StaleSockets
+	}
+	return append(slices.Clone(plan.StaleSockets), muxPath(plan.Readiness.VsockSocket, muxPort))
 }

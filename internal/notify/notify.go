@@ -3,10 +3,14 @@
 package notify
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Socket is the service manager's socket, or "" where nobody listens.
@@ -27,4 +31,40 @@ func Send(socket string, assignments ...string) error {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return nil
+}
+
+// Barrier waits until the service manager has dealt with everything that was
+// sent to socket before, or for timeout. Who exits right after a message needs
+// it: the manager looks up the sender's unit when it takes the message, and
+// for a process that is gone, it may find none (sd_notify_barrier(3)).
+func Barrier(socket string, timeout time.Duration) error {
+	if socket == "" {
+		return nil
+	}
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return fmt.Errorf("wait for systemd: %w", err)
+	}
+	ours := os.NewFile(uintptr(pipe[0]), "barrier")
+	defer func() { _ = ours.Close() }()
+	if err := errors.Join(sendDescriptor(socket, "BARRIER=1", pipe[1]), unix.Close(pipe[1])); err != nil {
+		return fmt.Errorf("wait for systemd: %w", err)
+	}
+	if err := ours.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return fmt.Errorf("wait for systemd: %w", err)
+	}
+	// Nobody writes; the read ends when the manager closes the other end.
+	if _, err := ours.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("wait for systemd to take what it was told: %w", err)
+	}
+	return nil
+}
+
+func sendDescriptor(socket, text string, fd int) error {
+	s, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	err = unix.Sendmsg(s, []byte(text), unix.UnixRights(fd), &unix.SockaddrUnix{Name: socket}, unix.MSG_NOSIGNAL)
+	return errors.Join(err, unix.Close(s))
 }

@@ -3,10 +3,10 @@ package notify
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -22,6 +22,10 @@ const (
 	readTimeout = 500 * time.Millisecond // a guest writes and shuts down at once
 	maxParallel = 64
 	maxRate     = 200 // messages a second that are passed on
+
+	// linger is for what a guest says right after READY=1: that it is read, and
+	// the connection closed as the guest expects. READY=1 itself does not wait.
+	linger = 50 * time.Millisecond
 )
 
 // Relay passes a guest's notifications on until it says READY=1.
@@ -38,38 +42,51 @@ type Relay struct {
 
 // Run takes messages until READY=1 was forwarded, ctx ends, or forwarding
 // fails. Each connection is read and closed at once, because the guest's PID 1
-// waits for that, and in parallel, so that a slow one holds up no other.
+// waits for that, and in parallel, so that a slow one holds up no other. In the
+// end it closes the listener.
 func (r *Relay) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// This wakes accept, too, which has then nothing more to do.
+	defer func() { _ = r.Listener.Close() }()
 	messages := make(chan []string, maxParallel)
-	stop := context.AfterFunc(ctx, func() { _ = r.Listener.Close() })
-	defer stop()
 	failed := make(chan error, 1)
-	go func() { failed <- r.accept(messages) }()
-	budget := newBudget(maxRate)
+	go func() { failed <- r.accept(ctx, messages) }()
+	budget := budget{rate: maxRate}
+	var ready <-chan time.Time // until then nil, which never is
 	for {
 		select {
 		case m := <-messages:
-			ready := contains(m, "READY=1")
-			if !ready && !budget.take() {
+			says := slices.Contains(m, "READY=1")
+			if !says && !budget.take(time.Now()) {
 				continue
 			}
 			if err := r.Forward(m); err != nil {
 				return err
 			}
-			if ready {
-				return nil
+			if says && ready == nil {
+				ready = time.After(linger)
 			}
+		case <-ready:
+			return nil
+		case <-ctx.Done():
+			return ended(ready != nil, ctx.Err())
 		case err := <-failed:
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("wait for the guest's notifications: %w", err)
+			return ended(ready != nil, fmt.Errorf("wait for the guest's notifications: %w", err))
 		}
 	}
 }
 
+// ended is what the end of waiting means: nothing any more after READY=1.
+func ended(ready bool, err error) error {
+	if ready {
+		return nil
+	}
+	return err
+}
+
 // accept takes connections and reads each on its own.
-func (r *Relay) accept(messages chan<- []string) error {
+func (r *Relay) accept(ctx context.Context, messages chan<- []string) error {
 	slots := make(chan struct{}, maxParallel)
 	for {
 		conn, err := r.Listener.Accept()
@@ -82,12 +99,34 @@ func (r *Relay) accept(messages chan<- []string) error {
 		}
 		slots <- struct{}{}
 		go func() {
-			data := receive(conn)
-			<-slots
-			if m := Parse(data); len(m) > 0 {
-				messages <- m
-			}
+			defer func() { <-slots }()
+			take(ctx, conn, messages)
 		}()
+	}
+}
+
+// take reads a connection's message, closes it and passes the message on. Where
+// there is room, it does so before it closes: a guest that waits for the end
+// of one notification before the next finds them passed on in that order.
+func take(ctx context.Context, conn net.Conn, messages chan<- []string) {
+	m := Parse(receive(conn))
+	if len(m) == 0 {
+		_ = conn.Close()
+		return
+	}
+	queued := false
+	select {
+	case messages <- m:
+		queued = true
+	default:
+	}
+	_ = conn.Close()
+	if queued {
+		return
+	}
+	select {
+	case messages <- m:
+	case <-ctx.Done():
 	}
 }
 
@@ -96,9 +135,8 @@ func (r *Relay) fromGuest(conn net.Conn) bool {
 	return !ok || r.CID == 0 || addr.ContextID == r.CID
 }
 
-// receive reads one message and closes the connection.
+// receive reads one message.
 func receive(conn net.Conn) []byte {
-	defer func() { _ = conn.Close() }()
 	if err := conn.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
 		return nil
 	}
@@ -108,7 +146,8 @@ func receive(conn net.Conn) []byte {
 }
 
 // Parse returns the assignments of a message that are passed on: READY,
-// STATUS, STOPPING, EXIT_STATUS and ERRNO. Anything else is dropped.
+// STATUS, STOPPING, EXIT_STATUS and ERRNO. Anything else is dropped: MAINPID=
+// or FDSTORE=, say, are no guest's to set.
 func Parse(data []byte) []string {
 	var out []string
 	for line := range bytes.Lines(data) {
@@ -147,30 +186,16 @@ func printable(s string) string {
 	return s
 }
 
-func contains(list []string, word string) bool {
-	for _, w := range list {
-		if w == word {
-			return true
-		}
-	}
-	return false
-}
-
 // budget lets so many events through a second.
 type budget struct {
 	rate, left int
 	until      time.Time
 }
 
-func newBudget(rate int) *budget { return &budget{rate: rate} }
-
-func (b *budget) take() bool {
-	if now := time.Now(); now.After(b.until) {
+func (b *budget) take(now time.Time) bool {
+	if now.After(b.until) {
 		b.left, b.until = b.rate, now.Add(time.Second)
 	}
 	b.left--
 	return b.left >= 0
 }
-
-// ErrNoVsock says that the host has no vsock for guests.
-var ErrNoVsock = errors.New("the host has no vsock; load the module with: modprobe vhost_vsock")
