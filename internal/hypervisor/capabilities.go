@@ -23,6 +23,10 @@ type Capabilities struct {
 	// Archs are the guests' architectures, Shutdown those with a graceful way down.
 	Archs    []string `json:"archs"`
 	Shutdown []string `json:"shutdown"`
+	// Vmlinux are the architectures whose kernel the Nix modules take as the ELF
+	// file vmlinux, because that is what the hypervisor starts everywhere; on the
+	// others they take the kernel's compressed image.
+	Vmlinux []string `json:"vmlinux"`
 	// Vsock is vhost, unix (a socket multiplexer) or none.
 	Vsock string `json:"vsock"`
 
