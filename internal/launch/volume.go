@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -15,8 +16,13 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// volumeTemp marks an image that is not finished; a crash may leave one.
-const volumeTemp = ".microvm-new-"
+// Names beside an image that say how far the work on it got, for the start
+// after a crash: one that is not finished, and one whose file system may be
+// smaller than the image.
+const (
+	volumeTemp    = ".microvm-new-"
+	volumeGrowing = ".microvm-grow-"
+)
 
 const mib = 1 << 20
 
@@ -61,7 +67,12 @@ func (l *Launcher) volume(path string, v hypervisor.Volume) error {
 		return l.existing(path, info, v)
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
-	case !v.AutoCreate:
+	}
+	if target, linked := os.Readlink(path); linked == nil {
+		// The disk it is on may not be mounted: no time for an empty image.
+		return configf("%s is a link to %s, which does not exist; mount the disk it is on, or remove the link", path, target)
+	}
+	if !v.AutoCreate {
 		return configf("the image %s does not exist and autoCreate is off; put it there, or turn autoCreate on", path)
 	}
 	l.logf("creating volume %s, %d MiB, %s", v.Image, v.SizeMiB, v.FSType)
@@ -71,22 +82,43 @@ func (l *Launcher) volume(path string, v hypervisor.Volume) error {
 // existing checks an image that is there, which is never formatted.
 func (l *Launcher) existing(path string, info fs.FileInfo, v hypervisor.Volume) error {
 	mode := info.Mode()
-	if mode&fs.ModeDevice != 0 {
-		return nil // a disk or a logical volume of the operator's
-	}
-	if !mode.IsRegular() {
+	device := mode&fs.ModeDevice != 0 // a disk or a logical volume of the operator's
+	if !device && !mode.IsRegular() {
 		return configf("%s is a %s, not an image; remove it or name another image", path, kind(mode))
 	}
-	size := int64(v.SizeMiB) * mib
-	switch {
-	case !v.AutoCreate || v.ReadOnly || size == 0 || info.Size() == size:
+	if err := usable(path, v.ReadOnly); err != nil {
+		return configf("%s: %w; let the hypervisors' user use it, or set readOnly where it only has to read", path, err)
+	}
+	if device {
 		return nil
-	case info.Size() > size:
+	}
+	size := int64(v.SizeMiB) * mib
+	if !v.AutoCreate || v.ReadOnly || size == 0 {
+		return nil
+	}
+	if info.Size() > size {
 		return configf("the image has %d MiB and %d are declared; shrinking would lose data: declare at least %d, or make a new image and copy",
 			(info.Size()+mib-1)/mib, v.SizeMiB, (info.Size()+mib-1)/mib)
 	}
+	_, err := os.Lstat(beside(path, volumeGrowing))
+	if info.Size() == size && err != nil {
+		return nil
+	}
 	l.logf("growing volume %s from %d to %d MiB", v.Image, info.Size()/mib, v.SizeMiB)
 	return grow(path, size, v.FSType)
+}
+
+// beside is the path of a name made from an image's, in the same directory.
+func beside(path, prefix string) string {
+	return filepath.Join(filepath.Dir(path), prefix+filepath.Base(path))
+}
+
+// usable says why the hypervisor could not open an image.
+func usable(path string, readOnly bool) error {
+	if readOnly {
+		return unix.Access(path, unix.R_OK)
+	}
+	return unix.Access(path, unix.R_OK|unix.W_OK)
 }
 
 func kind(mode fs.FileMode) string {
@@ -112,16 +144,13 @@ func create(path string, v hypervisor.Volume) (err error) {
 	if err != nil {
 		return configf("%s is not installed; on Debian it is in package %s", how.program, how.debianPackage)
 	}
-	tmp := filepath.Join(filepath.Dir(path), volumeTemp+filepath.Base(path))
+	tmp := beside(path, volumeTemp)
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove what an interrupted start left: %w", err)
 	}
 	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o660) //nolint:gosec // the declared place
-	if errors.Is(err, fs.ErrPermission) {
-		return configf("make the image: %w; the hypervisors' user has to be able to write to %s", err, filepath.Dir(path))
-	}
 	if err != nil {
-		return fmt.Errorf("make the image: %w", err)
+		return cannotMake(filepath.Dir(path), err)
 	}
 	defer func() {
 		err = errors.Join(err, f.Close())
@@ -147,6 +176,29 @@ func create(path string, v hypervisor.Volume) (err error) {
 	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
 		return fmt.Errorf("put the image in place: %w", err)
 	}
+	return syncDir(filepath.Dir(path))
+}
+
+// cannotMake says why an image cannot be made in dir, and what helps.
+func cannotMake(dir string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		return configf("make the image: %w; the hypervisors' user has to be able to write to %s", err, dir)
+	case errors.Is(err, fs.ErrNotExist):
+		return configf("make the image: %w; make the directory %s, writable for the hypervisors' user", err, dir)
+	}
+	return fmt.Errorf("make the image: %w", err)
+}
+
+// syncDir makes a rename in dir last over a power failure.
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the directory of a declared image
+	if err != nil {
+		return fmt.Errorf("write directory %s to disk: %w", dir, err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("write directory %s to disk: %w", dir, err)
+	}
 	return nil
 }
 
@@ -161,13 +213,15 @@ func noCopyOnWrite(f *os.File) {
 }
 
 // grow enlarges an image and an ext file system in it. Others grow mounted,
-// which is the guest's to do.
+// which is the guest's to do. A mark beside the image makes the next start go
+// on where this one is cut off.
 func grow(path string, size int64, fsType string) error {
-	if err := os.Truncate(path, size); err != nil {
-		return fmt.Errorf("grow the image: %w", err)
+	ext, err := holdsExt(path)
+	if err != nil {
+		return err
 	}
-	if !strings.HasPrefix(fsType, "ext") {
-		return nil
+	if !strings.HasPrefix(fsType, "ext") || !ext {
+		return enlarge(path, size)
 	}
 	fsck, err := findProgram("e2fsck")
 	if err != nil {
@@ -177,12 +231,51 @@ func grow(path string, size int64, fsType string) error {
 	if err != nil {
 		return configf("resize2fs is not installed; on Debian it is in package e2fsprogs")
 	}
+	mark := beside(path, volumeGrowing)
+	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+		return fmt.Errorf("grow the image: %w", err)
+	}
+	if err := enlarge(path, size); err != nil {
+		return err
+	}
 	var exit *exec.ExitError
 	// 1 says that errors were corrected, e2fsck(8).
 	if err := run(fsck, "-f", "-p", path); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
-		return err
+		return fmt.Errorf("grow the file system: %w; repair it by hand with: e2fsck -f %s", err, path)
 	}
-	return run(resize, path)
+	if err := run(resize, path); err != nil {
+		return fmt.Errorf("grow the file system: %w", err)
+	}
+	if err := os.Remove(mark); err != nil {
+		return fmt.Errorf("grow the image: %w", err)
+	}
+	return nil
+}
+
+// holdsExt says whether there is an ext file system in an image: the guest may
+// have made another since. The magic number is in the super block, see
+// Documentation/filesystems/ext4 of the kernel.
+func holdsExt(path string) (bool, error) {
+	f, err := os.Open(path) //nolint:gosec // a declared image
+	if err != nil {
+		return false, fmt.Errorf("look at the image: %w", err)
+	}
+	var magic [2]byte
+	_, err = f.ReadAt(magic[:], 1024+0x38)
+	if errors.Is(err, io.EOF) {
+		err = nil // too small for one
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return false, fmt.Errorf("look at the image: %w", err)
+	}
+	return magic == [2]byte{0x53, 0xef}, nil
+}
+
+func enlarge(path string, size int64) error {
+	if err := os.Truncate(path, size); err != nil {
+		return fmt.Errorf("grow the image: %w", err)
+	}
+	return nil
 }
 
 // findProgram looks where administrators' programs are, too: a service's PATH

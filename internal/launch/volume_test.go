@@ -1,0 +1,313 @@
+package launch
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/helper"
+	"microvm/internal/hypervisor"
+)
+
+func quiet() *Launcher { return &Launcher{Stderr: io.Discard} }
+
+// need skips a test whose program is not installed.
+func need(t *testing.T, program, debianPackage string) string {
+	t.Helper()
+	path, err := findProgram(program)
+	if err != nil {
+		t.Skipf("no %s; on Debian: apt-get install %s", program, debianPackage)
+	}
+	return path
+}
+
+// output is what a program prints.
+func output(t *testing.T, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(program, args...).CombinedOutput() //nolint:gosec // the test's own arguments
+	if err != nil {
+		t.Fatalf("%s: %v: %s", program, err, out)
+	}
+	return string(out)
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+func ext4(size int) hypervisor.Volume {
+	return hypervisor.Volume{Image: "data.img", SizeMiB: size, AutoCreate: true, FSType: "ext4", Label: "data"}
+}
+
+func TestVolumesAreMadeWithTheirFileSystems(t *testing.T) {
+	sizes := map[string]int{"xfs": 320, "btrfs": 128}
+	for kind, how := range fileSystems {
+		t.Run(kind, func(t *testing.T) {
+			need(t, how.program, how.debianPackage)
+			blkid := need(t, "blkid", "util-linux")
+			dir := t.TempDir()
+			v := hypervisor.Volume{Image: "v.img", SizeMiB: max(sizes[kind], 16), AutoCreate: true, FSType: kind, Label: "LABEL"}
+			if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "v.img")
+			var st unix.Stat_t
+			if err := unix.Stat(path, &st); err != nil {
+				t.Fatal(err)
+			}
+			if want := int64(v.SizeMiB) * mib; st.Size != want {
+				t.Errorf("the image has %d bytes, want %d", st.Size, want)
+			}
+			if used := st.Blocks * 512; used > st.Size/2 {
+				t.Errorf("the image takes %d of its %d bytes: it is not sparse", used, st.Size)
+			}
+			got := output(t, blkid, "-p", "-s", "TYPE", "-s", "LABEL", "-o", "export", path)
+			for _, want := range []string{"TYPE=" + kind, "LABEL=LABEL"} {
+				if !strings.Contains(got, want+"\n") {
+					t.Errorf("blkid says %q, want %s", got, want)
+				}
+			}
+			if left := names(t, dir); len(left) != 1 {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+func TestMkfsArgumentsArePassedOn(t *testing.T) {
+	dumpe2fs := need(t, "dumpe2fs", "e2fsprogs")
+	dir := t.TempDir()
+	v := ext4(16)
+	v.MkfsExtraArgs = []string{"-m", "0", "-N", "64"}
+	if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+		t.Fatal(err)
+	}
+	got := output(t, dumpe2fs, "-h", filepath.Join(dir, "data.img"))
+	for _, want := range []string{"Inode count:              64\n", "Reserved block count:     0\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("dumpe2fs has no %q:\n%s", want, got)
+		}
+	}
+}
+
+// write puts a file into an ext file system, without mounting it.
+func write(t *testing.T, image, text string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	output(t, need(t, "debugfs", "e2fsprogs"), "-w", "-R", "write "+file+" kept", image)
+}
+
+// holds says whether write's file is still there and the file system is sound
+// and as large as the image.
+func holds(t *testing.T, image, text string, sizeMiB int) {
+	t.Helper()
+	if got := output(t, need(t, "debugfs", "e2fsprogs"), "-R", "cat kept", image); !strings.HasSuffix(got, text) {
+		t.Errorf("the file holds %q, want %q", got, text)
+	}
+	output(t, need(t, "e2fsck", "e2fsprogs"), "-f", "-n", image)
+	info := output(t, need(t, "dumpe2fs", "e2fsprogs"), "-h", image)
+	blocks, size := 0, 0
+	for line := range strings.Lines(info) {
+		f := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(line, "Block count:"):
+			blocks = number(t, f[2])
+		case strings.HasPrefix(line, "Block size:"):
+			size = number(t, f[2])
+		}
+	}
+	if blocks*size != sizeMiB*mib {
+		t.Errorf("the file system has %d bytes, want %d MiB", blocks*size, sizeMiB)
+	}
+}
+
+func number(t *testing.T, text string) int {
+	t.Helper()
+	n := 0
+	for _, r := range text {
+		n = 10*n + int(r-'0')
+	}
+	return n
+}
+
+func TestExistingVolumeIsKeptAndGrows(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "data.img")
+	for _, size := range []int{16, 16, 48} {
+		if err := quiet().volumes(dir, []hypervisor.Volume{ext4(size)}); err != nil {
+			t.Fatalf("%d MiB: %v", size, err)
+		}
+		if size == 16 {
+			write(t, image, "precious")
+		}
+		holds(t, image, "precious", size)
+	}
+	if left := names(t, dir); len(left) != 1 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestGrowthThatWasCutOffIsFinished(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "data.img")
+	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
+		t.Fatal(err)
+	}
+	write(t, image, "precious")
+	// The image was enlarged, and then the power went.
+	if err := errors.Join(os.WriteFile(beside(image, volumeGrowing), nil, 0o600), os.Truncate(image, 48*mib)); err != nil {
+		t.Fatal(err)
+	}
+	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(48)}); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, image, "precious", 48)
+	if left := names(t, dir); len(left) != 1 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestGrowingALargerImageWithAnotherFileSystemLeavesThatAlone(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "data.img")
+	if err := os.WriteFile(image, []byte(strings.Repeat("guest's own format ", 1000)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(after) != 16*mib || string(after[:len(before)]) != string(before) {
+		t.Error("the image was touched otherwise than at its end")
+	}
+}
+
+func TestWhatACrashLeftIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "data.img")
+	if err := os.WriteFile(beside(image, volumeTemp), []byte("half a file system"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
+		t.Fatal(err)
+	}
+	output(t, need(t, "e2fsck", "e2fsprogs"), "-f", "-n", image)
+	if left := names(t, dir); len(left) != 1 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestFailedMkfsLeavesNothing(t *testing.T) {
+	dir := t.TempDir()
+	v := ext4(16)
+	v.MkfsExtraArgs = []string{"-O", "no-such-feature"}
+	err := quiet().volumes(dir, []hypervisor.Volume{v})
+	if err == nil || !strings.Contains(err.Error(), "no-such-feature") {
+		t.Errorf("got %v, want what mkfs said", err)
+	}
+	if left := names(t, dir); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestRefusedVolumes(t *testing.T) {
+	big := func(t *testing.T, dir string) {
+		if err := errors.Join(os.WriteFile(filepath.Join(dir, "data.img"), nil, 0o600),
+			os.Truncate(filepath.Join(dir, "data.img"), 20*mib)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cases := map[string]struct {
+		set    func(t *testing.T, dir string)
+		volume hypervisor.Volume
+		want   string
+	}{
+		"one that shrank":            {big, ext4(16), "has 20 MiB and 16 are declared"},
+		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "does not exist and autoCreate is off"},
+		"a directory": {func(t *testing.T, dir string) {
+			if err := os.Mkdir(filepath.Join(dir, "data.img"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}, ext4(16), "is a directory, not an image"},
+		"a link to nowhere": {func(t *testing.T, dir string) {
+			if err := os.Symlink("/mnt/absent/data.img", filepath.Join(dir, "data.img")); err != nil {
+				t.Fatal(err)
+			}
+		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist; mount"},
+		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory"},
+		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if c.set != nil {
+				c.set(t, dir)
+			}
+			before := names(t, dir)
+			err := quiet().volumes(dir, []hypervisor.Volume{c.volume})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			if helper.ExitCode(err) != helper.ExitConfig {
+				t.Errorf("exit code %d, want %d: no retry can help", helper.ExitCode(err), helper.ExitConfig)
+			}
+			if after := names(t, dir); strings.Join(after, " ") != strings.Join(before, " ") {
+				t.Errorf("before there was %q, now %q", before, after)
+			}
+		})
+	}
+}
+
+func TestKeptVolumeMayHaveAnySize(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "data.img"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := hypervisor.Volume{Image: "data.img", SizeMiB: 16, FSType: "ext4"}
+	if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestVolumeThatALinkLeadsToIsUsed(t *testing.T) {
+	dir, other := t.TempDir(), t.TempDir()
+	target := filepath.Join(other, "disk.img")
+	v := ext4(16)
+	v.Image = target // absolute: the operator's choice
+	if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, filepath.Join(dir, "data.img")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, target, "precious")
+	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(32)}); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, target, "precious", 32)
+}
