@@ -68,6 +68,7 @@ func newTrial(t *testing.T, s *spec.Spec) *trial {
 	if q.plan, err = withQEMU(major, minor).Compile(s); err != nil {
 		t.Fatal(err)
 	}
+	q.plan.Argv = without(t, s, q.plan.Argv)
 	q.populate(t)
 	q.serveShares(t)
 	return q
@@ -75,9 +76,7 @@ func newTrial(t *testing.T, s *spec.Spec) *trial {
 
 // missingOnHost says what the host lacks for s.
 func missingOnHost(s *spec.Spec) string {
-	needsVhost := false
 	for _, n := range s.Interfaces {
-		needsVhost = needsVhost || n.Tap.Vhost
 		if n.Type == "bridge" {
 			return "qemu-bridge-helper wants a bridge that /etc/qemu/bridge.conf allows"
 		}
@@ -85,21 +84,42 @@ func missingOnHost(s *spec.Spec) string {
 			return "making a tap needs root"
 		}
 	}
-	for _, need := range []struct {
-		wanted bool
-		path   string
-	}{{needsVhost, "/dev/vhost-net"}, {s.Vsock.CID != nil, "/dev/vhost-vsock"}} {
-		if _, err := os.Stat(need.path); need.wanted && err != nil {
-			return need.path + " is missing; load the module with modprobe"
-		}
-	}
 	if s.Graphics.Enable {
 		return "graphics want a GPU or a display"
 	}
-	if s.HugepageMem && freeHugePages()*2 < s.Mem {
-		return "too few huge pages are free; reserve them with sysctl vm.nr_hugepages"
-	}
 	return ""
+}
+
+// without takes out of a command line what the host's kernel has not got, and
+// says so.
+func without(t *testing.T, s *spec.Spec, argv []string) []string {
+	t.Helper()
+	missing := func(path string) bool {
+		_, err := os.Stat(path)
+		return err != nil
+	}
+	vhostNet := slices.ContainsFunc(s.Interfaces, func(n spec.Interface) bool { return n.Tap.Vhost })
+	if vhostNet && missing("/dev/vhost-net") {
+		t.Log("LEFT OUT: vhost=on, for /dev/vhost-net is missing; load module vhost_net")
+		argv = replaced(argv, ",vhost=on", "")
+	}
+	if s.HugepageMem && freeHugePages()*2 < s.Mem {
+		t.Log("LEFT OUT: hugetlb=on, for too few huge pages are free; reserve them with sysctl vm.nr_hugepages")
+		argv = replaced(argv, ",hugetlb=on", "")
+	}
+	if s.Vsock.CID != nil && missing("/dev/vhost-vsock") {
+		t.Log("LEFT OUT: vhost-vsock, for /dev/vhost-vsock is missing; load module vhost_vsock")
+		at := slices.IndexFunc(argv, func(a string) bool { return strings.HasPrefix(a, "vhost-vsock-") })
+		argv = slices.Delete(argv, at-1, at+1)
+	}
+	return argv
+}
+
+func replaced(argv []string, from, to string) []string {
+	for i := range argv {
+		argv[i] = strings.ReplaceAll(argv[i], from, to)
+	}
+	return argv
 }
 
 func freeHugePages() int {
@@ -320,13 +340,12 @@ func (q *trial) confirm(ctx context.Context, ended <-chan error) error {
 func (q *trial) argv() ([]string, error) {
 	argv := slices.Clone(q.plan.Argv)
 	for i, arg := range argv {
-		expanded, err := hypervisor.Expand(arg, q.value)
-		if err != nil {
+		var err error
+		if argv[i], err = hypervisor.Expand(arg, q.value); err != nil {
 			return nil, err
 		}
-		argv[i] = strings.ReplaceAll(expanded, "/srv/vm", q.dir)
 	}
-	return argv, nil
+	return replaced(argv, "/srv/vm", q.dir), nil
 }
 
 func (q *trial) value(name string) (string, error) {

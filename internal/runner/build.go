@@ -57,14 +57,14 @@ func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervi
 
 // replaceable refuses to overwrite what is no runner package.
 func replaceable(dst string) error {
-	_, err := os.Lstat(dst)
+	info, err := os.Lstat(dst)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("look at %s: %w", dst, err)
 	}
-	if _, err := os.Lstat(filepath.Join(dst, hypervisorFile)); err != nil {
+	if _, err := os.Lstat(filepath.Join(dst, hypervisorFile)); err != nil || !info.IsDir() {
 		return fmt.Errorf("%s exists and is no runner package; choose another name or remove it", dst)
 	}
 	return nil

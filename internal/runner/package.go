@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -93,11 +94,25 @@ func validate(p *hypervisor.Plan) error {
 			faults.Addf(what, "%v", err)
 		}
 	}
+	seen := map[string]bool{}
+	once := func(what, name string) {
+		if seen[what+" "+name] {
+			faults.Addf(what, "%q is there twice", name)
+		}
+		seen[what+" "+name] = true
+	}
+	if !p.Foreign {
+		check("name", spec.ValidateVMName(p.Name))
+	}
+	// It is printed, and no word of it may be a terminal's.
+	check("hypervisor", spec.ValidateTag(p.Hypervisor))
 	for _, t := range p.Taps {
 		check("tap interface", spec.ValidateInterfaceName(t.ID))
+		once("interface", t.ID)
 	}
 	for _, m := range p.Macvtaps {
 		check("macvtap interface", spec.ValidateInterfaceName(m.ID))
+		once("interface", m.ID)
 		check("macvtap link", spec.ValidateInterfaceName(m.Link))
 		check("macvtap "+m.ID, spec.ValidateMAC(m.MAC))
 		if !slices.Contains(macvtapModes, m.Mode) {
@@ -109,10 +124,16 @@ func validate(p *hypervisor.Plan) error {
 	}
 	for _, d := range p.PCI {
 		check("PCI device", spec.ValidatePCIAddress(d.Address))
+		once("PCI device", d.Address)
 	}
 	for _, s := range p.Shares {
 		check("share", spec.ValidateTag(s.Tag))
+		once("share", s.Tag)
 		check("share "+s.Tag+": socket", spec.ValidateInside(s.Socket))
+		once("socket", s.Socket)
+		if s.Virtiofsd != "" && !filepath.IsAbs(s.Virtiofsd) {
+			faults.Addf("share "+s.Tag, "virtiofsd %q is no absolute path", s.Virtiofsd)
+		}
 		if s.Source == "" || strings.ContainsAny(s.Source, "\x00\n") {
 			faults.Addf("share "+s.Tag, "source %q is no path", s.Source)
 		}
@@ -127,6 +148,12 @@ func validate(p *hypervisor.Plan) error {
 		if c != nil && c.Socket != "" {
 			check("control socket", spec.ValidateInside(c.Socket))
 		}
+	}
+	if p.Console != "" {
+		check("console", spec.ValidateInside(p.Console))
+	}
+	if p.Readiness.VsockSocket != "" {
+		check("vsock socket", spec.ValidateInside(p.Readiness.VsockSocket))
 	}
 	if p.VsockCID != nil && (*p.VsockCID < 3 || *p.VsockCID > 1<<32-2) {
 		faults.Addf("vsock-cid", "%d is reserved or out of range", *p.VsockCID)
