@@ -41,6 +41,8 @@ func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
 }
 
 func virtiofsdUp(t target, stderr io.Writer) error {
+	// It waits nearly all the time; more threads would only cost memory.
+	runtime.GOMAXPROCS(1)
 	plan, err := t.plan()
 	if err != nil {
 		return err
@@ -63,8 +65,6 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	// It waits nearly all the time; more threads would only cost memory.
-	runtime.GOMAXPROCS(1)
 	err = virtiofsd.Run(ctx, cfg)
 	if errors.Is(err, virtiofsd.ErrConfig) {
 		err = Config(err)

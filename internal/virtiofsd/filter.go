@@ -122,8 +122,8 @@ func installFilter() (*os.File, error) {
 }
 
 func setFilter(flags uintptr, prog []unix.SockFilter) (int, error) {
-	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]} //nolint:gosec // some fifty
-	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}                                                    //nolint:gosec // some fifty
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog))) //nolint:gosec // the kernel reads it during the call
 	runtime.KeepAlive(prog)
 	if errno != 0 {
 		return -1, errno
@@ -168,7 +168,7 @@ func judge(f *os.File, log func(string)) {
 				return false
 			}
 			n = seccompNotif{}
-			recvErr = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
+			recvErr = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)) //nolint:gosec // the kernel fills it during the call
 			return true
 		})
 		if err != nil {
@@ -198,7 +198,7 @@ func answer(conn rawConn, n *seccompNotif, allowed bool) {
 		resp.errno, resp.flags = 0, respContinue
 	}
 	_ = conn.Control(func(fd uintptr) {
-		_ = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&resp))
+		_ = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&resp)) //nolint:gosec // the kernel reads it during the call
 	})
 }
 

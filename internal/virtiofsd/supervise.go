@@ -25,6 +25,8 @@ const (
 	briefRun   = time.Second
 	firstPause = 25 * time.Millisecond
 	maxPause   = time.Second
+	// After this long a virtiofsd has said what it has to say at its start.
+	settled = 300 * time.Millisecond
 	// Stopping asks, then insists, and ends within a second.
 	termGrace = 400 * time.Millisecond
 	killGrace = 400 * time.Millisecond
@@ -245,6 +247,8 @@ func (s *supervisor) serve(ctx context.Context) error {
 	}
 	go func() {
 		s.starting.Wait()
+		// What they say when they start has to go through here, too.
+		pause(ctx, settled)
 		trim()
 	}()
 	var failure error
@@ -255,12 +259,12 @@ func (s *supervisor) serve(ctx context.Context) error {
 		left--
 		cancel()
 	}
-	s.stop(done, left)
-	return failure
+	return errors.Join(failure, s.stop(done, left))
 }
 
 // stop ends every virtiofsd and waits for the goroutines that keep them.
-func (s *supervisor) stop(done <-chan error, left int) {
+func (s *supervisor) stop(done <-chan error, left int) error {
+	var faults []error
 	for _, step := range []struct {
 		signal unix.Signal
 		grace  time.Duration
@@ -269,7 +273,8 @@ func (s *supervisor) stop(done <-chan error, left int) {
 		timeout := time.After(step.grace)
 		for waiting := true; left > 0 && waiting; {
 			select {
-			case <-done:
+			case err := <-done:
+				faults = append(faults, err)
 				left--
 			case <-timeout:
 				waiting = false
@@ -277,6 +282,7 @@ func (s *supervisor) stop(done <-chan error, left int) {
 		}
 	}
 	s.killOrphans()
+	return errors.Join(faults...)
 }
 
 // signal sends a signal to every virtiofsd that runs.
@@ -424,6 +430,7 @@ func (sv *served) start(output *os.File) (int, error) {
 	defer func() { _ = null.Close() }()
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
+	//nolint:gosec // checkProgram: only root can change the program, and the arguments are the trusted package's
 	pid, err := syscall.ForkExec(sv.program.path, sv.argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "RUST_LOG_STYLE=never"},

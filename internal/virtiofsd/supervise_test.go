@@ -1,11 +1,15 @@
 package virtiofsd
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -447,4 +451,95 @@ func TestAShareThatKeepsFailingEndsWithTheReason(t *testing.T) {
 	if _, exists := h.stat(t, "other.sock"); exists {
 		t.Error("the other share's socket is left")
 	}
+}
+
+// superviseEnv makes this test binary a supervisor of the state directory that
+// it names, which another process can kill.
+const superviseEnv = "VIRTIOFSD_TEST_SUPERVISE"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(superviseEnv); dir != "" {
+		h := host{root: dir + "/state", vm: dir + "/state/web", mount: dir + "/run"}
+		cfg := h.config(Share{Tag: "home"}, Share{Tag: "data"})
+		cfg.Log = os.Stderr
+		cfg.Ready = func() error { _, err := fmt.Println("ready"); return err }
+		fmt.Println(Run(context.Background(), cfg))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+func TestAKilledSupervisorTakesItsDaemonsWithIt(t *testing.T) {
+	needDaemon(t)
+	h := newHost(t)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), superviseEnv+"="+filepath.Dir(h.root))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
+		t.Fatalf("it said %q, %v", line, err)
+	}
+	// A client that is served: the daemon's sandboxed child is at work.
+	c := dial(t, filepath.Join(h.vm, "home.sock"))
+	// Two of two processes each, and the second may be on its way.
+	daemons := descendants(t, cmd.Process.Pid)
+	for end := time.Now().Add(5 * time.Second); len(daemons) < 4; daemons = descendants(t, cmd.Process.Pid) {
+		if time.Now().After(end) {
+			t.Fatalf("daemons %v, want two of two processes each", daemons)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	c.close()
+	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+		daemons = slices.DeleteFunc(daemons, func(pid int) bool { return gone(pid) })
+		if len(daemons) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("still there after a second: %v", daemons)
+		}
+	}
+	// What it left does not keep the next one from starting.
+	r := start(t, h, Share{Tag: "home"}, Share{Tag: "data"})
+	r.dial(t, "home")
+}
+
+// gone says whether a process has ended; nobody may be there to reap it.
+func gone(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err != nil || strings.Contains(string(stat), ") Z ")
+}
+
+// descendants are the processes below one.
+func descendants(t *testing.T, pid int) []int {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, file := range files {
+		// A process that ended since has no children.
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for word := range strings.FieldsSeq(string(text)) {
+			child, err := strconv.Atoi(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pids = append(append(pids, child), descendants(t, child)...)
+		}
+	}
+	return pids
 }

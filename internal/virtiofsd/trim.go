@@ -3,6 +3,7 @@ package virtiofsd
 import (
 	"bytes"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 
@@ -14,6 +15,8 @@ import (
 // cache where they are still used. The supervisor stays as long as the VM, and
 // waits.
 func trim() {
+	// Twice: what sync.Pool keeps goes with the second collection.
+	runtime.GC()
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
 	if err != nil {
