@@ -69,16 +69,16 @@ func hashTree(root string) (string, error) {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), info.Mode().Perm()&0o111)
+		_, _ = fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), info.Mode().Perm()&0o111)
 		switch {
 		case d.IsDir():
 			return nil
 		case d.Type() == fs.ModeSymlink:
 			target, err := os.Readlink(path)
-			fmt.Fprintf(sum, "%q\n", target)
+			_, _ = fmt.Fprintf(sum, "%q\n", target)
 			return err
 		case d.Type().IsRegular():
-			fmt.Fprintf(sum, "%d\n", info.Size())
+			_, _ = fmt.Fprintf(sum, "%d\n", info.Size())
 			return copyInto(sum, path)
 		}
 		return fmt.Errorf("%s is neither a file, a directory nor a link", path)
