@@ -186,7 +186,7 @@ func (c *Command) run() *cobra.Command {
 				return err
 			}
 			runtime.LockOSThread()
-			l := &launch.Launcher{Stderr: c.Stderr}
+			l := &launch.Launcher{Stderr: c.Stderr, ByHand: true}
 			return l.Exec(p, filepath.Base(filepath.Clean(args[0])))
 		},
 	}

@@ -32,10 +32,17 @@ type Launcher struct {
 	Stderr io.Writer
 	// Notify is the service manager's socket, or "".
 	Notify string
+	// ByHand says that a person runs the package, without units: what is missing
+	// is made by the package's own scripts.
+	ByHand bool
 }
 
 func (l *Launcher) logf(format string, args ...any) {
-	_, _ = fmt.Fprintf(l.Stderr, "microvm-run-wrapper: "+format+"\n", args...)
+	who := program
+	if l.ByHand {
+		who = "microvm"
+	}
+	_, _ = fmt.Fprintf(l.Stderr, who+": "+format+"\n", args...)
 }
 
 // configf is an error that a retry cannot help.
@@ -107,7 +114,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Foreign {
 		return l.execForeign(p, unit)
 	}
-	if err := l.prepare(plan, unit); err != nil {
+	if err := l.prepare(p, plan, unit); err != nil {
 		return err
 	}
 	program, err := findProgram(plan.Argv[0])
@@ -148,13 +155,13 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 }
 
 // prepare does what has to be done before the hypervisor starts.
-func (l *Launcher) prepare(plan *hypervisor.Plan, unit string) error {
+func (l *Launcher) prepare(p *runner.Package, plan *hypervisor.Plan, unit string) error {
 	for _, f := range plan.Files {
 		if err := readable(f.Path); err != nil {
 			return configf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
 		}
 	}
-	if missing := Missing(plan, ".", unit); len(missing) > 0 {
+	if missing := Missing(plan, ".", l.remedies(p, unit)); len(missing) > 0 {
 		return fmt.Errorf("%s", strings.Join(missing, "\n"))
 	}
 	if err := removeSockets(".", plan.StaleSockets); err != nil {
@@ -199,26 +206,45 @@ func (l *Launcher) checkKVM(need hypervisor.KVM) error {
 	return nil
 }
 
-// Missing lists what the helpers should have made and is not there, each with
-// the command that makes it.
-func Missing(plan *hypervisor.Plan, dir, vm string) []string {
-	var out []string
-	command := func(helper string) string {
-		return fmt.Sprintf("make it with: systemctl start %s@%s (or install the VM again if that unit was not pulled in)", helper, vm)
+// Remedies say what to do where something is missing that a helper makes.
+type Remedies struct{ Taps, Macvtaps, Shares string }
+
+func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
+	if l.ByHand {
+		bin := filepath.Join(p.Dir(), "bin")
+		return Remedies{
+			Taps:     "make it with: sudo " + filepath.Join(bin, "tap-up"),
+			Macvtaps: "make it with: sudo " + filepath.Join(bin, "macvtap-up"),
+			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
+		}
 	}
+	start := func(helper string) string {
+		return fmt.Sprintf("make it with: systemctl start %s@%s (or install the VM again if that unit was not pulled in)", helper, unit)
+	}
+	return Remedies{
+		Taps:     start("microvm-tap-interfaces"),
+		Macvtaps: start("microvm-macvtap-interfaces"),
+		Shares:   start("microvm-virtiofsd"),
+	}
+}
+
+// Missing lists what the helpers should have made and is not there, each with
+// what makes it. dir is the state directory.
+func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
+	var out []string
 	for _, t := range plan.Taps {
 		if _, err := interfaceIndex(t.ID); err != nil {
-			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, command("microvm-tap-interfaces")))
+			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, remedies.Taps))
 		}
 	}
 	for _, m := range plan.Macvtaps {
 		if _, err := interfaceIndex(m.ID); err != nil {
-			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, command("microvm-macvtap-interfaces")))
+			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, remedies.Macvtaps))
 		}
 	}
 	for _, s := range plan.Shares {
 		if _, err := os.Stat(filepath.Join(dir, s.Socket)); err != nil {
-			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, command("microvm-virtiofsd")))
+			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, remedies.Shares))
 		}
 	}
 	return out

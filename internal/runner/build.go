@@ -209,7 +209,7 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 		t.script("pci-setup", helper("microvm-pci-devices", " up"))
 	}
 	if len(p.Shares) > 0 {
-		t.script("virtiofsd-run", helper("microvm-virtiofsd", ""))
+		t.script("virtiofsd-run", helper("microvm-virtiofsd", " up"))
 	}
 }
 
