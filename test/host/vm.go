@@ -122,6 +122,13 @@ func boot(ctx context.Context, r root, base, disk, console string) (int, error) 
 	if err != nil {
 		return 0, err
 	}
+	// Held open: at its end QEMU takes the port for disconnected, and the guest
+	// would wait for somebody to connect before it writes.
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = in.Close() }()
 	fmt.Fprintln(os.Stderr, "==> boot the VM host (about half a minute under emulation)")
 	if err := cmd.Start(); err != nil {
 		return 0, err
