@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/spec"
+	"microvm/internal/statedir"
+)
+
+// host runs microvm commands on a host of its own, in a directory of its own.
+type host struct {
+	dir            string
+	stdout, stderr bytes.Buffer
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	h := &host{dir: t.TempDir()}
+	for _, d := range []string{"state", "run"} {
+		if err := os.Mkdir(filepath.Join(h.dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(h.dir)
+	return h
+}
+
+func (h *host) microvm(args ...string) int {
+	h.stdout.Reset()
+	h.stderr.Reset()
+	c := &Command{
+		Host:   statedir.Host{StateDir: filepath.Join(h.dir, "state"), RuntimeDir: filepath.Join(h.dir, "run"), User: "nobody", Group: "nogroup"},
+		Stdout: &h.stdout, Stderr: &h.stderr,
+		LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin", Version: "1.2.3",
+	}
+	return c.Run(args)
+}
+
+// write makes a spec of the given members beside a kernel.
+func (h *host) write(t *testing.T, name, members string) {
+	t.Helper()
+	text := `{"name":"web","arch":"x86_64","kernel":"vmlinuz"` + members + `}`
+	for name, data := range map[string]string{name: text, "vmlinuz": "kernel"} {
+		if err := os.WriteFile(filepath.Join(h.dir, name), []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestBuildSaysWhatItChose(t *testing.T) {
+	h := newHost(t)
+	h.write(t, "web.json", `,"vsock":{"cid":7},"mem":2048`)
+	if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &h.stderr)
+	}
+	for _, want := range []string{"built web", "guest (vsock.cid is set", "ctrl-alt-del ("} {
+		if !strings.Contains(h.stdout.String(), want) {
+			t.Errorf("printed %q, without %q", &h.stdout, want)
+		}
+	}
+	if !strings.Contains(h.stderr.String(), "warning: mem: QEMU may hang with exactly 2048 MiB") {
+		t.Errorf("no warning of 2048 MiB: %q", &h.stderr)
+	}
+}
+
+func TestShowTakesADirectoryASpecAndAName(t *testing.T) {
+	h := newHost(t)
+	h.write(t, "web.json", `,"interfaces":[{"type":"tap","id":"vm-web","mac":"02:00:00:00:00:01"}]`)
+	if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	vm := filepath.Join(h.dir, "state", "inst")
+	if err := os.Mkdir(vm, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(h.dir, "web"), filepath.Join(vm, "current")); err != nil {
+		t.Fatal(err)
+	}
+	var first string
+	for _, word := range []string{"web", "web.json", "inst"} {
+		if code := h.microvm("show", word); code != 0 {
+			t.Fatalf("show %s: exit code %d: %s", word, code, &h.stderr)
+		}
+		if first == "" {
+			first = h.stdout.String()
+		}
+		if h.stdout.String() != first {
+			t.Errorf("show %s prints\n%swhile show web printed\n%s", word, &h.stdout, first)
+		}
+	}
+	if !strings.Contains(first, "\n  -netdev\n  tap,id=net0,ifname=vm-web,") {
+		t.Errorf("the command line is not one argument a line:\n%s", first)
+	}
+	if code := h.microvm("show", "--json", "web"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	var plan hypervisor.Plan
+	if err := json.Unmarshal(h.stdout.Bytes(), &plan); err != nil || plan.Taps[0].ID != "vm-web" {
+		t.Errorf("show --json printed %s: %v", &h.stdout, err)
+	}
+}
+
+func TestExitCodesAndLastLines(t *testing.T) {
+	tests := map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"no such command":       {[]string{"biuld"}, 2, "did you mean \"build\"?"},
+		"no such flag":          {[]string{"build", "--fast", "web.json"}, 2, "--help"},
+		"a word too many":       {[]string{"schema", "please"}, 2, "--help"},
+		"a word too few":        {[]string{"show"}, 2, "--help"},
+		"nowhere to build to":   {[]string{"build", "web.json"}, 2, "-o DIR"},
+		"a spec that is not":    {[]string{"build", "none.json", "-o", "x"}, 1, "none.json"},
+		"a bad spec":            {[]string{"build", "bad.json", "-o", "x"}, 1, "hypervisr: unknown option (did you mean \"hypervisor\"?)"},
+		"a VM that is not":      {[]string{"show", "nobody"}, 3, "microvm list"},
+		"a VM to shut down":     {[]string{"shutdown", "nobody"}, 3, "there is no VM \"nobody\""},
+		"a name that is a path": {[]string{"shutdown", "../x"}, 2, "VM name"},
+		"over a file":           {[]string{"build", "web.json", "-o", "vmlinuz"}, 1, "is no runner package"},
+		"into nowhere":          {[]string{"build", "web.json", "-o", "no/such/dir"}, 1, "no/such"},
+		"a spec as a package":   {[]string{"run", "web.json"}, 1, "web.json"},
+		"an empty directory":    {[]string{"show", "run"}, 1, "is no runner package"},
+	}
+	h := newHost(t)
+	h.write(t, "web.json", "")
+	h.write(t, "bad.json", `,"hypervisr":"qemu"`)
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			code := h.microvm(test.args...)
+			if code != test.code || !strings.Contains(h.stderr.String(), test.want) {
+				t.Errorf("microvm %v: exit code %d, %q; want %d and %q", test.args, code, &h.stderr, test.code, test.want)
+			}
+			for line := range strings.Lines(h.stderr.String()) {
+				if !strings.HasPrefix(line, "microvm: ") {
+					t.Errorf("line %q does not say who speaks", line)
+				}
+			}
+		})
+	}
+}
+
+func TestRunNamesWhatIsMissing(t *testing.T) {
+	h := newHost(t)
+	h.write(t, "web.json", `,"interfaces":[{"type":"tap","id":"vm-no-such-tap","mac":"02:00:00:00:00:01"}],
+		"shares":[{"tag":"home","source":"home","proto":"virtiofs"}]`)
+	if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	if code := h.microvm("run", "web"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{
+		`microvm: tap interface "vm-no-such-tap" is missing; make it with: sudo web/bin/tap-up`,
+		`microvm: socket web-virtiofs-home.sock of share "home" is missing; serve it, in another terminal, with: sudo web/bin/virtiofsd-run`,
+	} {
+		if !strings.Contains(h.stderr.String(), want) {
+			t.Errorf("printed %q, without %q", &h.stderr, want)
+		}
+	}
+	for _, script := range []string{"tap-up", "tap-down", "virtiofsd-run", "microvm-run"} {
+		if info, err := os.Stat(filepath.Join("web/bin", script)); err != nil || info.Mode()&0o111 != 0o111 {
+			t.Errorf("bin/%s cannot be run: %v", script, err)
+		}
+		if out, err := exec.Command("/bin/sh", "-n", filepath.Join("web/bin", script)).CombinedOutput(); err != nil {
+			t.Errorf("bin/%s: %v: %s", script, err, out)
+		}
+	}
+}
+
+func TestTheTableOfHypervisorsIsPrinted(t *testing.T) {
+	h := newHost(t)
+	if code := h.microvm("hypervisors"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	table, err := hypervisor.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range table {
+		if !strings.Contains(h.stdout.String(), "\n"+name+" ") {
+			t.Errorf("no row for %s in\n%s", name, &h.stdout)
+		}
+	}
+	if code := h.microvm("hypervisors", "--json"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	var rows map[string]hypervisor.Capabilities
+	if err := json.Unmarshal(h.stdout.Bytes(), &rows); err != nil || len(rows) != len(table) {
+		t.Errorf("%d rows: %v", len(rows), err)
+	}
+}
+
+func TestTheSchemaIsPrinted(t *testing.T) {
+	h := newHost(t)
+	if code := h.microvm("schema"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	want, err := spec.Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !json.Valid(h.stdout.Bytes()) || !bytes.Equal(bytes.TrimSpace(want), bytes.TrimSpace(h.stdout.Bytes())) {
+		t.Errorf("printed %.200s …", &h.stdout)
+	}
+}
+
+func TestTheVersionIsPrinted(t *testing.T) {
+	h := newHost(t)
+	if code := h.microvm("--version"); code != 0 || !strings.Contains(h.stdout.String(), "1.2.3") {
+		t.Errorf("exit code %d, %q", code, &h.stdout)
+	}
+}
