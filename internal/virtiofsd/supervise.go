@@ -243,7 +243,7 @@ func (s *supervisor) serve(ctx context.Context) error {
 	done := make(chan error, len(s.shares))
 	s.starting.Add(len(s.shares))
 	for _, sv := range s.shares {
-		go func() { done <- s.keep(ctx, sv) }()
+		go onOwnThread(func() { done <- s.keep(ctx, sv) })
 	}
 	go func() {
 		s.starting.Wait()
@@ -296,12 +296,29 @@ func (s *supervisor) signal(sig unix.Signal) {
 	}
 }
 
-// keep runs the share's virtiofsd again and again. The goroutine has a thread
-// to itself, which ends with it: the mount namespace and the system call
-// filter are the thread's, the programs it starts inherit them, and they are
-// killed with it.
-func (s *supervisor) keep(ctx context.Context, sv *served) error {
+// onOwnThread runs do on a thread that ends with the goroutine. It never is the
+// main thread: that one outlives its goroutines, with all that was changed of
+// it, and /proc/self shows its mounts as the process's.
+func onOwnThread(do func()) {
 	runtime.LockOSThread()
+	if unix.Gettid() != unix.Getpid() {
+		do()
+		return
+	}
+	// While this goroutine holds the main thread, no other gets it.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		onOwnThread(do)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+// keep runs the share's virtiofsd again and again, on a thread of its own: the
+// mount namespace and the system call filter are the thread's, the programs it
+// starts inherit them, and they are killed with it.
+func (s *supervisor) keep(ctx context.Context, sv *served) error {
 	started := sync.OnceFunc(s.starting.Done)
 	defer started()
 	if err := s.confine(sv); err != nil {
