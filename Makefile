@@ -11,6 +11,8 @@ COMMANDS := microvm install-microvm
 HELPERS  := $(filter-out $(COMMANDS),$(notdir $(wildcard cmd/*)))
 PAYLOAD  := build/payload
 GO       ?= go
+# Packages whose tests run in the test hosts as well.
+HOSTTESTS := test/e2e internal/netif internal/vfio internal/virtiofsd internal/statedir
 export CGO_ENABLED = 0
 
 .PHONY: help
@@ -55,27 +57,30 @@ payload: # what is laid over a test host's root
 	rm -rf $(PAYLOAD)
 	$(MAKE) --no-print-directory -s install DESTDIR=$(PAYLOAD) PREFIX=/usr
 	install -D -m 644 -t $(PAYLOAD)/usr/lib/microvm-test/examples examples/*.json
-	$(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/e2e.test ./test/e2e
-	for p in netif vfio virtiofsd runner statedir launch; do \
-	  $(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/$$p.test ./internal/$$p || exit 1; \
+	@for p in $(HOSTTESTS); do \
+	  ls $$p/*_test.go >/dev/null 2>&1 || continue; \
+	  $(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/$${p##*/}.test ./$$p || exit 1; \
 	done
-	install -m 755 test/demo $(PAYLOAD)/usr/lib/microvm-test/demo
+	install -m 755 -t $(PAYLOAD)/usr/lib/microvm-test test/demo test/suite
 
 .PHONY: test
 test: packages lint test-unit test-container test-vm ## lint, unit tests, then both test hosts
+	@test/skips
+	@grep -hE '^(ok|FAIL|PASS)' build/test-logs/*
 
 .PHONY: test-unit
 test-unit: ## unit tests
+	@echo '==> unit tests'
 	$(GO) vet ./...
-	test/go-test $(GO) test ./...
+	test/go-test unit $(GO) test -v ./...
 
 .PHONY: test-container
 test-container: payload ## end-to-end tests in a container with a real systemd (root)
-	test/go-test $(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/e2e.test -test.v -test.timeout 20m $(TESTFLAGS)
+	test/go-test container $(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/suite $(TESTFLAGS)
 
 .PHONY: test-vm
 test-vm: payload ## end-to-end tests in a VM with a kernel of its own (root)
-	test/go-test $(GO) run ./test/host vm $(PAYLOAD) /usr/lib/microvm-test/e2e.test -test.v -test.timeout 35m $(TESTFLAGS)
+	test/go-test vm $(GO) run ./test/host vm $(PAYLOAD) /usr/lib/microvm-test/suite $(TESTFLAGS)
 
 .PHONY: lint
 lint: ## golangci-lint, gofmt
