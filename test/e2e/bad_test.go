@@ -94,7 +94,7 @@ func TestBadHostsAreNamedInTheJournal(t *testing.T) {
 			volume(map[string]any{"image": "data.img", "autoCreate": false})},
 		{"a directory that cannot be written to", "nowrite", "true", "has to be able to write to",
 			volume(map[string]any{"image": "/usr/data.img", "size": 8})},
-		{"an image that would shrink", "shrink", "truncate -s 64M /var/lib/microvms/shrink/data.img", "shrinking would lose data",
+		{"an image that would shrink", "shrink", "setpriv --reuid microvm --regid kvm --clear-groups truncate -s 64M /var/lib/microvms/shrink/data.img", "shrinking would lose data",
 			volume(map[string]any{"image": "data.img", "size": 8})},
 		{"a tap whose name an interface has", "taken", "ip link add vm-taken type veth peer name vm-taken2", "the name is taken by a veth interface",
 			func(s map[string]any) { s["interfaces"] = []any{tap("vm-taken", 1)} }},
