@@ -11,6 +11,7 @@ import (
 const nic = `{"type":"tap","id":"%s","mac":"02:00:00:00:00:0%d"}`
 
 func TestBadSpecsAreRefusedWithCauseAndRemedy(t *testing.T) {
+	in(t, "container")
 	x := func(more string) string { return `{"name":"x","kernel":"/k"` + more + `}` }
 	long := fmt.Sprintf(nic, "sixteen-bytes-xx", 1)
 	twice := fmt.Sprintf(nic, "a", 1) + "," + fmt.Sprintf(nic, "a", 2)
@@ -52,6 +53,7 @@ func TestBadSpecsAreRefusedWithCauseAndRemedy(t *testing.T) {
 }
 
 func TestBadVMNamesAreRefusedByEveryProgram(t *testing.T) {
+	in(t, "container")
 	programs := []string{
 		"install-microvm -p /tmp", "/usr/lib/microvm/microvm-set-booted up",
 		"/usr/lib/microvm/microvm-tap-interfaces up", "/usr/lib/microvm/microvm-run-wrapper run",
@@ -81,6 +83,7 @@ func startFails(t *testing.T, name string) string {
 }
 
 func TestBadHostsAreNamedInTheJournal(t *testing.T) {
+	in(t, "container")
 	volume := func(v map[string]any) func(map[string]any) {
 		return func(s map[string]any) { s["volumes"] = []any{v} }
 	}
@@ -121,6 +124,7 @@ func TestBadHostsAreNamedInTheJournal(t *testing.T) {
 }
 
 func TestRunnerThatBelongsToAnotherUserIsNotInstalled(t *testing.T) {
+	in(t, "container")
 	pkg := build(t, spec("other", nil))
 	sh(t, "chown -R nobody "+pkg)
 	out, err := try("install-microvm -p " + pkg + " other")
@@ -133,6 +137,7 @@ func TestRunnerThatBelongsToAnotherUserIsNotInstalled(t *testing.T) {
 }
 
 func TestVMThatDoesNotExistIsNamed(t *testing.T) {
+	in(t, "container")
 	out, err := try("timeout 30 systemctl start microvm@nosuch")
 	log := sh(t, logs("nosuch"))
 	if err == nil || !strings.Contains(log, `no VM "nosuch"`) {

@@ -50,6 +50,15 @@ func eventually(t testing.TB, limit time.Duration, script string) {
 	t.Fatalf("still failing after %s: %s\n%v\n%s", limit, script, err, out)
 }
 
+// in skips a test in other hosts than the one that shows best, and soonest,
+// what it is about. test/skips sees to it that it passes in one.
+func in(t *testing.T, want string) {
+	t.Helper()
+	if host != want {
+		t.Skipf("this is shown in the %s host", want)
+	}
+}
+
 func TestSystemdRunsHere(t *testing.T) {
 	if got := sh(t, "ps -o comm= 1"); got != "systemd" {
 		t.Fatalf("process 1 is %q", got)

@@ -157,6 +157,7 @@ func TestVMStartsIsReachableKeepsItsDataAndStopsCleanly(t *testing.T) {
 }
 
 func TestTwoVMsOnABridgeReachEachOther(t *testing.T) {
+	in(t, "container")
 	sh(t, "ip link add br-test type bridge && ip link set br-test up && printf '#!/bin/sh\\nip link set $id master br-test\\n' > /run/join && chmod +x /run/join")
 	sh(t, "mkdir -p /run/systemd/system/microvm-tap-interfaces@.service.d && printf '[Service]\\nEnvironment=MICROVM_TAP_SCRIPT=/run/join\\n' > /run/systemd/system/microvm-tap-interfaces@.service.d/join.conf && systemctl daemon-reload")
 	t.Cleanup(func() {
@@ -192,6 +193,7 @@ func TestTapHasAQueueForEachCPU(t *testing.T) {
 }
 
 func TestGuestThatIgnoresTheRequestIsTerminated(t *testing.T) {
+	in(t, "container")
 	name := install(t, spec("deaf", params("mvguest.ignore-shutdown")))
 	sh(t, "mkdir -p /run/systemd/system/microvm@deaf.service.d && printf '[Service]\\nEnvironment=MICROVM_STOP_TIMEOUT=5\\n' > /run/systemd/system/microvm@deaf.service.d/t.conf && systemctl daemon-reload")
 	sh(t, "systemctl start microvm@"+name)
@@ -227,6 +229,7 @@ func TestHypervisorThatIsKilledComesBackOnTheSameTap(t *testing.T) {
 }
 
 func TestGuestThatRebootsIsBackWithinASecond(t *testing.T) {
+	in(t, "container")
 	name := install(t, spec("reboots", func(s map[string]any) {
 		s["volumes"] = []any{map[string]any{"image": "data.img", "size": 64, "label": "data"}}
 		s["kernelParams"] = []string{"mvguest.mount=data:/data:ext4", "mvguest.reboot-after=0"}
@@ -255,6 +258,7 @@ func TestGuestThatRebootsIsBackWithinASecond(t *testing.T) {
 }
 
 func TestInstallingWhileTheVMRunsChangesNothingUntilTheRestart(t *testing.T) {
+	in(t, "container")
 	name := install(t, spec("swap", func(s map[string]any) { s["interfaces"] = []any{tap("vm-swap-a", 1)} }))
 	sh(t, "systemctl start microvm@"+name)
 	before := sh(t, "readlink /var/lib/microvms/swap/booted; systemctl show -P MainPID microvm@swap")
@@ -301,6 +305,7 @@ func foreign(t *testing.T, name, run, shutdown string) {
 }
 
 func TestPackageWithoutAPlanStartsAndStops(t *testing.T) {
+	in(t, "container")
 	foreign(t, "foreign", "#!/bin/sh\nexec sleep 1000\n", "#!/bin/sh\necho asking politely\npkill -x -u microvm sleep\n")
 	sh(t, "systemctl start microvm@foreign && systemctl is-active microvm@foreign && ip link show vm-foreign")
 	if got := sh(t, "stat -c %U /proc/$(systemctl show -P MainPID microvm@foreign)"); got != "microvm" {
@@ -315,6 +320,7 @@ func TestPackageWithoutAPlanStartsAndStops(t *testing.T) {
 }
 
 func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
+	in(t, "container")
 	foreign(t, "stubborn", "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n", "")
 	sh(t, "systemctl start microvm@stubborn && systemctl stop microvm@stubborn")
 	log := sh(t, "journalctl -q -o cat -u microvm@stubborn")
@@ -327,6 +333,7 @@ func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 }
 
 func TestInstallKilledAnywhereLeavesAWholeState(t *testing.T) {
+	in(t, "container")
 	a := build(t, spec("crash", nil))
 	b := build(t, spec("crash", func(s map[string]any) { s["mem"] = 300; s["interfaces"] = []any{tap("vm-crash", 1)} }))
 	sh(t, "install-microvm -p "+a+" crash")
