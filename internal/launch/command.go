@@ -1,12 +1,17 @@
 package launch
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"microvm/internal/helper"
 	"microvm/internal/notify"
@@ -46,7 +51,9 @@ func Command(args []string, host statedir.Host, stderr io.Writer) int {
 	return helper.Report(stderr, program, vm.Name, err)
 }
 
-// stopUnit is stop as ExecStop= of the unit, which names the hypervisor.
+// stopUnit is stop as ExecStop= of the unit, which names the hypervisor. Within
+// MICROVM_STOP_TIMEOUT seconds, which should be the unit's TimeoutStopSec=, it
+// is gone, by force in the end.
 func (l *Launcher) stopUnit(ctx context.Context, vm statedir.VM) error {
 	text := os.Getenv("MAINPID")
 	if text == "" {
@@ -56,9 +63,29 @@ func (l *Launcher) stopUnit(ctx context.Context, vm statedir.VM) error {
 	if err != nil || pid <= 1 {
 		return errors.New("MAINPID is " + text + ", which is no hypervisor's; this is run by microvm@.service")
 	}
+	if !sameUnit(pid) {
+		l.logf("process %d, the hypervisor, is gone already", pid)
+		return nil
+	}
 	times := DefaultStop
 	if s, err := strconv.Atoi(os.Getenv("MICROVM_STOP_TIMEOUT")); err == nil && s > 0 {
-		times.Graceful = time.Duration(s) * time.Second
+		times = stopWithin(time.Duration(s) * time.Second)
 	}
 	return l.Stop(ctx, vm, pid, times)
+}
+
+// sameUnit says whether a process is of the unit that this one is of. Its
+// number may mean another since the service manager told it to us.
+func sameUnit(pid int) bool {
+	// A unit with Delegate= has its control processes in a group of their own.
+	const control = "/.control"
+	ours, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return true
+	}
+	theirs, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH)
+	}
+	return bytes.Equal(bytes.ReplaceAll(ours, []byte(control), nil), theirs)
 }

@@ -1,11 +1,10 @@
 package launch
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -32,7 +31,14 @@ type Stop struct {
 }
 
 // DefaultStop fits into the 90 s that the unit gives.
-var DefaultStop = Stop{Graceful: 75 * time.Second, Again: 3 * time.Second, Term: 5 * time.Second}
+var DefaultStop = stopWithin(90 * time.Second)
+
+// stopWithin divides the time that the service manager gives to a stop, so that
+// the last stage is over before that ends.
+func stopWithin(total time.Duration) Stop {
+	term := min(5*time.Second, total/6)
+	return Stop{Graceful: total - 3*term, Again: 3 * time.Second, Term: term}
+}
 
 // Stop asks the guest of vm to go down and waits until process pid, its
 // hypervisor, is gone: it never returns early, because the service manager
@@ -70,7 +76,8 @@ func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir strin
 	if err != nil {
 		l.logf("%v", err)
 	}
-	if s.gone(graceful, err == nil && plan.Shutdown.Method != hypervisor.ShutdownNone) {
+	// A request that failed, or was never made, is nothing to wait for.
+	if s.exited() || err == nil && plan.Shutdown.Method != hypervisor.ShutdownNone && s.wait(graceful) {
 		l.logf("the hypervisor exited after %s", s.elapsed())
 		return nil
 	}
@@ -116,24 +123,23 @@ func (s *stopping) elapsed() string {
 	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
 }
 
-// gone waits for the process to exit, where there is something to wait for,
-// until ctx ends.
-func (s *stopping) gone(ctx context.Context, wait bool) bool {
-	if !wait {
-		ctx, cancel := context.WithCancel(ctx)
-		cancel()
-		return s.gone(ctx, true)
-	}
+// exited says whether the process is gone.
+func (s *stopping) exited() bool {
 	select {
 	case <-s.process.dead:
 		return true
 	default:
+		return false
 	}
+}
+
+// wait waits for the process to exit, until ctx ends, and says whether it did.
+func (s *stopping) wait(ctx context.Context) bool {
 	select {
 	case <-s.process.dead:
 		return true
 	case <-ctx.Done():
-		return false
+		return s.exited()
 	}
 }
 
@@ -143,25 +149,29 @@ func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string)
 	if how.Control == nil {
 		return errors.New("the plan names no control socket")
 	}
+	s.launcher.logf("asking the guest to go down by %s", how.Method)
+	trouble := ""
 	for attempt := 1; ; attempt++ {
 		round, cancel := context.WithTimeout(ctx, s.times.Again)
 		reacted, err := s.askOnce(round, how, dir)
 		cancel()
 		switch {
-		case s.gone(ctx, false):
+		case s.exited():
 			return nil
 		case reacted:
 			s.launcher.logf("the guest goes down, %s after it was first asked", s.elapsed())
 			return nil
 		case ctx.Err() != nil:
 			return fmt.Errorf("the guest did not go down within %s, asked %d times by %s", s.elapsed(), attempt, how.Method)
-		case err != nil:
-			// The socket is not there yet, or answers late: the same again.
-			s.launcher.logf("asking the guest to go down: %v; trying again", err)
-			s.pause(ctx)
-		default:
+		case err == nil:
 			s.launcher.logf("the guest has not reacted to %s after %s; asking again", how.Method, s.elapsed())
+			continue
+		case err.Error() != trouble:
+			trouble = err.Error()
+			s.launcher.logf("asking the guest to go down: %s; trying again", trouble)
 		}
+		// The socket is not there yet, or answers late.
+		s.pause(ctx)
 	}
 }
 
@@ -190,13 +200,10 @@ func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown, dir str
 	if err != nil {
 		return false, err
 	}
-	if s.elapsed() == "0.0 s" {
-		s.launcher.logf("asked the guest to go down by %s", how.Method)
-	}
 	if q, ok := client.(*control.QMP); ok {
 		return waitShutdown(ctx, q), nil
 	}
-	return s.gone(ctx, true), nil
+	return s.wait(ctx), nil
 }
 
 // waitShutdown waits for QEMU to report that the guest shuts down.
@@ -217,34 +224,63 @@ func waitShutdown(ctx context.Context, q *control.QMP) bool {
 func (s *stopping) script(ctx context.Context, program, dir string) error {
 	cmd := exec.CommandContext(ctx, program) //nolint:gosec // unprivileged, as the package's microvm-run
 	cmd.Dir = dir
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return fmt.Errorf("run %s: %w", program, err)
-	}
-	cmd.Stderr = cmd.Stdout
+	log := &lineLog{launcher: s.launcher, prefix: "microvm-shutdown: "}
+	cmd.Stdout, cmd.Stderr = log, log
+	// What it left running may hold its output open.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w", program, err)
 	}
 	done := make(chan error, 1)
-	go func() {
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			s.launcher.logf("microvm-shutdown: %s", strings.TrimSpace(lines.Text()))
-		}
-		done <- cmd.Wait()
-	}()
+	go func() { done <- cmd.Wait() }()
 	select {
 	case <-s.process.dead:
 		// Some such programs wait on the socket of a hypervisor that is gone.
-		_ = cmd.Process.Signal(os.Kill)
+		_ = cmd.Process.Kill()
 		<-done
 		return nil
 	case err := <-done:
-		if err != nil {
+		log.flush()
+		if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 			return fmt.Errorf("%s: %w", program, err)
 		}
 		return nil
+	}
+}
+
+// lineLog logs what a program prints, line by line.
+type lineLog struct {
+	launcher *Launcher
+	prefix   string
+	partial  []byte
+}
+
+const maxLogLine = 1024
+
+// Write implements io.Writer.
+func (l *lineLog) Write(p []byte) (int, error) {
+	l.partial = append(l.partial, p...)
+	for {
+		end := bytes.IndexByte(l.partial, '\n')
+		if end < 0 && len(l.partial) < maxLogLine {
+			return len(p), nil
+		}
+		if end < 0 {
+			end = len(l.partial) - 1
+		}
+		l.log(l.partial[:end+1])
+		l.partial = l.partial[end+1:]
+	}
+}
+
+func (l *lineLog) flush() {
+	l.log(l.partial)
+	l.partial = nil
+}
+
+func (l *lineLog) log(line []byte) {
+	if text := strings.TrimSpace(string(line)); text != "" {
+		l.launcher.logf("%s%s", l.prefix, text)
 	}
 }
 
@@ -256,7 +292,7 @@ func (s *stopping) force(ctx context.Context) error {
 	}
 	term, cancel := context.WithTimeout(ctx, s.times.Term)
 	defer cancel()
-	if s.gone(term, true) {
+	if s.wait(term) {
 		s.launcher.logf("the hypervisor exited after SIGTERM, %s after the guest was first asked", s.elapsed())
 		return nil
 	}

@@ -1,0 +1,387 @@
+package launch
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/control"
+	"microvm/internal/helper"
+	"microvm/internal/hypervisor"
+)
+
+// self is this program, as the hypervisor of a plan.
+func self(t *testing.T) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// seen reads what the stand-in has written.
+func seen(t *testing.T, file string) inherited {
+	t.Helper()
+	until(t, "the hypervisor's start", func() bool { _, err := os.Stat(file); return err == nil })
+	data, err := os.ReadFile(file) //nolint:gosec // the test's own
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got inherited
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// onlyStandard checks that the hypervisor inherited nothing of the launcher's:
+// what else it has comes from Go's runtime or whoever runs the test.
+func onlyStandard(t *testing.T, got inherited) {
+	t.Helper()
+	for fd, target := range got.FDs {
+		if len(fd) > 1 || fd > "2" {
+			if strings.HasPrefix(target, "socket:") || strings.HasPrefix(target, os.TempDir()) {
+				t.Errorf("the hypervisor has descriptor %s, %s", fd, target)
+			}
+		}
+	}
+}
+
+// gone waits for the readiness child to have ended. It is this process's, and
+// not the hypervisor's, which would never reap it.
+func gone(t *testing.T) {
+	t.Helper()
+	until(t, "the end of the readiness child", func() bool {
+		return !slices.ContainsFunc(children(), func(pid int) bool {
+			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err == nil && !strings.Contains(string(stat), ") Z ")
+		})
+	})
+}
+
+func TestTheLauncherBecomesTheHypervisor(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "seen")
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv:            []string{self(t), "-x", hypervisor.Literal("@{a}"), ""},
+		ProcessName:     "microvm@web",
+		Env:             []string{roleShow + "=" + file, "KEY=value"},
+		ExtraArgsScript: "echo '  -more  args '",
+	}), func(c *exec.Cmd) { c.Env = append(c.Env, "MICROVM_STATE_DIR=/x") })
+	if got := s.told(); got != "READY=1\nSTATUS=Executed stand-in" {
+		t.Errorf("the service manager was told %q", got)
+	}
+	got := seen(t, file)
+	if want := []string{"microvm@web", "-x", "@{a}", "", "-more", "args"}; !slices.Equal(got.Args, want) {
+		t.Errorf("arguments %q, want %q", got.Args, want)
+	}
+	if got.PID != s.cmd.Process.Pid {
+		t.Errorf("the hypervisor is process %d, want %d: the unit's main process", got.PID, s.cmd.Process.Pid)
+	}
+	for _, v := range got.Env {
+		if strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "MICROVM_") {
+			t.Errorf("the hypervisor has %s", v)
+		}
+	}
+	if !slices.Contains(got.Env, "KEY=value") {
+		t.Error("the hypervisor does not have the plan's variables")
+	}
+	onlyStandard(t, got)
+	if len(children()) != 0 {
+		t.Error("there is a readiness child and nothing to wait for")
+	}
+}
+
+func TestReadyIsSaidWhenQEMURunsTheVM(t *testing.T) {
+	program := need(t, "qemu-system-x86_64", "qemu-system-x86")
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv: []string{program, "-M", "none", "-display", "none", "-nodefaults", "-S",
+			"-qmp", "unix:qmp.sock,server=on,wait=off", "-qmp", "unix:other.sock,server=on,wait=off"},
+		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyVMM, Control: &hypervisor.Control{Method: "qmp", Socket: "qmp.sock"}},
+	}))
+	s.silent(500 * time.Millisecond) // stopped by -S
+	ctx := context.Background()
+	q, err := control.DialQMP(ctx, filepath.Join(s.dir, "other.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = q.Close() }()
+	if err := q.Execute(ctx, "cont", nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.told(); got != "READY=1\nSTATUS=stand-in runs the VM" {
+		t.Errorf("the service manager was told %q", got)
+	}
+	if got := s.told(); got != "BARRIER=1" {
+		t.Errorf("the service manager was told %q", got)
+	}
+	gone(t)
+}
+
+func TestHypervisorThatDiesBeforeItIsReadyIsReported(t *testing.T) {
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv:      []string{"/bin/sh", "-c", "echo kernel panic >&2; sleep 0.1; exit 3"},
+		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyVMM, Control: &hypervisor.Control{Method: "qmp", Socket: "qmp.sock"}},
+	}))
+	const want = "stand-in exited before the VM was ready"
+	if got := s.told(); got != "STATUS="+want {
+		t.Errorf("the service manager was told %q", got)
+	}
+	var exit *exec.ExitError
+	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Errorf("it ended with %v, want the hypervisor's own exit code", err)
+	}
+	s.told() // the barrier
+	gone(t)
+	if log := s.log(); !strings.Contains(log, "kernel panic\n") || !strings.Contains(log, want+"\n") {
+		t.Errorf("the log is %q", log)
+	}
+}
+
+func guestPlan(t *testing.T, says string) *hypervisor.Plan {
+	return &hypervisor.Plan{
+		Argv:      []string{self(t), hypervisor.NotifyPort},
+		Env:       []string{roleGuest + "=" + says},
+		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyGuest, VsockSocket: "vsock.sock"},
+	}
+}
+
+func TestReadyIsSaidWhenTheGuestSaysIt(t *testing.T) {
+	s := launch(t, pack(t, guestPlan(t, "STATUS=Starting a|MAINPID=1|STATUS=Starting b|READY=1\nSTATUS=up|STATUS=later")))
+	extend := fmt.Sprintf("\nEXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds())
+	for _, want := range []string{"STATUS=Starting a" + extend, "STATUS=Starting b" + extend, "READY=1\nSTATUS=up", "STATUS=later" + extend, "BARRIER=1"} {
+		if got := s.told(); got != want {
+			t.Errorf("the service manager was told %q, want %q", got, want)
+		}
+	}
+	gone(t)
+	if left := names(t, s.dir); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestGuestThatIsNeverReadyIsReportedWithItsLastWord(t *testing.T) {
+	s := launch(t, pack(t, guestPlan(t, "STATUS=Starting a|STATUS=Waiting for /dev/vdb")))
+	s.told()
+	s.told()
+	// The start has timed out: the service manager ends the main process.
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	const want = `stand-in exited before the VM was ready; the guest's last word was "Waiting for /dev/vdb"`
+	if got := s.told(); got != "STATUS="+want {
+		t.Errorf("the service manager was told %q, want %q", got, want)
+	}
+	s.told() // the barrier
+	gone(t)
+	if log := s.log(); !strings.Contains(log, want) {
+		t.Errorf("the log is %q, without %q", log, want)
+	}
+}
+
+func TestVsockListenerIsTheChildsAlone(t *testing.T) {
+	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Skipf("no vsock here (%v); load the module with: modprobe vsock", err)
+	}
+	_ = unix.Close(fd)
+	file := filepath.Join(t.TempDir(), "seen")
+	cid := int64(42)
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv:      []string{self(t), "port=" + hypervisor.NotifyPort},
+		Env:       []string{roleShow + "=" + file},
+		VsockCID:  &cid,
+		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyGuest},
+	}))
+	got := seen(t, file)
+	onlyStandard(t, got)
+	if got.Args[1] == "port=0" || !strings.HasPrefix(got.Args[1], "port=") {
+		t.Errorf("the hypervisor was told %q, want a port", got.Args[1])
+	}
+	if err := s.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if told := s.told(); told != "STATUS=stand-in exited before the VM was ready; the guest has not reported anything" {
+		t.Errorf("the service manager was told %q", told)
+	}
+	s.told() // the barrier
+	gone(t)
+}
+
+func TestStaleSocketsAreRemovedAndNothingElse(t *testing.T) {
+	other := t.TempDir()
+	file := filepath.Join(t.TempDir(), "seen")
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv:         []string{self(t)},
+		Env:          []string{roleShow + "=" + file},
+		StaleSockets: []string{"api.sock", "sub/api.sock", "file", "out/api.sock", "link", "none/api.sock", "none"},
+		Generated:    []hypervisor.GeneratedFile{{Path: "vm.json", Content: "{}"}},
+	}), func(c *exec.Cmd) {
+		bind := func(path string) {
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.SetUnlinkOnClose(false)
+			_ = l.Close()
+		}
+		if err := errors.Join(
+			os.Mkdir(filepath.Join(c.Dir, "sub"), 0o700),
+			os.WriteFile(filepath.Join(c.Dir, "file"), nil, 0o600),
+			os.Symlink(other, filepath.Join(c.Dir, "out")),
+			os.Symlink(filepath.Join(other, "api.sock"), filepath.Join(c.Dir, "link")),
+		); err != nil {
+			t.Fatal(err)
+		}
+		bind(filepath.Join(c.Dir, "api.sock"))
+		bind(filepath.Join(c.Dir, "sub/api.sock"))
+		bind(filepath.Join(other, "api.sock"))
+	})
+	if err := s.exit(); err == nil || !strings.Contains(s.log(), "out/api.sock") {
+		t.Errorf("a way through a link out of the directory ended with %v: %s", err, s.log())
+	}
+	if got := names(t, s.dir); !slices.Equal(got, []string{"file", "link", "out", "sub"}) {
+		t.Errorf("there is %q", got)
+	}
+	if got := names(t, other); !slices.Equal(got, []string{"api.sock"}) {
+		t.Errorf("outside there is %q", got)
+	}
+}
+
+func TestGeneratedFilesAreThereForTheHypervisorAlone(t *testing.T) {
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv:      []string{"/bin/sh", "-c", "stat -c %a vm.json && cat vm.json >&2"},
+		Generated: []hypervisor.GeneratedFile{{Path: "vm.json", Content: `{"secret": 1}`}},
+	}), func(c *exec.Cmd) { c.Stdout = c.Stderr })
+	if err := s.exit(); err != nil {
+		t.Error(err)
+	}
+	if log := s.log(); !strings.Contains(log, "600\n{\"secret\": 1}") {
+		t.Errorf("the hypervisor found %q", log)
+	}
+}
+
+func TestRefusedStarts(t *testing.T) {
+	cases := map[string]struct {
+		plan hypervisor.Plan
+		want string
+		code int
+	}{
+		"a missing kernel": {hypervisor.Plan{Files: []hypervisor.File{{Role: "kernel", Path: "/absent/vmlinuz"}}},
+			"kernel /absent/vmlinuz: no such file or directory; put the file there", helper.ExitConfig},
+		"a missing hypervisor": {hypervisor.Plan{Argv: []string{"no-such-hypervisor"}},
+			"no-such-hypervisor is not installed", helper.ExitConfig},
+		"a missing tap": {hypervisor.Plan{Taps: []hypervisor.Tap{{ID: "vm-absent"}}},
+			`tap interface "vm-absent" is missing`, helper.ExitFailed},
+		"a missing share": {hypervisor.Plan{Shares: []hypervisor.Share{{Tag: "home", Source: "/home", Socket: "home.sock"}}},
+			`home.sock of share "home" is missing`, helper.ExitFailed},
+		"a failing preStart": {hypervisor.Plan{PreStart: "true\nfalse\ntouch too-far"},
+			"preStart: exit status 1", helper.ExitFailed},
+		"a failing extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "exit 4"},
+			"extraArgsScript exit 4: exit status 4", helper.ExitFailed},
+		"a talkative extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "echo a; echo b"},
+			"more than one line", helper.ExitConfig},
+		"an unknown placeholder": {hypervisor.Plan{Argv: []string{"/bin/true", "@{moon-phase}"}},
+			`"moon-phase" is not known`, helper.ExitFailed},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			if len(c.plan.Argv) == 0 {
+				c.plan.Argv = []string{"/bin/true"}
+			}
+			s := launch(t, pack(t, &c.plan))
+			var exit *exec.ExitError
+			if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != c.code {
+				t.Errorf("it ended with %v, want exit code %d", err, c.code)
+			}
+			log := s.log()
+			if !strings.Contains(log, c.want) || strings.Count(log, "\n") != 1 {
+				t.Errorf("the log is %q, want one line with %q", log, c.want)
+			}
+			if left := names(t, s.dir); len(left) != 0 {
+				t.Errorf("left behind: %q", left)
+			}
+			s.silent(10 * time.Millisecond)
+		})
+	}
+}
+
+func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can run a test as somebody else; run it as root")
+	}
+	v := ext4(16)
+	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Volumes: []hypervisor.Volume{v}}), func(c *exec.Cmd) {
+		// The test's own directories are closed to others, and so is this program.
+		data, err := os.ReadFile(c.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Path = filepath.Join(filepath.Dir(c.Dir), "program")
+		if err := errors.Join(os.WriteFile(c.Path, data, 0o755), //nolint:gosec // to be run by somebody else
+			os.Chmod(c.Dir, 0o755), os.Chmod(filepath.Dir(c.Dir), 0o755)); err != nil { //nolint:gosec // opened on purpose
+			t.Fatal(err)
+		}
+		open(t, c.Env)
+		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	})
+	var exit *exec.ExitError
+	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != helper.ExitConfig {
+		t.Errorf("it ended with %v", err)
+	}
+	if log := s.log(); !strings.Contains(log, "permission denied; the hypervisors' user has to be able to write to") {
+		t.Errorf("the log is %q", log)
+	}
+}
+
+// open lets others reach the package of a test.
+func open(t *testing.T, env []string) {
+	t.Helper()
+	for _, v := range env {
+		if dir, ok := strings.CutPrefix(v, rolePackage+"="); ok {
+			if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // opened on purpose
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// foreign is a package as microvm.nix makes it.
+func foreign(t *testing.T, programs map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil { //nolint:gosec // a package is for everybody
+		t.Fatal(err)
+	}
+	for name, text := range programs {
+		if err := os.WriteFile(filepath.Join(dir, "bin", name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil { //nolint:gosec // it is to be run
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestForeignPackageIsExecuted(t *testing.T) {
+	s := launch(t, foreign(t, map[string]string{"microvm-run": `echo "pid $$ in $PWD" >&2`}))
+	if got := s.told(); !strings.HasPrefix(got, "READY=1\n") {
+		t.Errorf("the service manager was told %q", got)
+	}
+	if err := s.exit(); err != nil {
+		t.Error(err)
+	}
+	if want := fmt.Sprintf("pid %d in %s\n", s.cmd.Process.Pid, s.dir); s.log() != want {
+		t.Errorf("the log is %q, want %q", s.log(), want)
+	}
+}
