@@ -114,12 +114,12 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Foreign {
 		return l.execForeign(p, unit)
 	}
-	if err := l.prepare(p, plan, unit); err != nil {
-		return err
-	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
 		return configf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+	}
+	if err := l.prepare(p, plan, unit); err != nil {
+		return err
 	}
 	extra, err := extraArgs(plan.ExtraArgsScript)
 	if err != nil {
