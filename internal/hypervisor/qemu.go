@@ -309,12 +309,14 @@ func (a *qemuArgs) sandbox() {
 	if a.p.Bridge {
 		return // qemu-bridge-helper has to gain a capability
 	}
-	spawn := "deny"
+	elevate, spawn := "deny", "deny"
 	if slices.ContainsFunc(a.s.ForwardPorts, func(f spec.ForwardPort) bool { return f.From == "guest" }) {
-		spawn = "allow" // one nc for each connection
+		// One nc for each connection, in a session of its own: setsid(2) is among
+		// the calls that QEMU counts as elevating.
+		elevate, spawn = "allow", "allow"
 		a.p.Notes = append(a.p.Notes, "forwardPorts from the guest start nc on the host, once a connection; it has to be in PATH")
 	}
-	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn="+spawn+",resourcecontrol=deny")
+	a.add("-sandbox", "on,obsolete=deny,elevateprivileges="+elevate+",spawn="+spawn+",resourcecontrol=deny")
 }
 
 // console connects the serial port to the journal, which is standard output,
