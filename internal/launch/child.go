@@ -155,6 +155,7 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 	if err != nil {
 		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
+	//nolint:gosec // this program itself
 	_, err = syscall.ForkExec("/proc/self/exe", []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
 		Files: files,
 		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "GOMAXPROCS=1"},

@@ -80,7 +80,7 @@ func pin(vm statedir.VM) error {
 			return nil
 		}
 		// A start that was killed before it could hand the link over.
-		if err := os.Remove(path); err != nil {
+		if err := os.Remove(path); err != nil { //nolint:gosec // the VM's name was validated
 			return fmt.Errorf("remove what an interrupted start left: %w", err)
 		}
 	}
