@@ -1,0 +1,181 @@
+# mkSpec: the values of a guest's microvm.* options as the attribute set that
+# builtins.toJSON turns into a spec. Names are the same on both sides, so this
+# only leaves out what is unset, replaces packages by their paths, and adds what
+# NixOS knows: the kernel's file, the store disk, the toplevel.
+{ lib, capabilities }:
+
+{
+  pkgs,
+  microvmConfig,
+  toplevel,
+}:
+
+let
+  cfg = microvmConfig;
+  inherit (cfg) hypervisor;
+  platform = pkgs.stdenv.hostPlatform;
+  capability = capabilities.${hypervisor};
+  arch = platform.parsed.cpu.name;
+
+  # null stands for an absent field wherever the Go type does not tell them apart.
+  withoutNulls =
+    value:
+    if builtins.isList value then
+      map withoutNulls value
+    else if builtins.isAttrs value && !lib.isDerivation value then
+      lib.mapAttrs (_: withoutNulls) (lib.filterAttrs (_: v: v != null) value)
+    else
+      value;
+
+  image = pkgs.linux.target or platform.linux-kernel.target;
+  kernel =
+    if builtins.elem arch capability.vmlinux then
+      "${lib.getDev cfg.kernel}/vmlinux"
+    else
+      "${lib.getOutput "out" cfg.kernel}/${image}";
+
+  # Fields whose option has the same name and the same meaning.
+  same = lib.genAttrs [
+    "vcpu"
+    "mem"
+    "hugepageMem"
+    "hotplugMem"
+    "hotpluggedMem"
+    "balloon"
+    "initialBalloonMem"
+    "deflateOnOOM"
+    "cpu"
+    "user"
+    "preStart"
+    "extraArgsScript"
+    "prettyProcnames"
+    "readiness"
+    "kernelParams"
+    "interfaces"
+    "forwardPorts"
+    "devices"
+    "registerWithMachined"
+    "binScripts"
+    "storeOnDisk"
+  ] (name: cfg.${name});
+
+  share =
+    s:
+    withoutNulls s
+    // {
+      # The Go side tells "no socket" from "the default one".
+      inherit (s) socket;
+    };
+
+  # A section is written for the hypervisor that reads it and for no other: a
+  # package that is named would have to be built.
+  sections = {
+    qemu = {
+      qemu = withoutNulls {
+        inherit (cfg.qemu)
+          machine
+          machineOpts
+          extraArgs
+          serialConsole
+          pcieRootPorts
+          ;
+        package = "${qemuPackage}";
+      };
+    };
+    cloud-hypervisor = {
+      cloud-hypervisor = {
+        inherit (cfg.cloud-hypervisor) platformOEMStrings extraArgs;
+        package = "${cfg.cloud-hypervisor.package}";
+      };
+    };
+    firecracker = {
+      firecracker = withoutNulls {
+        inherit (cfg.firecracker) cpu driveIoEngine extraArgs;
+        package = "${cfg.firecracker.package}";
+      } // { inherit (cfg.firecracker) extraConfig; };
+    };
+    crosvm = {
+      crosvm = withoutNulls {
+        inherit (cfg.crosvm) extraArgs pivotRoot;
+        package = "${cfg.crosvm.package}";
+      };
+    };
+    kvmtool.kvmtool.package = "${cfg.kvmtool.package}";
+    stratovirt.stratovirt.package = "${cfg.stratovirt.package}";
+    alioth.alioth.package = "${cfg.alioth.package}";
+  };
+
+  # USB passthrough needs a QEMU that is built for it; a QEMU without graphical
+  # libraries is a fraction of the size.
+  hasUsb = builtins.any ({ bus, ... }: bus == "usb") cfg.devices;
+  withUsb =
+    qemu:
+    qemu.overrideAttrs (old: {
+      configureFlags = old.configureFlags or [ ] ++ [ "--enable-libusb" ];
+      buildInputs = old.buildInputs or [ ] ++ [ cfg.vmHostPackages.libusb1 ];
+    });
+  small =
+    qemu:
+    if (qemu.override.__functionArgs or { }) ? nixosTestRunner then
+      qemu.override { nixosTestRunner = true; }
+    else
+      qemu;
+  qemuPackage = lib.pipe cfg.qemu.package (
+    lib.optional (cfg.optimize.enable && !cfg.graphics.enable) small ++ lib.optional hasUsb withUsb
+  );
+
+  hasVirtiofs = builtins.any ({ proto, ... }: proto == "virtiofs") cfg.shares;
+in
+withoutNulls same
+// {
+  name = cfg.hostName;
+  inherit
+    arch
+    hypervisor
+    kernel
+    ;
+  inherit (cfg)
+    socket
+    machineId
+    ;
+  initrdPath = "${cfg.initrdPath}";
+  volumes = withoutNulls cfg.volumes;
+  shares = map share cfg.shares;
+  vsock = withoutNulls { inherit (cfg.vsock) cid; };
+  # Strings as well as paths, which stay where they are: a secret is not copied
+  # into the store.
+  credentialFiles = lib.mapAttrs (_: toString) cfg.credentialFiles;
+}
+// sections.${hypervisor}
+// lib.optionalAttrs cfg.storeOnDisk {
+  storeDisk = "${cfg.storeDisk}";
+}
+// lib.optionalAttrs cfg.systemSymlink {
+  system = "${toplevel}";
+}
+// lib.optionalAttrs cfg.graphics.enable {
+  graphics =
+    withoutNulls {
+      inherit (cfg.graphics)
+        enable
+        backend
+        socket
+        vulkan
+        hostmem
+        ;
+    }
+    // lib.optionalAttrs (hypervisor != "qemu") {
+      crosvmPackage = "${cfg.graphics.crosvmPackage}";
+    };
+}
+// lib.optionalAttrs hasVirtiofs {
+  virtiofsd = {
+    inherit (cfg.virtiofsd)
+      inodeFileHandles
+      threadPoolSize
+      group
+      extraArgs
+      ;
+    package = "${cfg.virtiofsd.package}";
+  };
+}

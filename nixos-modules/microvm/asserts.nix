@@ -1,0 +1,137 @@
+# Settings that cannot work, told while the system evaluates. `microvm build`
+# checks all of them again, and more; these are the ones that people meet, with
+# the option's name as they wrote it.
+{ config, lib, ... }:
+
+let
+  cfg = config.microvm;
+  vm = "MicroVM ${config.networking.hostName}: ";
+  inherit (import ../../nix/lib.nix { inherit lib; }) capabilities hypervisors;
+  capability = capabilities.${cfg.hypervisor};
+
+  refuse = wrong: message: {
+    assertion = !wrong;
+    message = vm + message;
+  };
+
+  # One assertion for each value of `key` that more than one element has.
+  unique =
+    what: key: list:
+    lib.mapAttrsToList (
+      value: same:
+      refuse (builtins.length same > 1)
+        "${what} \"${value}\" is used ${toString (builtins.length same)} times; give each its own."
+    ) (builtins.groupBy key list);
+
+  # Who has what this VM's hypervisor has not.
+  others =
+    has:
+    let
+      able = builtins.filter (name: has capabilities.${name}) hypervisors;
+    in
+    if able == [ ] then "No hypervisor can." else "These can: ${lib.concatStringsSep ", " able}.";
+
+  needs =
+    wanted: has: option: what:
+    refuse (wanted && !(has capability)) "microvm.${option}: ${cfg.hypervisor} has no ${what}. ${others has}";
+
+  virtiofs = builtins.filter ({ proto, ... }: proto == "virtiofs") cfg.shares;
+  translates = lib.any (
+    word: lib.hasInfix "--translate-uid" word || lib.hasInfix "--translate-gid" word
+  );
+  has = field: c: c.${field};
+  hasElem =
+    field: value: c:
+    builtins.elem value c.${field};
+in
+lib.mkIf cfg.guest.enable {
+  assertions =
+    unique "volume image" ({ image, ... }: image) cfg.volumes
+    ++ unique "interface id" ({ id, ... }: id) cfg.interfaces
+    ++ unique "share tag" ({ tag, ... }: tag) cfg.shares
+    ++ unique "share socket" ({ socket, ... }: toString socket) (
+      builtins.filter ({ socket, ... }: socket != null) virtiofs
+    )
+    ++ map (
+      { image, autoCreate, size, ... }:
+      refuse (autoCreate && size <= 0)
+        "volume \"${image}\" has no size; set its size in MiB, or autoCreate = false for an image that is there."
+    ) cfg.volumes
+    ++ map (
+      { id, type, bridge, ... }:
+      refuse (type == "bridge" && bridge == null)
+        "interface \"${id}\" has type \"bridge\" and names no bridge; set its option bridge."
+    ) cfg.interfaces
+    ++ map (
+      { id, type, bridge, ... }:
+      refuse (type != "bridge" && bridge != null)
+        "interface \"${id}\" names a bridge and has type \"${type}\"; set its type to \"bridge\", or remove the bridge."
+    ) cfg.interfaces
+    ++ map (
+      { id, type, macvtap, ... }:
+      refuse (type == "macvtap" && (macvtap.link == null || macvtap.mode == null))
+        "interface \"${id}\" has type \"macvtap\", so it needs macvtap.link and macvtap.mode."
+    ) cfg.interfaces
+    ++ map (
+      { id, ... }:
+      refuse (builtins.stringLength id > 15)
+        "interface id \"${id}\" has ${toString (builtins.stringLength id)} characters; Linux allows 15."
+    ) cfg.interfaces
+    ++ map (
+      { tag, socket, ... }:
+      refuse (socket == null) "virtiofs share \"${tag}\" has no socket; set one, or leave the option out."
+    ) virtiofs
+    ++ map (
+      { tag, posixAcl, extraArgs, ... }:
+      refuse (posixAcl && translates (cfg.virtiofsd.extraArgs ++ extraArgs))
+        "virtiofs share \"${tag}\" cannot have posixAcl together with --translate-uid or --translate-gid, which are in its extraArgs or in microvm.virtiofsd.extraArgs; set posixAcl = false."
+    ) virtiofs
+    ++ [
+      (refuse (cfg.forwardPorts != [ ] && !(builtins.any ({ type, ... }: type == "user") cfg.interfaces))
+        "microvm.forwardPorts needs an interface of type \"user\"; add one."
+      )
+      (refuse
+        (
+          cfg.hypervisor == "cloud-hypervisor"
+          && lib.any (lib.hasInfix "oem_strings") cfg.cloud-hypervisor.platformOEMStrings
+        )
+        "microvm.cloud-hypervisor.platformOEMStrings takes the strings alone; remove \"oem_strings\" from them."
+      )
+      (refuse
+        (
+          cfg.writableStoreOverlay != null
+          && (config.nix.optimise.automatic || config.nix.settings.auto-optimise-store or false)
+        )
+        "microvm.writableStoreOverlay does not go with nix.optimise.automatic and nix.settings.auto-optimise-store: hard links cannot cross the overlay's layers. Turn them off."
+      )
+      (needs (cfg.forwardPorts != [ ]) (has "forwardPorts") "forwardPorts" "forwarded ports")
+      (needs (cfg.cpu != null) (has "cpu") "cpu" "emulated CPU")
+      (needs cfg.graphics.enable (has "graphics") "graphics.enable" "display")
+      (needs cfg.balloon (has "balloon") "balloon" "balloon")
+      (needs (cfg.initialBalloonMem > 0) (has "initialBalloonMem") "initialBalloonMem"
+        "balloon that is inflated at the start"
+      )
+      (needs (cfg.hotplugMem > 0) (has "hotplugMem") "hotplugMem" "virtio-mem")
+      (needs cfg.hugepageMem (has "hugepageMem") "hugepageMem" "huge pages")
+      (needs (cfg.credentialFiles != { }) (has "credentialFiles") "credentialFiles" "credentials")
+      (needs (cfg.readiness == "guest") (has "guestReadiness") "readiness" "way for the guest to report")
+    ]
+    ++ map (
+      { type, ... }:
+      needs true (hasElem "interfaces" type) "interfaces" "interface of type \"${type}\""
+    ) cfg.interfaces
+    ++ map (
+      { proto, ... }: needs true (hasElem "shares" proto) "shares" "share by ${proto}"
+    ) cfg.shares
+    ++ map ({ bus, ... }: needs true (hasElem "devices" bus) "devices" "${bus} device") cfg.devices
+    ++ map (
+      { imageType, ... }: needs true (hasElem "imageTypes" imageType) "volumes" "image of type ${imageType}"
+    ) cfg.volumes;
+
+  warnings =
+    # A kernel and an initrd alone take about that much.
+    lib.optional (cfg.mem < 32)
+      "${vm}${toString cfg.mem} MiB of memory is very little; a Linux guest hardly boots with less than 32."
+    ++ lib.optional config.nix.optimise.automatic
+      "${vm}nix.optimise.automatic costs a guest more than it saves: with a share it keeps files open on the host, and an image is deduplicated already.";
+}

@@ -1,0 +1,51 @@
+# Smaller closures and shorter boots; see microvm.optimize.enable.
+{
+  config,
+  lib,
+  options,
+  ...
+}:
+
+let
+  cfg = config.microvm;
+  microvm-lib = import ../../nix/lib.nix { inherit lib; };
+  inherit (lib) mkDefault;
+
+  # Only a running system with an SSH server and the host's store can be switched.
+  switchable = config.services.openssh.enable && microvm-lib.hostStoreShare cfg.shares != null;
+in
+lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
+  documentation.enable = mkDefault false;
+
+  boot = {
+    initrd.systemd = {
+      # It boots faster, and does not find the store on the others.
+      enable = mkDefault (
+        builtins.elem cfg.hypervisor [
+          "qemu"
+          "cloud-hypervisor"
+          "firecracker"
+          "stratovirt"
+        ]
+      );
+      tpm2.enable = mkDefault false;
+    };
+    # The kernel would look for four serial ports.
+    kernelParams = [ "8250.nr_uarts=1" ];
+    swraid.enable = mkDefault false;
+  };
+
+  networking.useNetworkd = mkDefault true;
+  systemd = {
+    network.wait-online.enable = mkDefault false;
+    tpm2.enable = mkDefault false;
+  };
+
+  nixpkgs.overlays = [
+    (_: prev: lib.optionalAttrs (prev ? stratovirt) { stratovirt = prev.stratovirt.override { gtk3 = null; }; })
+  ];
+
+  system = lib.optionalAttrs (options.system ? switch) {
+    switch.enable = mkDefault switchable;
+  };
+}

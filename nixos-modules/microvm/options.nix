@@ -1,0 +1,745 @@
+# Every microvm.* option of a guest. The ones that describe the VM have the
+# names of the fields of the Go spec (internal/spec/spec.go), which a test holds
+# against this file; the others are this module's own.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+
+let
+  inherit (lib)
+    literalExpression
+    mkEnableOption
+    mkOption
+    types
+    ;
+  inherit (types)
+    attrsOf
+    bool
+    enum
+    ints
+    listOf
+    nullOr
+    str
+    submodule
+    ;
+
+  microvm-lib = import ../../nix/lib.nix { inherit lib; };
+
+  cfg = config.microvm;
+  hostName = config.networking.hostName or "microvm";
+  host = cfg.vmHostPackages;
+  kernelAtLeast = lib.versionAtLeast config.boot.kernelPackages.kernel.version;
+
+  flag = default: description: mkOption { type = bool; inherit default description; };
+  number = default: description: mkOption { type = ints.unsigned; inherit default description; };
+  maybe = type: description: mkOption { type = nullOr type; default = null; inherit description; };
+  words = description: mkOption { type = listOf str; default = [ ]; inherit description; };
+  program =
+    name: default: text:
+    mkOption {
+      type = types.package;
+      inherit default;
+      defaultText = literalExpression text;
+      description = "Package that provides ${name}.";
+    };
+
+  endpoint = side: {
+    address = mkOption {
+      type = str;
+      default = "";
+      description = "IPv4 address on the side of the ${side}; empty for any.";
+    };
+    port = mkOption {
+      type = types.port;
+      description = "Port on the side of the ${side}.";
+    };
+  };
+in
+{
+  imports = [
+    ../virtiofsd-options.nix
+    (lib.mkRemovedOptionModule [ "microvm" "balloonMem" ] ''
+      Set microvm.balloon = true instead, and microvm.initialBalloonMem for a
+      balloon that is inflated from the start.
+    '')
+    (lib.mkRemovedOptionModule [ "microvm" "vfkit" ] ''
+      vfkit runs on macOS only, and these modules run VMs under systemd on Linux.
+      Remove the setting, or keep microvm.nix for that machine.
+    '')
+  ];
+
+  options.microvm = {
+    guest.enable = flag true ''
+      Whether this system is made into a microVM guest at all.
+    '';
+
+    optimize.enable = flag true ''
+      Smaller closures and shorter boots, by changed defaults: no documentation,
+      an initrd with systemd where the hypervisor gets along with it,
+      systemd-networkd without waiting for the network, no software RAID, no TPM,
+      a QEMU without graphical libraries, and no `switch-to-configuration` where
+      nobody could use it.
+    '';
+
+    hypervisor = mkOption {
+      type = enum microvm-lib.hypervisors;
+      default = "qemu";
+      description = ''
+        Hypervisor that runs the VM. The chapter on hypervisors has a table of
+        what each of them can do.
+      '';
+    };
+
+    cpu = maybe str ''
+      CPU model to emulate, for a guest of another architecture than the host's.
+      `null` takes the host's own CPU, with KVM. Emulation is slow, and only QEMU
+      has it.
+    '';
+
+    vcpu = mkOption {
+      type = ints.positive;
+      default = 1;
+      description = "Number of virtual CPU cores.";
+    };
+
+    mem = mkOption {
+      type = ints.positive;
+      default = 512;
+      description = "Memory in MiB.";
+    };
+
+    hugepageMem = flag false "Backs the guest's memory with huge pages, which the host has to have reserved.";
+
+    hotplugMem = number 0 ''
+      The most memory, in MiB, that virtio-mem may add while the VM runs.
+    '';
+
+    hotpluggedMem = mkOption {
+      type = ints.unsigned;
+      default = cfg.hotplugMem;
+      defaultText = literalExpression "config.microvm.hotplugMem";
+      description = "How much of `hotplugMem`, in MiB, is there from the start.";
+    };
+
+    balloon = flag false ''
+      Adds a balloon, by which the host can take memory back from the guest while
+      it runs. virtio-mem does that better, where the hypervisor has it.
+    '';
+
+    initialBalloonMem = number 0 "Size of the balloon, in MiB, when the VM starts.";
+
+    deflateOnOOM = flag true "Lets the guest take memory back from the balloon before it kills a process.";
+
+    preStart = mkOption {
+      type = types.lines;
+      default = "";
+      description = ''
+        Shell commands that run before the hypervisor, in the VM's state
+        directory, as the hypervisor's user.
+      '';
+    };
+
+    extraArgsScript = maybe str ''
+      Program that prints one line of further arguments for the hypervisor. It
+      runs at every start, as the hypervisor's user.
+    '';
+
+    socket = mkOption {
+      type = nullOr str;
+      default = "${hostName}.sock";
+      defaultText = literalExpression ''"''${config.networking.hostName}.sock"'';
+      description = ''
+        The hypervisor's control socket, in the VM's state directory. Without it
+        (`null`) the VM cannot be asked to shut down.
+      '';
+    };
+
+    user = maybe str "User to change to when the runner is started as root; QEMU and others that can.";
+
+    readiness = maybe (enum [
+      "guest"
+      "vmm"
+      "none"
+    ]) ''
+      What counts as up for systemd: the guest says so over vsock (`guest`), the
+      hypervisor's control socket says that the VM runs (`vmm`), or the
+      hypervisor was started (`none`). `null` takes `guest` where `vsock.cid` is
+      set and the hypervisor can tell the guest where to report, else `vmm`.
+    '';
+
+    prettyProcnames = flag true "Names the hypervisor's process `microvm@NAME`.";
+
+    kernel = mkOption {
+      type = types.package;
+      default = config.boot.kernelPackages.kernel;
+      defaultText = literalExpression "config.boot.kernelPackages.kernel";
+      description = "Kernel package to boot. `boot.kernelPackages` is the better place to change it.";
+    };
+
+    initrdPath = mkOption {
+      type = types.path;
+      default = "${config.system.build.initialRamdisk}/${config.system.boot.loader.initrdFile}";
+      defaultText = literalExpression ''"''${config.system.build.initialRamdisk}/''${config.system.boot.loader.initrdFile}"'';
+      description = "Path of the initial RAM disk.";
+    };
+
+    kernelParams = mkOption {
+      type = listOf str;
+      description = ''
+        Words for the kernel's command line, in addition to `boot.kernelParams`.
+        They are no part of the guest's toplevel, so they may refer to it.
+      '';
+    };
+
+    interfaces = mkOption {
+      default = [ ];
+      description = "Network interfaces of the guest.";
+      type = listOf (submodule {
+        options = {
+          type = mkOption {
+            type = enum [
+              "user"
+              "tap"
+              "macvtap"
+              "bridge"
+            ];
+            description = "Kind of the interface.";
+          };
+          id = mkOption {
+            type = str;
+            description = "Name on the host, at most 15 bytes.";
+          };
+          mac = mkOption {
+            type = str;
+            description = "The guest's Ethernet address, such as `02:00:00:00:00:01`.";
+          };
+          tap.vhost = flag false ''
+            Lets the host's kernel move the packets (vhost-net) instead of QEMU,
+            which is several times faster.
+          '';
+          macvtap.link = maybe str "Interface of the host that a macvtap stands on.";
+          macvtap.mode = maybe (enum [
+            "private"
+            "vepa"
+            "bridge"
+            "passthru"
+            "source"
+          ]) "Mode of a macvtap interface.";
+          bridge = maybe str "Bridge of the host that an interface of type `bridge` joins.";
+        };
+      });
+    };
+
+    forwardPorts = mkOption {
+      default = [ ];
+      example = literalExpression ''
+        [
+          # ssh -p 2222 localhost on the host reaches the guest
+          { from = "host"; host.port = 2222; guest.port = 22; }
+          # 10.0.2.10:80 in the guest's network is the host's own web server
+          { from = "guest";
+            guest = { address = "10.0.2.10"; port = 80; };
+            host = { address = "127.0.0.1"; port = 80; };
+          }
+        ]
+      '';
+      description = ''
+        Ports that are forwarded through an interface of type `user` of QEMU.
+        IPv4 only. The guest's own firewall has to let them through.
+      '';
+      type = listOf (submodule {
+        options = {
+          from = mkOption {
+            type = enum [
+              "host"
+              "guest"
+            ];
+            default = "host";
+            description = ''
+              Who connects: `host` forwards a port of the host to the guest,
+              `guest` an address in the guest's network to the host.
+            '';
+          };
+          proto = mkOption {
+            type = enum [
+              "tcp"
+              "udp"
+            ];
+            default = "tcp";
+            description = "Protocol.";
+          };
+          host = endpoint "host";
+          guest = endpoint "guest";
+        };
+      });
+    };
+
+    volumes = mkOption {
+      default = [ ];
+      description = "Disk images of the guest.";
+      type = listOf (submodule {
+        options = {
+          image = mkOption {
+            type = str;
+            description = "Path of the image on the host; a relative one lies in the VM's state directory.";
+          };
+          serial = maybe str "Serial number that the guest sees, 1 to 20 bytes.";
+          direct = flag false "Goes past the host's page cache (O_DIRECT).";
+          readOnly = flag false "Lets the guest only read.";
+          label = maybe str ''
+            Label of the file system. It is set when the image is created; the
+            guest then finds the volume by it.
+          '';
+          mountPoint = maybe types.path "Where the guest mounts the volume; `null` for nowhere.";
+          size = mkOption {
+            type = types.int;
+            default = 0;
+            description = ''
+              Size in MiB of an image that is created here. A larger number later
+              grows the image.
+            '';
+          };
+          autoCreate = flag true "Creates the image, with its file system, when it is missing.";
+          mkfsExtraArgs = words "More arguments for mkfs.";
+          fsType = mkOption {
+            type = str;
+            default = microvm-lib.defaultFsType;
+            description = "File system to create and to mount.";
+          };
+          imageType = mkOption {
+            type = enum [
+              "raw"
+              "qcow2"
+              "vhd"
+              "vhdx"
+            ];
+            default = "raw";
+            description = "Format of the image. Images that are created here are raw.";
+          };
+        };
+      });
+    };
+
+    shares = mkOption {
+      default = [ ];
+      description = "Directories of the host that the guest can mount.";
+      type = listOf (
+        submodule (
+          { config, ... }:
+          {
+            options = {
+              tag = mkOption {
+                type = str;
+                description = "Name of the share, unique in the VM.";
+              };
+              source = mkOption {
+                type = types.nonEmptyStr;
+                description = "Directory on the host; a relative one lies in the VM's state directory.";
+              };
+              socket = mkOption {
+                type = nullOr str;
+                default = if config.proto == "virtiofs" then "${hostName}-virtiofs-${config.tag}.sock" else null;
+                defaultText = literalExpression ''if proto == "virtiofs" then "''${hostName}-virtiofs-''${tag}.sock" else null'';
+                description = "Socket of the share's virtiofsd, in the VM's state directory.";
+              };
+              mountPoint = mkOption {
+                type = types.path;
+                description = "Where the guest mounts the share.";
+              };
+              proto = mkOption {
+                type = enum [
+                  "9p"
+                  "virtiofs"
+                ];
+                default = "9p";
+                description = ''
+                  `9p` is built into some hypervisors; `virtiofs` is faster and
+                  needs a process on the host, which the host module starts.
+                '';
+              };
+              securityModel = mkOption {
+                type = enum [
+                  "passthrough"
+                  "none"
+                  "mapped"
+                  "mapped-file"
+                ];
+                default = "none";
+                description = "How 9p stores the guest's owners and modes.";
+              };
+              readOnly = flag false "Lets the guest only read.";
+              cache = mkOption {
+                type = enum [
+                  "auto"
+                  "always"
+                  "metadata"
+                  "never"
+                ];
+                default = "auto";
+                description = "How long a virtiofs guest may trust what it has read.";
+              };
+              posixAcl = flag true ''
+                Passes extended attributes and ACLs on. Has to be off where
+                virtiofsd's `--translate-uid` or `--translate-gid` is used.
+              '';
+              extraArgs = words "More arguments for this share's virtiofsd.";
+            };
+          }
+        )
+      );
+    };
+
+    devices = mkOption {
+      default = [ ];
+      description = "Devices of the host that are handed to the guest.";
+      example = literalExpression ''
+        [
+          { bus = "pci"; path = "0000:01:00.0"; }
+          { bus = "usb"; path = "vendorid=0xabcd,productid=0x0123"; }
+        ]
+      '';
+      type = listOf (submodule {
+        options = {
+          bus = mkOption {
+            type = enum [
+              "pci"
+              "usb"
+            ];
+            description = "Bus of the device. `usb` is for QEMU only.";
+          };
+          path = mkOption {
+            type = str;
+            description = "PCI address as `lspci -D` prints it, or QEMU's selector of a USB device.";
+          };
+          qemu = {
+            id = maybe str "Name of the device in QEMU.";
+            bus = maybe str "QEMU's bus to put the device on, such as a port of `qemu.pcieRootPorts`.";
+            deviceExtraArgs = maybe str "More properties for QEMU's device, separated by commas.";
+          };
+        };
+      });
+    };
+
+    vsock = {
+      cid = maybe types.int ''
+        The guest's address in AF_VSOCK, 3 or higher and unique on the host. It
+        turns vsock on, and with it readiness by the guest and `microvm ssh`.
+      '';
+      ssh.enable = mkEnableOption "" // {
+        description = ''
+          Runs an SSH server in the guest that the host reaches over vsock,
+          without any network: `microvm ssh NAME`. Needs `vsock.cid`.
+        '';
+      };
+    };
+
+    graphics = {
+      enable = flag false ''
+        Gives the guest a display. `gtk` opens a window, so it needs a desktop
+        session; `headless` runs under systemd.
+      '';
+      backend = mkOption {
+        type = enum [
+          "gtk"
+          "headless"
+        ];
+        default = "gtk";
+        description = "Where QEMU shows the display.";
+      };
+      socket = mkOption {
+        type = str;
+        default = "${hostName}-gpu.sock";
+        defaultText = literalExpression ''"''${config.networking.hostName}-gpu.sock"'';
+        description = "Socket of the vhost-user GPU that cloud-hypervisor and crosvm use.";
+      };
+      vulkan = maybe (enum [
+        "venus"
+        "drm_native_context"
+      ]) "How QEMU passes Vulkan through to the host's GPU.";
+      hostmem = mkOption {
+        type = str;
+        default = "256M";
+        description = "Size of the GPU's window into the host's memory, with the unit M or G.";
+      };
+      crosvmPackage = program "the vhost-user GPU of cloud-hypervisor and crosvm" pkgs.crosvm "pkgs.crosvm";
+    };
+
+    machineId = mkOption {
+      type = nullOr str;
+      default = microvm-lib.defaultMachineId hostName;
+      defaultText = literalExpression "a UUID that is derived from config.networking.hostName";
+      example = "a67472e5-570e-5c8a-b18c-ae3c77701050";
+      description = ''
+        UUID of the VM: in the guest's SMBIOS where the hypervisor has one, in
+        its `/etc/machine-id`, and in systemd-machined.
+      '';
+    };
+
+    registerWithMachined = flag false ''
+      Shows the VM in `machinectl`. `machinectl terminate` stops it.
+    '';
+
+    credentialFiles = mkOption {
+      type = attrsOf types.path;
+      default = { };
+      example = literalExpression ''{ SOPS_AGE_KEY = "/run/secrets/guest_age_key"; }'';
+      description = ''
+        Files of the host that the guest's systemd gets as credentials, by the
+        credential's name. The hypervisor's user has to be able to read them.
+      '';
+    };
+
+    binScripts = mkOption {
+      type = attrsOf types.lines;
+      default = { };
+      description = ''
+        More shell scripts for the runner's `bin/`, by file name. The names of
+        the runner's own programs are taken.
+      '';
+    };
+
+    qemu = {
+      machine = mkOption {
+        type = str;
+        default = if pkgs.stdenv.hostPlatform.isAarch64 then "virt" else "microvm";
+        defaultText = literalExpression ''if pkgs.stdenv.hostPlatform.isAarch64 then "virt" else "microvm"'';
+        description = "QEMU's machine model: `microvm`, `q35`, `virt`, …";
+      };
+      machineOpts = maybe (attrsOf str) "Options of the machine, instead of the default ones.";
+      extraArgs = words "More arguments for QEMU.";
+      serialConsole = flag true "Connects the guest's serial port to the journal and to a socket.";
+      pcieRootPorts = mkOption {
+        default = [ ];
+        example = literalExpression ''[ { id = "port0"; bus = "pcie.0"; chassis = 0; } ]'';
+        description = ''
+          PCIe root ports of the machines `q35` and `virt`, for devices that are
+          plugged while the VM runs or that need a slot of their own.
+        '';
+        type = listOf (submodule {
+          options = {
+            id = mkOption {
+              type = str;
+              description = "Name of the port, unique in the VM.";
+            };
+            bus = maybe str "Bus that the port is on.";
+            chassis = maybe types.int "Chassis number of the port.";
+            slot = maybe str "Slot number of the port.";
+            addr = maybe str "Address of the port on its bus.";
+          };
+        });
+      };
+      package = program "QEMU" (
+        if cfg.cpu == null then host.qemu_kvm else host.qemu
+      ) "if config.microvm.cpu == null then config.microvm.vmHostPackages.qemu_kvm else config.microvm.vmHostPackages.qemu";
+    };
+
+    cloud-hypervisor = {
+      platformOEMStrings = mkOption {
+        type = listOf str;
+        default = [ ];
+        example = literalExpression ''[ "io.systemd.credential:APIKEY=supersecret" ]'';
+        description = ''
+          SMBIOS OEM strings for the guest, each without `oem_strings=` and
+          brackets. They are merged with those of `credentialFiles` and of a
+          `--platform` in `extraArgs`.
+        '';
+      };
+      extraArgs = words "More arguments for cloud-hypervisor.";
+      package = program "cloud-hypervisor" (
+        if cfg.graphics.enable then
+          host.cloud-hypervisor-graphics or (throw ''
+            microvm.graphics with cloud-hypervisor needs a cloud-hypervisor that is
+            patched for vhost-user GPUs. Add an overlay that provides
+            cloud-hypervisor-graphics, or set microvm.cloud-hypervisor.package.
+          '')
+        else
+          host.cloud-hypervisor
+      ) "config.microvm.vmHostPackages.cloud-hypervisor, or cloud-hypervisor-graphics with graphics.enable";
+    };
+
+    firecracker = {
+      cpu = maybe types.attrs "Custom CPU template.";
+      driveIoEngine = mkOption {
+        type = enum [
+          "Async"
+          "Sync"
+        ];
+        default = "Async";
+        description = "How Firecracker reads and writes its drives.";
+      };
+      extraArgs = words "More arguments for Firecracker.";
+      extraConfig = mkOption {
+        type = submodule {
+          freeformType = attrsOf types.anything;
+        };
+        default = { };
+        description = "Settings that are merged into Firecracker's configuration file.";
+      };
+      package = program "Firecracker" host.firecracker "config.microvm.vmHostPackages.firecracker";
+    };
+
+    crosvm = {
+      extraArgs = words "More arguments for crosvm.";
+      pivotRoot = maybe str "Empty directory that crosvm's sandbox takes as its root.";
+      package = program "crosvm" host.crosvm "config.microvm.vmHostPackages.crosvm";
+    };
+
+    kvmtool.package = program "kvmtool" host.kvmtool "config.microvm.vmHostPackages.kvmtool";
+    stratovirt.package = program "StratoVirt" host.stratovirt "config.microvm.vmHostPackages.stratovirt";
+    alioth.package = program "Alioth" host.alioth "config.microvm.vmHostPackages.alioth";
+    virtiofsd.package = program "virtiofsd" host.virtiofsd "config.microvm.vmHostPackages.virtiofsd";
+
+    package = mkOption {
+      type = types.package;
+      default = host.callPackage ../../nix/package.nix { };
+      defaultText = literalExpression "the programs of this flake, built with config.microvm.vmHostPackages";
+      description = "The programs that the runner's scripts call.";
+    };
+
+    vmHostPackages = mkOption {
+      type = types.pkgs;
+      default = if cfg.cpu == null then pkgs else pkgs.buildPackages;
+      defaultText = literalExpression "if config.microvm.cpu == null then pkgs else pkgs.buildPackages";
+      description = "Package set of the host: it provides the hypervisor and the runner's programs.";
+    };
+
+    storeOnDisk = mkOption {
+      type = bool;
+      default = microvm-lib.hostStoreShare cfg.shares == null;
+      defaultText = literalExpression ''no share has "/nix/store" as its source'';
+      description = "Boots from a read-only image of the guest's store, instead of the host's store.";
+    };
+
+    storeDisk = mkOption {
+      type = types.path;
+      description = "The image of the guest's store. Generated.";
+    };
+
+    storeDiskType = mkOption {
+      type = enum [
+        "squashfs"
+        "erofs"
+      ];
+      description = ''
+        File system of the store's image: squashfs is smaller, erofs is faster.
+        It is erofs, except under the hardened profile, which forbids that.
+      '';
+    };
+
+    storeDiskErofsFlags = mkOption {
+      type = listOf str;
+      default = [
+        "-zlz4hc"
+      ]
+      ++ lib.optional (kernelAtLeast "5.16") "-Eztailpacking"
+      ++ lib.optional (kernelAtLeast "6.1") "-Efragments";
+      defaultText = literalExpression ''
+        [ "-zlz4hc" ]
+        ++ lib.optional (kernelAtLeast "5.16") "-Eztailpacking"
+        ++ lib.optional (kernelAtLeast "6.1") "-Efragments"
+      '';
+      description = ''
+        Arguments for mkfs.erofs. `-Ededupe` makes smaller images and takes much
+        longer, because it works with one thread only.
+      '';
+    };
+
+    storeDiskSquashfsFlags = mkOption {
+      type = listOf str;
+      default = [
+        "-c"
+        "zstd"
+        "-j"
+        "$NIX_BUILD_CORES"
+      ];
+      description = "Arguments for gensquashfs.";
+    };
+
+    storeDiskExcludedClosures = mkOption {
+      type = listOf types.package;
+      default = [ ];
+      description = ''
+        Packages whose closures are left out of the store's image, though the
+        guest's system refers to them. What the guest then does without is up to
+        you.
+      '';
+    };
+
+    bootDisk = mkOption {
+      type = types.path;
+      description = "A bootable disk with kernel and initrd, for a hypervisor that loads neither. Generated when asked for.";
+    };
+
+    registerClosure = mkEnableOption "" // {
+      default = cfg.guest.enable;
+      defaultText = literalExpression "config.microvm.guest.enable";
+      description = ''
+        Tells the guest's Nix database at each boot what is in its store. May get
+        in the way of a writable overlay that lasts.
+      '';
+    };
+
+    writableStoreOverlay = maybe str ''
+      Directory, on a writable file system of the guest, that takes what is
+      written to `/nix/store`. With it, Nix can build inside the guest.
+    '';
+
+    systemSymlink = mkOption {
+      type = bool;
+      default = !cfg.storeOnDisk;
+      defaultText = literalExpression "!config.microvm.storeOnDisk";
+      description = ''
+        Makes the runner refer to the guest's toplevel, which `microvm list`
+        shows. With a store on disk that would keep the uncompressed store alive.
+      '';
+    };
+
+    spec = mkOption {
+      type = types.attrs;
+      readOnly = true;
+      description = "The VM's spec, as it is written to JSON for `microvm build`. Generated.";
+    };
+
+    runner = mkOption {
+      type = attrsOf types.package;
+      description = "The VM's runner packages, one for each hypervisor. Generated.";
+    };
+
+    declaredRunner = mkOption {
+      type = types.package;
+      default = cfg.runner.${cfg.hypervisor};
+      defaultText = literalExpression "config.microvm.runner.\${config.microvm.hypervisor}";
+      description = "The runner package for the hypervisor that is set.";
+    };
+
+    deploy = {
+      installOnHost = mkOption {
+        type = types.package;
+        description = ''
+          Script that evaluates here, builds on the host that it is given, and
+          installs the VM there: `… root@host.example.com`. Generated.
+        '';
+      };
+      sshSwitch = mkOption {
+        type = nullOr types.package;
+        default = null;
+        description = ''
+          Script that switches the running guest to the new system by SSH instead
+          of restarting it: `… root@vm.example.com switch`. `null` where the
+          guest has no SSH server or no host's store. Generated.
+        '';
+      };
+      rebuild = mkOption {
+        type = nullOr types.package;
+        default = null;
+        description = ''
+          Both in one: `… root@host.example.com root@vm.example.com switch`. Where
+          the guest cannot be switched, it is restarted. Generated.
+        '';
+      };
+    };
+  };
+}

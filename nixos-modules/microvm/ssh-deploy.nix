@@ -1,0 +1,112 @@
+# Scripts that bring this VM to a host, and a running guest to a new system.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+
+let
+  cfg = config.microvm;
+  microvm-lib = import ../../nix/lib.nix { inherit lib; };
+  inherit (config.networking) hostName;
+  inherit (config.system.build) toplevel;
+
+  closureInfo = pkgs.closureInfo { rootPaths = [ toplevel ]; };
+
+  # Names only: nothing of this is built here.
+  name = builtins.unsafeDiscardStringContext;
+  runnerDrv = name cfg.declaredRunner.drvPath;
+  drvs = map name [
+    config.nix.package.drvPath
+    closureInfo.drvPath
+    toplevel.drvPath
+  ];
+
+  switchable =
+    config.system.switch.enable or true
+    && config.services.openssh.enable
+    && microvm-lib.hostStoreShare cfg.shares != null;
+
+  # Reads the addresses, and what the remote side is run with.
+  arguments = usage: addresses: ''
+    set -euo pipefail
+    usage() {
+      echo "usage: ''${0##*/} ${usage}" >&2
+      exit 2
+    }
+    [ $# -ge ${toString (builtins.length addresses)} ] || usage
+    ${lib.concatMapStrings (address: ''
+      ${address}=$1
+      shift
+    '') addresses}
+    sudo=()
+    if [ "''${1-}" = --use-remote-sudo ]; then
+      sudo=(sudo)
+      shift
+    fi
+  '';
+in
+{
+  config.microvm.deploy = lib.mkIf cfg.guest.enable {
+    installOnHost = pkgs.writeShellScriptBin "microvm-install-on-host" ''
+      ${arguments "root@HOST [--use-remote-sudo]" [ "host" ]}
+      [ $# -eq 0 ] || usage
+
+      echo "copying what to build to $host"
+      nix --extra-experimental-features nix-command copy --no-check-sigs --derivation \
+        --to "ssh-ng://$host" ${
+          lib.concatMapStringsSep " " (drv: "'${drv}^out'") ([ runnerDrv ] ++ drvs)
+        }
+
+      # The script is quoted, so that only the remote shell expands it.
+      ssh "$host" -- "''${sudo[@]}" bash -euo pipefail -s <<'REMOTE'
+      nix="nix --extra-experimental-features nix-command"
+      echo "building the system of ${hostName}"
+      $nix build -L --no-link ${lib.concatMapStringsSep " " (drv: "'${drv}^out'") drvs}
+      echo "building the runner of ${hostName}"
+      runner=$($nix build -L --no-link --print-out-paths '${runnerDrv}^out')
+      before=$(readlink /var/lib/microvms/${hostName}/current || true)
+      install-microvm -p "$runner" ${hostName}
+      if [ "$before" = "$runner" ]; then
+        echo "${hostName} was up to date"
+      elif [ -n "$before" ]; then
+        $nix store diff-closures "$before" "$runner" || true
+      fi
+      REMOTE
+    '';
+
+    sshSwitch = lib.mkIf switchable (
+      pkgs.writeShellScriptBin "microvm-switch" ''
+        ${arguments "root@VM [--use-remote-sudo] [switch|boot|test|dry-activate]" [ "vm" ]}
+        ssh "$vm" -- "''${sudo[@]}" bash -euo pipefail -s "''${1-switch}" <<'REMOTE'
+        if [ "$(hostname)" != ${lib.escapeShellArg hostName} ]; then
+          echo "this is $(hostname), and the system is for ${hostName}; check the address" >&2
+          exit 1
+        fi
+        ${name config.nix.package.outPath}/bin/nix-store --load-db < ${name closureInfo.outPath}/registration
+        ${name config.nix.package.outPath}/bin/nix-env -p /nix/var/nix/profiles/system --set ${name toplevel.outPath}
+        ${name toplevel.outPath}/bin/switch-to-configuration "$1"
+        REMOTE
+      ''
+    );
+
+    rebuild = pkgs.writeShellScriptBin "microvm-rebuild" ''
+      ${arguments "root@HOST root@VM [--use-remote-sudo] [switch|boot|test|dry-activate]" [
+        "host"
+        "vm"
+      ]}
+      remote=()
+      [ "''${#sudo[@]}" -eq 0 ] || remote=(--use-remote-sudo)
+      ${lib.getExe cfg.deploy.installOnHost} "$host" "''${remote[@]}"
+      ${
+        if switchable then
+          ''${lib.getExe cfg.deploy.sshSwitch} "$vm" "''${remote[@]}" "''${1-switch}"''
+        else
+          ''
+            echo "restarting ${hostName}: $vm has no SSH server or no host's store to switch with"
+            ssh "$host" -- "''${sudo[@]}" systemctl restart microvm@${hostName}.service''
+      }
+    '';
+  };
+}

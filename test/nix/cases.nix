@@ -1,0 +1,489 @@
+# The guests and hosts that the tests evaluate. Names read as what they are.
+{ lib }:
+
+let
+  tap = {
+    type = "tap";
+    id = "vm-web";
+    mac = "02:00:00:00:00:01";
+  };
+  user = {
+    type = "user";
+    id = "n";
+    mac = "02:00:00:00:00:02";
+  };
+  data = {
+    image = "data.img";
+    mountPoint = "/data";
+    size = 64;
+  };
+  hostStore = {
+    tag = "ro-store";
+    source = "/nix/store";
+    mountPoint = "/nix/.ro-store";
+  };
+  home = {
+    tag = "home";
+    source = "home";
+    mountPoint = "/home";
+    proto = "virtiofs";
+  };
+
+  # A guest with nothing but its hypervisor and what nearly everybody uses.
+  plain = hypervisor: {
+    config.microvm = {
+      inherit hypervisor;
+      interfaces = [ tap ];
+      volumes = [ data ];
+    };
+  };
+  just = microvm: { config = { inherit microvm; }; };
+
+  # As nixosSystem gives it.
+  flakeSystem =
+    name:
+    import ./fake-nixpkgs/nixos/lib/eval-config.nix {
+      pkgs = import ./stub-pkgs.nix { inherit lib; };
+      modules = [
+        ../../nixos-modules/microvm
+        { networking.hostName = name; }
+      ];
+    };
+  flake = name: {
+    outPath = "/nix/store/00000000000000000000000000000000-source";
+    nixosConfigurations.${name} = flakeSystem name;
+  };
+in
+{
+  guests = {
+    with-nothing-set.config = { };
+
+    qemu = plain "qemu";
+    cloud-hypervisor = plain "cloud-hypervisor";
+    firecracker = plain "firecracker";
+    crosvm = plain "crosvm";
+    kvmtool = plain "kvmtool";
+    stratovirt = plain "stratovirt";
+    alioth = plain "alioth";
+
+    qemu-on-aarch64 = plain "qemu" // {
+      system = "aarch64-linux";
+    };
+
+    with-the-hosts-store = just { shares = [ hostStore ]; };
+
+    with-the-hosts-store-at-its-place = just {
+      shares = [
+        (hostStore // { mountPoint = "/nix/store"; })
+      ];
+    };
+
+    with-a-writable-store = just {
+      writableStoreOverlay = "/nix/.rw-store";
+      volumes = [
+        {
+          image = "overlay.img";
+          mountPoint = "/nix/.rw-store";
+          size = 2048;
+        }
+      ];
+      shares = [ (hostStore // { proto = "virtiofs"; }) ];
+    };
+
+    with-a-writable-store-on-a-share-over-the-store-disk = just {
+      writableStoreOverlay = "/rw";
+      shares = [
+        {
+          tag = "rw";
+          source = "rw";
+          mountPoint = "/rw";
+          proto = "virtiofs";
+        }
+      ];
+    };
+
+    with-squashfs = just {
+      storeDiskType = "squashfs";
+      registerClosure = false;
+    };
+
+    everything-of-qemu.config = {
+      networking.hostName = "all";
+      services.openssh.enable = true;
+      microvm = {
+        vcpu = 4;
+        mem = 1024;
+        hugepageMem = true;
+        hotplugMem = 512;
+        hotpluggedMem = 256;
+        balloon = true;
+        deflateOnOOM = false;
+        user = "microvm";
+        socket = "control.sock";
+        preStart = "echo starting";
+        extraArgsScript = "/run/current-system/sw/bin/more-args";
+        prettyProcnames = false;
+        kernelParams = [ "quiet" ];
+        readiness = "guest";
+        vsock = {
+          cid = 42;
+          ssh.enable = true;
+        };
+        machineId = "a67472e5-570e-5c8a-b18c-ae3c77701050";
+        registerWithMachined = true;
+        credentialFiles.key = "/run/secrets/key";
+        binScripts.hello = "echo hello";
+        interfaces = [
+          (
+            tap
+            // {
+              tap.vhost = true;
+            }
+          )
+          user
+          {
+            type = "macvtap";
+            id = "vm-lan";
+            mac = "02:00:00:00:00:03";
+            macvtap = {
+              link = "eno1";
+              mode = "bridge";
+            };
+          }
+        ];
+        forwardPorts = [
+          {
+            host.port = 2222;
+            guest.port = 22;
+          }
+          {
+            from = "guest";
+            guest = {
+              address = "10.0.2.10";
+              port = 80;
+            };
+            host = {
+              address = "127.0.0.1";
+              port = 80;
+            };
+          }
+        ];
+        volumes = [
+          (
+            data
+            // {
+              label = "data";
+              direct = true;
+              mkfsExtraArgs = [ "-m0" ];
+            }
+          )
+          {
+            image = "/dev/vg/logs";
+            autoCreate = false;
+            serial = "logs";
+            readOnly = true;
+            mountPoint = "/logs";
+            fsType = "xfs";
+            imageType = "qcow2";
+          }
+          {
+            image = "raw.img";
+            size = 8;
+          }
+        ];
+        shares = [
+          hostStore
+          (
+            home
+            // {
+              readOnly = true;
+              cache = "always";
+              posixAcl = false;
+              extraArgs = [ "--translate-uid=guest:0:1000:1" ];
+            }
+          )
+        ];
+        devices = [
+          {
+            bus = "pci";
+            path = "0000:01:00.0";
+            qemu = {
+              id = "card";
+              bus = "port0";
+              deviceExtraArgs = "x-igd-opregion=on";
+            };
+          }
+          {
+            bus = "usb";
+            path = "vendorid=0xabcd,productid=0x0123";
+          }
+        ];
+        graphics = {
+          enable = true;
+          backend = "headless";
+        };
+        virtiofsd = {
+          inodeFileHandles = null;
+          threadPoolSize = 2;
+          group = null;
+          extraArgs = [ "--log-level=debug" ];
+        };
+        qemu = {
+          machine = "q35";
+          serialConsole = false;
+          extraArgs = [
+            "-device"
+            "i6300esb"
+          ];
+          pcieRootPorts = [
+            {
+              id = "port0";
+              bus = "pcie.0";
+              chassis = 0;
+            }
+          ];
+        };
+      };
+    };
+
+    everything-of-cloud-hypervisor = just {
+      hypervisor = "cloud-hypervisor";
+      vcpu = 2;
+      balloon = true;
+      initialBalloonMem = 64;
+      hotplugMem = 512;
+      vsock.cid = 5;
+      interfaces = [ tap ];
+      shares = [ home ];
+      devices = [
+        {
+          bus = "pci";
+          path = "0000:01:00.0";
+        }
+      ];
+      credentialFiles.key = "/run/secrets/key";
+      cloud-hypervisor = {
+        platformOEMStrings = [ "io.systemd.credential:A=b" ];
+        extraArgs = [ "--watchdog" ];
+      };
+    };
+
+    everything-of-firecracker = just {
+      hypervisor = "firecracker";
+      vsock.cid = 6;
+      firecracker = {
+        cpu.cpuid_modifiers = [ ];
+        driveIoEngine = "Sync";
+        extraArgs = [ "--no-seccomp" ];
+        extraConfig.machine-config.smt = false;
+      };
+    };
+
+    emulating-another-cpu = {
+      system = "aarch64-linux";
+      config.microvm.cpu = "cortex-a53";
+    };
+
+    without-control-socket-and-machine-id = just {
+      socket = null;
+      machineId = null;
+    };
+  };
+
+  refused = {
+    the-same-image-twice = just {
+      volumes = [
+        data
+        data
+      ];
+    };
+    a-volume-without-size = just { volumes = [ (removeAttrs data [ "size" ]) ]; };
+    the-same-interface-twice = just {
+      interfaces = [
+        tap
+        tap
+      ];
+    };
+    a-bridge-interface-without-bridge = just { interfaces = [ (tap // { type = "bridge"; }) ]; };
+    a-tap-with-a-bridge = just { interfaces = [ (tap // { bridge = "br0"; }) ]; };
+    a-macvtap-without-link = just { interfaces = [ (tap // { type = "macvtap"; }) ]; };
+    a-long-interface-name = just { interfaces = [ (tap // { id = "vm-averyverylongname"; }) ]; };
+    the-same-tag-twice = just {
+      shares = [
+        home
+        (home // { mountPoint = "/home2"; })
+      ];
+    };
+    the-same-socket-twice = just {
+      shares = [
+        (home // { socket = "s.sock"; })
+        (
+          home
+          // {
+            tag = "home2";
+            socket = "s.sock";
+          }
+        )
+      ];
+    };
+    virtiofs-without-socket = just { shares = [ (home // { socket = null; }) ]; };
+    acls-with-translated-ids = just {
+      shares = [ home ];
+      virtiofsd.extraArgs = [ "--translate-gid=guest:0:1000:1" ];
+    };
+    forwarded-ports-without-user-network = just {
+      forwardPorts = [
+        {
+          host.port = 1;
+          guest.port = 1;
+        }
+      ];
+    };
+    forwarded-ports-of-kvmtool = just {
+      hypervisor = "kvmtool";
+      interfaces = [ user ];
+      forwardPorts = [
+        {
+          host.port = 1;
+          guest.port = 1;
+        }
+      ];
+    };
+    oem-strings-with-their-name = just {
+      hypervisor = "cloud-hypervisor";
+      cloud-hypervisor.platformOEMStrings = [ "oem_strings=[a]" ];
+    };
+    a-writable-store-that-is-optimised.config = {
+      nix.settings.auto-optimise-store = true;
+      microvm.writableStoreOverlay = "/nix/.rw-store";
+    };
+    ssh-over-no-vsock = just { vsock.ssh.enable = true; };
+    a-share-of-firecracker = just {
+      hypervisor = "firecracker";
+      shares = [ hostStore ];
+    };
+    a-device-of-stratovirt = just {
+      hypervisor = "stratovirt";
+      devices = [
+        {
+          bus = "pci";
+          path = "0000:01:00.0";
+        }
+      ];
+    };
+    a-user-network-of-cloud-hypervisor = just {
+      hypervisor = "cloud-hypervisor";
+      interfaces = [ user ];
+    };
+    an-emulated-cpu-of-crosvm = just {
+      hypervisor = "crosvm";
+      cpu = "max";
+    };
+    a-balloon-of-alioth = just {
+      hypervisor = "alioth";
+      balloon = true;
+    };
+    an-inflated-balloon-of-qemu = just {
+      balloon = true;
+      initialBalloonMem = 64;
+    };
+    a-qcow2-image-of-firecracker = just {
+      hypervisor = "firecracker";
+      volumes = [
+        {
+          image = "a.qcow2";
+          imageType = "qcow2";
+          autoCreate = false;
+        }
+      ];
+    };
+    a-display-of-kvmtool = just {
+      hypervisor = "kvmtool";
+      graphics.enable = true;
+    };
+    credentials-of-crosvm = just {
+      hypervisor = "crosvm";
+      credentialFiles.key = "/run/secrets/key";
+    };
+    an-option-of-old-times = just { balloonMem = 64; };
+    the-hypervisor-of-macos = just { vfkit.logLevel = "info"; };
+  };
+
+  hosts = {
+    with-no-vm.config = { };
+
+    with-a-vm-of-its-own.config.microvm.vms.web.config = {
+      microvm = {
+        interfaces = [ tap ];
+        shares = [
+          (
+            home
+            // {
+              source = "/srv/home";
+            }
+          )
+        ];
+        registerWithMachined = true;
+      };
+    };
+
+    with-a-vm-that-is-not-restarted.config.microvm.vms.web = {
+      restartIfChanged = false;
+      autostart = false;
+      config = { };
+    };
+
+    with-vms-from-flakes.config.microvm.vms = {
+      web.flake = flake "web";
+      db = {
+        flake = flake "db";
+        updateFlake = "git+https://example.org/a b?ref=50%#x";
+      };
+    };
+
+    with-an-evaluated-vm.config.microvm.vms.web.evaluatedConfig = flakeSystem "web";
+
+    with-everything-elsewhere.config.microvm = {
+      stateDir = "/srv/vms";
+      autostart = [ "by-hand" ];
+      host = {
+        user = "vmm";
+        group = "vmm";
+        startupTimeout = 60;
+        tapScript = "ip link set $id master br0";
+        orphans = "purge";
+      };
+      vms.web.config = { };
+    };
+
+    with-defaults-for-virtiofsd.config.microvm = {
+      virtiofsd.group = "users";
+      vms.web.config.microvm.shares = [ home ];
+    };
+
+    with-guests-that-report.config.microvm = {
+      host.useNotifySockets = true;
+      vms.web.config.microvm.vsock.cid = 3;
+    };
+
+    with-libvirt.config.virtualisation.libvirtd.enable = true;
+
+    that-is-none.config.microvm.host.enable = false;
+  };
+
+  refusedHosts = {
+    a-vm-of-its-own-from-a-flake.config.microvm.vms.web = {
+      config = { };
+      flake = flake "web";
+    };
+    a-vm-of-its-own-with-an-origin.config.microvm.vms.web = {
+      config = { };
+      updateFlake = "github:example/vms";
+    };
+    a-guest-that-cannot-report.config.microvm = {
+      host.useNotifySockets = true;
+      vms.web.config = { };
+    };
+    a-name-that-systemd-refuses.config.microvm.vms."a b".config = { };
+  };
+}

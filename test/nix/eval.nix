@@ -1,0 +1,140 @@
+# Everything that the tests look at, as values that JSON can hold.
+#   nix-instantiate --eval --strict --json test/nix/eval.nix --arg lib 'import …/lib' -A guests
+{
+  lib ? import <nixpkgs/lib>,
+}:
+
+let
+  pkgsFor = system: import ./stub-pkgs.nix { inherit lib system; };
+
+  evaluate =
+    module: system: modules:
+    let
+      pkgs = pkgsFor system;
+    in
+    (lib.evalModules {
+      modules = [
+        ./stub-nixos.nix
+        module
+        { _module.args.pkgs = pkgs; }
+      ]
+      ++ modules;
+    });
+
+  guest =
+    {
+      system ? "x86_64-linux",
+      config,
+      ...
+    }:
+    evaluate ../../nixos-modules/microvm system [
+      { networking.hostName = lib.mkDefault "web"; }
+      config
+    ];
+  host =
+    {
+      system ? "x86_64-linux",
+      config,
+      ...
+    }:
+    evaluate ../../nixos-modules/host system [
+      { networking.hostName = lib.mkDefault "server"; }
+      config
+    ];
+
+  failures = c: map (a: a.message) (builtins.filter (a: !a.assertion) c.assertions);
+
+  # Only what a host's own module says about units.
+  services = lib.mapAttrs (
+    _: service:
+    lib.filterAttrs (_: v: v != { } && v != [ ] && v != null) {
+      unit = service.unitConfig or { };
+      service = lib.mapAttrs (_: v: if lib.isDerivation v then v.text else v) (service.serviceConfig or { });
+      environment = lib.mapAttrs (_: toString) (service.environment or { });
+      path = map toString (service.path or [ ]);
+      triggers = map toString (service.restartTriggers or [ ]);
+      requires = service.requires or [ ];
+      wants = service.wants or [ ];
+      after = service.after or [ ];
+      before = service.before or [ ];
+      partOf = service.partOf or [ ];
+      wantedBy = service.wantedBy or [ ];
+      overrideStrategy = service.overrideStrategy or null;
+      restartIfChanged = service.restartIfChanged or null;
+    }
+  );
+
+  cases = import ./cases.nix { inherit lib; };
+
+  # The options as data, for the documentation and for the comparison with Go.
+  options =
+    evaluated:
+    map
+      (
+        o:
+        {
+          inherit (o) name;
+          type = o.type or "unspecified";
+          description = o.description.text or o.description or "";
+          readOnly = o.readOnly or false;
+        }
+        // lib.optionalAttrs (o ? default) { default = o.default.text or (builtins.toJSON o.default); }
+        // lib.optionalAttrs (o ? example) { example = o.example.text or (builtins.toJSON o.example); }
+      )
+      (
+        builtins.filter (
+          o: lib.hasPrefix "microvm." o.name && !(o.internal or false) && (o.visible or true) != false
+        ) (lib.optionAttrSetToDocList evaluated.options)
+      );
+in
+{
+  # The spec of each guest, and what else its system gets.
+  guests = lib.mapAttrs (
+    _: case:
+    let
+      inherit ((guest case)) config;
+    in
+    {
+      inherit (config.microvm) spec;
+      failures = failures config;
+      inherit (config) warnings;
+      fileSystems = lib.mapAttrs (_: fs: removeAttrs fs [ "noCheck" ]) config.fileSystems;
+      runner = {
+        inherit (config.microvm.declaredRunner)
+          name
+          canShutdown
+          supportsNotifySocket
+          tapMultiQueue
+          text
+          ;
+      };
+    }
+  ) cases.guests;
+
+  # What each refused guest says.
+  refused = lib.mapAttrs (_: case: failures (guest case).config) cases.refused;
+
+  hosts = lib.mapAttrs (
+    _: case:
+    let
+      inherit ((host case)) config;
+    in
+    {
+      failures = failures config;
+      services = services config.systemd.services;
+      inherit (config.systemd) targets;
+      tmpfiles = config.systemd.tmpfiles.settings."10-microvm" or { };
+      inherit (config.microvm) autostart;
+      inherit (config.boot) kernelModules;
+      bridgeHelper = config.security.wrappers ? qemu-bridge-helper;
+    }
+  ) cases.hosts;
+
+  # The hosts that are refused.
+  refusedHosts = lib.mapAttrs (_: case: failures (host case).config) cases.refusedHosts;
+
+  options = {
+    guest = options (guest { config = { }; });
+    host = options (host { config = { }; });
+  };
+}

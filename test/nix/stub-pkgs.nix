@@ -1,0 +1,111 @@
+# A package set for evaluation only: every package is a name with a store path
+# that never exists, every builder keeps what it was given. It needs nixpkgs'
+# lib and nothing else of nixpkgs, so results do not change with nixpkgs.
+{
+  lib,
+  system ? "x86_64-linux",
+  # Further names that evaluate to packages.
+  names ? [ ],
+  path ? ./fake-nixpkgs,
+}:
+
+let
+  # 32 characters, as a store path has them.
+  hash = "00000000000000000000000000000000";
+
+  stub =
+    name: attrs:
+    let
+      self = {
+        type = "derivation";
+        inherit name system;
+        pname = name;
+        version = "1.0";
+        outPath = "/nix/store/${hash}-${name}";
+        drvPath = "/nix/store/${hash}-${name}.drv";
+        outputName = "out";
+        outputs = [ "out" ];
+        out = self;
+        dev = self // {
+          outPath = "/nix/store/${hash}-${name}-dev";
+        };
+        meta = {
+          mainProgram = name;
+        };
+        passthru = { };
+        override = lib.setFunctionArgs (_: self) { nixosTestRunner = true; };
+        overrideAttrs = f: stub name (attrs // (if lib.isFunction f then f attrs else f));
+        __toString = s: s.outPath;
+      }
+      // attrs;
+    in
+    self;
+
+  command =
+    name: env: text:
+    stub name ({ inherit text; } // env.passthru or { } // { env = removeAttrs env [ "passthru" "meta" ]; });
+
+  writeText = name: text: stub name { inherit text; };
+
+  pkgs = lib.genAttrs (packages ++ names) (name: stub name { }) // {
+    _type = "pkgs";
+    inherit lib path stub system;
+    config = { };
+    overlays = [ ];
+    stdenv = {
+      hostPlatform = lib.systems.elaborate system;
+      buildPlatform = lib.systems.elaborate system;
+      targetPlatform = lib.systems.elaborate system;
+    };
+    buildPackages = pkgs;
+    callPackage =
+      file: args:
+      let
+        f = if lib.isFunction file then file else import file;
+      in
+      f (builtins.intersectAttrs (lib.functionArgs f) pkgs // args);
+    buildGoModule = attrs: stub attrs.pname { };
+    runCommand = command;
+    runCommandLocal = command;
+    inherit writeText;
+    writeShellScript = writeText;
+    writeShellScriptBin = writeText;
+    writeClosure = _: "/nix/store/${hash}-closure";
+    closureInfo = _: stub "closure-info" { };
+    linux.target = (lib.systems.elaborate system).linux-kernel.target;
+    runtimeShell = "/nix/store/${hash}-bash/bin/bash";
+    linuxPackages.kernel = stub "linux" { version = "6.12"; };
+  };
+
+  packages = [
+    "alioth"
+    "btrfs-progs"
+    "bubblewrap"
+    "cloud-hypervisor"
+    "cloud-hypervisor-graphics"
+    "crosvm"
+    "dosfstools"
+    "e2fsprogs"
+    "erofs-utils"
+    "firecracker"
+    "gptfdisk"
+    "initrd"
+    "kmod"
+    "kvmtool"
+    "libusb1"
+    "mtools"
+    "netcat"
+    "nix"
+    "qemu"
+    "qemu-utils"
+    "qemu_kvm"
+    "squashfs-tools-ng"
+    "stratovirt"
+    "systemd"
+    "virtiofsd"
+    "waypipe"
+    "wayland-proxy-virtwl"
+    "xfsprogs"
+  ];
+in
+pkgs
