@@ -1,0 +1,278 @@
+package spec
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the checked-in files anew")
+
+const schemaFile = "../../docs/spec.schema.json"
+
+func TestTheCheckedInSchemaIsCurrent(t *testing.T) {
+	got, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile(schemaFile, got, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(schemaFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("docs/spec.schema.json is not current; run go test ./internal/spec -update\n%s", diff)
+	}
+}
+
+func TestTheSchemaDescribesEveryOption(t *testing.T) {
+	text, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root map[string]any
+	if err := json.Unmarshal(text, &root); err != nil {
+		t.Fatal(err)
+	}
+	properties, _ := root["properties"].(map[string]any)
+	for name := range fieldsOf(reflect.TypeFor[Spec]()) {
+		if properties[name] == nil {
+			t.Errorf("%s is not in the schema", name)
+		}
+	}
+	for path := range enums {
+		if !schemaHas(root, path) {
+			t.Errorf("the enum of %s belongs to no option", path)
+		}
+	}
+	for path := range fixedDefaults {
+		if !schemaHas(root, path) {
+			t.Errorf("the default of %s belongs to no option", path)
+		}
+	}
+}
+
+// schemaHas says whether the schema has a node at path.
+func schemaHas(node map[string]any, path string) bool {
+	for _, name := range strings.Split(path, ".") {
+		name, list := strings.CutSuffix(name, "[]")
+		properties, _ := node["properties"].(map[string]any)
+		next, ok := properties[name].(map[string]any)
+		if !ok {
+			return false
+		}
+		if list {
+			next, _ = next["items"].(map[string]any)
+		}
+		node = next
+	}
+	return true
+}
+
+func TestTheDefaultsOfTheSchemaAreTheDefaultsOfTheCode(t *testing.T) {
+	s := &Spec{
+		Name: "x", Arch: "x86_64", Interfaces: []Interface{{}}, ForwardPorts: []ForwardPort{{}}, Volumes: []Volume{{}}, Shares: []Share{{}},
+	}
+	s.SetDefaults()
+	text, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := json.Unmarshal(text, &tree); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range fixedDefaults {
+		got := valueAt(tree, path)
+		wanted, err := json.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		have, err := json.Marshal(got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// What is false or 0 is left out of the document.
+		if got == nil && (want == false || want == 0) {
+			continue
+		}
+		if string(have) != string(wanted) {
+			t.Errorf("default of %s: the schema says %s, the code %s", path, wanted, have)
+		}
+	}
+}
+
+func valueAt(tree any, path string) any {
+	for _, name := range strings.Split(path, ".") {
+		name, list := strings.CutSuffix(name, "[]")
+		object, _ := tree.(map[string]any)
+		tree = object[name]
+		if items, ok := tree.([]any); list && ok && len(items) > 0 {
+			tree = items[0]
+		}
+	}
+	return tree
+}
+
+func TestAnEmptySpecGetsTheDocumentedDefaults(t *testing.T) {
+	s, err := Parse([]byte(`{"name":"web","arch":"x86_64","kernel":"/k","shares":[{"tag":"a","source":"/a","proto":"virtiofs"}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, pair := range map[string][2]any{
+		"hypervisor": {s.Hypervisor, "qemu"}, "vcpu": {s.VCPU, 1}, "mem": {s.Mem, 512},
+		"socket": {*s.Socket.Value, "web.sock"}, "machine": {s.QEMU.Machine, "microvm"},
+		"share socket": {*s.Shares[0].Socket.Value, "web-virtiofs-a.sock"}, "posixAcl": {*s.Shares[0].PosixACL, true},
+		"group": {*s.Virtiofsd.Group.Value, "kvm"}, "threads": {s.Virtiofsd.ThreadPoolSize.NProc, true},
+		// What microvm.nix derives for the same name.
+		"machineId": {*s.MachineID.Value, DefaultMachineID("web")},
+	} {
+		if pair[0] != pair[1] {
+			t.Errorf("%s is %v, want %v", name, pair[0], pair[1])
+		}
+	}
+	arm, err := Parse([]byte(`{"name":"web","arch":"aarch64","kernel":"/k"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if arm.QEMU.Machine != "virt" {
+		t.Errorf("on aarch64 the machine is %s", arm.QEMU.Machine)
+	}
+}
+
+func TestNullIsNotTheSameAsAbsent(t *testing.T) {
+	s, err := Parse([]byte(`{"name":"web","kernel":"/k","socket":null,"machineId":null,"virtiofsd":{"group":null,"inodeFileHandles":null}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Socket.Value != nil || s.MachineID.Value != nil || s.Virtiofsd.Group.Value != nil || s.Virtiofsd.InodeFileHandles.Value != nil {
+		t.Errorf("null became a default: %+v", s)
+	}
+}
+
+func TestEveryFaultIsReportedAtOnce(t *testing.T) {
+	document := `{
+	  "name": "web", "kernel": "/k", "vcpu": -1, "hypervisor": "qemo",
+	  "interfaces": [
+	    {"type": "tap", "id": "vm-averyverylongname", "mac": "03:00:00:00:00:01"},
+	    {"type": "bridge", "id": "b", "mac": "02:00:00:00:00:01"},
+	    {"type": "tap", "id": "b", "mac": "02:00:00:00:00:01", "bridge": "br0"},
+	    {"type": "macvtap", "id": "m", "mac": "02:00:00:00:00:03", "macvtap": {"mode": "brigde"}}
+	  ],
+	  "volumes": [{"image": "../up.img", "size": 1}, {"image": "x.img"}, {"image": "y.img", "size": 1, "label": "seventeen-bytes-x"}],
+	  "shares": [
+	    {"tag": "a/b", "source": ""},
+	    {"tag": "ok", "source": "/s", "proto": "virtiofs", "socket": "/run/x", "extraArgs": ["--translate-uid=map:0:0:1"]}
+	  ],
+	  "devices": [{"bus": "pci", "path": "01:00.0"}],
+	  "forwardPorts": [{"host": {"port": 70000}, "guest": {"port": 1}}],
+	  "vsock": {"cid": 2}, "machineId": "x", "credentialFiles": {"a b": "/c"},
+	  "cloud-hypervisor": {"platformOEMStrings": ["oem_strings=[a]"]}
+	}`
+	_, err := Parse([]byte(document))
+	var faults Faults
+	if !errors.As(err, &faults) {
+		t.Fatalf("the error is %v", err)
+	}
+	golden(t, "faults", err.Error()+"\n")
+}
+
+func TestTheFormOfADocumentIsCheckedBeforeItsContent(t *testing.T) {
+	_, err := Parse([]byte(`{"name": 5, "vcpus": 1, "interfaces": {}, "kernel": "/k", "kernel": "/l", "mem": 1.5, "qemu": {"extraArgs": "a"}, "balloon": null, "virtiofsd": {"threadPoolSize": "many"}}`))
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	golden(t, "form", err.Error()+"\n")
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o750); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", path, diff)
+	}
+}
+
+func TestTheExamplesAreValid(t *testing.T) {
+	files, err := filepath.Glob("../../examples/*.json")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no examples (%v)", err)
+	}
+	for _, f := range files {
+		if _, err := ParseFile(f); err != nil {
+			t.Errorf("%s: %v", f, err)
+		}
+	}
+}
+
+func TestSizesOfADocumentAreBounded(t *testing.T) {
+	for name, document := range map[string]string{
+		"deep":  `{"name":` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `}`,
+		"large": `{"name":"` + strings.Repeat("x", maxDocument) + `"}`,
+	} {
+		if _, err := Parse([]byte(document)); err == nil {
+			t.Errorf("a document that is too %s was accepted", name)
+		}
+	}
+}
+
+// FuzzParse: no input makes the parser panic, and what it accepts means the
+// same after it was written and read again.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("../../examples/*.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Add([]byte(`{"name":"x","kernel":"/k","socket":null,"virtiofsd":{"threadPoolSize":"4"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		s, err := Parse(data)
+		if err != nil {
+			var faults Faults
+			if !errors.As(err, &faults) || len(faults) == 0 {
+				t.Fatalf("the error %v is no list of faults", err)
+			}
+			return
+		}
+		text, err := json.Marshal(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse(text)
+		if err != nil {
+			t.Fatalf("not accepted after it was written: %v\n%s", err, text)
+		}
+		if diff := cmp.Diff(s, again); diff != "" {
+			t.Fatalf("changed by writing and reading:\n%s", diff)
+		}
+	})
+}
