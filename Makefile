@@ -94,8 +94,10 @@ demo: packages payload ## start, show, ping and stop a VM in a throwaway contain
 	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/demo
 
 .PHONY: bench
-bench: payload ## measure; prints ratios (root)
-	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/e2e.test -test.v -test.run XXX -test.bench .
+bench: payload ## measure; prints ratios (root, and a C compiler)
+	for c in test/bench/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
+	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/bench ./test/bench
+	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/bench
 
 .PHONY: clean
 clean: ## remove build/

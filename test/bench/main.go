@@ -1,0 +1,172 @@
+// Command bench measures what the project adds, against the same thing done by
+// other means in the same run, inside a container host. It prints medians and
+// their ratios; it judges nothing.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const assets = "/usr/lib/microvm-test"
+
+func main() {
+	log.SetFlags(0)
+	taps()
+	starts()
+}
+
+// sh runs a script; the benchmark ends where it fails.
+func sh(script string) string {
+	out, err := exec.Command("/bin/sh", "-eu", "-c", script).CombinedOutput()
+	if err != nil {
+		log.Fatalf("%s\n%v: %s", script, err, out)
+	}
+	return string(out)
+}
+
+// spawn runs a program and nothing else.
+func spawn(words ...string) time.Duration {
+	began := time.Now()
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		log.Fatalf("%s: %v: %s", strings.Join(words, " "), err, out)
+	}
+	return time.Since(began)
+}
+
+// median measures n times.
+func median(n int, measure func() time.Duration) time.Duration {
+	times := make([]time.Duration, n)
+	for i := range times {
+		times[i] = measure()
+	}
+	slices.Sort(times)
+	return times[n/2]
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%8.1f ms", float64(d.Microseconds())/1000) }
+
+const ipScript = `#!/bin/sh
+set -e
+i=0
+while [ $i -lt $2 ]; do
+  if [ $1 = up ]; then
+    ip tuntap add vm-$i mode tap user microvm vnet_hdr
+    ip link set vm-$i up
+  else
+    ip link delete vm-$i
+  fi
+  i=$((i + 1))
+done
+`
+
+// taps measures up and down together: ours, a script with ip(8), and a static C
+// program with the bare ioctls.
+func taps() {
+	script := "/run/taps.sh"
+	if err := os.WriteFile(script, []byte(ipScript), 0o755); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("taps, up + down, wall clock     microvm        script            C   script/microvm")
+	for _, multi := range []bool{false, true} {
+		for _, n := range []int{1, 8, 64} {
+			name := fmt.Sprintf("taps%d%t", n, multi)
+			install(name, n, multi)
+			sh("/usr/lib/microvm/microvm-set-booted up " + name)
+			helper := "/usr/lib/microvm/microvm-tap-interfaces"
+			ours := median(7, func() time.Duration { return spawn(helper, "up", name) + spawn(helper, "down", name) })
+			sh("/usr/lib/microvm/microvm-set-booted down " + name)
+			label := fmt.Sprintf("%d taps", n)
+			if multi {
+				fmt.Printf("%-28s %s\n", label+" multi_queue", ms(ours))
+				continue
+			}
+			count := fmt.Sprint(n)
+			byScript := median(3, func() time.Duration { return spawn(script, "up", count) + spawn(script, "down", count) })
+			byC := median(3, func() time.Duration { return spawn(assets+"/taps", "up", count) + spawn(assets+"/taps", "down", count) })
+			fmt.Printf("%-28s %s  %s  %s   %.1f\n", label, ms(ours), ms(byScript), ms(byC), float64(byScript)/float64(ours))
+		}
+	}
+}
+
+// install installs a VM with taps whose hypervisor is the stand-in.
+func install(name string, taps int, multi bool) {
+	interfaces := []any{}
+	for i := range taps {
+		interfaces = append(interfaces, map[string]any{"type": "tap", "id": fmt.Sprintf("vm-%d", i), "mac": fmt.Sprintf("02:00:00:00:%02x:%02x", i>>8, i)})
+	}
+	spec := map[string]any{"name": name, "kernel": assets + "/vmlinuz", "interfaces": interfaces, "readiness": "none", "cpu": "max"}
+	if multi {
+		spec["vcpu"] = 2
+		spec["qemu"] = map[string]any{"machine": "q35"}
+	}
+	dir := "/root/bench"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		log.Fatal(err)
+	}
+	data, err := json.Marshal(spec)
+	if err != nil {
+		log.Fatal(err)
+	}
+	file := filepath.Join(dir, name+".json")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		log.Fatal(err)
+	}
+	pkg := filepath.Join(dir, name)
+	sh("microvm build " + file + " -o " + pkg)
+	// The same package with the stand-in as its hypervisor.
+	sh("sed -i '/\"argv\": \\[/,/\\]/c\\  \"argv\": [\"" + assets + "/standin\"],' " + pkg + "/share/microvm/runner.json")
+	sh("install-microvm -p " + pkg + " " + name)
+}
+
+const loneUnit = `[Service]
+Type=exec
+ExecStart=` + assets + `/standin
+`
+
+// starts measures systemctl start until active, for one VM without helpers and
+// for a hundred, against a unit that runs the same stand-in directly.
+func starts() {
+	const many = 100
+	if err := os.WriteFile("/run/systemd/system/lone@.service", []byte(loneUnit), 0o644); err != nil {
+		log.Fatal(err)
+	}
+	names := make([]string, many)
+	for i := range names {
+		names[i] = fmt.Sprintf("v%d", i)
+		install(names[i], 0, false)
+	}
+	sh("systemctl daemon-reload")
+	fmt.Println("\nsystemctl start until active        microvm@    lone unit   microvm/lone")
+	for _, n := range []int{1, many} {
+		measure := func(template string) time.Duration {
+			words := []string{"systemctl", "start"}
+			for _, name := range names[:n] {
+				words = append(words, template+"@"+name)
+			}
+			rounds := 5
+			if n == 1 {
+				rounds = 21
+			}
+			return median(rounds, func() time.Duration {
+				took := spawn(words...)
+				sh("systemctl stop '" + template + "@*'")
+				return took
+			})
+		}
+		lone := measure("lone")
+		ours := measure("microvm")
+		fmt.Printf("%-28s %s  %s   %.2f\n", fmt.Sprintf("%d VMs", n), ms(ours), ms(lone), float64(ours)/float64(lone))
+	}
+	sh("systemctl start microvm@v0")
+	time.Sleep(time.Second) // for anything that only takes a moment to go
+	out, _ := exec.Command("pgrep", "-c", "-f", "lib/microvm/microvm-").Output()
+	fmt.Printf("\nprocesses of ours while one VM runs: %s", out)
+}

@@ -1,0 +1,3 @@
+/* A hypervisor that is ready at once and does nothing. */
+#include <unistd.h>
+int main(void) { return pause(); }

@@ -1,0 +1,40 @@
+/* taps up|down N: makes and raises, or deletes, taps vm-0 … vm-(N-1) by the bare
+ * ioctls, one by one: the least that a program can do that way. */
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static void check(int result, const char *what) {
+  if (result < 0) {
+    perror(what);
+    exit(1);
+  }
+}
+
+int main(int argc, char **argv) {
+  if (argc != 3) return 2;
+  int up = !strcmp(argv[1], "up"), s = socket(AF_INET, SOCK_DGRAM, 0);
+  for (int i = 0; i < atoi(argv[2]); i++) {
+    struct ifreq r;
+    memset(&r, 0, sizeof r);
+    snprintf(r.ifr_name, IFNAMSIZ, "vm-%d", i);
+    int fd = open("/dev/net/tun", O_RDWR);
+    check(fd, "open /dev/net/tun");
+    r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    check(ioctl(fd, TUNSETIFF, &r), "TUNSETIFF");
+    check(ioctl(fd, TUNSETPERSIST, up), "TUNSETPERSIST");
+    if (up) {
+      check(ioctl(fd, TUNSETOWNER, 1000), "TUNSETOWNER");
+      r.ifr_flags = IFF_UP;
+      check(ioctl(s, SIOCSIFFLAGS, &r), "SIOCSIFFLAGS");
+    }
+    close(fd);
+  }
+  return 0;
+}
