@@ -40,7 +40,6 @@ let
         "bind"
       ];
       neededForBoot = true;
-      depends = [ hostStore.mountPoint ];
     };
   };
 
@@ -109,6 +108,8 @@ let
       {
         device = tag;
         fsType = proto;
+        # There is no device to look at.
+        noCheck = true;
         options =
           {
             virtiofs = [

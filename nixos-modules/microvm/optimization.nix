@@ -11,6 +11,9 @@ let
   microvm-lib = import ../../nix/lib.nix { inherit lib; };
   inherit (lib) mkDefault;
 
+  # Options that some releases of NixOS do not have.
+  known = path: lib.optionalAttrs (lib.hasAttrByPath path options);
+
   # Only a running system with an SSH server and the host's store can be switched.
   switchable = config.services.openssh.enable && microvm-lib.hostStoreShare cfg.shares != null;
 in
@@ -28,24 +31,22 @@ lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
           "stratovirt"
         ]
       );
-      tpm2.enable = mkDefault false;
-    };
+    }
+    // known [ "boot" "initrd" "systemd" "tpm2" ] { tpm2.enable = mkDefault false; };
     # The kernel would look for four serial ports.
     kernelParams = [ "8250.nr_uarts=1" ];
-    swraid.enable = mkDefault false;
-  };
+  }
+  // known [ "boot" "swraid" ] { swraid.enable = mkDefault false; };
 
   networking.useNetworkd = mkDefault true;
   systemd = {
     network.wait-online.enable = mkDefault false;
-    tpm2.enable = mkDefault false;
-  };
+  }
+  // known [ "systemd" "tpm2" ] { tpm2.enable = mkDefault false; };
 
   nixpkgs.overlays = [
     (_: prev: lib.optionalAttrs (prev ? stratovirt) { stratovirt = prev.stratovirt.override { gtk3 = null; }; })
   ];
 
-  system = lib.optionalAttrs (options.system ? switch) {
-    switch.enable = mkDefault switchable;
-  };
+  system = known [ "system" "switch" ] { switch.enable = mkDefault switchable; };
 }

@@ -1,0 +1,437 @@
+// Package nix tests the NixOS modules: it evaluates the cases of cases.nix with
+// the modules and stubs of NixOS, holds the results against the files in
+// golden/, and builds a runner package of each spec among them.
+//
+// Evaluation needs nix-instantiate and the lib directory of nixpkgs, which is
+// found through NIXPKGS_LIB or NIX_PATH=nixpkgs=…. Where they are not to be had,
+// what was evaluated before is still built and looked at.
+package nix
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+	"microvm/internal/spec"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// root is the repository, seen from this package.
+const root = "../.."
+
+// attributes of eval.nix, each with a golden file.
+var attributes = []string{"guests", "refused", "hosts", "refusedHosts", "options"}
+
+// sourcesFile says which sources the golden files were made from.
+const sourcesFile = "golden/sources.sha256"
+
+// nixpkgsLib returns the lib directory of nixpkgs, or "".
+func nixpkgsLib() string {
+	candidates := []string{os.Getenv("NIXPKGS_LIB")}
+	for entry := range strings.SplitSeq(os.Getenv("NIX_PATH"), ":") {
+		if path, ok := strings.CutPrefix(entry, "nixpkgs="); ok {
+			candidates = append(candidates, filepath.Join(path, "lib"))
+		}
+	}
+	for _, c := range candidates {
+		if _, err := os.Stat(filepath.Join(c, "modules.nix")); c != "" && err == nil {
+			return c
+		}
+	}
+	return ""
+}
+
+// nixInstantiate returns a command that touches no store of this machine.
+func nixInstantiate(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("nix-instantiate", args...) //nolint:gosec // the test's own arguments
+	cmd.Env = append(os.Environ(), "NIX_REMOTE=dummy://", "HOME="+t.TempDir())
+	return cmd
+}
+
+// nixFiles lists the repository's Nix files.
+func nixFiles(t *testing.T) []string {
+	t.Helper()
+	var files []string
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == ".git" || d.Name() == "build") {
+			return fs.SkipDir
+		}
+		if filepath.Ext(path) == ".nix" {
+			files = append(files, path)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func TestEveryNixFileParses(t *testing.T) {
+	files := nixFiles(t)
+	if len(files) < 20 {
+		t.Fatalf("found only %d Nix files below %s", len(files), root)
+	}
+	if _, err := exec.LookPath("nix-instantiate"); err != nil {
+		t.Skipf("nix-instantiate is missing, so %d Nix files were not parsed; apt-get install nix-bin", len(files))
+	}
+	for _, f := range files {
+		if out, err := nixInstantiate(t, "--parse", f).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", f, err, out)
+		}
+	}
+}
+
+// sources is a digest of everything that the golden files are made from, but
+// for the table of capabilities, which changes more often than it matters here.
+func sources(t *testing.T) string {
+	t.Helper()
+	h := sha256.New()
+	for _, f := range nixFiles(t) {
+		relative, err := filepath.Rel(root, f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains([]string{"nix", "nixos-modules", "test"}, strings.Split(relative, "/")[0]) {
+			continue
+		}
+		data, err := os.ReadFile(f) //nolint:gosec // below the repository
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = fmt.Fprintf(h, "%s %d\n%s", relative, len(data), data)
+	}
+	return hex.EncodeToString(h.Sum(nil)) + "\n"
+}
+
+// TestModulesEvaluate holds every case against its golden file.
+func TestModulesEvaluate(t *testing.T) {
+	lib := nixpkgsLib()
+	_, err := exec.LookPath("nix-instantiate")
+	if lib == "" || err != nil {
+		staleWithoutNix(t)
+		t.Skipf("NOT RUN: %d evaluations of the NixOS modules; they need nix-instantiate and nixpkgs' lib (NIXPKGS_LIB or NIX_PATH)", countCases(t))
+	}
+	for _, attribute := range attributes {
+		t.Run(attribute, func(t *testing.T) { evaluates(t, lib, attribute) })
+	}
+	if *update {
+		write(t, sourcesFile, []byte(sources(t)))
+	}
+}
+
+// staleWithoutNix fails where the golden files are of other modules than these.
+func staleWithoutNix(t *testing.T) {
+	t.Helper()
+	have, err := os.ReadFile(sourcesFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(have) != sources(t) {
+		t.Errorf("the Nix files changed since the golden files were made; run: NIXPKGS_LIB=…/lib go test ./test/nix -update")
+	}
+}
+
+func countCases(t *testing.T) int {
+	t.Helper()
+	n := 0
+	for _, attribute := range attributes[:4] {
+		n += len(golden[map[string]json.RawMessage](t, attribute))
+	}
+	return n
+}
+
+func evaluates(t *testing.T, lib, attribute string) {
+	cmd := nixInstantiate(t, "--eval", "--strict", "--json", "eval.nix", "--arg", "lib", "import "+lib, "-A", attribute)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("evaluate %s: %v\n%s", attribute, err, stderr.String())
+	}
+	got := normal(t, out)
+	file := "golden/" + attribute + ".json"
+	if *update {
+		write(t, file, got)
+		return
+	}
+	want, err := os.ReadFile(file) //nolint:gosec // one of a list
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s differs from what the modules give; look at: go test ./test/nix -update && git diff test/nix\n%s", file, difference(want, got))
+	}
+}
+
+// normal makes results of different releases of nixpkgs the same: the words
+// around the message of a removed option are the release's own.
+func normal(t *testing.T, out []byte) []byte {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal(out, &v); err != nil {
+		t.Fatal(err)
+	}
+	walk(&v)
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return append(text, '\n')
+}
+
+func walk(v *any) {
+	switch x := (*v).(type) {
+	case string:
+		if _, rest, ok := strings.Cut(x, "no longer has any effect; please remove it.\n"); ok {
+			*v = strings.TrimSpace(rest)
+		}
+	case []any:
+		for i := range x {
+			walk(&x[i])
+		}
+	case map[string]any:
+		for k, e := range x {
+			walk(&e)
+			x[k] = e
+		}
+	}
+}
+
+// difference is the first lines that differ.
+func difference(want, got []byte) string {
+	a, b := strings.Split(string(want), "\n"), strings.Split(string(got), "\n")
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return fmt.Sprintf("line %d:\n- %s\n+ %s", i+1, strings.Join(a[i:min(i+5, len(a))], "\n- "), strings.Join(b[i:min(i+5, len(b))], "\n+ "))
+		}
+	}
+	return fmt.Sprintf("%d lines became %d", len(a), len(b))
+}
+
+func write(t *testing.T, file string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(file, data, 0o644); err != nil { //nolint:gosec // sources are public
+		t.Fatal(err)
+	}
+}
+
+func golden[T any](t *testing.T, attribute string) T {
+	t.Helper()
+	data, err := os.ReadFile("golden/" + attribute + ".json") //nolint:gosec // one of a list
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v T
+	if err := json.Unmarshal(data, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// guest is one entry of golden/guests.json.
+type guest struct {
+	Spec     json.RawMessage
+	Failures []string
+	Warnings []string
+	Runner   struct {
+		CanShutdown, SupportsNotifySocket, TapMultiQueue bool
+		Name, Text                                       string
+	}
+}
+
+// TestSpecsBuild feeds what the modules write to what microvm build does, and
+// compares what both say of the package.
+func TestSpecsBuild(t *testing.T) {
+	for name, g := range golden[map[string]guest](t, "guests") {
+		t.Run(name, func(t *testing.T) {
+			if len(g.Failures) > 0 {
+				t.Fatalf("the modules refuse it: %v", g.Failures)
+			}
+			plan := build(t, g.Spec)
+			if can := plan.Shutdown.Method != hypervisor.ShutdownNone; can != g.Runner.CanShutdown {
+				t.Errorf("canShutdown is %v in Nix and %v in the package (%s)", g.Runner.CanShutdown, can, plan.Shutdown.Why)
+			}
+			if plan.Readiness.Mode == hypervisor.ReadyGuest && !g.Runner.SupportsNotifySocket {
+				t.Error("the package is ready when its guest says so, and Nix says that it cannot")
+			}
+			multi := slices.ContainsFunc(plan.Taps, func(tap hypervisor.Tap) bool { return tap.MultiQueue })
+			if multi && !g.Runner.TapMultiQueue {
+				t.Error("the package has multi-queue taps, and Nix says that it has none")
+			}
+		})
+	}
+}
+
+func build(t *testing.T, text []byte) *hypervisor.Plan {
+	t.Helper()
+	s, err := spec.Parse(text)
+	if err != nil {
+		t.Fatalf("the spec is refused: %v\n%s", err, text)
+	}
+	dst := filepath.Join(t.TempDir(), "runner")
+	plan, err := runner.Build(&hypervisor.Builder{}, s, dst, runner.Options{LibexecDir: "/lib", BinDir: "/bin"})
+	var faults spec.Faults
+	if errors.As(err, &faults) && faults[0].Path == "hypervisor" {
+		t.Skipf("NOT RUN: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("build: %v\n%s", err, text)
+	}
+	// bin/microvm-run has its shebang in line 1, where the modules insert PATH
+	// below it.
+	script, err := os.ReadFile(filepath.Join(dst, runner.RunProgram)) //nolint:gosec // the package that was just built
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(script, []byte("#!/bin/sh\n")) {
+		t.Errorf("%s does not begin with #!/bin/sh:\n%s", runner.RunProgram, script)
+	}
+	return plan
+}
+
+// TestUnsetMeansTheSame: a guest that sets nothing has the defaults that a spec
+// has which a person writes.
+func TestUnsetMeansTheSame(t *testing.T) {
+	byNix, err := spec.Parse(golden[map[string]guest](t, "guests")["with-nothing-set"].Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byHand := &spec.Spec{
+		Name: "web", Arch: "x86_64",
+		// What only NixOS knows.
+		Kernel: byNix.Kernel, InitrdPath: byNix.InitrdPath, KernelParams: byNix.KernelParams, StoreDisk: byNix.StoreDisk,
+		QEMU: spec.QEMU{Package: byNix.QEMU.Package},
+	}
+	byHand.SetDefaults()
+	if a, b := compact(t, byNix), compact(t, byHand); a != b {
+		t.Errorf("unset options differ:\nNix  %s\nspec %s", a, b)
+	}
+}
+
+func compact(t *testing.T, s *spec.Spec) string {
+	t.Helper()
+	var v map[string]any
+	text, err := json.Marshal(s)
+	if err == nil {
+		err = json.Unmarshal(text, &v)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Empty lists and maps are the same as none.
+	maps.DeleteFunc(v, func(_ string, e any) bool {
+		list, isList := e.([]any)
+		object, isObject := e.(map[string]any)
+		return isList && len(list) == 0 || isObject && len(object) == 0
+	})
+	text, err = json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestRefusedConfigurationsSaySo(t *testing.T) {
+	for _, attribute := range []string{"refused", "refusedHosts"} {
+		for name, messages := range golden[map[string][]string](t, attribute) {
+			if len(messages) == 0 {
+				t.Errorf("%s: nothing is refused", name)
+			}
+			for _, m := range messages {
+				if !strings.HasSuffix(strings.TrimSpace(m), ".") {
+					t.Errorf("%s: %q is no sentence", name, m)
+				}
+			}
+		}
+	}
+}
+
+// TestVendorHash recomputes what buildGoModule wants to see.
+func TestVendorHash(t *testing.T) {
+	if _, err := exec.LookPath("nix"); err != nil {
+		t.Skip("NOT RUN: nix is missing, so nix/vendor-hash was not recomputed; apt-get install nix-bin")
+	}
+	dir := t.TempDir()
+	copySources(t, dir)
+	vendor := exec.Command("go", "mod", "vendor")
+	vendor.Dir = dir
+	vendor.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOWORK=off")
+	if out, err := vendor.CombinedOutput(); err != nil {
+		t.Fatalf("go mod vendor: %v\n%s", err, out)
+	}
+	hash := exec.Command("nix", "--extra-experimental-features", "nix-command", "hash", "path", filepath.Join(dir, "vendor")) //nolint:gosec // a directory of the test's
+	hash.Env = append(os.Environ(), "HOME="+dir)
+	got, err := hash.Output()
+	if err != nil {
+		t.Fatalf("nix hash path: %v", err)
+	}
+	digest, _ := strings.CutPrefix(strings.TrimSpace(string(got)), "sha256-")
+	if raw, err := base64.StdEncoding.DecodeString(digest); err != nil || len(raw) != sha256.Size {
+		t.Fatalf("nix hash path printed %q", got)
+	}
+	if *update {
+		write(t, root+"/nix/vendor-hash", got)
+	}
+	want, err := os.ReadFile(root + "/nix/vendor-hash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("nix/vendor-hash is %s and go mod vendor gives %s; run: go test ./test/nix -run VendorHash -update", bytes.TrimSpace(want), bytes.TrimSpace(got))
+	}
+}
+
+// copySources copies what nix/package.nix takes as its source, as far as Go is
+// concerned.
+func copySources(t *testing.T, dir string) {
+	t.Helper()
+	for _, part := range []string{"go.mod", "go.sum", "cmd", "internal"} {
+		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			relative, err := filepath.Rel(root, path)
+			if err != nil {
+				return err
+			}
+			target := filepath.Join(dir, relative)
+			switch {
+			case d.IsDir() && d.Name() == "testdata":
+				return fs.SkipDir
+			case d.IsDir():
+				return os.MkdirAll(target, 0o750)
+			case strings.HasSuffix(path, "_test.go"):
+				return nil
+			}
+			data, err := os.ReadFile(path) //nolint:gosec // below the repository
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(target, data, 0o600)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
