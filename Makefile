@@ -95,7 +95,7 @@ demo: packages payload ## start, show, ping and stop a VM in a throwaway contain
 
 .PHONY: bench
 bench: payload ## measure; prints ratios (root, and a C compiler)
-	for c in test/bench/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
+	for c in test/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
 	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/bench ./test/bench
 	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/bench
 

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	bootTimeout      = 60 * time.Second
+	bootTimeout      = 3 * time.Minute
 	containerTimeout = 25 * time.Minute
 )
 
