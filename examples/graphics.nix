@@ -1,0 +1,55 @@
+# Programs of nixpkgs in a guest, their windows on this desktop:
+#   nix run .#graphics -- firefox
+{
+  self,
+  nixpkgs,
+  system,
+  # Names of packages, separated by spaces.
+  packages ? "",
+}:
+
+let
+  flake = builtins.getFlake self;
+  inherit ((builtins.getFlake nixpkgs)) lib;
+in
+lib.nixosSystem {
+  inherit system;
+  modules = [
+    flake.nixosModules.microvm
+    (
+      { pkgs, ... }:
+      {
+        networking.hostName = "graphics";
+        system.stateVersion = lib.trivial.release;
+
+        microvm = {
+          hypervisor = "qemu";
+          mem = 2047;
+          graphics.enable = true;
+          interfaces = [
+            {
+              type = "user";
+              id = "n";
+              mac = "02:00:00:04:00:01";
+            }
+          ];
+        };
+
+        services.getty.autologinUser = "user";
+        users.users.user = {
+          isNormalUser = true;
+          password = "";
+          extraGroups = [
+            "wheel"
+            "video"
+          ];
+        };
+        security.sudo.wheelNeedsPassword = false;
+        hardware.graphics.enable = true;
+        environment.systemPackages = map (
+          name: lib.attrByPath (lib.splitString "." name) (throw "nixpkgs has no package ${name}") pkgs
+        ) (builtins.filter (name: name != "") (lib.splitString " " packages));
+      }
+    )
+  ];
+}

@@ -1,0 +1,51 @@
+# A guest with a desktop, shown on VNC: nix run .#qemu-vnc, then look at
+# localhost:5900 with a VNC viewer.
+{
+  self,
+  nixpkgs,
+  system,
+}:
+
+nixpkgs.lib.nixosSystem {
+  inherit system;
+  modules = [
+    self.nixosModules.microvm
+    {
+      networking.hostName = "qemu-vnc";
+      system.stateVersion = nixpkgs.lib.trivial.release;
+
+      microvm = {
+        hypervisor = "qemu";
+        mem = 1024;
+        # The backend shows nothing on the host; the VNC server does.
+        graphics = {
+          enable = true;
+          backend = "headless";
+        };
+        qemu.extraArgs = [
+          "-vnc"
+          "127.0.0.1:0"
+        ];
+        interfaces = [
+          {
+            type = "user";
+            id = "n";
+            mac = "02:00:00:03:00:01";
+          }
+        ];
+      };
+
+      services.xserver = {
+        enable = true;
+        desktopManager.xfce.enable = true;
+      };
+      services.displayManager.autoLogin.user = "user";
+      users.users.user = {
+        isNormalUser = true;
+        password = "";
+        extraGroups = [ "wheel" ];
+      };
+      security.sudo.wheelNeedsPassword = false;
+    }
+  ];
+}

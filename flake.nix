@@ -1,0 +1,131 @@
+{
+  description = "microVMs under systemd, from one file";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      inherit (nixpkgs) lib;
+      systems = [
+        "x86_64-linux"
+        "aarch64-linux"
+      ];
+      forAllSystems = lib.genAttrs systems;
+      microvm-lib = import ./nix/lib.nix { inherit lib; };
+      inherit (microvm-lib) capabilities hypervisors;
+
+      example = import ./nix/example.nix { inherit self nixpkgs; };
+
+      # NAME-example, and NAME-example-with-tap where the hypervisor has taps.
+      examples =
+        system:
+        lib.listToAttrs (
+          lib.concatMap (
+            hypervisor:
+            [
+              {
+                name = "${hypervisor}-example";
+                value = example { inherit system hypervisor; };
+              }
+            ]
+            ++ lib.optional (builtins.elem "tap" capabilities.${hypervisor}.interfaces) {
+              name = "${hypervisor}-example-with-tap";
+              value = example {
+                inherit system hypervisor;
+                tap = true;
+              };
+            }
+          ) hypervisors
+        )
+        // {
+          vm = import ./examples/microvms-host.nix { inherit self nixpkgs system; };
+          qemu-vnc = import ./examples/qemu-vnc.nix { inherit self nixpkgs system; };
+        };
+
+      runnerOf = nixos: nixos.config.microvm.declaredRunner;
+    in
+    {
+      nixosModules = {
+        microvm = ./nixos-modules/microvm;
+        host = ./nixos-modules/host;
+        microvm-options = ./nixos-modules/microvm/options.nix;
+      };
+
+      lib = microvm-lib;
+
+      overlays.default = import ./nix/overlay.nix;
+      # As flakes called it before.
+      overlay = self.overlays.default;
+
+      templates.microvm = {
+        path = ./template;
+        description = "A flake with a microVM";
+      };
+      defaultTemplate = self.templates.microvm;
+
+      nixosConfigurations = lib.concatMapAttrs (
+        system: lib.mapAttrs' (name: lib.nameValuePair "${system}-${name}")
+      ) (forAllSystems examples);
+
+      packages = forAllSystems (
+        system:
+        let
+          pkgs = nixpkgs.legacyPackages.${system};
+        in
+        {
+          default = self.packages.${system}.microvm;
+          microvm = pkgs.callPackage ./nix/package.nix { };
+          build-microvm = pkgs.callPackage ./nix/build-microvm.nix { inherit self; };
+          doc = pkgs.callPackage ./nix/doc.nix { };
+        }
+        // lib.mapAttrs (_: runnerOf) (examples system)
+      );
+
+      apps = forAllSystems (
+        system:
+        let
+          pkgs = nixpkgs.legacyPackages.${system};
+          app = description: program: {
+            type = "app";
+            program = toString program;
+            meta = { inherit description; };
+          };
+          runner = name: "${self.packages.${system}.${name}}/bin/microvm-run";
+        in
+        {
+          default = self.apps.${system}.microvm;
+          microvm = app "Manage microVMs" "${self.packages.${system}.microvm}/bin/microvm";
+          build-microvm = app "Build a flake's system as a microVM" (
+            lib.getExe self.packages.${system}.build-microvm
+          );
+          vm = app "A host in a microVM, with a nested VM of every hypervisor" (runner "vm");
+          qemu-vnc = app "A microVM with a display on VNC" (runner "qemu-vnc");
+          graphics = app "Graphical programs in a microVM: graphics PACKAGE…" (
+            pkgs.writeShellScript "graphics" ''
+              set -euo pipefail
+              if [ $# -eq 0 ]; then
+                echo "usage: nix run …#graphics -- PACKAGE…" >&2
+                exit 2
+              fi
+              exec nix --extra-experimental-features 'nix-command flakes' run --impure \
+                --file ${./examples/graphics.nix} \
+                --argstr self ${self} --argstr nixpkgs ${nixpkgs} \
+                --argstr system ${system} --argstr packages "$*" \
+                config.microvm.declaredRunner
+            ''
+          );
+          # On the host, for the guest's run-waypipe.
+          waypipe-client = app "Shows the windows of microVMs on this desktop" (
+            pkgs.writeShellScript "waypipe-client" ''
+              exec ${lib.getExe pkgs.waypipe} --vsock -s 6000 client
+            ''
+          );
+        }
+      );
+
+      checks = forAllSystems (system: import ./test/nix/checks { inherit self nixpkgs system; });
+
+      formatter = forAllSystems (system: nixpkgs.legacyPackages.${system}.nixfmt-rfc-style);
+    };
+}

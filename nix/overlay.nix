@@ -1,0 +1,3 @@
+final: _prev: {
+  microvm = final.callPackage ./package.nix { };
+}
