@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -108,6 +109,9 @@ func deleteAll(all, doomed []netlink.Link, group uint32) error {
 	}
 	return errs
 }
+
+// parseMAC reads an Ethernet address.
+func parseMAC(s string) (net.HardwareAddr, error) { return net.ParseMAC(s) }
 
 // describe says what an interface is, for the person who has to rename it.
 func describe(l netlink.Link) string {

@@ -1,0 +1,45 @@
+package helper
+
+import (
+	"context"
+	"io"
+
+	"microvm/internal/netif"
+	"microvm/internal/statedir"
+)
+
+// macvtapRecord is the name of the record of a VM's macvtaps.
+const macvtapRecord = "macvtap-interfaces"
+
+// Macvtap is microvm-macvtap-interfaces up|down NAME.
+func Macvtap(args []string, host statedir.Host, stderr io.Writer) int {
+	const program = "microvm-macvtap-interfaces"
+	t, err := parse(program, args, host)
+	if err != nil {
+		return Report(stderr, program, t.vm.Name, err)
+	}
+	if t.verb == "down" {
+		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord))
+	}
+	return Report(stderr, program, t.vm.Name, macvtapUp(t))
+}
+
+func macvtapUp(t target) error {
+	plan, err := t.plan()
+	if err != nil {
+		return err
+	}
+	uid, gid, err := t.vm.Host.Account()
+	if err != nil {
+		return err
+	}
+	set := netif.Macvtaps{Alias: "microvm " + t.vm.Name, Owner: uid, Group: gid, NodeDir: "/dev"}
+	for _, m := range plan.Macvtaps {
+		set.Macvtaps = append(set.Macvtaps, netif.Macvtap{Name: m.ID, Link: m.Link, MAC: m.MAC, Mode: m.Mode})
+	}
+	var before netif.Record
+	if _, err := t.vm.ReadRecord(macvtapRecord, &before); err != nil {
+		return err
+	}
+	return set.Up(context.Background(), before, func(r netif.Record) error { return t.vm.WriteRecord(macvtapRecord, r) })
+}

@@ -1,0 +1,264 @@
+package netif
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// nodeTimeout bounds the wait for /dev/tapN: devtmpfs makes it before the
+// kernel answers, a device manager of another kind soon after.
+const nodeTimeout = 10 * time.Second
+
+// Macvtap is one macvtap interface to be made.
+type Macvtap struct {
+	// Name of the interface on the host, Link the one that it stands on.
+	Name, Link string
+	// MAC of the guest.
+	MAC string
+	// Mode is private, vepa, bridge, passthru or source, ip-link(8).
+	Mode string
+}
+
+// Macvtaps are the macvtap interfaces of one VM.
+type Macvtaps struct {
+	// Alias is set on each interface and says whose it is.
+	Alias string
+	// Owner and Group get the interfaces' character devices, mode 0660.
+	Owner, Group int
+	// Macvtaps to be made.
+	Macvtaps []Macvtap
+	// NodeDir is where the devices appear, /dev.
+	NodeDir string
+}
+
+var macvtapModes = map[string]netlink.MacvlanMode{
+	"private":  netlink.MACVLAN_MODE_PRIVATE,
+	"vepa":     netlink.MACVLAN_MODE_VEPA,
+	"bridge":   netlink.MACVLAN_MODE_BRIDGE,
+	"passthru": netlink.MACVLAN_MODE_PASSTHRU,
+	"source":   netlink.MACVLAN_MODE_SOURCE,
+}
+
+// Up makes the interfaces, hands their devices over and raises them. before
+// and save are as for Taps.Up; an interface of ours that is there already is
+// made anew, because what it stands on may have changed.
+func (m Macvtaps) Up(ctx context.Context, before Record, save func(Record) error) (err error) {
+	all, err := links()
+	if err != nil {
+		return err
+	}
+	have := byName(all)
+	record := Record{Group: before.Group, Alias: m.Alias, Interfaces: map[string]int{}}
+	if record.Group == 0 {
+		record.Group = freeGroup(all)
+	}
+	var stale []netlink.Link
+	for name := range before.Interfaces {
+		if l := have[name]; l != nil && m.ours(l, before) {
+			stale = append(stale, l)
+		}
+	}
+	for _, v := range m.Macvtaps {
+		record.Interfaces[v.Name] = 0
+		l := have[v.Name]
+		if l == nil {
+			continue
+		}
+		if !m.ours(l, before) {
+			return fmt.Errorf("create macvtap %q: the name is taken by %s; rename that, or give the VM's interface another id", v.Name, describe(l))
+		}
+		if _, recorded := before.Interfaces[v.Name]; !recorded {
+			stale = append(stale, l)
+		}
+	}
+	if err := save(record); err != nil {
+		return err
+	}
+	if err := deleteAll(all, stale, 0); err != nil {
+		return err
+	}
+	var made []string
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, remove(made, record.Group))
+		}
+	}()
+	for _, v := range m.Macvtaps {
+		made = append(made, v.Name)
+		if record.Interfaces[v.Name], err = m.create(v, record.Group); err != nil {
+			return err
+		}
+		if err := m.handOver(ctx, v.Name, record.Interfaces[v.Name]); err != nil {
+			return err
+		}
+		if err := adopt(record.Interfaces[v.Name], m.Alias, record.Group); err != nil {
+			return fmt.Errorf("raise macvtap %q: %w; is %q up?", v.Name, err, v.Link)
+		}
+	}
+	return save(record)
+}
+
+// ours says whether an existing interface may be replaced.
+func (m Macvtaps) ours(l netlink.Link, before Record) bool {
+	_, recorded := before.Interfaces[l.Attrs().Name]
+	return l.Type() == "macvtap" && (l.Attrs().Alias == m.Alias || recorded && l.Attrs().Alias == "")
+}
+
+// create makes one interface and returns its index.
+func (m Macvtaps) create(v Macvtap, group uint32) (int, error) {
+	all, err := links()
+	if err != nil {
+		return 0, err
+	}
+	parent := byName(all)[v.Link]
+	if parent == nil {
+		return 0, fmt.Errorf("create macvtap %q: there is no interface %q to stand on; correct macvtap.link, or bring that interface up before the VM", v.Name, v.Link)
+	}
+	if err := free(v, parent, all); err != nil {
+		return 0, err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = v.Name
+	attrs.ParentIndex = parent.Attrs().Index
+	attrs.Group = group
+	if attrs.HardwareAddr, err = parseMAC(v.MAC); err != nil {
+		return 0, fmt.Errorf("create macvtap %q: %w", v.Name, err)
+	}
+	link := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: macvtapModes[v.Mode]}}
+	if err := netlink.LinkAdd(link); err != nil {
+		return 0, fmt.Errorf("create macvtap %q on %q, mode %s: %w%s", v.Name, v.Link, v.Mode, err, macvtapRemedy(err))
+	}
+	number, err := index(v.Name)
+	if err != nil {
+		return 0, err
+	}
+	link.Index = number
+	if v.Mode == "passthru" {
+		// The kernel gives it the address of what it stands on; setting another
+		// changes that one, too, until the interface is deleted.
+		if err := netlink.LinkSetHardwareAddr(link, attrs.HardwareAddr); err != nil {
+			return 0, fmt.Errorf("set the address of macvtap %q: %w", v.Name, err)
+		}
+	}
+	if err := netlink.LinkSetAllmulticastOn(link); err != nil {
+		return 0, fmt.Errorf("turn allmulticast on for macvtap %q: %w", v.Name, err)
+	}
+	// The host is not to speak with the guest's address.
+	err = os.WriteFile("/proc/sys/net/ipv6/conf/"+v.Name+"/disable_ipv6", []byte("1"), 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("turn IPv6 off on macvtap %q: %w", v.Name, err)
+	}
+	return number, nil
+}
+
+// free says why the parent cannot take one more interface, in words that the
+// kernel's error number does not have.
+func free(v Macvtap, parent netlink.Link, all []netlink.Link) error {
+	for _, l := range all {
+		a := l.Attrs()
+		if a.ParentIndex != parent.Attrs().Index || !strings.HasPrefix(l.Type(), "macv") {
+			continue
+		}
+		if strings.EqualFold(a.HardwareAddr.String(), v.MAC) {
+			return fmt.Errorf("create macvtap %q: %s is already the address of %q on %q; give the VM's interface another mac", v.Name, v.MAC, a.Name, v.Link)
+		}
+		if v.Mode == "passthru" {
+			return fmt.Errorf("create macvtap %q: mode passthru needs %q for itself, and %q stands on it; take another mode or interface", v.Name, v.Link, a.Name)
+		}
+		if mode, ok := modeOf(l); ok && mode == netlink.MACVLAN_MODE_PASSTHRU {
+			return fmt.Errorf("create macvtap %q: %q stands on %q in mode passthru and has it for itself; take another interface", v.Name, a.Name, v.Link)
+		}
+	}
+	if strings.EqualFold(parent.Attrs().HardwareAddr.String(), v.MAC) && v.Mode != "passthru" {
+		return fmt.Errorf("create macvtap %q: %s is the address of %q itself; give the VM's interface another mac", v.Name, v.MAC, v.Link)
+	}
+	return nil
+}
+
+func modeOf(l netlink.Link) (netlink.MacvlanMode, bool) {
+	switch l := l.(type) {
+	case *netlink.Macvtap:
+		return l.Mode, true
+	case *netlink.Macvlan:
+		return l.Mode, true
+	}
+	return 0, false
+}
+
+func macvtapRemedy(err error) string {
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return "; load the module with: modprobe macvtap"
+	case errors.Is(err, unix.EPERM):
+		return "; run as root (CAP_NET_ADMIN)"
+	case errors.Is(err, unix.EBUSY):
+		return "; the interface below is used in a way that excludes this, such as a bridge's port"
+	}
+	return ""
+}
+
+// handOver gives /dev/tapN to the hypervisors' account, after making sure that
+// it is the interface's device.
+func (m Macvtaps) handOver(ctx context.Context, name string, number int) error {
+	file := fmt.Sprintf("tap%d", number)
+	ctx, cancel := context.WithTimeout(ctx, nodeTimeout)
+	defer cancel()
+	node, err := waitNode(ctx, m.NodeDir, file)
+	if err != nil {
+		return fmt.Errorf("wait for %s/%s of macvtap %q: %w; is devtmpfs mounted there?", m.NodeDir, file, name, err)
+	}
+	defer func() { _ = unix.Close(node) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(node, &st); err != nil {
+		return fmt.Errorf("look at %s/%s: %w", m.NodeDir, file, err)
+	}
+	want, err := os.ReadFile(fmt.Sprintf("/sys/class/net/%s/%s/dev", name, file))
+	if err == nil && strings.TrimSpace(string(want)) != fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev)) {
+		return fmt.Errorf("%s/%s is not the device of macvtap %q; remove it", m.NodeDir, file, name)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return fmt.Errorf("%s/%s is no character device; remove it", m.NodeDir, file)
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", node)
+	// The mode first: whoever gives a file away may not change it any more.
+	if err := unix.Chmod(path, 0o660); err != nil {
+		return fmt.Errorf("set the mode of %s/%s: %w", m.NodeDir, file, err)
+	}
+	if err := unix.Chown(path, m.Owner, m.Group); err != nil {
+		return fmt.Errorf("hand %s/%s over: %w", m.NodeDir, file, err)
+	}
+	return nil
+}
+
+// waitNode waits for a file to appear in dir, by inotify(7), and returns a
+// handle on it that cannot come to mean another file.
+func waitNode(ctx context.Context, dir, file string) (int, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return 0, err
+	}
+	events := os.NewFile(uintptr(fd), "inotify")
+	defer func() { _ = events.Close() }()
+	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
+		return 0, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, 4096)
+	for {
+		node, err := unix.Open(dir+"/"+file, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if !errors.Is(err, unix.ENOENT) {
+			return node, err
+		}
+		if _, err := events.Read(buf); err != nil {
+			return 0, errors.Join(ctx.Err(), err)
+		}
+	}
+}
