@@ -92,6 +92,12 @@ func TestMacvtapsThatCannotBeAreRefusedWithTheReason(t *testing.T) {
 			t.Error(err)
 			return
 		}
+		// The devices of all networks share /dev.
+		defer func() {
+			if err := record.Down(); err != nil {
+				t.Error(err)
+			}
+		}()
 		parent, err := os.ReadFile("/sys/class/net/p0/address")
 		if err != nil {
 			t.Error(err)
@@ -125,6 +131,9 @@ func TestASecondUpReplacesTheFirst(t *testing.T) {
 		)
 		if got := ip(t, "-d", "link", "show", "mv-0"); err != nil || !strings.Contains(got, "mode vepa") {
 			t.Errorf("%v:\n%s", err, got)
+		}
+		if err := record.Down(); err != nil {
+			t.Error(err)
 		}
 	})
 }
