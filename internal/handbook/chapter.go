@@ -1,0 +1,146 @@
+package handbook
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"microvm/internal/hypervisor"
+)
+
+// OptionsChapter is the reference of all options, in Markdown.
+func OptionsChapter(o Options, specSchema []byte) (string, error) {
+	all, err := fields(specSchema)
+	if err != nil {
+		return "", err
+	}
+	inSpec := map[string]field{}
+	for _, f := range all {
+		inSpec["microvm."+f.name] = f
+	}
+	var b strings.Builder
+	b.WriteString(`# Options reference
+
+<!-- Generated from nixos-modules/ and internal/spec; go test ./internal/handbook -update -->
+
+Every option of the NixOS modules. Where it says *spec*, a [spec](./spec.md) has a
+field of the same name without ` + "`microvm.`" + `, with the same meaning and default;
+` + "`*`" + ` stands for each element of a list, and ` + "`<name>`" + ` for a name that you choose.
+
+## Guests
+
+The module ` + "`microvm`" + `.
+
+`)
+	for _, option := range o.Guest {
+		f, ok := inSpec[option.Name]
+		writeOption(&b, option, f, ok)
+	}
+	b.WriteString("## Fields that only a spec has\n\nNixOS knows these from elsewhere.\n\n")
+	for _, f := range all {
+		if instead, ok := onlySpec[f.name]; ok {
+			fmt.Fprintf(&b, "### `%s`\n\n%s\n\nIn NixOS: %s.\n\n", f.name, f.Description, instead)
+		}
+	}
+	b.WriteString("## Hosts\n\nThe module `host`.\n\n")
+	for _, option := range o.Host {
+		writeOption(&b, option, field{}, false)
+	}
+	return strings.TrimRight(b.String(), "\n") + "\n", nil
+}
+
+func writeOption(b *strings.Builder, o Option, f field, inSpec bool) {
+	fmt.Fprintf(b, "### `%s`\n\n", o.Name)
+	if d := strings.TrimSpace(o.Description); d != "" {
+		fmt.Fprintf(b, "%s\n\n", d)
+	}
+	fmt.Fprintf(b, "- type: %s\n", o.Type)
+	if o.Default != nil {
+		fmt.Fprintf(b, "- default: %s\n", code(*o.Default))
+	}
+	if o.Example != nil {
+		fmt.Fprintf(b, "- example: %s\n", code(*o.Example))
+	}
+	if o.ReadOnly {
+		b.WriteString("- read-only\n")
+	}
+	if inSpec {
+		word := "- spec"
+		if f.Description != "" {
+			word += ": " + f.Description
+		}
+		fmt.Fprintf(b, "%s\n", word)
+	}
+	b.WriteString("\n")
+}
+
+// code is an expression in a line of its own where it has several.
+func code(text string) string {
+	text = strings.TrimSpace(text)
+	if !strings.Contains(text, "\n") {
+		return "`` " + text + " ``"
+	}
+	return "\n\n  ```nix\n  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n  ```\n"
+}
+
+// HypervisorTable is what each hypervisor can do, from the table that the build
+// refuses specs by, in Markdown.
+func HypervisorTable() (string, error) {
+	table, err := hypervisor.Table()
+	if err != nil {
+		return "", err
+	}
+	names := slices.Sorted(maps.Keys(table))
+	rows := []struct {
+		what string
+		cell func(hypervisor.Capabilities) string
+	}{
+		{"`interfaces.*.type`", func(c hypervisor.Capabilities) string { return list(c.Interfaces) }},
+		{"multi-queue taps", func(c hypervisor.Capabilities) string { return yes(c.TapMultiQueue) }},
+		{"`interfaces.*.tap.vhost`", func(c hypervisor.Capabilities) string { return yes(c.TapVhost) }},
+		{"`forwardPorts`", func(c hypervisor.Capabilities) string { return yes(c.ForwardPorts) }},
+		{"`shares.*.proto`", func(c hypervisor.Capabilities) string { return list(c.Shares) }},
+		{"read-only 9p shares", func(c hypervisor.Capabilities) string { return yes(c.ReadOnly9p) }},
+		{"`devices.*.bus`", func(c hypervisor.Capabilities) string { return list(c.Devices) }},
+		{"`volumes.*.imageType`", func(c hypervisor.Capabilities) string { return list(c.ImageTypes) }},
+		{"`volumes.*.serial`", func(c hypervisor.Capabilities) string { return yes(c.VolumeSerial) }},
+		{"`volumes.*.direct`", func(c hypervisor.Capabilities) string { return yes(c.VolumeDirect) }},
+		{"`balloon`", func(c hypervisor.Capabilities) string { return yes(c.Balloon) }},
+		{"`initialBalloonMem`", func(c hypervisor.Capabilities) string { return yes(c.InitialBalloonMem) }},
+		{"`hotplugMem`", func(c hypervisor.Capabilities) string { return yes(c.HotplugMem) }},
+		{"`hugepageMem`", func(c hypervisor.Capabilities) string { return yes(c.HugepageMem) }},
+		{"`cpu` (emulation)", func(c hypervisor.Capabilities) string { return yes(c.CPU) }},
+		{"`graphics.enable`", func(c hypervisor.Capabilities) string { return yes(c.Graphics) }},
+		{"`credentialFiles`", func(c hypervisor.Capabilities) string { return yes(c.CredentialFiles) }},
+		{"`vsock.cid` through", func(c hypervisor.Capabilities) string { return c.Vsock }},
+		{"readiness by the guest", func(c hypervisor.Capabilities) string { return yes(c.GuestReadiness) }},
+		{"graceful shutdown", func(c hypervisor.Capabilities) string { return list(c.Shutdown) }},
+		{"guests", func(c hypervisor.Capabilities) string { return list(c.Archs) }},
+	}
+	var b strings.Builder
+	b.WriteString("<!-- Generated from internal/hypervisor/capabilities.json; go test ./internal/handbook -update -->\n\n")
+	fmt.Fprintf(&b, "| | %s |\n|---%s|\n", strings.Join(names, " | "), strings.Repeat("|---", len(names)))
+	for _, row := range rows {
+		cells := []string{row.what}
+		for _, name := range names {
+			cells = append(cells, row.cell(table[name]))
+		}
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+	}
+	return b.String(), nil
+}
+
+func list(words []string) string {
+	if len(words) == 0 {
+		return "–"
+	}
+	return strings.Join(words, ", ")
+}
+
+func yes(is bool) string {
+	if is {
+		return "yes"
+	}
+	return "–"
+}
