@@ -156,7 +156,7 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
 	//nolint:gosec // this program itself
-	_, err = syscall.ForkExec("/proc/self/exe", []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
+	_, err = syscall.ForkExec(ourselves(), []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
 		Files: files,
 		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "GOMAXPROCS=1"},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
@@ -166,6 +166,16 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
 	return null.Close()
+}
+
+// ourselves is this program. A name of its own makes the child known by that in
+// ps and in the journal.
+func ourselves() string {
+	path, err := os.Executable()
+	if err != nil || unix.Access(path, unix.X_OK) != nil {
+		return "/proc/self/exe" // replaced while it runs
+	}
+	return path
 }
 
 // AwaitReady is the readiness child: it says READY=1 when it is true, and is
@@ -185,15 +195,18 @@ func AwaitReady(text string, notifySocket string) error {
 		<-dead
 		cancel()
 	}()
-	c := &child{orders: orders, notify: notifySocket, began: time.Now(), progress: "the guest has not reported anything"}
+	c := &child{orders: orders, notify: notifySocket, began: time.Now()}
 	switch orders.Readiness.Mode {
 	case hypervisor.ReadyGuest:
 		err = c.guest(ctx)
 	default:
 		err = c.vmm(ctx)
 	}
+	if ctx.Err() != nil {
+		return nil // the hypervisor is gone; post tells how far it got
+	}
 	if err != nil {
-		err = c.gaveUp(err, dead)
+		err = errors.Join(err, notify.Send(notifySocket, "STATUS="+err.Error()))
 	}
 	// Its sender's unit is found by its process, which has to be there still.
 	return errors.Join(err, notify.Barrier(notifySocket, barrierTimeout))
@@ -203,27 +216,9 @@ func AwaitReady(text string, notifySocket string) error {
 const barrierTimeout = 5 * time.Second
 
 type child struct {
-	orders   childOrders
-	notify   string
-	progress string
-	began    time.Time
-}
-
-// gaveUp tells the operator how far it got.
-func (c *child) gaveUp(err error, dead <-chan struct{}) error {
-	what := "the start was ended before the VM was ready"
-	select {
-	case <-dead:
-		what = c.orders.Hypervisor + " exited before the VM was ready"
-	default:
-		if !errors.Is(err, context.Canceled) {
-			what = err.Error()
-		}
-	}
-	if c.orders.Readiness.Mode == hypervisor.ReadyGuest {
-		what += "; " + c.progress
-	}
-	return errors.Join(errors.New(what), notify.Send(c.notify, "STATUS="+what))
+	orders childOrders
+	notify string
+	began  time.Time
 }
 
 // watch returns a channel that is closed when the process is gone.
@@ -348,13 +343,10 @@ func (c *child) listener() (net.Listener, error) {
 // progress.
 func (c *child) forward(assignments []string) error {
 	for _, a := range assignments {
-		text, isStatus := strings.CutPrefix(a, "STATUS=")
-		if !isStatus {
-			continue
-		}
-		c.progress = fmt.Sprintf("the guest's last word was %q", text)
-		if time.Since(c.began) < maxExtend && !slices.Contains(assignments, "READY=1") {
+		progress := strings.HasPrefix(a, "STATUS=") && !slices.Contains(assignments, "READY=1")
+		if progress && time.Since(c.began) < maxExtend {
 			assignments = append(assignments, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds()))
+			break
 		}
 	}
 	return notify.Send(c.notify, assignments...)

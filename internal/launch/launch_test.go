@@ -20,6 +20,7 @@ import (
 	"microvm/internal/control"
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
+	"microvm/internal/systemd"
 )
 
 // self is this program, as the hypervisor of a plan.
@@ -130,23 +131,19 @@ func TestReadyIsSaidWhenQEMURunsTheVM(t *testing.T) {
 	gone(t)
 }
 
-func TestHypervisorThatDiesBeforeItIsReadyIsReported(t *testing.T) {
+func TestReadinessChildEndsWithTheHypervisor(t *testing.T) {
 	s := launch(t, pack(t, &hypervisor.Plan{
 		Argv:      []string{"/bin/sh", "-c", "echo kernel panic >&2; sleep 0.1; exit 3"},
 		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyVMM, Control: &hypervisor.Control{Method: "qmp", Socket: "qmp.sock"}},
 	}))
-	const want = "stand-in exited before the VM was ready"
-	if got := s.told(); got != "STATUS="+want {
-		t.Errorf("the service manager was told %q", got)
-	}
 	var exit *exec.ExitError
 	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		t.Errorf("it ended with %v, want the hypervisor's own exit code", err)
 	}
-	s.told() // the barrier
 	gone(t)
-	if log := s.log(); !strings.Contains(log, "kernel panic\n") || !strings.Contains(log, want+"\n") {
-		t.Errorf("the log is %q", log)
+	s.silent(10 * time.Millisecond)
+	if log := s.log(); log != "kernel panic\n" {
+		t.Errorf("the log is %q, want the hypervisor's last words", log)
 	}
 }
 
@@ -172,7 +169,7 @@ func TestReadyIsSaidWhenTheGuestSaysIt(t *testing.T) {
 	}
 }
 
-func TestGuestThatIsNeverReadyIsReportedWithItsLastWord(t *testing.T) {
+func TestReadinessChildEndsWithTheHypervisorOfAGuestThatIsNeverReady(t *testing.T) {
 	s := launch(t, pack(t, guestPlan(t, "STATUS=Starting a|STATUS=Waiting for /dev/vdb")))
 	s.told()
 	s.told()
@@ -180,14 +177,34 @@ func TestGuestThatIsNeverReadyIsReportedWithItsLastWord(t *testing.T) {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	const want = `stand-in exited before the VM was ready; the guest's last word was "Waiting for /dev/vdb"`
-	if got := s.told(); got != "STATUS="+want {
-		t.Errorf("the service manager was told %q, want %q", got, want)
-	}
-	s.told() // the barrier
 	gone(t)
-	if log := s.log(); !strings.Contains(log, want) {
-		t.Errorf("the log is %q, without %q", log, want)
+	s.silent(10 * time.Millisecond) // the guest's last word is the unit's status still
+	if left := names(t, s.dir); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+func TestHowFarARunGotIsSaid(t *testing.T) {
+	cases := map[string]struct {
+		run          systemd.Run
+		mode, result string
+		want         string
+	}{
+		"one that was ready":                   {systemd.Run{Ready: true, Status: "up"}, hypervisor.ReadyGuest, "signal", ""},
+		"one that was stopped on purpose":      {systemd.Run{Stopping: true, Status: "Starting a"}, hypervisor.ReadyGuest, "success", ""},
+		"a hypervisor that says why it died":   {systemd.Run{}, hypervisor.ReadyVMM, "protocol", ""},
+		"a guest that stopped on its way":      {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "timeout", `TimeoutStartSec=; its last report was "Starting a"`},
+		"a guest that never said anything":     {systemd.Run{}, hypervisor.ReadyGuest, "timeout", "TimeoutStartSec=; its guest has not reported anything"},
+		"a hypervisor that hangs":              {systemd.Run{}, hypervisor.ReadyVMM, "timeout", "TimeoutStartSec=; its control socket did not say that it runs"},
+		"a hypervisor that died while booting": {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "protocol", `ended before the VM was ready; its last report was "Starting a"`},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			got := neverReady(c.run, c.mode, c.result)
+			if !strings.HasSuffix(got, c.want) || (c.want == "") != (got == "") {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
 	}
 }
 
@@ -213,10 +230,6 @@ func TestVsockListenerIsTheChildsAlone(t *testing.T) {
 	if err := s.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if told := s.told(); told != "STATUS=stand-in exited before the VM was ready; the guest has not reported anything" {
-		t.Errorf("the service manager was told %q", told)
-	}
-	s.told() // the barrier
 	gone(t)
 }
 

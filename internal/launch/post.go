@@ -24,9 +24,11 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		return nil
 	}
 	var errs error
+	mode := ""
 	if p, err := vm.Booted(); err == nil {
 		if plan, err := p.Plan(); err == nil {
 			errs = removeSockets(vm.Dir(), sockets(plan))
+			mode = plan.Readiness.Mode
 		}
 		_ = p.Close()
 	}
@@ -34,6 +36,9 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	run, err := systemd.LastRun(ctx, unit, "microvm-set-booted@"+vm.Name+".service")
 	if err != nil {
 		return errors.Join(errs, err)
+	}
+	if text := neverReady(run, mode, result); text != "" {
+		l.logf("%s", text)
 	}
 	final := run.Stopping || status == fmt.Sprint(helper.ExitConfig)
 	if final && !run.Pinned {
@@ -46,6 +51,28 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		errs = errors.Join(errs, systemd.ResetFailed(ctx, unit))
 	}
 	return errs
+}
+
+// neverReady says how far a run got that ended before it was ready. The
+// readiness child cannot say that: the service manager kills it as soon as the
+// hypervisor is gone. It is empty where the hypervisor itself is to say.
+func neverReady(run systemd.Run, mode, result string) string {
+	if run.Ready || run.Stopping || run.Status == "" && result != "timeout" {
+		return ""
+	}
+	text := "the hypervisor ended before the VM was ready"
+	if result == "timeout" {
+		text = "the VM was not ready within the time that its unit gives, TimeoutStartSec="
+	}
+	switch {
+	case run.Status != "":
+		text += fmt.Sprintf("; its last report was %q", run.Status)
+	case mode == hypervisor.ReadyGuest:
+		text += "; its guest has not reported anything"
+	case mode == hypervisor.ReadyVMM:
+		text += "; its control socket did not say that it runs"
+	}
+	return text
 }
 
 // sockets are those that a run of plan may leave in the state directory.

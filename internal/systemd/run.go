@@ -19,6 +19,8 @@ type Run struct {
 	// Ready says that the run became ready, Uptime for how long it was.
 	Ready  bool
 	Uptime time.Duration
+	// Status is the last STATUS= that the run has sent.
+	Status string
 	// Pinned says that the other unit is active.
 	Pinned bool
 }
@@ -39,6 +41,7 @@ func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	ended, _ := props["ExecMainExitTimestampMonotonic"].(uint64)
 	active, _ := props["ActiveEnterTimestampMonotonic"].(uint64)
 	r := Run{Ready: active >= started && active != 0}
+	r.Status, _ = props["StatusText"].(string)
 	if r.Ready && ended > active {
 		r.Uptime = time.Duration(ended-active) * time.Microsecond //nolint:gosec // a time since boot
 	}
