@@ -11,7 +11,9 @@
 //	mvguest.reboot-after=SECONDS         reboot by itself, once a volume has no file "rebooted"
 //	mvguest.notify-count=N               send N STATUS lines first, and print the median time
 //	mvguest.never-ready                  do not say READY=1
-//	mvguest.ping=ADDRESS                 send a datagram there and print whether an answer came
+//	mvguest.ping=ADDRESS                 send pings there and print whether an answer came
+//	mvguest.read=PATH                    print a file
+//	mvguest.write=PATH                   write a file and print whether that worked
 package main
 
 import (
@@ -46,6 +48,7 @@ func main() {
 		}
 	}
 	report()
+	useFiles()
 	go serveConsole()
 	go later()
 	if err := notifyHost(); err != nil {
@@ -273,6 +276,17 @@ func report() {
 		if data, err := os.ReadFile(v + "/shutdown-marker"); err == nil {
 			say("found marker on %s: %s", v, strings.TrimSpace(string(data)))
 		}
+	}
+}
+
+// useFiles reads and writes what the command line names.
+func useFiles() {
+	for _, path := range words("read") {
+		data, err := os.ReadFile(path)
+		say("read %s: %q (%v)", path, data, err)
+	}
+	for _, path := range words("write") {
+		say("write %s: (%v)", path, os.WriteFile(path, []byte("from the guest\n"), 0o644))
 	}
 }
 
