@@ -2,5 +2,9 @@
 { runCommand, mdbook }:
 
 runCommand "microvm-doc" { nativeBuildInputs = [ mdbook ]; } ''
-  mdbook build ${../docs} --dest-dir $out
+  # Chapters include the examples from beside them.
+  cp -r ${../docs} docs
+  cp -r ${../examples} examples
+  chmod -R u+w .
+  mdbook build docs --dest-dir $out
 ''
