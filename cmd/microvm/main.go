@@ -17,7 +17,7 @@ var (
 
 func main() {
 	c := &cli.Command{
-		Host: statedir.HostFromEnv(), Stdout: os.Stdout, Stderr: os.Stderr,
+		Host: statedir.HostFromEnv(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		LibexecDir: libexecDir, BinDir: binDir, Version: version,
 	}
 	os.Exit(c.Run(os.Args[1:]))

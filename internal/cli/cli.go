@@ -13,12 +13,18 @@ import (
 	"microvm/internal/statedir"
 )
 
-// exitNoVM is the exit code for a VM that does not exist.
-const exitNoVM = 3
+// Exit codes beside those of every program of ours.
+const (
+	// exitNoVM: there is no such VM.
+	exitNoVM = 3
+	// exitPartly: some of several VMs failed.
+	exitPartly = 4
+)
 
 // Command is the microvm command of one host.
 type Command struct {
 	Host           statedir.Host
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	// LibexecDir holds the helper programs, BinDir this command; they go into
 	// the packages that build makes.
@@ -37,15 +43,24 @@ func (e errNoVM) Error() string {
 // wrong usage, 3 no such VM, 4 partly failed.
 func (c *Command) Run(args []string) int {
 	root := c.root()
+	args, err := fromFlags(args)
+	if err != nil {
+		_ = helper.Report(c.Stderr, "microvm", "", err)
+		return helper.ExitUsage
+	}
 	root.SetArgs(args)
 	root.SetOut(c.Stdout)
 	root.SetErr(c.Stderr)
-	err := root.Execute()
+	err = root.Execute()
+	var several severalError
 	var missing errNoVM
 	var wrong usageError
 	switch {
 	case err == nil:
 		return helper.ExitOK
+	case errors.As(err, &several):
+		_ = helper.Report(c.Stderr, "microvm", "", err)
+		return several.code()
 	case errors.As(err, &missing):
 		_ = helper.Report(c.Stderr, "microvm", "", err)
 		return exitNoVM
@@ -85,6 +100,8 @@ func (c *Command) root() *cobra.Command {
 	})
 	for _, sub := range []*cobra.Command{
 		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
+		c.create(), c.update(), c.status(), c.logs(), c.start(), c.stop(), c.restart(), c.enable(), c.disable(),
+		c.rollback(), c.rm(),
 	} {
 		args := sub.Args
 		sub.Args = func(cmd *cobra.Command, words []string) error {

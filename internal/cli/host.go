@@ -17,7 +17,6 @@ import (
 	"microvm/internal/control"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
-	"microvm/internal/systemd"
 )
 
 func (c *Command) hypervisors() *cobra.Command {
@@ -60,88 +59,6 @@ func yes(b bool) string {
 		return "yes"
 	}
 	return "-"
-}
-
-// row is one VM of the list.
-type row struct {
-	Name       string `json:"name"`
-	State      string `json:"state"`
-	Hypervisor string `json:"hypervisor"`
-	// Runner is current, outdated (it runs an older package) or not booted.
-	Runner string    `json:"runner"`
-	Since  time.Time `json:"since,omitzero"`
-	Memory uint64    `json:"memoryBytes,omitempty"`
-}
-
-func (c *Command) list() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the VMs of this host",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			rows, err := c.rows(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return c.json(rows)
-			}
-			w := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "NAME\tSTATE\tHYPERVISOR\tRUNNER\tUP")
-			for _, r := range rows {
-				up := "-"
-				if r.State == "active" && !r.Since.IsZero() {
-					up = time.Since(r.Since).Round(time.Second).String()
-				}
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name, r.State, r.Hypervisor, r.Runner, up)
-			}
-			return w.Flush()
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the list as JSON")
-	return cmd
-}
-
-func (c *Command) rows(ctx context.Context) ([]row, error) {
-	names, err := c.Host.Names()
-	if err != nil {
-		return nil, err
-	}
-	units := make([]string, len(names))
-	for i, n := range names {
-		units[i] = "microvm@" + n + ".service"
-	}
-	states, err := systemd.States(ctx, units)
-	if err != nil {
-		return nil, err
-	}
-	rows := make([]row, len(names))
-	for i, n := range names {
-		rows[i] = c.row(n, states[units[i]])
-	}
-	return rows, nil
-}
-
-func (c *Command) row(name string, state systemd.State) row {
-	dir := filepath.Join(c.Host.StateDir, name)
-	r := row{Name: name, State: state.Active, Hypervisor: "-", Runner: "not booted", Since: state.Since}
-	current, _ := os.Readlink(filepath.Join(dir, "current"))
-	if booted, err := os.Readlink(filepath.Join(dir, "booted")); err == nil {
-		r.Runner = "current"
-		if booted != current {
-			r.Runner = "outdated"
-		}
-	}
-	p, err := runner.Open(filepath.Join(dir, "current"))
-	if err != nil {
-		return r
-	}
-	defer func() { _ = p.Close() }()
-	if plan, err := p.Plan(); err == nil {
-		r.Hypervisor = plan.Hypervisor
-	}
-	return r
 }
 
 func (c *Command) balloon() *cobra.Command {

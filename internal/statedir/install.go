@@ -21,6 +21,8 @@ type Origin struct {
 	Flake, Spec string
 	// Toplevel is the system of a VM that the host declares fully.
 	Toplevel string
+	// New refuses a VM that has a package already, with ErrExists.
+	New bool
 }
 
 // Install makes the package at path the one that the VM's next start uses. It
@@ -49,6 +51,9 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 		return err
 	}
 	defer unlock()
+	if from.New && v.Installed() {
+		return ErrExists
+	}
 	if err := v.makeDir(gid); err != nil {
 		return err
 	}
@@ -130,7 +135,7 @@ func (v VM) clean() error {
 	if err := removeLeftovers(v.Dir()); err != nil {
 		return err
 	}
-	for _, name := range []string{"current", "booted", "old", "flake", "spec", "toplevel"} {
+	for _, name := range rootsNames {
 		var st unix.Stat_t
 		path := filepath.Join(v.Dir(), name)
 		if err := unix.Lstat(path, &st); err != nil || st.Uid == 0 {

@@ -26,8 +26,9 @@ const nixStore = "/nix/store/"
 // keep returns where p stays unchanged: itself in the Nix store, else a copy
 // in the store, named by its content.
 func (h Host) keep(p *runner.Package, name string) (string, error) {
-	if strings.HasPrefix(p.Dir(), nixStore) {
-		return p.Dir(), nil
+	target, err := h.place(p, name)
+	if err != nil || target == p.Dir() {
+		return target, err
 	}
 	store := filepath.Join(h.StateDir, storeName)
 	if err := os.MkdirAll(store, 0o755); err != nil { //nolint:gosec // packages are public
@@ -36,11 +37,6 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 	if err := removeLeftovers(store); err != nil {
 		return "", err
 	}
-	hash, err := hashTree(p.Dir())
-	if err != nil {
-		return "", fmt.Errorf("read runner package %s: %w", p.Dir(), err)
-	}
-	target := filepath.Join(store, hash+"-"+name)
 	if _, err := os.Lstat(target); err == nil {
 		return target, nil
 	}
@@ -52,6 +48,18 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 		return "", fmt.Errorf("put runner package into the store: %w", errors.Join(err, os.RemoveAll(tmp)))
 	}
 	return target, nil
+}
+
+// place is where keep keeps p.
+func (h Host) place(p *runner.Package, name string) (string, error) {
+	if strings.HasPrefix(p.Dir(), nixStore) {
+		return p.Dir(), nil
+	}
+	hash, err := hashTree(p.Dir())
+	if err != nil {
+		return "", fmt.Errorf("read runner package %s: %w", p.Dir(), err)
+	}
+	return filepath.Join(h.StateDir, storeName, hash+"-"+name), nil
 }
 
 // hashTree names a tree by its content: paths, kinds, whether executable, bytes.
@@ -150,6 +158,10 @@ func (h Host) CollectGarbage() ([]string, error) {
 		return nil, err
 	}
 	defer unlock()
+	// What a removal left that was killed; the lock says that none is at work.
+	if err := removeLeftovers(h.StateDir); err != nil {
+		return nil, err
+	}
 	store := filepath.Join(h.StateDir, storeName)
 	entries, err := os.ReadDir(store)
 	if errors.Is(err, fs.ErrNotExist) {

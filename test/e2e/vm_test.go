@@ -274,7 +274,7 @@ func TestInstallingWhileTheVMRunsChangesNothingUntilTheRestart(t *testing.T) {
 	if got := sh(t, "readlink /var/lib/microvms/swap/booted; systemctl show -P MainPID microvm@swap"); got != before {
 		t.Errorf("installing changed the running VM from %s to %s", before, got)
 	}
-	sh(t, "ip link show vm-swap-a && microvm list | grep -E 'swap +active +qemu +outdated'")
+	sh(t, "ip link show vm-swap-a && microvm list | grep -E 'swap +active +qemu +stale'")
 	sh(t, "systemctl restart microvm@"+name)
 	sh(t, "ip link show vm-swap-b && ! ip link show vm-swap-a && microvm list | grep -E 'swap +active +qemu +current'")
 	pid := sh(t, "systemctl show -P MainPID microvm@"+name)

@@ -1,0 +1,164 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+// creation is what create is asked for.
+type creation struct {
+	flake, spec, pkg string
+	start, enable    bool
+}
+
+func (c *Command) create() *cobra.Command {
+	var o creation
+	cmd := &cobra.Command{
+		Use:   "create NAME [-f FLAKE | -s SPEC | -p PACKAGE]",
+		Short: "Make a VM from a flake, a spec or a runner package",
+		Long: "Make a VM from a flake, a spec or a runner package. Where it comes from is\n" +
+			"recorded, for microvm update. Without -f, -s and -p, and on a host that has\n" +
+			"Nix, it is flake " + defaultFlake + ".\n\n" +
+			"A build that fails, or is interrupted, leaves nothing behind.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return c.createVM(ctx, args[0], o)
+		},
+	}
+	cmd.Flags().StringVarP(&o.flake, "flake", "f", "", "build nixosConfigurations.NAME of this flake")
+	cmd.Flags().StringVarP(&o.spec, "spec", "s", "", "compile this spec")
+	cmd.Flags().StringVarP(&o.pkg, "package", "p", "", "take this runner package, which nothing updates")
+	cmd.Flags().BoolVar(&o.start, "start", false, "start the VM and wait until it is ready")
+	cmd.Flags().BoolVar(&o.enable, "enable", false, "start the VM at boot")
+	return cmd
+}
+
+// origin checks what the VM is to be made from. A package has none.
+func (o creation) origin() (statedir.Origin, error) {
+	given := 0
+	for _, from := range []string{o.flake, o.spec, o.pkg} {
+		if from != "" {
+			given++
+		}
+	}
+	switch {
+	case given > 1:
+		return statedir.Origin{}, usageError{errors.New("-f, -s and -p exclude each other; a VM comes from one of them")}
+	case o.pkg != "":
+		return statedir.Origin{}, nil
+	case o.spec != "":
+		path, err := filepath.Abs(o.spec)
+		return statedir.Origin{Spec: path}, err
+	case o.flake == "":
+		if _, err := exec.LookPath("nix"); err != nil {
+			return statedir.Origin{}, usageError{errors.New("where should the VM come from? Name a spec with -s, or a runner package with -p; flakes, -f, need nix in PATH")}
+		}
+		return statedir.Origin{Flake: defaultFlake}, nil
+	}
+	if err := checkFlake(o.flake); err != nil {
+		return statedir.Origin{}, usageError{err}
+	}
+	ref, err := absoluteFlake(o.flake)
+	return statedir.Origin{Flake: ref}, err
+}
+
+func errExists(name string) error {
+	return fmt.Errorf("VM %q exists already; build it anew with: microvm update %s, or remove it first with: microvm rm %s", name, name, name)
+}
+
+func needsRoot(what string) error {
+	if os.Geteuid() != 0 {
+		return fmt.Errorf("only root can %s; run it with sudo", what)
+	}
+	return nil
+}
+
+func (c *Command) createVM(ctx context.Context, name string, o creation) error {
+	vm, err := c.Host.VM(name)
+	if err != nil {
+		return usageError{err}
+	}
+	from, err := o.origin()
+	if err != nil {
+		return err
+	}
+	if vm.Installed() {
+		return errExists(name)
+	}
+	if err := needsRoot("create a VM"); err != nil {
+		return err
+	}
+	s := source{path: o.pkg}
+	if o.pkg == "" {
+		if s, err = c.buildFrom(ctx, name, from, c.Stderr); err != nil {
+			return notCreated(name, err)
+		}
+	}
+	defer s.remove()
+	if err := c.installNew(ctx, vm, s.path, from); err != nil {
+		return err
+	}
+	c.printf("%s: created in %s\n", name, vm.Dir())
+	for _, n := range s.notes {
+		_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
+	}
+	return c.afterCreate(ctx, vm, o)
+}
+
+// notCreated says what a build that failed left: nothing.
+func notCreated(name string, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("interrupted; VM %q was not created, and nothing is left of it: run the same command again", name)
+	}
+	return err
+}
+
+// installNew installs a VM that was not there, or nothing of it.
+func (c *Command) installNew(ctx context.Context, vm statedir.VM, path string, from statedir.Origin) error {
+	existed := vm.Exists()
+	from.New = true
+	// A signal from here on waits: it takes milliseconds, and is whole or undone.
+	whole := context.WithoutCancel(ctx)
+	err := vm.Install(whole, path, from, systemd.Reload)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, statedir.ErrExists):
+		return errExists(vm.Name)
+	case errors.As(err, new(*runner.UntrustedError)) || !vm.Exists():
+		return err
+	case existed:
+		return errors.Join(err, vm.RemoveKeepingData(whole, systemd.Reload))
+	}
+	return errors.Join(err, vm.Remove(whole, systemd.Reload))
+}
+
+// afterCreate enables and starts a VM, or says how.
+func (c *Command) afterCreate(ctx context.Context, vm statedir.VM, o creation) error {
+	if o.enable {
+		if err := c.enableVM(ctx, vm.Name); err != nil {
+			return fmt.Errorf("%s was created, and: %w", vm.Name, err)
+		}
+	}
+	if !o.start {
+		c.printf("start it with: microvm start %s\n", vm.Name)
+		return nil
+	}
+	failed, err := c.jobs(ctx, systemd.Start, []statedir.VM{vm})
+	if err != nil {
+		return fmt.Errorf("%s was created and not started: %w", vm.Name, err)
+	}
+	return several(failed, 1)
+}

@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// fromFlags turns a command line of microvm.nix's command, whose actions are
+// flags that can be combined (-Ru web db, -c web -f REF), into one of words.
+// Other command lines are returned as they are.
+func fromFlags(args []string) ([]string, error) {
+	if len(args) == 0 || !oldFlags(args[0]) {
+		return args, nil
+	}
+	o := &old{}
+	if err := o.parse(args); err != nil {
+		return nil, usageError{fmt.Errorf("%w; see: microvm --help", err)}
+	}
+	words, err := o.words()
+	if err != nil {
+		return nil, usageError{fmt.Errorf("%w; see: microvm --help", err)}
+	}
+	return words, nil
+}
+
+// oldFlags says whether a first word begins a command line of flags. -h and -v
+// are not microvm.nix's.
+func oldFlags(word string) bool {
+	return len(word) > 1 && word[0] == '-' && strings.IndexByte("cCfuRrsl", word[1]) >= 0
+}
+
+// old is a command line of flags.
+type old struct {
+	action         byte
+	flake          string
+	restart        bool
+	names, further []string
+}
+
+func (o *old) parse(args []string) error {
+	for len(args) > 0 {
+		word := args[0]
+		args = args[1:]
+		var err error
+		switch {
+		case o.action == 's' && (word == "--" || len(word) < 2 || word[0] != '-'):
+			// What follows is for ssh.
+			o.further = append([]string{word}, args...)
+			return nil
+		case word == "--":
+			o.names = append(o.names, args...)
+			return nil
+		case strings.HasPrefix(word, "--"):
+			o.further = append(o.further, word)
+		case len(word) > 1 && word[0] == '-':
+			args, err = o.letters(word[1:], args)
+		default:
+			o.names = append(o.names, word)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// letters reads one word of letters as getopt(3) does: -c, -f, -r and -s take
+// the rest of the word, or the next one.
+func (o *old) letters(letters string, rest []string) ([]string, error) {
+	for i := range len(letters) {
+		switch l := letters[i]; l {
+		case 'u', 'l':
+			if err := o.act(l); err != nil {
+				return nil, err
+			}
+		case 'R':
+			o.restart = true
+		case 'c', 'r', 's', 'f':
+			value := letters[i+1:]
+			if value == "" {
+				if len(rest) == 0 {
+					return nil, fmt.Errorf("-%c needs a word after it", l)
+				}
+				value, rest = rest[0], rest[1:]
+			}
+			if l == 'f' {
+				o.flake = value
+				return rest, nil
+			}
+			o.names = append(o.names, value)
+			return rest, o.act(l)
+		default:
+			return nil, fmt.Errorf("there is no flag -%c; there are -c, -u, -R, -r, -s, -l and -f", l)
+		}
+	}
+	return rest, nil
+}
+
+func (o *old) act(l byte) error {
+	if o.action != 0 && o.action != l {
+		return fmt.Errorf("-%c and -%c exclude each other", o.action, l)
+	}
+	o.action = l
+	return nil
+}
+
+// words is the command line in words.
+func (o *old) words() ([]string, error) {
+	if o.restart && o.action != 'u' {
+		return nil, fmt.Errorf("-R goes with -u, as in: microvm -Ru web")
+	}
+	if o.flake != "" && o.action != 'c' {
+		return nil, fmt.Errorf("-f goes with -c, as in: microvm -c web -f REF")
+	}
+	words := map[byte]string{'c': "create", 'u': "update", 'r': "run", 's': "ssh", 'l': "list"}
+	if words[o.action] == "" {
+		return nil, fmt.Errorf("the command line says nothing to do; name one of -c, -u, -r, -s and -l")
+	}
+	out := slices.Concat([]string{words[o.action]}, o.names)
+	if o.flake != "" {
+		out = append(out, "--flake", o.flake)
+	}
+	if o.restart {
+		out = append(out, "--restart")
+	}
+	return append(out, o.further...), nil
+}

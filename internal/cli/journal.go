@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// helperUnits are the templates of a VM's units, in the order of a start.
+var helperUnits = []string{
+	"microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd", "microvm",
+}
+
+func vmUnit(name string) string { return "microvm@" + name + ".service" }
+
+// unitsOf are all units of a VM, the one that installs it first.
+func unitsOf(name string) []string {
+	units := []string{"install-microvm-" + name + ".service"}
+	for _, h := range helperUnits {
+		units = append(units, h+"@"+name+".service")
+	}
+	return units
+}
+
+// lastLines returns the last n lines that the processes of units wrote since a
+// time; a zero time means ever. Where the journal cannot be read it is empty.
+func lastLines(ctx context.Context, n int, since time.Time, units ...string) []string {
+	args := []string{"--quiet", "--no-pager", "--output=cat", fmt.Sprintf("--lines=%d", n)}
+	if !since.IsZero() {
+		args = append(args, fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
+	}
+	for _, u := range units {
+		// Not --unit=, which adds what systemd itself says of the unit.
+		args = append(args, "_SYSTEMD_UNIT="+u)
+	}
+	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()           // root's; without it the last line may be missing
+	out, err := exec.CommandContext(ctx, "journalctl", args...).Output() //nolint:gosec // names that are validated
+	if err != nil {
+		return nil
+	}
+	return tail(textLines(string(out)), n)
+}
+
+func (c *Command) logs() *cobra.Command {
+	var follow bool
+	var lines int
+	cmd := &cobra.Command{
+		Use:   "logs NAME [-f] [-n LINES] [-- ARGS]",
+		Short: "Print what all units of a VM logged, its console among it",
+		Long: "Print what all units of a VM logged, its console among it.\n" +
+			"ARGS go to journalctl, as in: microvm logs web -- --since today",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			vm, err := c.vm(args[0])
+			if err != nil {
+				return err
+			}
+			if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
+				return usageError{fmt.Errorf("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])}
+			}
+			words := []string{}
+			for _, u := range unitsOf(vm.Name) {
+				words = append(words, "--unit="+u)
+			}
+			if follow {
+				words = append(words, "--follow")
+			}
+			if lines > 0 {
+				words = append(words, fmt.Sprintf("--lines=%d", lines))
+			}
+			if !terminal(c.Stdout) {
+				words = append(words, "--no-pager")
+			}
+			return c.journalctl(cmd.Context(), append(words, args[1:]...))
+		},
+	}
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing what is logged")
+	cmd.Flags().IntVarP(&lines, "lines", "n", 0, "print the last LINES only")
+	return cmd
+}
+
+func (c *Command) journalctl(ctx context.Context, args []string) error {
+	cmd := exec.CommandContext(ctx, "journalctl", args...) //nolint:gosec // the caller's own words
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if errors.Is(err, exec.ErrNotFound) {
+		return errors.New("journalctl is not installed, so there are no logs to read; install systemd")
+	}
+	if errors.As(err, &exit) {
+		return fmt.Errorf("journalctl failed (%w); it says why above", err)
+	}
+	return err
+}
+
+// indent prints lines of somebody else, so that they are told from ours.
+func indent(lines []string) string {
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString("\n  " + l)
+	}
+	return b.String()
+}
+
+// say prints a line about a VM.
+func say(w io.Writer, name, format string, args ...any) {
+	_, _ = fmt.Fprintf(w, "%s: %s\n", name, fmt.Sprintf(format, args...))
+}

@@ -1,0 +1,217 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+// linesOfFailure is how much a unit that failed may say.
+const linesOfFailure = 12
+
+// interruptible returns a context that ends with the first SIGINT or SIGTERM,
+// so that what is half done can be taken back. The second ends the program.
+func interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+func (c *Command) start() *cobra.Command {
+	return c.power(systemd.Start, "Start VMs, and wait until they are ready")
+}
+
+func (c *Command) stop() *cobra.Command {
+	return c.power(systemd.Stop, "Stop VMs cleanly, and wait until they are down")
+}
+
+func (c *Command) restart() *cobra.Command {
+	return c.power(systemd.Restart, "Stop VMs and start them again with what is installed")
+}
+
+func (c *Command) power(job systemd.Job, short string) *cobra.Command {
+	return &cobra.Command{
+		Use:   string(job) + " NAME…",
+		Short: short,
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			vms, errs, err := c.vms(args)
+			if err != nil {
+				return err
+			}
+			failed, err := c.jobs(ctx, job, vms)
+			if err != nil {
+				return err
+			}
+			return several(append(errs, failed...), len(vms)+len(errs))
+		},
+	}
+}
+
+// vms returns the VMs of names, each once, with an error for each that there is
+// not. A name that is none is wrong usage.
+func (c *Command) vms(names []string) (vms []statedir.VM, errs []error, err error) {
+	seen := map[string]bool{}
+	for _, name := range names {
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		vm, err := c.vm(name)
+		var missing errNoVM
+		switch {
+		case errors.As(err, &missing):
+			errs = append(errs, err)
+		case err != nil:
+			return nil, nil, err
+		default:
+			vms = append(vms, vm)
+		}
+	}
+	return vms, errs, nil
+}
+
+var (
+	// did is what is said of a VM whose job is done.
+	did = map[systemd.Job]string{systemd.Start: "is up", systemd.Stop: "is down", systemd.Restart: "is up again"}
+	// didNot is what is said of one whose job is not.
+	didNot = map[systemd.Job]string{systemd.Start: "did not start", systemd.Stop: "did not stop", systemd.Restart: "did not start again"}
+)
+
+// jobs does a job of each VM, all at once, and says of each how it went. It
+// returns an error for each VM that failed.
+func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) ([]error, error) {
+	if len(vms) == 0 {
+		return nil, nil
+	}
+	var failed []error
+	names := map[string]string{}
+	var units []string
+	for _, vm := range vms {
+		if job != systemd.Stop && !vm.Installed() {
+			failed = append(failed, notInstalled(vm))
+			continue
+		}
+		names[vmUnit(vm.Name)] = vm.Name
+		units = append(units, vmUnit(vm.Name))
+	}
+	began := time.Now()
+	err := systemd.RunJobs(ctx, job, units, func(r systemd.Result) {
+		name := names[r.Unit]
+		if r.Result == systemd.Done {
+			say(c.Stdout, name, "%s", did[job])
+			return
+		}
+		failed = append(failed, jobError(ctx, job, name, r, began))
+	})
+	if err != nil && ctx.Err() == nil {
+		return nil, err
+	}
+	return failed, nil
+}
+
+func notInstalled(vm statedir.VM) error {
+	return fmt.Errorf("%s has no runner, only data in %s; install it with: microvm create %s", vm.Name, vm.Dir(), vm.Name)
+}
+
+// jobError says why a job failed, in the words of the unit that failed.
+func jobError(ctx context.Context, job systemd.Job, name string, r systemd.Result, began time.Time) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, name, name)
+	}
+	if r.Err != nil {
+		return r.Err
+	}
+	units, err := systemd.ListUnits(ctx, "microvm*@"+name+".service")
+	if err != nil {
+		return fmt.Errorf("%s %s (%s): %w", name, didNot[job], r.Result, err)
+	}
+	unit, retries := vmUnit(name), false
+	for _, u := range units {
+		switch {
+		case u.Name == vmUnit(name):
+			retries = u.Active == "activating"
+		case u.Active == "failed":
+			unit = u.Name
+		}
+	}
+	text := fmt.Sprintf("%s %s: %s ended with %q", name, didNot[job], strings.TrimSuffix(unit, ".service"), r.Result)
+	// A start that never became ready is ended as canceled, and tried again.
+	if retries && job != systemd.Stop {
+		text = fmt.Sprintf("%s %s: %s failed before the VM was ready, and systemd tries again; end that with: microvm stop %s",
+			name, didNot[job], strings.TrimSuffix(unit, ".service"), name)
+	}
+	lines := lastLines(ctx, linesOfFailure, began, unit)
+	if len(lines) == 0 {
+		return fmt.Errorf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, name)
+	}
+	return fmt.Errorf("%s; see all with: microvm logs %s; its last lines:%s", text, name, indent(lines))
+}
+
+func (c *Command) enable() *cobra.Command {
+	return &cobra.Command{
+		Use:   "enable NAME…",
+		Short: "Make VMs start at boot",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.eachVM(args, func(vm statedir.VM) error {
+				if !vm.Installed() {
+					return notInstalled(vm)
+				}
+				return c.enableVM(cmd.Context(), vm.Name)
+			})
+		},
+	}
+}
+
+// enableVM enables the target of all VMs as well, without which enabling a VM
+// has no effect.
+func (c *Command) enableVM(ctx context.Context, name string) error {
+	if err := systemd.Enable(ctx, []string{"microvms.target", vmUnit(name)}); err != nil {
+		return fmt.Errorf("%s will not start at boot: %w; run it with sudo, or on NixOS name it in microvm.autostart", name, err)
+	}
+	say(c.Stdout, name, "starts at boot")
+	return nil
+}
+
+func (c *Command) disable() *cobra.Command {
+	return &cobra.Command{
+		Use:   "disable NAME…",
+		Short: "Make VMs start at boot no more",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.eachVM(args, func(vm statedir.VM) error {
+				if err := systemd.Disable(cmd.Context(), []string{vmUnit(vm.Name)}); err != nil {
+					return fmt.Errorf("%s still starts at boot: %w; run it with sudo, or on NixOS take it from microvm.autostart", vm.Name, err)
+				}
+				say(c.Stdout, vm.Name, "does not start at boot")
+				return nil
+			})
+		},
+	}
+}
+
+// eachVM does something with each VM of names, the next one whatever became of
+// the one before.
+func (c *Command) eachVM(names []string, do func(statedir.VM) error) error {
+	vms, errs, err := c.vms(names)
+	if err != nil {
+		return err
+	}
+	total := len(vms) + len(errs)
+	for _, vm := range vms {
+		errs = append(errs, do(vm))
+	}
+	return several(errs, total)
+}

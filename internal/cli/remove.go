@@ -1,0 +1,224 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+func (c *Command) rollback() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rollback NAME",
+		Short: "Install what was installed before, for the next start of a VM",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			vm, err := c.vm(args[0])
+			if err != nil {
+				return err
+			}
+			if err := needsRoot("roll a VM back"); err != nil {
+				return err
+			}
+			err = vm.Rollback(cmd.Context(), systemd.Reload)
+			if errors.Is(err, statedir.ErrNoOld) {
+				return fmt.Errorf("%s has nothing to go back to, as it was never updated; see what it has with: microvm status %s", vm.Name, vm.Name)
+			}
+			if err != nil {
+				return err
+			}
+			r := describeVM(vm)
+			say(c.Stdout, vm.Name, "rolled back to %s", r.Current)
+			if r.Runner == runnerStale {
+				say(c.Stdout, vm.Name, "goes on with what it was started with; take the former one with: microvm restart %s", vm.Name)
+			}
+			return nil
+		},
+	}
+}
+
+// removal is what rm is asked for.
+type removal struct{ keepData, yes bool }
+
+func (c *Command) rm() *cobra.Command {
+	var o removal
+	cmd := &cobra.Command{
+		Use:   "rm NAME",
+		Short: "Remove a VM that is down, and its data",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			vm, err := c.vm(args[0])
+			if err != nil {
+				return err
+			}
+			return c.remove(cmd.Context(), vm, o)
+		},
+	}
+	cmd.Flags().BoolVar(&o.keepData, "keep-data", false, "keep the files in its directory, such as volumes")
+	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	return cmd
+}
+
+func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
+	if err := needsRoot("remove a VM"); err != nil {
+		return err
+	}
+	if err := c.removable(ctx, vm); err != nil {
+		return err
+	}
+	if !o.yes {
+		ok, err := c.ask(question(vm, o))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("%s was not removed, as you said", vm.Name)
+		}
+		// The question may have stood for long.
+		if err := c.removable(ctx, vm); err != nil {
+			return err
+		}
+	}
+	if err := c.retire(ctx, vm); err != nil {
+		return err
+	}
+	if o.keepData {
+		if err := vm.RemoveKeepingData(ctx, systemd.Reload); err != nil {
+			return err
+		}
+		say(c.Stdout, vm.Name, "removed; its data is in %s", vm.Dir())
+		return nil
+	}
+	if err := vm.Remove(ctx, systemd.Reload); err != nil {
+		return err
+	}
+	say(c.Stdout, vm.Name, "removed")
+	return nil
+}
+
+// removable says why a VM cannot be removed.
+func (c *Command) removable(ctx context.Context, vm statedir.VM) error {
+	install := "/etc/systemd/system/install-microvm-" + vm.Name + ".service"
+	if _, err := os.Lstat(install); err == nil {
+		return fmt.Errorf("%s is declared by this host, which would install it again; take it from microvm.vms and run nixos-rebuild switch first", vm.Name)
+	}
+	if !systemd.Running() {
+		return nil
+	}
+	units, err := systemd.ListUnits(ctx, vmUnit(vm.Name))
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		if up(u.Active) {
+			return fmt.Errorf("%s is %s; stop it first with: microvm stop %s", vm.Name, u.Active, vm.Name)
+		}
+	}
+	return nil
+}
+
+func question(vm statedir.VM, o removal) string {
+	if o.keepData {
+		return fmt.Sprintf("Remove VM %s and keep its data in %s?", vm.Name, vm.Dir())
+	}
+	return fmt.Sprintf("Remove VM %s and all its data in %s (%s)?", vm.Name, vm.Dir(), contentsOf(vm.Dir()))
+}
+
+// contentsOf names what is in a VM's directory beside what is root's.
+func contentsOf(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return "unreadable"
+	}
+	const most = 5
+	var names []string
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || info.Mode()&os.ModeSymlink != 0 || e.Name() == "flake" || e.Name() == "spec" {
+			continue
+		}
+		name := printable(e.Name())
+		if info.Mode().IsRegular() {
+			name += " " + bytesText(uint64(info.Size())) //nolint:gosec // not negative
+		}
+		names = append(names, name)
+	}
+	switch {
+	case len(names) == 0:
+		return "no files"
+	case len(names) > most:
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+	}
+	return strings.Join(names, ", ")
+}
+
+// ask asks a question whose answer is no unless it is yes.
+func (c *Command) ask(question string) (bool, error) {
+	if f, ok := c.Stdin.(*os.File); c.Stdin == nil || ok && !terminal(f) {
+		return false, errors.New("nobody is there to be asked, as standard input is no terminal; say --yes if you are sure")
+	}
+	_, _ = fmt.Fprintf(c.Stderr, "%s [y/N] ", question)
+	answer, err := bufio.NewReader(c.Stdin).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read the answer: %w; say --yes to be asked nothing", err)
+	}
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "y", "yes":
+		return true, nil
+	}
+	return false, nil
+}
+
+// retire undoes what is outside of the VM's directory: its enablement, and what
+// its helpers made and could not unmake.
+func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
+	if systemd.Running() {
+		if err := systemd.Disable(ctx, []string{vmUnit(vm.Name)}); err != nil {
+			return fmt.Errorf("%s still starts at boot: %w; on NixOS take it from microvm.autostart", vm.Name, err)
+		}
+		if err := c.stopHelpers(ctx, vm.Name); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(vm.RuntimeDir()); err != nil {
+		return nil //nolint:nilerr // they left nothing
+	}
+	undo := []func([]string, statedir.Host, io.Writer) int{helper.Tap, helper.Macvtap, helper.PCI, helper.Virtiofsd}
+	for _, down := range undo {
+		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != helper.ExitOK {
+			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; mend what it says above, and try again", vm.Name)
+		}
+	}
+	return nil
+}
+
+// stopHelpers stops what may be left of the VM's helpers, and forgets failures.
+func (c *Command) stopHelpers(ctx context.Context, name string) error {
+	units, err := systemd.ListUnits(ctx, "microvm*@"+name+".service")
+	if err != nil {
+		return err
+	}
+	var active []string
+	for _, u := range units {
+		if u.Active == "failed" {
+			if err := systemd.ResetFailed(ctx, u.Name); err != nil {
+				return err
+			}
+		}
+		if up(u.Active) {
+			active = append(active, u.Name)
+		}
+	}
+	var errs error
+	err = systemd.RunJobs(ctx, systemd.Stop, active, func(r systemd.Result) { errs = errors.Join(errs, r.Err) })
+	return errors.Join(err, errs)
+}

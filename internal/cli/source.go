@@ -1,0 +1,172 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+	"microvm/internal/spec"
+	"microvm/internal/statedir"
+)
+
+// defaultFlake is where VMs come from on a host with Nix where nothing else is
+// said, as with microvm.nix.
+const defaultFlake = "git+file:///etc/nixos"
+
+// checkFlake refuses what nix would take for something else than a flake, and
+// what cannot be recorded. Everything else is nix's to judge.
+func checkFlake(ref string) error {
+	switch {
+	case strings.TrimSpace(ref) == "":
+		return errors.New("the flake reference is empty; give one such as git+https://git.example.org/infra")
+	case strings.HasPrefix(ref, "-"):
+		return fmt.Errorf("flake reference %q looks like a flag; write it with its scheme, such as path:/…", ref)
+	case strings.ContainsAny(ref, "\x00\n\r"):
+		return fmt.Errorf("flake reference %q holds a line break or a NUL byte; remove it", ref)
+	}
+	return nil
+}
+
+// absoluteFlake makes a reference that is a relative path absolute: updates are
+// made from other directories.
+func absoluteFlake(ref string) (string, error) {
+	if ref != "." && ref != ".." && !strings.HasPrefix(ref, "./") && !strings.HasPrefix(ref, "../") {
+		return ref, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find where flake %q is: %w; give an absolute path", ref, err)
+	}
+	return filepath.Join(dir, ref), nil
+}
+
+var plainAttribute = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]*$`)
+
+// installable is the runner of a VM in a flake, as nix takes it. A name with a
+// dot is quoted, as in Nix itself.
+func installable(flake, name string) string {
+	if !plainAttribute.MatchString(name) {
+		name = `"` + name + `"`
+	}
+	return flake + "#nixosConfigurations." + name + ".config.microvm.declaredRunner"
+}
+
+// nix runs nix with arguments that no shell sees, and returns what it prints on
+// its standard output. Its standard error goes to stderr.
+func nix(ctx context.Context, stderr io.Writer, args ...string) (string, error) {
+	path, err := exec.LookPath("nix")
+	if err != nil {
+		return "", errors.New("nix is not in PATH; install it, or describe the VM in a spec: microvm create NAME -s SPEC")
+	}
+	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // found in PATH, as the user means
+	// Both features are in use everywhere and on by default nowhere.
+	cmd.Env = append(os.Environ(), "NIX_CONFIG="+nixConfig(os.Getenv("NIX_CONFIG")))
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, stderr
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		return "", ctx.Err()
+	}
+	return out.String(), err
+}
+
+func nixConfig(before string) string {
+	const features = "extra-experimental-features = nix-command flakes"
+	if before == "" {
+		return features
+	}
+	return before + "\n" + features
+}
+
+// source is a package that was built, or found, and what to do with it.
+type source struct {
+	// path is the package; dir, where it is set, holds it and is removed.
+	path, dir string
+	notes     []string
+}
+
+func (s source) remove() {
+	if s.dir != "" {
+		_ = os.RemoveAll(s.dir)
+	}
+}
+
+// build makes the package of a VM from where it comes from, in a directory of
+// its own. Nix's words go to stderr.
+func (c *Command) buildFrom(ctx context.Context, name string, from statedir.Origin, stderr io.Writer) (source, error) {
+	dir, err := os.MkdirTemp("", "microvm-build-")
+	if err != nil {
+		return source{}, fmt.Errorf("make a directory to build in: %w", err)
+	}
+	s := source{path: filepath.Join(dir, "runner"), dir: dir}
+	if from.Spec != "" {
+		s.notes, err = c.buildSpec(name, from.Spec, s.path)
+	} else {
+		err = buildFlake(ctx, name, from.Flake, s.path, stderr)
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		s.remove()
+		return source{}, err
+	}
+	return s, nil
+}
+
+func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) error {
+	_, err := nix(ctx, stderr, "build", "-o", out, installable(flake, name))
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return fmt.Errorf("nix could not build %s from flake %s (%w); mend what it says above, or see what the flake has with: nix flake show", name, flake, err)
+	}
+	return err
+}
+
+func (c *Command) buildSpec(name, path, out string) ([]string, error) {
+	s, err := parseFor(name, path)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := runner.Build(builder(), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+	if err != nil {
+		return nil, err
+	}
+	return plan.Notes, nil
+}
+
+// parseFor reads the spec of the VM of that name.
+func parseFor(name, path string) (*spec.Spec, error) {
+	s, err := spec.ParseFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if s.Name != name {
+		return nil, fmt.Errorf("%s describes a VM %q, not %q; use that name, or change \"name\" in the file", path, s.Name, name)
+	}
+	return s, nil
+}
+
+// planAt is the plan of the package at path, and whether there is one.
+func planAt(path string) (*hypervisor.Plan, bool) {
+	p, err := runner.Open(path)
+	if err != nil {
+		return nil, false
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	return plan, err == nil
+}

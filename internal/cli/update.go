@@ -1,0 +1,311 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+// updating is what update is asked for.
+type updating struct{ all, restart, dryRun, json bool }
+
+// updated is what became of one VM.
+type updated struct {
+	Name string `json:"name"`
+	// Before and After are packages.
+	Before  string `json:"before,omitempty"`
+	After   string `json:"after,omitempty"`
+	Changed bool   `json:"changed"`
+	// Restarted says that the VM runs what is installed now because of us.
+	Restarted bool     `json:"restarted"`
+	Diff      []string `json:"diff,omitempty"`
+	Error     string   `json:"error,omitempty"`
+	err       error
+}
+
+func (c *Command) update() *cobra.Command {
+	var o updating
+	cmd := &cobra.Command{
+		Use:   "update [NAME… | --all]",
+		Short: "Build VMs anew from where they come from, and install what came out",
+		Long: "Build VMs anew from where they come from, and install what came out.\n" +
+			"A running VM goes on with what it was started with. With --restart it is\n" +
+			"restarted if that differs from what is installed, and a VM that is down and\n" +
+			"was named is started.",
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, stop := interruptible(cmd.Context())
+			defer stop()
+			return c.updateVMs(ctx, args, o)
+		},
+	}
+	cmd.Flags().BoolVar(&o.all, "all", false, "update every VM that has a flake or a spec")
+	cmd.Flags().BoolVarP(&o.restart, "restart", "R", false, "restart what changed")
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "build and show what would change, install nothing")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print what became of each VM as JSON")
+	return cmd
+}
+
+func (c *Command) updateVMs(ctx context.Context, names []string, o updating) error {
+	switch {
+	case o.all && len(names) > 0:
+		return usageError{errors.New("names and --all exclude each other")}
+	case !o.all && len(names) == 0:
+		return usageError{errors.New("which VMs? Name them, or say --all")}
+	}
+	if o.all {
+		var err error
+		if names, err = c.updatable(); err != nil {
+			return err
+		}
+	}
+	vms, errs, err := c.vms(names)
+	if err != nil {
+		return err
+	}
+	if err := needsRoot("update VMs"); err != nil {
+		return err
+	}
+	results := c.updateAll(ctx, vms, o)
+	for _, r := range results {
+		errs = append(errs, r.err)
+	}
+	if o.json {
+		err = c.json(results)
+	}
+	return errors.Join(err, several(errs, len(errs)))
+}
+
+// updatable are the VMs that have a source of their own.
+func (c *Command) updatable() ([]string, error) {
+	names, err := c.Host.Names()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range names {
+		vm, err := c.Host.VM(name)
+		if err != nil {
+			return nil, err
+		}
+		from, err := vm.Origin()
+		if err != nil {
+			return nil, err
+		}
+		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") {
+			out = append(out, name)
+		}
+	}
+	return out, nil
+}
+
+// updateAll updates VMs, several at a time.
+func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) []updated {
+	names := make([]string, len(vms))
+	for i, vm := range vms {
+		names[i] = vm.Name
+	}
+	p := newProgress(c.Stderr, names)
+	results := make([]updated, len(vms))
+	inParallel(len(vms), func(i int) {
+		r := updated{Name: vms[i].Name}
+		if r.err = ctx.Err(); r.err == nil {
+			r.err = c.updateOne(ctx, vms[i], o, p, &r)
+		}
+		if errors.Is(r.err, context.Canceled) {
+			r.err = fmt.Errorf("%s: interrupted before anything changed; run the same command again", r.Name)
+		}
+		if r.err != nil {
+			r.Error = r.err.Error()
+		}
+		p.done(r.Name)
+		results[i] = r
+	})
+	return results
+}
+
+// updateOrigin says where a VM is built from, or why it cannot be.
+func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
+	from, err := vm.Origin()
+	switch {
+	case err != nil:
+		return from, err
+	case from.Toplevel != "":
+		return from, fmt.Errorf("%s is declared by this host, and is updated with it: change its config and run nixos-rebuild switch", vm.Name)
+	case from.Flake != "":
+		return from, checkFlake(from.Flake)
+	case from.Spec != "":
+		return from, nil
+	case !vm.Installed():
+		return from, notInstalled(vm)
+	}
+	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", vm.Name, vm.Name)
+}
+
+func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {
+	from, err := updateOrigin(vm)
+	if err != nil {
+		return err
+	}
+	p.step(vm.Name, "building from %s", from.Flake+from.Spec)
+	words := &lineWriter{each: func(line string) {
+		p.detail(vm.Name, line)
+		if strings.Contains(line, "warning:") {
+			p.print(c.Stderr, vm.Name+": "+line+"\n")
+		}
+	}}
+	s, err := c.buildFrom(ctx, vm.Name, from, words)
+	_ = words.Close() // never fails
+	if err != nil {
+		return buildError(vm.Name, err, words)
+	}
+	defer s.remove()
+	if err := c.compare(ctx, vm, s, r); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !o.dryRun {
+		// Milliseconds, and whole: a signal waits for it.
+		if err := vm.Install(context.WithoutCancel(ctx), s.path, statedir.Origin{}, systemd.Reload); err != nil {
+			return fmt.Errorf("%s: %w", vm.Name, err)
+		}
+	}
+	c.report(vm.Name, s, o, p, *r)
+	if o.restart && !o.dryRun {
+		return c.restartIfNeeded(ctx, vm, o, p, r)
+	}
+	return nil
+}
+
+// buildError adds what nix said, of which nothing was shown.
+func buildError(name string, err error, words *lineWriter) error {
+	if errors.Is(err, context.Canceled) || len(words.kept) == 0 {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return fmt.Errorf("%s: %w%s", name, err, indent(words.kept))
+}
+
+// compare finds out what an installation of s would change.
+func (c *Command) compare(ctx context.Context, vm statedir.VM, s source, r *updated) error {
+	var err error
+	if r.After, err = vm.Place(s.path); err != nil {
+		return fmt.Errorf("%s: %w", vm.Name, err)
+	}
+	r.Before, err = os.Readlink(filepath.Join(vm.Dir(), "current"))
+	r.Changed = err != nil || r.Before != r.After
+	if !r.Changed || r.Before == "" {
+		return nil
+	}
+	r.Diff = difference(ctx, r.Before, s.path)
+	return nil
+}
+
+// difference is what changed between two packages: of their closures, where
+// Nix has both, and of their plans.
+func difference(ctx context.Context, before, path string) []string {
+	var out []string
+	after, err := filepath.EvalSymlinks(path)
+	const store = "/nix/store/"
+	if err == nil && strings.HasPrefix(before, store) && strings.HasPrefix(after, store) {
+		// It is to be read, and no reason to fail: what is to be said about the
+		// packages is said without it.
+		if text, err := nix(ctx, io.Discard, "store", "diff-closures", before, after); err == nil {
+			out = append(out, textLines(text)...)
+		}
+	}
+	a, okA := planAt(before)
+	b, okB := planAt(path)
+	if okA && okB && !a.Foreign && !b.Foreign {
+		out = append(out, planDiff(a, b)...)
+	}
+	return out
+}
+
+// report says what changed.
+func (c *Command) report(name string, s source, o updating, p *progress, r updated) {
+	if o.json {
+		return
+	}
+	text := "is up to date"
+	switch {
+	case r.Changed && o.dryRun:
+		text = "would change"
+	case r.Changed:
+		text = "installed anew"
+	}
+	paint := paletteOf(c.Stdout)
+	lines := name + ": " + text + "\n"
+	for _, d := range r.Diff {
+		colour := map[byte]string{'-': red, '+': green}[d[0]]
+		lines += "  " + paint(colour, d) + "\n"
+	}
+	for _, n := range s.notes {
+		if strings.HasPrefix(n, "warning: ") {
+			lines += name + ": " + n + "\n"
+		}
+	}
+	if r.Changed && !o.restart && !o.dryRun && c.booted(name) {
+		lines += name + ": goes on with what it was started with; take the new one with: microvm restart " + name + "\n"
+	}
+	p.print(c.Stdout, lines)
+}
+
+// booted says whether a VM has been started.
+func (c *Command) booted(name string) bool {
+	_, err := os.Lstat(filepath.Join(c.Host.StateDir, name, "booted"))
+	return err == nil
+}
+
+// restartIfNeeded makes the VM run what is installed.
+func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {
+	current, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
+	if err != nil {
+		return fmt.Errorf("%s: read what is installed: %w", vm.Name, err)
+	}
+	booted, err := os.Readlink(filepath.Join(vm.Dir(), "booted"))
+	switch {
+	case err == nil && booted == current:
+		if !o.json {
+			p.print(c.Stdout, vm.Name+": no restart is needed\n")
+		}
+		return nil
+	case err != nil && o.all:
+		return nil // it is down, and nobody named it
+	}
+	p.step(vm.Name, "restarting")
+	quiet := *c
+	if o.json {
+		quiet.Stdout = io.Discard
+	} else {
+		quiet.Stdout = printWriter{p, c.Stdout}
+	}
+	failed, err := quiet.jobs(ctx, systemd.Restart, []statedir.VM{vm})
+	if err != nil {
+		return fmt.Errorf("%s: %w", vm.Name, err)
+	}
+	r.Restarted = len(failed) == 0
+	return several(failed, 1)
+}
+
+// printWriter prints above a progress.
+type printWriter struct {
+	p   *progress
+	out io.Writer
+}
+
+// Write implements io.Writer.
+func (w printWriter) Write(text []byte) (int, error) {
+	w.p.print(w.out, string(text))
+	return len(text), nil
+}

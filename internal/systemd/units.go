@@ -1,0 +1,141 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/godbus/dbus/v5"
+)
+
+const (
+	unitInterface       = "org.freedesktop.systemd1.Unit"
+	serviceInterface    = "org.freedesktop.systemd1.Service"
+	propertiesInterface = "org.freedesktop.DBus.Properties"
+)
+
+// Unit is one line of ListUnits.
+type Unit struct {
+	Name, Description, Load, Active, Sub, Following string
+
+	Path    dbus.ObjectPath
+	JobID   uint32
+	JobType string
+	JobPath dbus.ObjectPath
+}
+
+// Running says whether systemd is the service manager here, sd_booted(3).
+func Running() bool {
+	_, err := os.Stat(running)
+	return err == nil
+}
+
+// dial connects to the manager: root through its private socket, which costs
+// no greeting and works without a bus; others over the bus.
+func dial(ctx context.Context) (*dbus.Conn, error) {
+	if !Running() {
+		return nil, errNoManager
+	}
+	if os.Geteuid() != 0 {
+		conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+		if err != nil {
+			return nil, fmt.Errorf("reach systemd over the bus: %w", err)
+		}
+		return conn, nil
+	}
+	conn, err := dbus.Dial(privateSocket, dbus.WithContext(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("reach systemd: %w", err)
+	}
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
+		return nil, errors.Join(fmt.Errorf("reach systemd: %w", err), conn.Close())
+	}
+	return conn, nil
+}
+
+// ListUnits returns the loaded units whose names match any of the patterns, in
+// one call however many there are. A unit that is down and that nothing refers
+// to is not loaded, and not in the list.
+func ListUnits(ctx context.Context, patterns ...string) ([]Unit, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	return listUnits(ctx, conn, patterns)
+}
+
+func listUnits(ctx context.Context, conn *dbus.Conn, patterns []string) ([]Unit, error) {
+	var units []Unit
+	call := conn.Object("org.freedesktop.systemd1", managerPath).
+		CallWithContext(ctx, managerInterface+".ListUnitsByPatterns", 0, []string{}, patterns)
+	if err := call.Store(&units); err != nil {
+		return nil, fmt.Errorf("ask systemd for its units: %w", err)
+	}
+	return units, nil
+}
+
+// Properties returns the properties of a service that is loaded, those of
+// units in general and those of services in one map.
+func Properties(ctx context.Context, units ...Unit) (map[string]map[string]dbus.Variant, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close() }()
+	out := make(map[string]map[string]dbus.Variant, len(units))
+	for _, u := range units {
+		out[u.Name] = map[string]dbus.Variant{}
+		for _, of := range []string{unitInterface, serviceInterface} {
+			var props map[string]dbus.Variant
+			err := conn.Object("org.freedesktop.systemd1", u.Path).
+				CallWithContext(ctx, propertiesInterface+".GetAll", 0, of).Store(&props)
+			if err != nil {
+				return nil, fmt.Errorf("ask systemd for %s: %w", u.Name, err)
+			}
+			for name, value := range props {
+				out[u.Name][name] = value
+			}
+		}
+	}
+	return out, nil
+}
+
+// Watch sends to changed whenever a unit or a job of the manager changed, until
+// ctx ends. One that is not taken yet is enough, so changed should have room
+// for one.
+func Watch(ctx context.Context, changed chan<- struct{}) error {
+	conn, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	signals := make(chan *dbus.Signal, 64)
+	conn.Signal(signals)
+	if os.Geteuid() != 0 {
+		err := conn.AddMatchSignalContext(ctx, dbus.WithMatchSender("org.freedesktop.systemd1"))
+		if err != nil {
+			return fmt.Errorf("listen to systemd: %w", err)
+		}
+	}
+	call := conn.Object("org.freedesktop.systemd1", managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0)
+	if call.Err != nil {
+		return fmt.Errorf("listen to systemd: %w", call.Err)
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-signals:
+			if !ok {
+				return errors.New("systemd has ended the connection; try again")
+			}
+			select {
+			case changed <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
