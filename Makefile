@@ -61,6 +61,7 @@ payload: # what is laid over a test host's root
 	  ls $$p/*_test.go >/dev/null 2>&1 || continue; \
 	  $(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/$${p##*/}.test ./$$p || exit 1; \
 	done
+	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/nixstandin ./test/nixstandin
 	install -m 755 -t $(PAYLOAD)/usr/lib/microvm-test test/demo test/suite
 
 .PHONY: test

@@ -1,0 +1,552 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// oddRef has everything that a shell would trip over.
+const oddRef = `git+file:///srv/my "flakes"/it's?x=$(touch${IFS}/tmp/pwned)&y=;|#`
+
+// microvm runs the command and returns what it printed, both streams, and its
+// exit code. Its words reach it as they are.
+func microvm(t testing.TB, words ...string) (string, int) {
+	t.Helper()
+	out, err := exec.Command("microvm", words...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	if exit != nil {
+		return string(out), exit.ExitCode()
+	}
+	return string(out), 0
+}
+
+// want runs the command, which has to exit with code and to print all of text.
+func want(t testing.TB, code int, text []string, words ...string) string {
+	t.Helper()
+	out, got := microvm(t, words...)
+	if got != code {
+		t.Fatalf("microvm %q: exit code %d, want %d\n%s", words, got, code, out)
+	}
+	for _, w := range text {
+		if !strings.Contains(out, w) {
+			t.Errorf("microvm %q does not say %q:\n%s", words, w, out)
+		}
+	}
+	return out
+}
+
+// standIn is a nix that is steered by a directory.
+type standIn struct{ dir string }
+
+// newStandIn puts the stand-in in PATH, as nix, and Nix's directories on the
+// host.
+func newStandIn(t *testing.T) *standIn {
+	t.Helper()
+	n := &standIn{t.TempDir()}
+	sh(t, "mkdir -p /nix/store /nix/var/nix/gcroots "+n.dir+"/bin && ln -s "+assets+"/nixstandin "+n.dir+"/bin/nix")
+	t.Setenv("NIX_STANDIN", n.dir)
+	t.Setenv("PATH", n.dir+"/bin:"+os.Getenv("PATH"))
+	t.Cleanup(func() { _, _ = try("rm -rf /nix") })
+	return n
+}
+
+// set writes one of the stand-in's files; an empty text removes it.
+func (n *standIn) set(t *testing.T, name, text string) {
+	t.Helper()
+	path := filepath.Join(n.dir, name)
+	if text == "" {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// vm puts a VM into a flake.
+func (n *standIn) vm(t *testing.T, ref string, s map[string]any) {
+	t.Helper()
+	data, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, _ := s["name"].(string)
+	n.set(t, "flakes/"+url.PathEscape(ref)+"/"+name+".json", string(data))
+}
+
+// calls are the arguments of each call of nix so far.
+func (n *standIn) calls(t *testing.T) [][]string {
+	t.Helper()
+	var calls [][]string
+	for line := range strings.Lines(sh(t, "cat "+n.dir+"/calls")) {
+		var args []string
+		if err := json.Unmarshal([]byte(line), &args); err != nil {
+			t.Fatal(err)
+		}
+		calls = append(calls, args)
+	}
+	return calls
+}
+
+func writeSpec(t *testing.T, s map[string]any) string {
+	t.Helper()
+	data, err := json.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "spec.json")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// listed is the line of a VM in the list.
+func listed(t testing.TB, name string, flags ...string) string {
+	t.Helper()
+	out, _ := microvm(t, append([]string{"list"}, flags...)...)
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == name {
+			return strings.Join(f, " ")
+		}
+	}
+	return ""
+}
+
+func wantListed(t testing.TB, name, pattern string, flags ...string) {
+	t.Helper()
+	if got := listed(t, name, flags...); !regexp.MustCompile("^" + name + " " + pattern).MatchString(got) {
+		t.Errorf("the list says %q, want %q", got, pattern)
+	}
+}
+
+// leftovers are what a VM that is not there may have left.
+func leftovers(t testing.TB, name string) string {
+	t.Helper()
+	return sh(t, fmt.Sprintf("find /var/lib/microvms /run/microvm /nix/var/nix/gcroots /etc/systemd/system.control /etc/systemd/system /tmp -maxdepth 3 \\( -name '%[1]s' -o -name '*@%[1]s.service*' -o -name '*-%[1]s' -o -name '.microvm-*' -o -name 'microvm-build-*' \\) 2>/dev/null | grep -v /.store/ || true", name))
+}
+
+func TestAVMFromAFlakeLivesItsLife(t *testing.T) {
+	in(t, "container")
+	n := newStandIn(t)
+	guest := func(mem int) map[string]any {
+		return spec("fl.ake", func(s map[string]any) {
+			s["mem"] = mem
+			s["interfaces"] = []any{tap("vm-flake", 0x51)}
+			s["kernelParams"] = []string{"mvguest.ip=10.85.0.2/24"}
+		})
+	}
+	const name = "fl.ake"
+	cleanUp(t, name)
+	n.vm(t, oddRef, guest(256))
+	n.set(t, "warn", "Git tree '/srv' is dirty")
+	want(t, 0, []string{"fl.ake: created in /var/lib/microvms/fl.ake", "microvm start fl.ake", "is dirty"}, "-c", name, "-f", oddRef)
+	if got, exact := n.calls(t)[0], oddRef+`#nixosConfigurations."fl.ake".config.microvm.declaredRunner`; got[0] != "build" || got[3] != exact {
+		t.Errorf("nix was called with %q, want %q", got, exact)
+	}
+	if got := sh(t, "cat /var/lib/microvms/fl.ake/flake"); got != oddRef {
+		t.Errorf("the flake is recorded as %q", got)
+	}
+	if _, err := os.Stat("/tmp/pwned"); err == nil {
+		t.Error("a shell has seen the flake reference")
+	}
+	if got := sh(t, "readlink -e /nix/var/nix/gcroots/microvm/fl.ake"); !strings.HasPrefix(got, "/nix/store/") {
+		t.Errorf("Nix keeps %q", got)
+	}
+	wantListed(t, name, "inactive qemu not booted")
+	want(t, 1, []string{"exists already", "microvm update fl.ake"}, "create", name, "-f", oddRef)
+
+	want(t, 0, []string{"fl.ake: is up"}, "start", name)
+	wantListed(t, name, "active qemu current [0-9]+s [0-9.]+[MG] [0-9.]+s")
+	waitFor(t, name, "test guest is up")
+	sh(t, "ip address add 10.85.0.1/24 dev vm-flake && ping -c 1 -W 10 10.85.0.2")
+	wantListed(t, name, "active qemu current .* 10\\.85\\.0\\.2$")
+	want(t, 0, []string{"state       active, up ", "flake " + oddRef, "unit        microvm-tap-interfaces@fl.ake: active (exited)", "test guest is up"}, "status", name)
+	want(t, 0, []string{"test guest is up", "Started microvm@fl.ake.service"}, "logs", name)
+	want(t, 0, []string{"is up to date"}, "-u", name)
+
+	before := sh(t, "readlink /var/lib/microvms/fl.ake/current")
+	n.vm(t, oddRef, guest(300))
+	wantListed(t, name, "active qemu current")
+	wantListed(t, name, "active qemu outdated", "--check")
+	want(t, 0, []string{"would change", "- -m 256M", "+ -m 300M", "microvm: ε → ∅, +0.0 KiB"}, "update", "--dry-run", name)
+	if got := sh(t, "readlink /var/lib/microvms/fl.ake/current"); got != before {
+		t.Errorf("a dry run changed current to %s", got)
+	}
+	out := want(t, 0, []string{"installed anew", "+ -m 300M", "microvm restart fl.ake"}, "update", name)
+	if strings.Contains(out, "\x1b") {
+		t.Errorf("there is colour in %q", out)
+	}
+	wantListed(t, name, "active qemu stale")
+	want(t, 0, []string{"is up to date", "is up again"}, "-Ru", name)
+	wantListed(t, name, "active qemu current", "--check")
+	pid := sh(t, "systemctl show -P MainPID microvm@"+name)
+	want(t, 0, []string{"is up to date", "no restart is needed"}, "-Ru", name)
+	if got := sh(t, "systemctl show -P MainPID microvm@"+name); got != pid {
+		t.Error("a VM that did not change was restarted")
+	}
+	waitFor(t, name, "test guest is up")
+
+	want(t, 0, []string{"rolled back to " + before, "microvm restart fl.ake"}, "rollback", name)
+	wantListed(t, name, "active qemu stale")
+	want(t, 1, []string{"is active; stop it first with: microvm stop fl.ake"}, "rm", "--yes", name)
+	want(t, 0, []string{"is down"}, "stop", name)
+	want(t, 0, []string{"fl.ake: starts at boot"}, "enable", name)
+	want(t, 1, []string{"no terminal; say --yes"}, "rm", name)
+	want(t, 0, []string{"fl.ake: removed"}, "rm", "--yes", name)
+	if got := leftovers(t, name); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+	want(t, 3, []string{"there is no VM"}, "status", name)
+}
+
+func TestAVMFromASpecLivesItsLifeWithoutNix(t *testing.T) {
+	in(t, "container")
+	if path, err := exec.LookPath("nix"); err == nil {
+		t.Fatalf("there is a nix in %s", path)
+	}
+	const name = "specced"
+	cleanUp(t, name)
+	guest := func(mem int) map[string]any {
+		return spec(name, func(s map[string]any) {
+			s["mem"] = mem
+			s["volumes"] = []any{map[string]any{"image": "data.img", "size": 64, "label": "data"}}
+			s["kernelParams"] = []string{"mvguest.mount=data:/data:ext4"}
+		})
+	}
+	file := writeSpec(t, guest(256))
+	want(t, 2, []string{"-s", "-p"}, "create", name)
+	want(t, 1, []string{`describes a VM "specced", not "other"`}, "create", "other", "-s", file)
+	want(t, 0, []string{"created", "starts at boot", "is up"}, "create", name, "-s", file, "--start", "--enable")
+	wantListed(t, name, "active qemu current")
+	sh(t, "systemctl is-enabled microvms.target microvm@specced")
+	waitFor(t, name, "test guest is up")
+
+	data, err := json.Marshal(guest(300))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantListed(t, name, "active qemu outdated", "--check")
+	var results []struct {
+		Name               string
+		Changed, Restarted bool
+		Diff               []string
+	}
+	out, err := exec.Command("microvm", "update", "--json", "--restart", name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(out, &results); err != nil || len(results) != 1 || !results[0].Changed || !results[0].Restarted || len(results[0].Diff) < 2 {
+		t.Errorf("update --json printed %s (%v)", out, err)
+	}
+	wantListed(t, name, "active qemu current", "--check")
+	waitFor(t, name, "test guest is up")
+	want(t, 0, nil, "rollback", name)
+	want(t, 0, []string{"is up again"}, "restart", name)
+	if got := sh(t, "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID microvm@specced)/cmdline"); !strings.Contains(got, " 256M ") {
+		t.Errorf("after the rollback the VM is %s", got)
+	}
+	waitFor(t, name, "test guest is up")
+	want(t, 0, nil, "stop", name)
+	want(t, 0, []string{"does not start at boot"}, "disable", name)
+	if out, err := try("systemctl is-enabled microvm@specced"); err == nil {
+		t.Errorf("it is %s", out)
+	}
+
+	want(t, 0, []string{"removed; its data is in /var/lib/microvms/specced"}, "rm", name, "--yes", "--keep-data")
+	if got := sh(t, "ls -A /var/lib/microvms/specced"); got != "data.img" {
+		t.Errorf("kept: %s", got)
+	}
+	wantListed(t, name, "inactive - data only")
+	want(t, 1, []string{"has no runner", "microvm create specced"}, "start", name)
+	want(t, 0, nil, "create", name, "-s", file, "--start")
+	waitFor(t, name, "found marker on /data")
+	want(t, 0, nil, "stop", name)
+	want(t, 0, nil, "rm", name, "-y")
+	if got := leftovers(t, name); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+	want(t, 0, []string{"removed /var/lib/microvms/.store/"}, "gc")
+}
+
+func TestACreateThatFailsOrIsInterruptedLeavesNothing(t *testing.T) {
+	in(t, "container")
+	n := newStandIn(t)
+	n.vm(t, "path:/f", spec("never", nil))
+	n.set(t, "fail", "attribute 'frobnicate' missing")
+	want(t, 1, []string{"attribute 'frobnicate' missing", "nix could not build never from flake path:/f"}, "create", "never", "-f", "path:/f")
+	n.set(t, "fail", "")
+	want(t, 1, []string{"does not provide attribute"}, "create", "never", "-f", "path:/g")
+	want(t, 2, []string{"looks like a flag"}, "create", "never", "--flake=--impure")
+	want(t, 1, []string{"unknown option"}, "create", "never", "-s", writeSpec(t, map[string]any{"name": "never", "kernel": "/k", "memm": 1}))
+	if got := leftovers(t, "never"); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM} {
+		n.set(t, "sleep", "30s")
+		cmd := exec.Command("microvm", "create", "never", "-f", "path:/f")
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, "pgrep -x nix && ls -d /tmp/microvm-build-*")
+		if err := cmd.Process.Signal(signal); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := cmd.Wait(); err == nil || time.Since(began) > 5*time.Second || !strings.Contains(out.String(), "was not created, and nothing is left of it") {
+			t.Errorf("%s: %v after %s: %s", signal, err, time.Since(began), &out)
+		}
+		if got := leftovers(t, "never"); got != "" {
+			t.Errorf("%s: left behind: %s", signal, got)
+		}
+		if out, err := try("pgrep -ax nix"); err == nil {
+			t.Errorf("%s: nix goes on: %s", signal, out)
+		}
+	}
+}
+
+func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
+	in(t, "container")
+	n := newStandIn(t)
+	const ref = "path:/several"
+	for _, name := range []string{"up-a", "up-b", "up-c"} {
+		cleanUp(t, name)
+		n.vm(t, ref, spec(name, nil))
+		want(t, 0, nil, "create", name, "-f", ref)
+	}
+	declared := install(t, spec("up-declared", nil))
+	sh(t, "ln -s /nix/store/x-nixos-system /var/lib/microvms/up-declared/toplevel")
+	packaged := install(t, spec("up-packaged", nil))
+	for _, name := range []string{"up-a", "up-b", "up-c"} {
+		n.vm(t, ref, spec(name, func(s map[string]any) { s["mem"] = 300 }))
+	}
+	before := sh(t, "readlink /var/lib/microvms/up-b/current")
+	n.set(t, "sleep", "2s")
+	n.set(t, "fail.up-b", "hash mismatch in fixed-output derivation")
+	began := time.Now()
+	out := want(t, 4, []string{
+		"up-a: building from " + ref, "up-a: installed anew", "up-c: installed anew",
+		"up-b: nix could not build", "hash mismatch",
+		"up-declared is declared by this host", "nixos-rebuild switch",
+		"up-packaged was made from a package", `there is no VM "up-nosuch"`,
+	}, "update", "up-a", "up-b", "up-c", declared, packaged, "up-nosuch")
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("three builds of 2 s took %s, one after the other", took)
+	}
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "hash mismatch") && strings.HasPrefix(line, "up-a") {
+			t.Errorf("one VM's words are under another's name: %s", line)
+		}
+	}
+	if got := sh(t, "readlink /var/lib/microvms/up-b/current"); got != before {
+		t.Errorf("the VM that failed was changed to %s", got)
+	}
+	n.set(t, "fail.up-b", "")
+	n.set(t, "sleep", "")
+	want(t, 0, []string{"up-a: is up to date", "up-b: installed anew", "up-c: is up to date"}, "update", "--all")
+	want(t, 3, nil, "update", "no-a", "no-b")
+	want(t, 2, nil, "update")
+}
+
+func TestAStartThatFailsShowsWhatTheUnitSaid(t *testing.T) {
+	in(t, "container")
+	taken := install(t, spec("say-taken", func(s map[string]any) { s["interfaces"] = []any{tap("vm-saytaken", 1)} }))
+	sh(t, "ip link add vm-saytaken type veth peer name vm-saytaken2")
+	t.Cleanup(func() { _, _ = try("ip link delete vm-saytaken") })
+	out := want(t, 1, []string{"say-taken did not start: microvm-tap-interfaces@say-taken", "the name is taken by a veth interface"}, "start", taken)
+	if strings.Contains(strings.ToLower(out), "journalctl") {
+		t.Errorf("the user is sent away: %s", out)
+	}
+	want(t, 0, []string{"microvm-tap-interfaces@say-taken: failed (failed), exit-code", "the name is taken by a veth interface"}, "status", taken)
+	sh(t, "install -m 644 "+assets+"/vmlinuz /root/vmlinuz-say && chmod 755 /root")
+	gone := install(t, spec("say-gone", func(s map[string]any) { s["kernel"] = "/root/vmlinuz-say" }))
+	good := install(t, spec("say-good", nil))
+	sh(t, "rm /root/vmlinuz-say")
+	want(t, 4, []string{"say-gone did not start", "kernel /root/vmlinuz-say: no such file", "say-good: is up"}, "start", gone, good)
+	foreign(t, "say-dies", "#!/bin/sh\necho I cannot go on >&2\nexit 3\n", "")
+	sh(t, "mkdir -p /run/systemd/system/microvm@say-dies.service.d && printf '[Service]\\nType=notify\\n' > /run/systemd/system/microvm@say-dies.service.d/t.conf")
+}
+
+// many makes VMs that do nothing but be there.
+func many(t *testing.T, n int) []string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "p")
+	for path, text := range map[string]string{"bin/microvm-run": "#!/bin/sh\nexec sleep 1000\n", "share/microvm/hypervisor": "qemu\n"} {
+		path = filepath.Join(dir, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sh(t, "chmod 755 "+filepath.Dir(dir))
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("many%03d", i)
+		sh(t, "install-microvm -p "+dir+" "+names[i])
+	}
+	t.Cleanup(func() {
+		_, _ = try("systemctl stop 'microvm@many*'; rm -rf /var/lib/microvms/many* /etc/systemd/system.control/microvm@many*; systemctl daemon-reload")
+	})
+	return names
+}
+
+func TestAListOf200VMsAsksSystemdOnceAndIsQuick(t *testing.T) {
+	in(t, "container")
+	names := many(t, 200)
+	began := time.Now()
+	want(t, 0, nil, append([]string{"start"}, names...)...)
+	t.Logf("200 VMs started in %s", time.Since(began))
+	best := time.Hour
+	for range 5 {
+		began := time.Now()
+		out := want(t, 0, nil, "list")
+		best = min(best, time.Since(began))
+		if got := strings.Count(out, " active "); got < 200 {
+			t.Fatalf("%d VMs are active:\n%s", got, out)
+		}
+	}
+	t.Logf("a list of 200 running VMs took %s", best)
+	if best > 200*time.Millisecond {
+		t.Errorf("a list took %s", best)
+	}
+	for _, user := range []string{"root", "nobody"} {
+		out := sh(t, "cd / && setpriv --reuid "+user+" strace -f -s 4096 -o '|cat >&2' -e trace=write,sendmsg,sendto microvm list 2>&1 >/dev/null")
+		calls := strings.Count(out, "org.freedesktop.systemd1.Manager")
+		if calls != 1 || !strings.Contains(out, "ListUnitsByPatterns") {
+			t.Errorf("as %s systemd was called %d times:\n%.2000s", user, calls, out)
+		}
+	}
+	want(t, 0, nil, append([]string{"stop"}, names...)...)
+}
+
+// pane is a terminal that somebody sits at.
+type pane struct{ name string }
+
+func newPane(t *testing.T, command string) *pane {
+	t.Helper()
+	p := &pane{"t" + strconv.FormatInt(time.Now().UnixNano(), 36)}
+	sh(t, fmt.Sprintf("tmux -u -L microvm new-session -d -s %s -x 150 -y 30 \"env PATH='$PATH' bash --norc\" && sleep 0.3", p.name))
+	t.Cleanup(func() { _, _ = try("tmux -L microvm kill-session -t " + p.name) })
+	p.keys(t, command, "Enter")
+	return p
+}
+
+func (p *pane) keys(t *testing.T, keys ...string) {
+	t.Helper()
+	if out, err := exec.Command("tmux", append([]string{"-L", "microvm", "send-keys", "-t", p.name}, keys...)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// shows waits until the terminal shows what matches pattern, and returns all
+// that it shows, with colours as sequences.
+func (p *pane) shows(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	var out string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if out = sh(t, "tmux -L microvm capture-pane -p -t "+p.name); re.MatchString(out) {
+			return sh(t, "tmux -L microvm capture-pane -e -p -t "+p.name)
+		}
+	}
+	t.Fatalf("the terminal does not show %q:\n%s", pattern, out)
+	return ""
+}
+
+func TestAWatchedListFollowsTheVMs(t *testing.T) {
+	in(t, "container")
+	foreign(t, "watched", "#!/bin/sh\nexec sleep 1000\n", "")
+	p := newPane(t, "microvm list --watch")
+	p.shows(t, `watched +inactive +qemu +not booted`)
+	began := time.Now()
+	sh(t, "systemctl start microvm@watched")
+	out := p.shows(t, `watched +active +qemu +current +[0-9]+s`)
+	t.Logf("seen after %s", time.Since(began))
+	if !strings.Contains(out, "\x1b[32m") {
+		t.Errorf("there is no colour on a terminal: %q", out)
+	}
+	sh(t, "systemctl stop microvm@watched")
+	out = p.shows(t, `watched +inactive +qemu +not booted`)
+	if strings.Count(out, "watched ") != 1 {
+		t.Errorf("the list is there more than once:\n%s", out)
+	}
+	p.keys(t, "C-c")
+	p.keys(t, "echo; echo code $?", "Enter")
+	p.shows(t, `code 0`)
+}
+
+func TestRemovalAsksBeforeItActs(t *testing.T) {
+	in(t, "container")
+	foreign(t, "asked", "#!/bin/sh\nexec sleep 1000\n", "")
+	sh(t, "truncate -s 64M /var/lib/microvms/asked/data.img")
+	p := newPane(t, "microvm rm asked")
+	p.shows(t, `Remove VM asked and all its data in /var/lib/microvms/asked \(data.img 64M\)\? \[y/N\]`)
+	p.keys(t, "Enter")
+	p.shows(t, `asked was not removed, as you said`)
+	sh(t, "test -e /var/lib/microvms/asked/data.img")
+	p.keys(t, "clear; microvm rm asked", "Enter")
+	p.shows(t, `\[y/N\]`)
+	p.keys(t, "C-c")
+	p.keys(t, "clear; NO_COLOR=1 microvm list", "Enter")
+	if out := p.shows(t, `asked +inactive`); strings.Contains(out, "\x1b[32m") {
+		t.Errorf("NO_COLOR is set, and there is colour: %q", out)
+	}
+	p.keys(t, "clear; microvm rm asked", "Enter")
+	p.shows(t, `\[y/N\]`)
+	p.keys(t, "y", "Enter")
+	p.shows(t, `asked: removed`)
+	if got := leftovers(t, "asked"); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+}
+
+func TestCtrlCInTheMiddleLeavesNothingHalfMade(t *testing.T) {
+	in(t, "container")
+	n := newStandIn(t)
+	const ref = "path:/ctrlc"
+	for _, name := range []string{"ctrl-a", "ctrl-b"} {
+		cleanUp(t, name)
+		n.vm(t, ref, spec(name, nil))
+	}
+	want(t, 0, nil, "create", "ctrl-a", "-f", ref)
+	n.set(t, "sleep", "30s")
+	p := newPane(t, "export NIX_STANDIN="+n.dir+"; clear; microvm create ctrl-b -f "+ref)
+	p.shows(t, `building '/nix/store/ctrl-b.drv'`)
+	p.keys(t, "C-c")
+	p.shows(t, `VM "ctrl-b" was not created, and nothing is left of it`)
+	if got := leftovers(t, "ctrl-b"); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+	before := sh(t, "ls -lA --time-style=full-iso /var/lib/microvms/ctrl-a")
+	n.vm(t, ref, spec("ctrl-a", func(s map[string]any) { s["mem"] = 300 }))
+	p.keys(t, "clear; microvm update --all", "Enter")
+	p.shows(t, `ctrl-a: building from path:/ctrlc: building`)
+	p.keys(t, "C-c")
+	p.shows(t, `ctrl-a: interrupted before anything changed`)
+	if got := sh(t, "ls -lA --time-style=full-iso /var/lib/microvms/ctrl-a"); got != before {
+		t.Errorf("an update that was interrupted changed\n%s\nto\n%s", before, got)
+	}
+	if got := sh(t, "find /tmp -name 'microvm-build-*'; pgrep -ax nix || true"); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+}
