@@ -114,16 +114,15 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 	defer func() { _ = conn.Close() }()
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
+	// Through the private socket one is told everything, unasked; and the reply
+	// to Subscribe may never come there.
 	if os.Geteuid() != 0 {
-		err := conn.AddMatchSignalContext(ctx, dbus.WithMatchSender("org.freedesktop.systemd1"))
-		if err != nil {
+		if err := subscribe(ctx, conn); err != nil {
 			return fmt.Errorf("listen to systemd: %w", err)
 		}
 	}
-	call := conn.Object("org.freedesktop.systemd1", managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0)
-	if call.Err != nil {
-		return fmt.Errorf("listen to systemd: %w", call.Err)
-	}
+	// What changed before we listened.
+	changed <- struct{}{}
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,4 +137,13 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 			}
 		}
 	}
+}
+
+// subscribe asks the bus for the manager's signals, and the manager to send
+// them.
+func subscribe(ctx context.Context, conn *dbus.Conn) error {
+	if err := conn.AddMatchSignalContext(ctx, dbus.WithMatchSender("org.freedesktop.systemd1")); err != nil {
+		return err
+	}
+	return conn.Object("org.freedesktop.systemd1", managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0).Err
 }

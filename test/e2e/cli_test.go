@@ -389,7 +389,7 @@ func TestAStartThatFailsShowsWhatTheUnitSaid(t *testing.T) {
 }
 
 // many makes VMs that do nothing but be there.
-func many(t *testing.T, n int) []string {
+func many(t *testing.T) []string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "p")
 	for path, text := range map[string]string{"bin/microvm-run": "#!/bin/sh\nexec sleep 1000\n", "share/microvm/hypervisor": "qemu\n"} {
@@ -399,11 +399,11 @@ func many(t *testing.T, n int) []string {
 		}
 	}
 	sh(t, "chmod 755 "+filepath.Dir(dir))
-	names := make([]string, n)
+	names := make([]string, 200)
 	for i := range names {
 		names[i] = fmt.Sprintf("many%03d", i)
-		sh(t, "install-microvm -p "+dir+" "+names[i])
 	}
+	sh(t, "install-microvm -p "+dir+" many000 && cd /var/lib/microvms && for i in {001..199}; do cp -a many000 many$i; done")
 	t.Cleanup(func() {
 		_, _ = try("systemctl stop 'microvm@many*'; rm -rf /var/lib/microvms/many* /etc/systemd/system.control/microvm@many*; systemctl daemon-reload")
 	})
@@ -412,7 +412,7 @@ func many(t *testing.T, n int) []string {
 
 func TestAListOf200VMsAsksSystemdOnceAndIsQuick(t *testing.T) {
 	in(t, "container")
-	names := many(t, 200)
+	names := many(t)
 	began := time.Now()
 	want(t, 0, nil, append([]string{"start"}, names...)...)
 	t.Logf("200 VMs started in %s", time.Since(began))
@@ -436,7 +436,6 @@ func TestAListOf200VMsAsksSystemdOnceAndIsQuick(t *testing.T) {
 			t.Errorf("as %s systemd was called %d times:\n%.2000s", user, calls, out)
 		}
 	}
-	want(t, 0, nil, append([]string{"stop"}, names...)...)
 }
 
 // pane is a terminal that somebody sits at.
@@ -478,10 +477,13 @@ func TestAWatchedListFollowsTheVMs(t *testing.T) {
 	foreign(t, "watched", "#!/bin/sh\nexec sleep 1000\n", "")
 	p := newPane(t, "microvm list --watch")
 	p.shows(t, `watched +inactive +qemu +not booted`)
-	began := time.Now()
 	sh(t, "systemctl start microvm@watched")
+	began := time.Now()
 	out := p.shows(t, `watched +active +qemu +current +[0-9]+s`)
-	t.Logf("seen after %s", time.Since(began))
+	// The list is drawn every two seconds in any case.
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("the list followed after %s, by chance", took)
+	}
 	if !strings.Contains(out, "\x1b[32m") {
 		t.Errorf("there is no colour on a terminal: %q", out)
 	}
