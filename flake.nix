@@ -101,17 +101,22 @@
           );
           vm = app "A host in a microVM, with a nested VM of every hypervisor" (runner "vm");
           qemu-vnc = app "A microVM with a display on VNC" (runner "qemu-vnc");
-          graphics = app "Graphical programs in a microVM: graphics PACKAGE…" (
+          graphics = app "Graphical programs in a microVM: graphics [--tap INTERFACE] PACKAGE…" (
             pkgs.writeShellScript "graphics" ''
               set -euo pipefail
+              tap=
+              if [ "''${1-}" = --tap ]; then
+                tap=''${2-}
+                shift "$(( $# < 2 ? $# : 2 ))"
+              fi
               if [ $# -eq 0 ]; then
-                echo "usage: nix run …#graphics -- PACKAGE…" >&2
+                echo "usage: nix run …#graphics -- [--tap INTERFACE] PACKAGE…" >&2
                 exit 2
               fi
               exec nix --extra-experimental-features 'nix-command flakes' run --impure \
                 --file ${./examples/graphics.nix} \
                 --argstr self ${self} --argstr nixpkgs ${nixpkgs} \
-                --argstr system ${system} --argstr packages "$*" \
+                --argstr system ${system} --argstr packages "$*" --argstr tapInterface "$tap" \
                 config.microvm.declaredRunner
             ''
           );

@@ -1,11 +1,14 @@
 # Programs of nixpkgs in a guest, their windows on this desktop:
 #   nix run .#graphics -- firefox
+#   nix run .#graphics -- --tap tap0 firefox
 {
   self,
   nixpkgs,
   system,
   # Names of packages, separated by spaces.
   packages ? "",
+  # A tap interface that is there, instead of QEMU's user network.
+  tapInterface ? "",
 }:
 
 let
@@ -28,8 +31,8 @@ lib.nixosSystem {
           graphics.enable = true;
           interfaces = [
             {
-              type = "user";
-              id = "n";
+              type = if tapInterface == "" then "user" else "tap";
+              id = if tapInterface == "" then "n" else tapInterface;
               mac = "02:00:00:04:00:01";
             }
           ];

@@ -1,9 +1,14 @@
 # microvm.virtiofsd: a guest's own settings; on a host, the defaults of the VMs
 # that it declares with `config`. One file, so that a machine can be both.
-{ lib, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 
 let
-  inherit (lib) mkOption types;
+  inherit (lib) literalExpression mkOption types;
 in
 {
   options.microvm.virtiofsd = {
@@ -51,6 +56,13 @@ in
       type = types.listOf types.str;
       default = [ ];
       description = "More arguments for every virtiofsd of the VM.";
+    };
+
+    package = mkOption {
+      type = types.package;
+      default = (config.microvm.vmHostPackages or pkgs).virtiofsd;
+      defaultText = literalExpression "config.microvm.vmHostPackages.virtiofsd; on a host, pkgs.virtiofsd";
+      description = "Package that provides virtiofsd.";
     };
   };
 }

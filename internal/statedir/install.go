@@ -151,22 +151,31 @@ func (v VM) clean() error {
 
 // record writes down where updates come from.
 func (v VM) record(from Origin) error {
-	for name, value := range map[string]string{"flake": from.Flake, "spec": from.Spec} {
-		if value == "" {
+	origins := map[string]string{"flake": from.Flake, "spec": from.Spec, "toplevel": from.Toplevel}
+	for name, value := range origins {
+		path := filepath.Join(v.Dir(), name)
+		var err error
+		switch {
+		case value == "":
 			continue
+		case name == "toplevel":
+			err = writeLink(value, path)
+		default:
+			err = writeFile(path, []byte(value+"\n"), 0o644)
 		}
-		if err := writeFile(filepath.Join(v.Dir(), name), []byte(value+"\n"), 0o644); err != nil {
+		if err != nil {
 			return err
 		}
-		other := map[string]string{"flake": "spec", "spec": "flake"}[name]
-		if err := os.Remove(filepath.Join(v.Dir(), other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("forget the former origin: %w", err)
+		for other := range origins {
+			if other == name {
+				continue
+			}
+			if err := os.Remove(filepath.Join(v.Dir(), other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("forget the former origin: %w", err)
+			}
 		}
 	}
-	if from.Toplevel == "" {
-		return nil
-	}
-	return writeLink(from.Toplevel, filepath.Join(v.Dir(), "toplevel"))
+	return nil
 }
 
 // switchTo points current at the package, and old at what current was.

@@ -97,6 +97,29 @@ func TestInstallMakesAStickyDirectoryOfRootsAndKeepsThePackage(t *testing.T) {
 	}
 }
 
+func TestTheLastOriginIsTheOnlyOne(t *testing.T) {
+	_, vm := installed(t)
+	pkg, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []Origin{{Toplevel: "/nix/store/system"}, {Flake: "git+file:///x"}, {Toplevel: "/nix/store/other"}, {Spec: "/etc/web.json"}} {
+		if err := vm.Install(context.Background(), pkg, want, nil); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := vm.Origin(); err != nil || got != want {
+			t.Errorf("the origin is %+v (%v), want %+v", got, err, want)
+		}
+	}
+	// Without an origin the one that is there stays.
+	if err := vm.Install(context.Background(), pkg, Origin{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := vm.Origin(); err != nil || got.Spec == "" {
+		t.Errorf("the origin is %+v (%v)", got, err)
+	}
+}
+
 func TestInstallLinksTheHelpersAndKeepsTheFormerPackage(t *testing.T) {
 	h, vm := installed(t)
 	before, err := os.Readlink(filepath.Join(vm.Dir(), "current"))

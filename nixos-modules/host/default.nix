@@ -93,15 +93,17 @@ let
     } extra;
   moved = lib.optionalAttrs (stateDir != "/var/lib/microvms");
 
+  tapScript = pkgs.writeShellScript "microvm-tap-script" ''
+    set -euo pipefail
+    ${cfg.host.tapScript}
+  '';
+
   templates = {
     "microvm-set-booted@" = template { };
     "microvm-tap-interfaces@" = template {
       unitConfig = moved (condition "tap-interfaces");
       environment = lib.optionalAttrs (cfg.host.tapScript != "") {
-        MICROVM_TAP_SCRIPT = "${pkgs.writeShellScript "microvm-tap-script" ''
-          set -euo pipefail
-          ${cfg.host.tapScript}
-        ''}";
+        MICROVM_TAP_SCRIPT = "${tapScript}";
       };
     };
     "microvm-macvtap-interfaces@" = template {
@@ -112,7 +114,7 @@ let
       unitConfig = moved (condition "pci-devices");
     };
     "microvm-virtiofsd@" = template {
-      path = [ pkgs.virtiofsd ];
+      path = [ cfg.virtiofsd.package ];
       unitConfig = moved (condition "virtiofs");
     };
     "microvm@" = template {
@@ -130,14 +132,15 @@ let
         TimeoutStartSec = cfg.host.startupTimeout;
       }
       // moved {
-        WorkingDirectory = "${stateDir}/%i";
+        # As in the unit: what is not there is the wrapper's to tell.
+        WorkingDirectory = "-${stateDir}/%i";
         TemporaryFileSystem = [
           ""
           "${stateDir}:ro"
         ];
         BindPaths = [
           ""
-          "${stateDir}/%i"
+          "-${stateDir}/%i"
         ];
         BindReadOnlyPaths = [
           ""
@@ -172,7 +175,11 @@ let
         restartTriggers = [
           microvm.declaredRunner
           system.build.toplevel
-        ];
+        ]
+        # A changed helper is restarted, and takes the VM down with it.
+        ++ lib.optional (
+          cfg.host.tapScript != "" && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
+        ) tapScript;
         requires = map (helper: "${helper}@${name}.service") (helpersOf microvm);
         wants = lib.optional microvm.registerWithMachined "systemd-machined.service";
         after = lib.optional microvm.registerWithMachined "systemd-machined.service";
@@ -201,8 +208,12 @@ let
     in
     {
       description = "Install MicroVM ${name}";
-      # Part of each start of the target, which every switch starts again.
-      wantedBy = [ "microvms.target" ];
+      # At boot, and at every switch: what a switch restarts, it starts one by one
+      # and in no order, but only after this target.
+      wantedBy = [
+        "microvms.target"
+        "sysinit-reactivation.target"
+      ];
       partOf = [ "microvm@${name}.service" ];
       before = map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers);
       after = [
@@ -229,17 +240,20 @@ let
       };
     };
 
-  # Declared names are remembered, so that one that is gone is noticed. VMs of
-  # the microvm command are in no such list.
+  # Declared VMs are remembered, so that one that is gone is noticed, by what
+  # tells their directory from a later one of the same name. VMs of the microvm
+  # command are in no such list.
   orphans = pkgs.writeShellScript "microvm-orphans" ''
     set -euo pipefail
-    record=${lib.escapeShellArg stateDir}/.declared
+    stateDir=${lib.escapeShellArg stateDir}
+    record=$stateDir/.declared
+    identity() { stat -c %i.%W -- "$stateDir/$1" 2>/dev/null || echo none; }
     declare -A declared=(${lib.concatMapStringsSep " " (name: "[${lib.escapeShellArg name}]=1") names})
-    keep=("''${!declared[@]}")
+    keep=()
     mapfile -t before < <(cat "$record" 2>/dev/null || true)
-    for name in "''${before[@]}"; do
-      dir=${lib.escapeShellArg stateDir}/$name
-      if [ -z "$name" ] || [ -n "''${declared[$name]-}" ] || [ ! -d "$dir" ]; then
+    for entry in "''${before[@]}"; do
+      name=''${entry% *} dir=$stateDir/''${entry% *}
+      if [ -z "$entry" ] || [ -n "''${declared[$name]-}" ] || [ ! -d "$dir" ] || [ "$entry" != "$name $(identity "$name")" ]; then
         continue
       fi
       case ${cfg.host.orphans} in
@@ -251,11 +265,13 @@ let
         purge)
           echo "MicroVM $name is no longer declared: stopping it and removing $dir"
           systemctl stop "microvm@$name.service"
-          rm -rf -- "$dir" "/etc/systemd/system.control/microvm@$name.service".{requires,d}
-          rm -f -- /nix/var/nix/gcroots/microvm/{,booted-,old-}"$name"
+          ${package}/bin/microvm rm --yes "$name"
           continue ;;
       esac
-      keep+=("$name")
+      keep+=("$entry")
+    done
+    for name in "''${!declared[@]}"; do
+      keep+=("$name $(identity "$name")")
     done
     printf '%s\n' "''${keep[@]}" > "$record.new"
     mv "$record.new" "$record"
@@ -309,7 +325,10 @@ in
               after = [
                 "local-fs.target"
                 "systemd-tmpfiles-setup.service"
-              ];
+              ]
+              # Which make the directories that it remembers.
+              ++ map (name: "install-microvm-${name}.service") names;
+              environment = settings;
               serviceConfig = {
                 Type = "oneshot";
                 ExecStart = orphans;

@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -41,6 +42,10 @@ let
                   group
                   extraArgs
                   ;
+              }
+              # A VM may be for another host's packages, so only a choice goes down.
+              // lib.optionalAttrs (options.microvm.virtiofsd.package.highestPrio < (lib.mkOptionDefault null).priority) {
+                package = lib.mkDefault hostConfig.virtiofsd.package;
               };
             }
           ]

@@ -121,11 +121,42 @@ lib.mkIf cfg.guest.enable {
       needs true (hasElem "interfaces" type) "interfaces" "interface of type \"${type}\""
     ) cfg.interfaces
     ++ map (
+      { id, tap, ... }:
+      needs tap.vhost (has "tapVhost") "interfaces" "vhost-net, which \"${id}\" asks for"
+    ) cfg.interfaces
+    ++ map (
       { proto, ... }: needs true (hasElem "shares" proto) "shares" "share by ${proto}"
+    ) cfg.shares
+    ++ map (
+      {
+        tag,
+        proto,
+        readOnly,
+        ...
+      }:
+      needs (proto == "9p" && readOnly) (
+        has "readOnly9p"
+      ) "shares" "read-only share by 9p, which \"${tag}\" asks for"
     ) cfg.shares
     ++ map ({ bus, ... }: needs true (hasElem "devices" bus) "devices" "${bus} device") cfg.devices
     ++ map (
       { imageType, ... }: needs true (hasElem "imageTypes" imageType) "volumes" "image of type ${imageType}"
+    ) cfg.volumes
+    ++ lib.concatMap (
+      {
+        image,
+        serial,
+        direct,
+        ...
+      }:
+      [
+        (needs (serial != null) (has "volumeSerial") "volumes"
+          "serial number of a volume, which \"${image}\" asks for"
+        )
+        (needs direct (has "volumeDirect") "volumes"
+          "direct access to a volume, which \"${image}\" asks for"
+        )
+      ]
     ) cfg.volumes;
 
   warnings =

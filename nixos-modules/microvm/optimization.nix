@@ -48,5 +48,9 @@ lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
     (_: prev: lib.optionalAttrs (prev ? stratovirt) { stratovirt = prev.stratovirt.override { gtk3 = null; }; })
   ];
 
-  system = known [ "system" "switch" ] { switch.enable = mkDefault switchable; };
+  # Says nothing where it could be used, so that others may have a default of
+  # their own.
+  system = known [ "system" "switch" ] {
+    switch.enable = lib.mkIf (!switchable) (mkDefault false);
+  };
 }

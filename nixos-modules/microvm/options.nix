@@ -590,7 +590,6 @@ in
     kvmtool.package = program "kvmtool" host.kvmtool "config.microvm.vmHostPackages.kvmtool";
     stratovirt.package = program "StratoVirt" host.stratovirt "config.microvm.vmHostPackages.stratovirt";
     alioth.package = program "Alioth" host.alioth "config.microvm.vmHostPackages.alioth";
-    virtiofsd.package = program "virtiofsd" host.virtiofsd "config.microvm.vmHostPackages.virtiofsd";
 
     package = mkOption {
       type = types.package;

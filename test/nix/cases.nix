@@ -397,6 +397,22 @@ in
         }
       ];
     };
+    a-serial-number-of-firecracker = just {
+      hypervisor = "firecracker";
+      volumes = [ (data // { serial = "data"; }) ];
+    };
+    direct-access-of-firecracker = just {
+      hypervisor = "firecracker";
+      volumes = [ (data // { direct = true; }) ];
+    };
+    vhost-net-of-cloud-hypervisor = just {
+      hypervisor = "cloud-hypervisor";
+      interfaces = [ (tap // { tap.vhost = true; }) ];
+    };
+    a-read-only-9p-share-of-crosvm = just {
+      hypervisor = "crosvm";
+      shares = [ (hostStore // { readOnly = true; }) ];
+    };
     a-display-of-kvmtool = just {
       hypervisor = "kvmtool";
       graphics.enable = true;
@@ -456,8 +472,34 @@ in
       vms.web.config = { };
     };
 
+    with-a-vm-that-needs-every-helper.config.microvm = {
+      host.tapScript = "ip link set $id master br0";
+      vms.web.config.microvm = {
+        interfaces = [
+          tap
+          {
+            type = "macvtap";
+            id = "vm-lan";
+            mac = "02:00:00:00:00:03";
+            macvtap = {
+              link = "eno1";
+              mode = "bridge";
+            };
+          }
+        ];
+        devices = [
+          {
+            bus = "pci";
+            path = "0000:01:00.0";
+          }
+        ];
+        shares = [ home ];
+      };
+    };
+
     with-defaults-for-virtiofsd.config.microvm = {
       virtiofsd.group = "users";
+      virtiofsd.package = (import ./stub-pkgs.nix { inherit lib; }).stub "virtiofsd-of-the-host" { };
       vms.web.config.microvm.shares = [ home ];
     };
 

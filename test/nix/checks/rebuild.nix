@@ -48,6 +48,7 @@ in
     machine.wait_for_unit("microvm@changed.service", timeout=900)
     assert pid("same") == same, "an unchanged VM was restarted"
     assert pid("changed") != changed, "a changed VM was not restarted"
+    machine.succeed("grep -qw 600 /var/lib/microvms/changed/booted/share/microvm/runner.json")
     machine.wait_until_fails("systemctl is-active microvm@gone", timeout=300)
     machine.succeed("test -d /var/lib/microvms/gone")
   '';
