@@ -80,8 +80,9 @@ func bootContainer(tree, console string) (*container, error) {
 			text, _ := os.ReadFile(console)
 			return nil, fmt.Errorf("the container did not boot within %s:\n%s", bootTimeout, text)
 		}
-		if c.leader == 0 {
-			c.leader = child(cmd.Process.Pid)
+		// Asked anew each time: the first child that nspawn has is one that
+		// makes the namespaces, forks the container's init and leaves.
+		if c.leader = child(cmd.Process.Pid); c.leader == 0 {
 			continue
 		}
 		out, _ := c.command("systemctl", "is-system-running").CombinedOutput()
