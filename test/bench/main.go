@@ -20,6 +20,7 @@ func main() {
 	log.SetFlags(0)
 	taps()
 	starts()
+	units()
 }
 
 // sh runs a script; the benchmark ends where it fails.
@@ -57,7 +58,7 @@ set -e
 i=0
 while [ $i -lt $2 ]; do
   if [ $1 = up ]; then
-    ip tuntap add vm-$i mode tap user microvm vnet_hdr
+    ip tuntap add vm-$i mode tap user microvm vnet_hdr $3
     ip link set vm-$i up
   else
     ip link delete vm-$i
@@ -83,13 +84,17 @@ func taps() {
 			ours := median(7, func() time.Duration { return spawn(helper, "up", name) + spawn(helper, "down", name) })
 			sh("/usr/lib/microvm/microvm-set-booted down " + name)
 			label := fmt.Sprintf("%d taps", n)
+			words := []string{fmt.Sprint(n)}
 			if multi {
-				fmt.Printf("%-28s %s\n", label+" multi_queue", ms(ours))
-				continue
+				label += " multi_queue"
+				words = append(words, "multi_queue")
 			}
-			count := fmt.Sprint(n)
-			byScript := median(3, func() time.Duration { return spawn(script, "up", count) + spawn(script, "down", count) })
-			byC := median(3, func() time.Duration { return spawn(assets+"/taps", "up", count) + spawn(assets+"/taps", "down", count) })
+			by := func(program string) time.Duration {
+				return median(3, func() time.Duration {
+					return spawn(append([]string{program, "up"}, words...)...) + spawn(append([]string{program, "down"}, words...)...)
+				})
+			}
+			byScript, byC := by(script), by(assets+"/taps")
 			fmt.Printf("%-28s %s  %s  %s   %.1f\n", label, ms(ours), ms(byScript), ms(byC), float64(byScript)/float64(ours))
 		}
 	}

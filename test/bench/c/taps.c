@@ -1,4 +1,4 @@
-/* taps up|down N: makes and raises, or deletes, taps vm-0 … vm-(N-1) by the bare
+/* taps up|down N [multi_queue]: makes and raises, or deletes, taps vm-0 … vm-(N-1) by the bare
  * ioctls, one by one: the least that a program can do that way. */
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -18,7 +18,7 @@ static void check(int result, const char *what) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) return 2;
+  if (argc != 3 && argc != 4) return 2;
   int up = !strcmp(argv[1], "up"), s = socket(AF_INET, SOCK_DGRAM, 0);
   for (int i = 0; i < atoi(argv[2]); i++) {
     struct ifreq r;
@@ -26,7 +26,7 @@ int main(int argc, char **argv) {
     snprintf(r.ifr_name, IFNAMSIZ, "vm-%d", i);
     int fd = open("/dev/net/tun", O_RDWR);
     check(fd, "open /dev/net/tun");
-    r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    r.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (argc == 4 ? IFF_MULTI_QUEUE : 0);
     check(ioctl(fd, TUNSETIFF, &r), "TUNSETIFF");
     check(ioctl(fd, TUNSETPERSIST, up), "TUNSETPERSIST");
     if (up) {

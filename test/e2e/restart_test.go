@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mostBookkeeping is what a restart may cost besides the guest's own way down
+// and up: half a second, where a process costs what it does on a real CPU. Under
+// emulation everything takes as many times longer as a process does.
+func mostBookkeeping(t *testing.T) time.Duration {
+	t.Helper()
+	const limit, process = 500 * time.Millisecond, 2 * time.Millisecond
+	began := time.Now()
+	sh(t, "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done")
+	took := time.Since(began) / 10
+	t.Logf("a process costs %s here", took)
+	return time.Duration(float64(limit) * max(1, float64(took)/float64(process)))
+}
+
+func TestARestartWithSharesCostsLittleBesidesTheGuest(t *testing.T) {
+	in(t, "container")
+	sh(t, "mkdir -p /srv/a /srv/b")
+	name := install(t, spec("shares", func(s map[string]any) {
+		s["interfaces"] = []any{tap("vm-shares", 1)}
+		s["shares"] = []any{
+			map[string]any{"tag": "a", "source": "/srv/a", "proto": "virtiofs"},
+			map[string]any{"tag": "b", "source": "/srv/b", "proto": "virtiofs"},
+		}
+		s["volumes"] = []any{map[string]any{"image": "data.img", "size": 64, "label": "data"}}
+		s["kernelParams"] = []string{"mvguest.mount=data:/data:ext4", "mvguest.mount=a:/a:virtiofs", "mvguest.mount=b:/b:virtiofs"}
+	}))
+	sh(t, "systemctl start microvm@"+name)
+	waitFor(t, name, "test guest is up")
+	limit := mostBookkeeping(t)
+	if took := bookkeeping(t, name); took > limit {
+		t.Errorf("a restart costs %s besides the guest's own time, more than %s", took, limit)
+	}
+	waitFor(t, name, "found marker on /data")
+	sh(t, "systemctl stop microvm@"+name)
+	nothingLeft(t, name)
+}
+
+// bookkeeping restarts a VM and returns what that took besides the guest: from
+// the call until the guest was asked to go down, and from the end of the old
+// hypervisor until the new one's program ran.
+func bookkeeping(t *testing.T, name string) time.Duration {
+	t.Helper()
+	unit := "microvm@" + name
+	pid, err := strconv.Atoi(sh(t, "systemctl show -P MainPID "+unit))
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatalf("hold the hypervisor: %v", err)
+	}
+	exited := make(chan time.Duration, 1)
+	go func() {
+		defer func() { _ = unix.Close(old) }()
+		for {
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(old), Events: unix.POLLIN}}, -1)
+			if err != unix.EINTR {
+				break
+			}
+		}
+		exited <- monotonic()
+	}()
+	began := monotonic()
+	sh(t, "systemctl restart "+unit)
+	asked := since(t, "journalctl -b -o short-monotonic -t microvm@"+name+" | grep 'asking the guest to go down by' | tail -n 1 | sed 's/^\\[ *\\([0-9]*\\)\\.\\([0-9]*\\)\\].*/\\1\\2/'")
+	started := since(t, "systemctl show -P ExecMainStartTimestampMonotonic "+unit)
+	gone := <-exited
+	t.Logf("restart: asked after %s, hypervisor started %s after the old one's end", asked-began, started-gone)
+	if asked < began || started < gone {
+		t.Fatalf("the clocks disagree: call %s, asked %s, old end %s, new start %s", began, asked, gone, started)
+	}
+	return asked - began + started - gone
+}
+
+// monotonic is CLOCK_MONOTONIC, as systemd's timestamps are.
+func monotonic() time.Duration {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic(err)
+	}
+	return time.Duration(now.Nano())
+}
+
+// since reads a timestamp in µs that a script prints.
+func since(t *testing.T, script string) time.Duration {
+	t.Helper()
+	us, err := strconv.ParseInt(strings.TrimSpace(sh(t, script)), 10, 64)
+	if err != nil {
+		t.Fatalf("%s: %v", script, err)
+	}
+	return time.Duration(us) * time.Microsecond
+}
