@@ -2,10 +2,13 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
+	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -17,20 +20,48 @@ const (
 
 type manager = dbus.BusObject
 
-// call calls the manager through its private socket, which is there before the
-// bus is. Only root may.
-func call(ctx context.Context, action string, do func(manager) error) error {
-	if _, err := os.Stat(running); err != nil {
-		return fmt.Errorf("%s: %w", action, errNoManager)
-	}
+// private connects to the manager through its private socket, which is there
+// before the bus is and wants no greeting. Only root may.
+func private(ctx context.Context) (*dbus.Conn, error) {
 	conn, err := dbus.Dial(privateSocket, dbus.WithContext(ctx))
 	if err != nil {
-		return fmt.Errorf("%s: reach systemd: %w", action, err)
+		return nil, fmt.Errorf("reach systemd: %w", err)
+	}
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
+		return nil, errors.Join(fmt.Errorf("reach systemd: %w", err), conn.Close())
+	}
+	// What comes on the heels of the authentication's last line is read with it,
+	// 256 bytes at most, and is left lying until more comes: a short call would
+	// wait for its reply forever. A question that is longer than that, and whose
+	// answer nobody wants, makes the manager come back for the rest.
+	const more = 512
+	ask := conn.Object("org.freedesktop.systemd1", managerPath).
+		CallWithContext(ctx, managerInterface+".GetUnit", dbus.FlagNoReplyExpected, strings.Repeat("-", more))
+	if ask.Err != nil {
+		return nil, errors.Join(fmt.Errorf("reach systemd: %w", ask.Err), conn.Close())
+	}
+	return conn, nil
+}
+
+// connect connects to the manager for what go-systemd does: root through the
+// private socket, others over the bus.
+func connect(ctx context.Context) (*systemd.Conn, error) {
+	if os.Geteuid() != 0 {
+		return systemd.NewSystemConnectionContext(ctx)
+	}
+	return systemd.NewConnection(func() (*dbus.Conn, error) { return private(ctx) })
+}
+
+// call calls the manager through its private socket.
+func call(ctx context.Context, action string, do func(manager) error) error {
+	if !Running() {
+		return fmt.Errorf("%s: %w", action, errNoManager)
+	}
+	conn, err := private(ctx)
+	if err != nil {
+		return fmt.Errorf("%s: %w", action, err)
 	}
 	defer func() { _ = conn.Close() }()
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return fmt.Errorf("%s: reach systemd: %w", action, err)
-	}
 	if err := do(conn.Object("org.freedesktop.systemd1", managerPath)); err != nil {
 		return fmt.Errorf("%s: %w", action, err)
 	}

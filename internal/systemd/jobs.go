@@ -65,13 +65,6 @@ func RunJobs(ctx context.Context, job Job, units []string, ended func(Result)) e
 	return ctx.Err()
 }
 
-func connect(ctx context.Context) (*dbus.Conn, error) {
-	if os.Geteuid() == 0 {
-		return dbus.NewSystemdConnectionContext(ctx)
-	}
-	return dbus.NewSystemConnectionContext(ctx)
-}
-
 func enqueue(ctx context.Context, conn *dbus.Conn, job Job, unit string, ended chan<- string) error {
 	const mode = "replace"
 	var err error
@@ -82,6 +75,9 @@ func enqueue(ctx context.Context, conn *dbus.Conn, job Job, unit string, ended c
 		_, err = conn.StopUnitContext(ctx, unit, mode, ended)
 	case Restart:
 		_, err = conn.RestartUnitContext(ctx, unit, mode, ended)
+	}
+	if err != nil && os.Geteuid() != 0 {
+		return fmt.Errorf("ask systemd to %s %s: %w; run it with sudo", job, unit, err)
 	}
 	if err != nil {
 		return fmt.Errorf("ask systemd to %s %s: %w", job, unit, err)

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // Run is what is known of a service's last run while its ExecStopPost= runs.
@@ -28,7 +26,7 @@ type Run struct {
 // LastRun asks systemd for the run of service unit, and whether unit other is
 // active.
 func LastRun(ctx context.Context, unit, other string) (Run, error) {
-	c, err := dbus.NewSystemdConnectionContext(ctx)
+	c, err := connect(ctx)
 	if err != nil {
 		return Run{}, fmt.Errorf("reach systemd: %w", err)
 	}
@@ -76,7 +74,7 @@ func CancelJob(ctx context.Context, id uint32) error {
 
 // ResetFailed starts the count of a unit's restarts over.
 func ResetFailed(ctx context.Context, unit string) error {
-	c, err := dbus.NewSystemdConnectionContext(ctx)
+	c, err := connect(ctx)
 	if err != nil {
 		return fmt.Errorf("reach systemd: %w", err)
 	}

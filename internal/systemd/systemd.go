@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-
-	"github.com/coreos/go-systemd/v22/dbus"
 )
 
 // running is there where systemd is the service manager, sd_booted(3).
@@ -18,7 +16,7 @@ func Reload(ctx context.Context) error {
 	if _, err := os.Stat(running); err != nil {
 		return nil //nolint:nilerr // that is the answer
 	}
-	c, err := dbus.NewSystemdConnectionContext(ctx)
+	c, err := connect(ctx)
 	if err != nil {
 		return fmt.Errorf("reach systemd: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -45,14 +44,7 @@ func dial(ctx context.Context) (*dbus.Conn, error) {
 		}
 		return conn, nil
 	}
-	conn, err := dbus.Dial(privateSocket, dbus.WithContext(ctx))
-	if err != nil {
-		return nil, fmt.Errorf("reach systemd: %w", err)
-	}
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return nil, errors.Join(fmt.Errorf("reach systemd: %w", err), conn.Close())
-	}
-	return conn, nil
+	return private(ctx)
 }
 
 // ListUnits returns the loaded units whose names match any of the patterns, in
