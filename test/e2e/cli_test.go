@@ -384,8 +384,94 @@ func TestAStartThatFailsShowsWhatTheUnitSaid(t *testing.T) {
 	good := install(t, spec("say-good", nil))
 	sh(t, "rm /root/vmlinuz-say")
 	want(t, 4, []string{"say-gone did not start", "kernel /root/vmlinuz-say: no such file", "say-good: is up"}, "start", gone, good)
-	foreign(t, "say-dies", "#!/bin/sh\necho I cannot go on >&2\nexit 3\n", "")
-	sh(t, "mkdir -p /run/systemd/system/microvm@say-dies.service.d && printf '[Service]\\nType=notify\\n' > /run/systemd/system/microvm@say-dies.service.d/t.conf")
+	dies := install(t, spec("say-dies", func(s map[string]any) { s["qemu"] = map[string]any{"extraArgs": []string{"-nonsense"}} }))
+	want(t, 1, []string{"say-dies did not start: microvm@say-dies failed before the VM was ready, and systemd tries again; end that with: microvm stop say-dies",
+		"-nonsense: invalid option"}, "start", dies)
+	// Each try asks systemd twice in a moment; none of them may wait for a reply
+	// that never comes.
+	for range 10 {
+		_, _ = try("timeout 10 systemctl start microvm@say-dies")
+		sh(t, "timeout 10 microvm stop say-dies")
+	}
+}
+
+func TestASignalAtAnyMomentOfACreateLeavesAVMOrNone(t *testing.T) {
+	in(t, "container")
+	const name = "anytime"
+	cleanUp(t, name)
+	file := writeSpec(t, spec(name, func(s map[string]any) { s["interfaces"] = []any{tap("vm-anytime", 1)} }))
+	whole, none := 0, 0
+	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 2 * time.Millisecond {
+		cmd := exec.Command("microvm", "create", name, "-s", file)
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(delay)
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		err := cmd.Wait()
+		if _, missing := os.Lstat("/var/lib/microvms/" + name + "/current"); missing == nil {
+			whole++
+			want(t, 0, []string{"qemu"}, "show", name)
+			sh(t, "test -L /etc/systemd/system.control/microvm@anytime.service.requires/microvm-tap-interfaces@anytime.service")
+			want(t, 0, nil, "rm", "--yes", name)
+		} else if none++; err == nil {
+			t.Errorf("after %s there is no VM, and the exit code is 0: %s", delay, &out)
+		}
+		if got := leftovers(t, name); got != "" {
+			t.Fatalf("after %s: left behind: %s\n%s", delay, got, &out)
+		}
+	}
+	if whole == 0 || none == 0 {
+		t.Errorf("%d times there was a VM and %d times none; the moments were not spread", whole, none)
+	}
+	t.Logf("%d times there was a VM and %d times none", whole, none)
+}
+
+func TestRemovalTakesAwayWhatHelpersLeft(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("left", func(s map[string]any) { s["interfaces"] = []any{tap("vm-left", 1)} }))
+	sh(t, "/usr/lib/microvm/microvm-set-booted up left && /usr/lib/microvm/microvm-tap-interfaces up left && ip link show vm-left")
+	want(t, 0, []string{"left: starts at boot"}, "enable", name)
+	want(t, 0, []string{"left: removed"}, "rm", "--yes", name)
+	if out, err := try("ip link show vm-left"); err == nil {
+		t.Errorf("the tap is still there: %s", out)
+	}
+	if got := leftovers(t, name); got != "" {
+		t.Errorf("left behind: %s", got)
+	}
+}
+
+func TestPeopleWhoAreNotRootMayLookAndNotTouch(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("looked", nil))
+	as := func(words string) (string, error) {
+		return try("cd / && setpriv --reuid nobody --clear-groups microvm " + words)
+	}
+	for _, words := range []string{"list", "list --json", "status looked", "show looked"} {
+		if out, err := as(words); err != nil || !strings.Contains(out, "qemu") {
+			t.Errorf("%s: %v: %s", words, err, out)
+		}
+	}
+	for _, words := range []string{"create x -p /tmp", "update looked", "rollback looked", "rm looked --yes", "start looked", "enable looked"} {
+		if out, err := as(words); err == nil || !strings.Contains(out, "sudo") {
+			t.Errorf("%s: %v: %s", words, err, out)
+		}
+	}
+	var rows []map[string]any
+	out, err := exec.Command("microvm", "list", "--json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(out, &rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rows {
+		if r["name"] == name && (r["state"] != "inactive" || r["runner"] != "not booted" || r["hypervisor"] != "qemu") {
+			t.Errorf("the list says %v", r)
+		}
+	}
 }
 
 // many makes VMs that do nothing but be there.
