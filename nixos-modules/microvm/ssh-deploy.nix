@@ -46,6 +46,15 @@ let
       shift
     fi
   '';
+  # What switch-to-configuration is to do.
+  action = ''
+    action=''${1-switch}
+    case $action in
+      switch | boot | test | dry-activate) ;;
+      *) usage ;;
+    esac
+    [ $# -le 1 ] || usage
+  '';
 in
 {
   config.microvm.deploy = lib.mkIf cfg.guest.enable {
@@ -65,7 +74,11 @@ in
       echo "building the system of ${hostName}"
       $nix build -L --no-link ${lib.concatMapStringsSep " " (drv: "'${drv}^out'") drvs}
       echo "building the runner of ${hostName}"
-      runner=$($nix build -L --no-link --print-out-paths '${runnerDrv}^out')
+      # A link keeps the runner until install-microvm does.
+      work=$(mktemp -d)
+      trap 'rm -rf "$work"' EXIT
+      $nix build -L --out-link "$work/runner" '${runnerDrv}^out'
+      runner=$(readlink "$work/runner")
       before=$(readlink /var/lib/microvms/${hostName}/current || true)
       install-microvm -p "$runner" ${hostName}
       if [ "$before" = "$runner" ]; then
@@ -79,9 +92,10 @@ in
     sshSwitch = lib.mkIf switchable (
       pkgs.writeShellScriptBin "microvm-switch" ''
         ${arguments "root@VM [--use-remote-sudo] [switch|boot|test|dry-activate]" [ "vm" ]}
-        ssh "$vm" -- "''${sudo[@]}" bash -euo pipefail -s "''${1-switch}" <<'REMOTE'
-        if [ "$(hostname)" != ${lib.escapeShellArg hostName} ]; then
-          echo "this is $(hostname), and the system is for ${hostName}; check the address" >&2
+        ${action}
+        ssh "$vm" -- "''${sudo[@]}" bash -euo pipefail -s "$action" <<'REMOTE'
+        if [ "$(uname -n)" != ${lib.escapeShellArg hostName} ]; then
+          echo "this is $(uname -n), and the system is for ${hostName}; check the address" >&2
           exit 1
         fi
         ${name config.nix.package.outPath}/bin/nix-store --load-db < ${name closureInfo.outPath}/registration
@@ -96,12 +110,13 @@ in
         "host"
         "vm"
       ]}
+      ${action}
       remote=()
       [ "''${#sudo[@]}" -eq 0 ] || remote=(--use-remote-sudo)
       ${lib.getExe cfg.deploy.installOnHost} "$host" "''${remote[@]}"
       ${
         if switchable then
-          ''${lib.getExe cfg.deploy.sshSwitch} "$vm" "''${remote[@]}" "''${1-switch}"''
+          ''${lib.getExe cfg.deploy.sshSwitch} "$vm" "''${remote[@]}" "$action"''
         else
           ''
             echo "restarting ${hostName}: $vm has no SSH server or no host's store to switch with"

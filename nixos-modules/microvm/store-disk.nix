@@ -77,7 +77,7 @@ in
             for path in "''${paths[@]}"; do
               binds+=(--ro-bind "$path" "$PWD/store/''${path##*/}")
             done
-            echo "making a ${cfg.storeDiskType} of ''${#paths[@]} store paths"
+            echo "packing an image (${cfg.storeDiskType}) of ''${#paths[@]} store paths"
             # Bind mounts save a copy of the closure, where the builder may have
             # a mount namespace.
             if ! bwrap --dev-bind / / --chdir "$PWD" "''${binds[@]}" -- ${mkfs}; then

@@ -72,6 +72,11 @@ in
 
     with-the-hosts-store = just { shares = [ hostStore ]; };
 
+    switchable.config = {
+      services.openssh.enable = true;
+      microvm.shares = [ hostStore ];
+    };
+
     with-the-hosts-store-at-its-place = just {
       shares = [
         (hostStore // { mountPoint = "/nix/store"; })

@@ -119,6 +119,25 @@ in
     }
   ) cases.guests;
 
+  # The shell scripts of a guest and of a host, for the tests to run.
+  scripts =
+    let
+      inherit ((guest cases.guests.switchable).config) microvm boot;
+      isolated = (guest cases.guests.qemu).config;
+      web = (host cases.hosts.with-a-vm-that-needs-every-helper).config;
+    in
+    lib.mapAttrs (_: script: "set -euo pipefail\n${script}") {
+      installOnHost = microvm.deploy.installOnHost.text;
+      sshSwitch = microvm.deploy.sshSwitch.text;
+      rebuild = microvm.deploy.rebuild.text;
+      rebuildByRestart = isolated.microvm.deploy.rebuild.text;
+      storeDisk = isolated.microvm.storeDisk.text;
+      bootDisk = isolated.microvm.bootDisk.text;
+      runner = isolated.microvm.declaredRunner.text;
+      inherit (boot) postBootCommands;
+      orphans = web.systemd.services.microvm-orphans.serviceConfig.ExecStart.text;
+    };
+
   # What each refused guest says.
   refused = lib.mapAttrs (_: case: failures (guest case).config) cases.refused;
 

@@ -37,7 +37,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const root = "../.."
 
 // attributes of eval.nix, each with a golden file.
-var attributes = []string{"guests", "refused", "hosts", "refusedHosts", "options"}
+var attributes = []string{"guests", "refused", "hosts", "refusedHosts", "scripts", "options"}
 
 // sourcesFile says which sources the golden files were made from.
 const sourcesFile = "golden/sources.sha256"

@@ -48,6 +48,7 @@ lib.listToAttrs (
     "refused"
     "hosts"
     "refusedHosts"
+    "scripts"
   ]
 )
 // {
