@@ -70,7 +70,7 @@ func programVersion(program string) (major, minor int, err error) {
 	}
 	m := versionNumber.FindStringSubmatch(string(out))
 	if m == nil {
-		return 0, 0, fmt.Errorf("%s --version printed no version", program)
+		return 0, 0, fmt.Errorf("%s --version printed no version; is it the program that the spec means?", program)
 	}
 	major, err = strconv.Atoi(m[1])
 	if err != nil {
@@ -224,7 +224,7 @@ func (c *Command) shutDown(ctx context.Context, word string) error {
 		return err
 	}
 	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
-		return fmt.Errorf("this VM cannot be asked to go down: %s", plan.Shutdown.Why)
+		return fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
 	}
 	pid, err := launch.SocketOwner(filepath.Join(dir, plan.Shutdown.Control.Socket))
 	if err != nil {

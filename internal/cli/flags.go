@@ -80,7 +80,7 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 			value := letters[i+1:]
 			if value == "" {
 				if len(rest) == 0 {
-					return nil, fmt.Errorf("-%c needs a word after it", l)
+					return nil, fmt.Errorf("-%c needs a word after it; give the name, or the flake", l)
 				}
 				value, rest = rest[0], rest[1:]
 			}
@@ -99,7 +99,7 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 
 func (o *old) act(l byte) error {
 	if o.action != 0 && o.action != l {
-		return fmt.Errorf("-%c and -%c exclude each other", o.action, l)
+		return fmt.Errorf("-%c and -%c exclude each other; say one at a time", o.action, l)
 	}
 	o.action = l
 	return nil

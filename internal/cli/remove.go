@@ -81,7 +81,7 @@ func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
 			return err
 		}
 		if !ok {
-			return fmt.Errorf("%s was not removed, as you said", vm.Name)
+			return fmt.Errorf("%s was not removed; nothing has changed", vm.Name)
 		}
 		// The question may have stood for long.
 		if err := c.removable(ctx, vm); err != nil {

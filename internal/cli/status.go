@@ -124,7 +124,9 @@ func (s *vmStatus) askSystemd(ctx context.Context, name string) error {
 		s.Units = append(s.Units, one)
 		if unit == vmUnit(name) {
 			s.State = u.Active
-			s.Report = property[string](p, "StatusText")
+			if up(u.Active) {
+				s.Report = property[string](p, "StatusText")
+			}
 			s.Restarts = property[uint32](p, "NRestarts")
 			s.PID = property[uint32](p, "MainPID")
 		}

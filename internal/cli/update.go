@@ -58,7 +58,7 @@ func (c *Command) update() *cobra.Command {
 func (c *Command) updateVMs(ctx context.Context, names []string, o updating) error {
 	switch {
 	case o.all && len(names) > 0:
-		return usageError{errors.New("names and --all exclude each other")}
+		return usageError{errors.New("names and --all exclude each other; say one of them")}
 	case !o.all && len(names) == 0:
 		return usageError{errors.New("which VMs? Name them, or say --all")}
 	}
@@ -140,7 +140,7 @@ func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
 	case err != nil:
 		return from, err
 	case from.Toplevel != "":
-		return from, fmt.Errorf("%s is declared by this host, and is updated with it: change its config and run nixos-rebuild switch", vm.Name)
+		return from, fmt.Errorf("%s is declared by this host, and is updated with it; change its config and run nixos-rebuild switch", vm.Name)
 	case from.Flake != "":
 		return from, checkFlake(from.Flake)
 	case from.Spec != "":

@@ -590,7 +590,7 @@ func TestRemovalAsksBeforeItActs(t *testing.T) {
 	p := newPane(t, "microvm rm asked")
 	p.shows(t, `Remove VM asked and all its data in /var/lib/microvms/asked \(data.img 64M\)\? \[y/N\]`)
 	p.keys(t, "Enter")
-	p.shows(t, `asked was not removed, as you said`)
+	p.shows(t, `asked was not removed; nothing has changed`)
 	sh(t, "test -e /var/lib/microvms/asked/data.img")
 	p.keys(t, "clear; microvm rm asked", "Enter")
 	p.shows(t, `\[y/N\]`)
