@@ -1,0 +1,126 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"microvm/internal/statedir"
+)
+
+// nixHost is a host of root's, with the nix of this machine.
+func nixHost(t *testing.T) *host {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root; run it with sudo")
+	}
+	if _, err := exec.LookPath("nix"); err != nil {
+		t.Skip("needs nix; install it, on Debian the package nix-bin")
+	}
+	dir, err := os.MkdirTemp("/var/lib", "microvm-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	t.Setenv("HOME", dir)
+	// Nothing is fetched, and /bin/sh builds.
+	t.Setenv("NIX_CONFIG", "substitute = false\nsandbox = false\nbuild-users-group =")
+	return &host{dir: dir}
+}
+
+func (h *host) nixCommand(args ...string) int {
+	h.stdout.Reset()
+	h.stderr.Reset()
+	c := &Command{
+		Host: statedir.Host{
+			StateDir: filepath.Join(h.dir, "vms"), RuntimeDir: filepath.Join(h.dir, "run"), UnitDir: filepath.Join(h.dir, "units"),
+			GCRoots: filepath.Join(h.dir, "gcroots"), User: "nobody", Group: "nogroup",
+		},
+		Stdin: &bytes.Buffer{}, Stdout: &h.stdout, Stderr: &h.stderr, LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin",
+	}
+	return c.Run(args)
+}
+
+// flake writes a flake whose VM has a runner that is built from a copy.
+func (h *host) flake(t *testing.T, dir, name, members string) {
+	t.Helper()
+	h.write(t, "spec.json", members)
+	text, err := os.ReadFile("spec.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte(`"name":"web"`), []byte(`"name":"`+name+`"`), 1)
+	if err := os.WriteFile("spec.json", text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code := h.nixCommand("build", "spec.json", "-o", filepath.Join(dir, "runner")); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	flake := fmt.Sprintf(`{
+	outputs = { self }: {
+	  nixosConfigurations.%q.config.microvm.declaredRunner = derivation {
+	    name = "microvm-test-runner";
+	    system = %q;
+	    builder = "/bin/sh";
+	    args = [ "-c" "PATH=/usr/bin:/bin; cp -r ${./runner} $out" ];
+	  };
+	};
+}
+`, name, map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux"}[runtime.GOARCH])
+	if err := os.WriteFile(filepath.Join(dir, "flake.nix"), []byte(flake), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAVMLivesItsLifeWithTheRealNix(t *testing.T) {
+	h := nixHost(t)
+	const name = "r.eal"
+	dir := filepath.Join(h.dir, "flake")
+	for _, d := range []string{dir, filepath.Join(h.dir, "gcroots")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(code int, text string, words ...string) {
+		t.Helper()
+		if got := h.nixCommand(words...); got != code || !strings.Contains(h.stdout.String()+h.stderr.String(), text) {
+			t.Fatalf("microvm %q: exit code %d, %s%s\nwant %d and %q", words, got, &h.stdout, &h.stderr, code, text)
+		}
+	}
+	h.flake(t, dir, name, "")
+	want(1, "nix could not build other from flake path:"+dir, "create", "other", "-f", "path:"+dir)
+	if _, err := os.Lstat("vms/other"); err == nil {
+		t.Error("a failed build left a VM")
+	}
+	want(0, name+": created", "-c", name, "-f", "path:"+dir)
+	current, err := os.Readlink(filepath.Join("vms", name, "current"))
+	if err != nil || !strings.HasPrefix(current, "/nix/store/") {
+		t.Errorf("current is %q (%v)", current, err)
+	}
+	if root, err := filepath.EvalSymlinks(filepath.Join("gcroots/microvm", name)); err != nil || root != current {
+		t.Errorf("Nix keeps %q (%v)", root, err)
+	}
+	want(0, "not booted", "list", "--check")
+	want(0, "is up to date", "-u", name)
+	h.flake(t, dir, name, `,"mem":300`)
+	want(0, "outdated", "list", "--check")
+	want(0, "+ -m 300M", "update", "--dry-run", name)
+	want(0, "installed anew", "-u", name)
+	want(0, "not booted", "list", "--check")
+	want(0, "rolled back to "+current, "rollback", name)
+	want(0, "removed", "rm", "--yes", name)
+	for _, left := range []string{filepath.Join("vms", name), filepath.Join("gcroots/microvm", name)} {
+		if _, err := os.Lstat(left); err == nil {
+			t.Errorf("%s is still there", left)
+		}
+	}
+}
