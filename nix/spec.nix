@@ -55,7 +55,6 @@ let
     "forwardPorts"
     "devices"
     "registerWithMachined"
-    "binScripts"
     "storeOnDisk"
   ] (name: cfg.${name});
 
@@ -139,6 +138,8 @@ withoutNulls same
     machineId
     ;
   initrdPath = "${cfg.initrdPath}";
+  # That one is the host's to run.
+  binScripts = removeAttrs cfg.binScripts [ "tap-up" ];
   volumes = withoutNulls cfg.volumes;
   shares = map share cfg.shares;
   vsock = withoutNulls { inherit (cfg.vsock) cid; };

@@ -93,18 +93,39 @@ let
     } extra;
   moved = lib.optionalAttrs (stateDir != "/var/lib/microvms");
 
-  tapScript = pkgs.writeShellScript "microvm-tap-script" ''
-    set -euo pipefail
-    ${cfg.host.tapScript}
-  '';
+  tapScript =
+    if cfg.host.tapScript == "" then
+      null
+    else
+      pkgs.writeShellScript "microvm-tap-script" ''
+        set -euo pipefail
+        ${cfg.host.tapScript}
+      '';
+
+  # For a VM that has commands of its own: the host's for each tap, the VM's
+  # after the last one.
+  tapScriptOf =
+    name: microvm:
+    let
+      taps = builtins.filter ({ type, ... }: type == "tap") microvm.interfaces;
+    in
+    if cfg.vms.${name}.config == null || !(microvm.binScripts ? tap-up) || taps == [ ] then
+      tapScript
+    else
+      pkgs.writeShellScript "microvm-tap-script-${name}" ''
+        set -euo pipefail
+        ${lib.optionalString (tapScript != null) "${tapScript}"}
+        if [ "$id" != ${lib.escapeShellArg (lib.last taps).id} ]; then
+          exit
+        fi
+        ${microvm.binScripts.tap-up}
+      '';
 
   templates = {
     "microvm-set-booted@" = template { };
     "microvm-tap-interfaces@" = template {
       unitConfig = moved (condition "tap-interfaces");
-      environment = lib.optionalAttrs (cfg.host.tapScript != "") {
-        MICROVM_TAP_SCRIPT = "${tapScript}";
-      };
+      environment = lib.optionalAttrs (tapScript != null) { MICROVM_TAP_SCRIPT = "${tapScript}"; };
     };
     "microvm-macvtap-interfaces@" = template {
       unitConfig = moved (condition "macvtap-interfaces");
@@ -167,9 +188,15 @@ let
     let
       vm = cfg.vms.${name};
       inherit (guest name) microvm system;
+      ownTapScript = tapScriptOf name microvm;
     in
     lib.genAttrs (map (helper: "${helper}@${name}") helpers) (_: restart vm)
     // {
+      "microvm-tap-interfaces@${name}" =
+        restart vm
+        // lib.optionalAttrs (ownTapScript != tapScript) {
+          environment.MICROVM_TAP_SCRIPT = "${ownTapScript}";
+        };
       "microvm@${name}" = restart vm // {
         # The VM's own content is in no unit; a change of it has to show.
         restartTriggers = [
@@ -178,8 +205,8 @@ let
         ]
         # A changed helper is restarted, and takes the VM down with it.
         ++ lib.optional (
-          cfg.host.tapScript != "" && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
-        ) tapScript;
+          ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
+        ) ownTapScript;
         requires = map (helper: "${helper}@${name}.service") (helpersOf microvm);
         wants = lib.optional microvm.registerWithMachined "systemd-machined.service";
         after = lib.optional microvm.registerWithMachined "systemd-machined.service";
@@ -348,7 +375,10 @@ in
         let
           # virtiofsd's helper makes the sources inside a VM's directory itself.
           made = builtins.filter (
-            { source, ... }: lib.hasPrefix "/" source && !(lib.hasPrefix builtins.storeDir source)
+            { source, ... }:
+            lib.hasPrefix "/" source
+            && !(lib.hasPrefix builtins.storeDir source)
+            && !(lib.hasPrefix "${stateDir}/" source)
           ) (lib.concatMap (name: (guest name).microvm.shares) names);
         in
         {

@@ -35,6 +35,7 @@ let
             {
               _file = "the host's defaults for microvm.vms.${name}";
               networking.hostName = lib.mkDefault name;
+              microvm.hostRunsTapUp = true;
               microvm.virtiofsd = lib.mapAttrs (_: lib.mkDefault) {
                 inherit (hostConfig.virtiofsd)
                   inodeFileHandles

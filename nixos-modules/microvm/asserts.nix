@@ -104,6 +104,13 @@ lib.mkIf cfg.guest.enable {
         )
         "microvm.writableStoreOverlay does not go with nix.optimise.automatic and nix.settings.auto-optimise-store: hard links cannot cross the overlay's layers. Turn them off."
       )
+      (refuse
+        (
+          cfg.binScripts ? tap-up
+          && !(cfg.hostRunsTapUp && builtins.any ({ type, ... }: type == "tap") cfg.interfaces)
+        )
+        "microvm.binScripts.tap-up is for a VM with an interface of type \"tap\" that its host declares with config, because a host runs nothing of a package as root; set the host's microvm.host.tapScript."
+      )
       (needs (cfg.forwardPorts != [ ]) (has "forwardPorts") "forwardPorts" "forwarded ports")
       (needs (cfg.cpu != null) (has "cpu") "cpu" "emulated CPU")
       (needs cfg.graphics.enable (has "graphics") "graphics.enable" "display")

@@ -61,6 +61,14 @@ in
 {
   imports = [
     ../virtiofsd-options.nix
+    # The handbook of microvm.nix calls it so.
+    (lib.doRename {
+      from = [ "microvm" "runners" ];
+      to = [ "microvm" "runner" ];
+      visible = false;
+      warn = false;
+      use = lib.id;
+    })
     (lib.mkRemovedOptionModule [ "microvm" "balloonMem" ] ''
       Set microvm.balloon = true instead, and microvm.initialBalloonMem for a
       balloon that is inflated from the start.
@@ -498,7 +506,19 @@ in
       description = ''
         More shell scripts for the runner's `bin/`, by file name. The names of
         the runner's own programs are taken.
+
+        `tap-up` is no file: it runs on the host, as `microvm.host.tapScript`
+        does, once all taps of the VM are up. Only a host that declares the VM
+        with `config` does that.
       '';
+    };
+
+    # Set by that host.
+    hostRunsTapUp = mkOption {
+      type = bool;
+      default = false;
+      internal = true;
+      description = "Whether binScripts.tap-up is run.";
     };
 
     qemu = {

@@ -313,6 +313,10 @@ in
     a-tap-with-a-bridge = just { interfaces = [ (tap // { bridge = "br0"; }) ]; };
     a-macvtap-without-link = just { interfaces = [ (tap // { type = "macvtap"; }) ]; };
     a-long-interface-name = just { interfaces = [ (tap // { id = "vm-averyverylongname"; }) ]; };
+    commands-for-taps-that-nobody-runs = just {
+      interfaces = [ tap ];
+      binScripts.tap-up = "ip link set vm-web master br0";
+    };
     the-same-tag-twice = just {
       shares = [
         home
@@ -498,7 +502,27 @@ in
             path = "0000:01:00.0";
           }
         ];
-        shares = [ home ];
+        # One in the VM's own directory is not made before that directory.
+        shares = [
+          (home // { source = "/var/lib/microvms/web/home"; })
+        ];
+      };
+    };
+
+    with-commands-for-a-vms-taps.config.microvm = {
+      host.tapScript = "ip link set $id master br0";
+      vms.web.config.microvm = {
+        interfaces = [
+          tap
+          (
+            tap
+            // {
+              id = "vm-ix";
+              mac = "02:00:00:00:00:04";
+            }
+          )
+        ];
+        binScripts.tap-up = lib.mkAfter "ip link set vm-ix master peering";
       };
     };
 

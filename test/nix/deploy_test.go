@@ -158,3 +158,21 @@ func TestDeploysThatAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// TestTapUp: the host's script runs for each tap, and the VM's own commands
+// once, after the last.
+func TestTapUp(t *testing.T) {
+	r := newRemote(t)
+	r.program(t, "microvm-tap-script", "echo host $id >> "+r.log)
+	r.program(t, "bin/ip", `echo ip "$@" >> `+r.log)
+	for _, id := range []string{"vm-web", "vm-ix"} {
+		t.Setenv("id", id)
+		if _, out, err := r.run(t, "tapUp", "server"); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	want := "host vm-web\nhost vm-ix\nip link set vm-ix master peering\n"
+	if calls := read(t, r.log); calls != want {
+		t.Errorf("the scripts did %q, want %q", calls, want)
+	}
+}

@@ -125,6 +125,7 @@ in
       inherit ((guest cases.guests.switchable).config) microvm boot;
       isolated = (guest cases.guests.qemu).config;
       web = (host cases.hosts.with-a-vm-that-needs-every-helper).config;
+      tapped = (host cases.hosts.with-commands-for-a-vms-taps).config;
     in
     lib.mapAttrs (_: script: "set -euo pipefail\n${script}") {
       installOnHost = microvm.deploy.installOnHost.text;
@@ -135,6 +136,7 @@ in
       bootDisk = isolated.microvm.bootDisk.text;
       runner = isolated.microvm.declaredRunner.text;
       inherit (boot) postBootCommands;
+      tapUp = (lib.last tapped.systemd.services."microvm@web".restartTriggers).text;
       orphans = web.systemd.services.microvm-orphans.serviceConfig.ExecStart.text;
     };
 
