@@ -43,6 +43,8 @@ type row struct {
 	CPU       float64   `json:"cpuSeconds,omitempty"`
 	MACs      []string  `json:"macs,omitempty"`
 	Addresses []string  `json:"addresses,omitempty"`
+	// helpers are the templates that its runner needs beside the VM's own.
+	helpers []string
 }
 
 // rows looks at all VMs: one call of systemd, one dump of the neighbour table,
@@ -125,14 +127,14 @@ func describeVM(vm statedir.VM) row {
 	default:
 		r.Runner = runnerStale
 	}
-	// What runs has the addresses, what is installed the say otherwise.
+	// While a VM runs, what it was started with is what counts.
 	link := "current"
 	if r.Booted != "" {
 		link = "booted"
 	}
 	if plan, ok := planAt(filepath.Join(vm.Dir(), link)); ok {
 		r.Hypervisor = plan.Hypervisor
-		r.MACs = macs(plan)
+		r.MACs, r.helpers = macs(plan), statedir.Helpers(plan)
 		if plan.VsockCID != nil {
 			r.Addresses = []string{fmt.Sprintf("vsock:%d", *plan.VsockCID)}
 		}

@@ -107,6 +107,11 @@ func (s *vmStatus) askSystemd(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	// Systemd loads all that the VM's unit comes after, whether it is used or not.
+	needed := map[string]bool{vmUnit(name): true}
+	for _, h := range s.helpers {
+		needed[h+"@"+name+".service"] = true
+	}
 	loaded := map[string]systemd.Unit{}
 	for _, u := range units {
 		loaded[u.Name] = u
@@ -114,6 +119,9 @@ func (s *vmStatus) askSystemd(ctx context.Context, name string) error {
 	for _, unit := range unitsOf(name) {
 		u, ok := loaded[unit]
 		if !ok {
+			continue
+		}
+		if u.Active == "inactive" && !needed[unit] {
 			continue
 		}
 		p := props[unit]

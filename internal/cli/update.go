@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -144,11 +146,33 @@ func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
 	case from.Flake != "":
 		return from, checkFlake(from.Flake)
 	case from.Spec != "":
-		return from, nil
+		return from, rootsSpec(from.Spec)
 	case !vm.Installed():
 		return from, notInstalled(vm)
 	}
 	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", vm.Name, vm.Name)
+}
+
+// rootsSpec refuses a spec that somebody else could have changed since it was
+// recorded: who writes a spec chooses which of the host's directories its guest
+// sees. The person who calls sudo is trusted as root is.
+func rootsSpec(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("look at spec: %w; put it back, or create the VM anew from where it is now", err)
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	owner := strconv.FormatUint(uint64(st.Uid), 10)
+	if st.Uid != 0 && owner != os.Getenv("SUDO_UID") {
+		return fmt.Errorf("spec %s belongs to user %s, who would decide what root installs; make it root's with: chown root %s", path, owner, path)
+	}
+	if info.Mode()&0o022 != 0 {
+		return fmt.Errorf("spec %s can be written by others than its owner, who would decide what root installs; forbid it with: chmod go-w %s", path, path)
+	}
+	return nil
 }
 
 func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {

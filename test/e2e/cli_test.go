@@ -246,6 +246,11 @@ func TestAVMFromASpecLivesItsLifeWithoutNix(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantListed(t, name, "active qemu outdated", "--check")
+	sh(t, "chmod 666 "+file)
+	want(t, 1, []string{"can be written by others", "chmod go-w " + file}, "update", name)
+	sh(t, "chmod 600 "+file+" && chown nobody "+file)
+	want(t, 1, []string{"belongs to user 65534", "chown root " + file}, "update", name)
+	sh(t, "chown root "+file)
 	var results []struct {
 		Name               string
 		Changed, Restarted bool
