@@ -61,7 +61,13 @@ vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
         specFile
         ;
       # What a host's programs have to be able to do for this VM.
-      supportsNotifySocket = capability.guestReadiness && cfg.vsock.cid != null;
+      supportsNotifySocket =
+        capability.guestReadiness
+        && cfg.vsock.cid != null
+        && builtins.elem cfg.readiness [
+          null
+          "guest"
+        ];
       tapMultiQueue = capability.tapMultiQueue && cfg.vcpu > 1;
       inherit (cfg) registerWithMachined machineId;
     };

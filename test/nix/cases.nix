@@ -289,6 +289,11 @@ in
       config.microvm.cpu = "cortex-a53";
     };
 
+    that-reports-nothing = just {
+      vsock.cid = 7;
+      readiness = "vmm";
+    };
+
     without-control-socket-and-machine-id = just {
       socket = null;
       machineId = null;
@@ -554,6 +559,13 @@ in
     a-guest-that-cannot-report.config.microvm = {
       host.useNotifySockets = true;
       vms.web.config = { };
+    };
+    a-guest-that-does-not-report.config.microvm = {
+      host.useNotifySockets = true;
+      vms.web.config.microvm = {
+        vsock.cid = 3;
+        readiness = "vmm";
+      };
     };
     a-name-that-systemd-refuses.config.microvm.vms."a b".config = { };
   };

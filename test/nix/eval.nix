@@ -135,6 +135,7 @@ in
       storeDisk = isolated.microvm.storeDisk.text;
       bootDisk = isolated.microvm.bootDisk.text;
       runner = isolated.microvm.declaredRunner.text;
+      inherit (web.microvm.host.package) postInstall;
       inherit (boot) postBootCommands;
       tapUp = (lib.last tapped.systemd.services."microvm@web".restartTriggers).text;
       orphans = web.systemd.services.microvm-orphans.serviceConfig.ExecStart.text;

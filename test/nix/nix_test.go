@@ -255,8 +255,8 @@ func TestSpecsBuild(t *testing.T) {
 			if can := plan.Shutdown.Method != hypervisor.ShutdownNone; can != g.Runner.CanShutdown {
 				t.Errorf("canShutdown is %v in Nix and %v in the package (%s)", g.Runner.CanShutdown, can, plan.Shutdown.Why)
 			}
-			if plan.Readiness.Mode == hypervisor.ReadyGuest && !g.Runner.SupportsNotifySocket {
-				t.Error("the package is ready when its guest says so, and Nix says that it cannot")
+			if reports := plan.Readiness.Mode == hypervisor.ReadyGuest; reports != g.Runner.SupportsNotifySocket {
+				t.Errorf("supportsNotifySocket is %v in Nix, and the package is ready by %s", g.Runner.SupportsNotifySocket, plan.Readiness.Mode)
 			}
 			multi := slices.ContainsFunc(plan.Taps, func(tap hypervisor.Tap) bool { return tap.MultiQueue })
 			if multi && !g.Runner.TapMultiQueue {

@@ -64,7 +64,7 @@ let
         f = if lib.isFunction file then file else import file;
       in
       f (builtins.intersectAttrs (lib.functionArgs f) pkgs // args);
-    buildGoModule = attrs: stub attrs.pname { };
+    buildGoModule = attrs: stub attrs.pname { inherit (attrs) ldflags postInstall; };
     runCommand = command;
     runCommandLocal = command;
     inherit writeText;

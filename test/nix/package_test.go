@@ -1,0 +1,81 @@
+package nix
+
+import (
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestPackageIsWhatMakeInstalls: a NixOS host starts the units that make
+// install puts on any other, and that the test hosts start.
+func TestPackageIsWhatMakeInstalls(t *testing.T) {
+	dir := t.TempDir()
+	out, dest := filepath.Join(dir, "out"), filepath.Join(dir, "dest")
+	commands, err := os.ReadDir(filepath.Join(root, "cmd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Names of programs are enough: neither side builds any.
+	for _, c := range commands {
+		for _, bin := range []string{filepath.Join(dir, "src/build/bin"), filepath.Join(out, "bin")} {
+			mkdir(t, bin)
+			write(t, filepath.Join(bin, c.Name()), []byte(c.Name()))
+		}
+		mkdir(t, filepath.Join(dir, "src/cmd", c.Name()))
+	}
+	write(t, filepath.Join(dir, "src/Makefile"), []byte(read(t, filepath.Join(root, "Makefile"))))
+	if err := os.CopyFS(filepath.Join(dir, "src/systemd"), os.DirFS(filepath.Join(root, "systemd"))); err != nil {
+		t.Fatal(err)
+	}
+
+	run := func(name string, args ...string) {
+		t.Helper()
+		cmd := exec.Command(name, args...) //nolint:gosec // what is under test
+		cmd.Dir = filepath.Join(dir, "src")
+		cmd.Env = append(os.Environ(), "out="+out, "MAKEFLAGS=")
+		if text, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, text)
+		}
+	}
+	run("make", "-s", "install", "GO=true", "PREFIX="+out, "DESTDIR="+dest)
+	run("bash", "-c", golden[map[string]string](t, "scripts")["postInstall"])
+
+	byMake, byNix := tree(t, filepath.Join(dest, out)), tree(t, out)
+	for name, text := range byMake {
+		other, ok := byNix[name]
+		switch {
+		case !ok:
+			t.Errorf("%s is installed by make install and not by nix/package.nix", name)
+		case text != other:
+			t.Errorf("%s differs:\nmake install\n%s\nnix/package.nix\n%s", name, text, other)
+		}
+	}
+	maps.DeleteFunc(byNix, func(name, _ string) bool { _, ok := byMake[name]; return ok })
+	for name := range byNix {
+		t.Errorf("%s is installed by nix/package.nix and not by make install", name)
+	}
+	if len(byMake) < 18 {
+		t.Errorf("make install installed %d files", len(byMake))
+	}
+}
+
+// tree reads all files below dir.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		files[name] = read(t, path)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
