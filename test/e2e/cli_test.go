@@ -434,6 +434,77 @@ func TestASignalAtAnyMomentOfACreateLeavesAVMOrNone(t *testing.T) {
 	t.Logf("%d times there was a VM and %d times none", whole, none)
 }
 
+func TestASignalAtAnyMomentOfAnUpdateLeavesTheOldOrTheNew(t *testing.T) {
+	in(t, "container")
+	const name = "anyupdate"
+	cleanUp(t, name)
+	file := writeSpec(t, spec(name, nil))
+	want(t, 0, nil, "create", name, "-s", file)
+	changed, same := 0, 0
+	for i := range 25 {
+		before := sh(t, "readlink /var/lib/microvms/anyupdate/current")
+		data, err := json.Marshal(spec(name, func(s map[string]any) { s["mem"] = 300 + i }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("microvm", "update", name)
+		var out strings.Builder
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(i) * 2 * time.Millisecond)
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		err = cmd.Wait()
+		switch after := sh(t, "readlink /var/lib/microvms/anyupdate/current"); {
+		case after == before:
+			same++
+			if err == nil {
+				t.Errorf("nothing changed, and the exit code is 0: %s", &out)
+			}
+		default:
+			changed++
+			if got := sh(t, "readlink /var/lib/microvms/anyupdate/old"); got != before {
+				t.Errorf("old is %s, want %s", got, before)
+			}
+			want(t, 0, []string{fmt.Sprintf("%dM", 300+i)}, "show", name)
+		}
+		if got := sh(t, "find /var/lib/microvms -name '.microvm-*'; find /tmp -name 'microvm-build-*'"); got != "" {
+			t.Fatalf("left behind: %s\n%s", got, &out)
+		}
+	}
+	if changed == 0 || same == 0 {
+		t.Errorf("%d times it changed and %d times not; the moments were not spread", changed, same)
+	}
+}
+
+func TestOfTwoCreationsOfOneNameOneIsMade(t *testing.T) {
+	in(t, "container")
+	const name = "twice"
+	cleanUp(t, name)
+	file := writeSpec(t, spec(name, nil))
+	codes := make(chan int)
+	const both = 2
+	for range both {
+		go func() {
+			err := exec.Command("microvm", "create", name, "-s", file).Run()
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				codes <- exit.ExitCode()
+				return
+			}
+			codes <- 0
+		}()
+	}
+	if sum := <-codes + <-codes; sum != 1 {
+		t.Errorf("the exit codes add up to %d, want one 0 and one 1", sum)
+	}
+	want(t, 0, []string{"qemu"}, "show", name)
+}
+
 func TestRemovalTakesAwayWhatHelpersLeft(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("left", func(s map[string]any) { s["interfaces"] = []any{tap("vm-left", 1)} }))
