@@ -50,12 +50,17 @@ func inVM(ctx context.Context, r root, payload string, command []string) (code i
 	}
 	disk := filepath.Join(work, "payload.img")
 	stage := filepath.Join(work, "payload")
+	guest, err := debianGuest()
+	if err != nil {
+		return 0, err
+	}
 	err = errors.Join(
 		os.Mkdir(stage, 0o755),
+		run("cp", "-a", guest, filepath.Join(stage, "debian")),
 		run("cp", "-a", payload, filepath.Join(stage, "root")),
 		os.WriteFile(filepath.Join(stage, "boot"), []byte(bootScript), 0o644),
 		os.WriteFile(filepath.Join(stage, "command"), []byte(shell(command)), 0o644),
-		run("mke2fs", "-q", "-t", "ext4", "-d", stage, disk, "512M"),
+		run("mke2fs", "-q", "-t", "ext4", "-d", stage, disk, "1G"),
 	)
 	if err != nil {
 		return 0, err

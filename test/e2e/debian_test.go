@@ -1,0 +1,62 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// debian is where the VM host has the guest that examples/debian/build made.
+const debian = "/payload/debian"
+
+// TestDebianGuestBootsReportsAndLetsItsOwnerIn is the README's second example:
+// a real Debian with its own systemd, which knows nothing of us.
+func TestDebianGuestBootsReportsAndLetsItsOwnerIn(t *testing.T) {
+	in(t, "vm")
+	const name = "debian"
+	file := t.TempDir() + "/debian.json"
+	sh(t, `sed -E 's|"[^"]*/(vmlinuz\|initrd.img\|root.erofs\|authorized_keys)"|"`+debian+`/\1"|' `+debian+"/debian.json >"+file)
+	sh(t, "install -m 600 "+debian+"/key /root/debian-key")
+	t.Cleanup(func() { _, _ = try("rm /root/debian-key") })
+	cleanUp(t, name)
+	want(t, 0, []string{"created in"}, "create", name, "-s", file)
+	if out := want(t, 0, nil, "show", name); !strings.Contains(out, "guest: vsock.cid is set") {
+		t.Errorf("its readiness is not the guest's own:\n%s", out)
+	}
+	want(t, 0, []string{"debian: is up"}, "start", name)
+	// Its systemd says READY=1 when it has started everything.
+	ssh := func(words ...string) string {
+		return want(t, 0, nil, append([]string{"ssh", name, "--", "-i", "/root/debian-key"}, words...)...)
+	}
+	if got := ssh("cat /etc/debian_version; findmnt -no FSTYPE,SOURCE /; cat /proc/1/comm"); !strings.Contains(got, "overlay") || !strings.Contains(got, "systemd") {
+		t.Errorf("the guest is %q", got)
+	}
+	t.Logf("the guest says: %s", ssh("systemd-analyze; systemctl --failed --no-legend --plain"))
+	if got := ssh("systemctl --failed --no-legend --plain"); got != "" {
+		t.Errorf("units failed in the guest:\n%s", got)
+	}
+	if _, code := microvm(t, "ssh", name, "-i", "/root/debian-key", "exit 42"); code != 42 {
+		t.Errorf("ssh's exit code is %d, want that of the command in the guest, 42", code)
+	}
+	other := t.TempDir() + "/other"
+	sh(t, "ssh-keygen -q -t ed25519 -N '' -f "+other)
+	if out, code := microvm(t, "ssh", name, "-i", other, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "true"); code != 255 || !strings.Contains(out, "Permission denied") {
+		t.Errorf("a key that is not the owner's gets in, or not for that: %d, %s", code, out)
+	}
+	if got := sh(t, "echo uptime | microvm vsock-proxy "+name+" 22 | head -c 7"); got != "SSH-2.0" {
+		t.Errorf("through the proxy the guest says %q", got)
+	}
+	if out := want(t, 1, nil, "vsock-proxy", name, "23"); !strings.Contains(out, "nothing listens there") {
+		t.Errorf("of a port that nobody listens on is said: %s", out)
+	}
+	ssh("echo kept > /root/kept && sync")
+	want(t, 0, []string{"debian: is up again"}, "restart", name)
+	if got := ssh("cat /root/kept"); got != "kept\n" {
+		t.Errorf("after a restart the guest has %q", got)
+	}
+	want(t, 0, []string{"debian: is down"}, "stop", name)
+	if log := sh(t, logs(name)); !strings.Contains(log, "microvm@debian.service: Deactivated successfully") {
+		t.Errorf("the guest did not go down by itself:\n%s", log)
+	}
+	want(t, 1, []string{"microvm start debian"}, "ssh", name)
+	nothingLeft(t, name)
+}
