@@ -62,6 +62,8 @@
         path = ./template;
         description = "A flake with a microVM";
       };
+      templates.default = self.templates.microvm;
+      # As flakes called it before.
       defaultTemplate = self.templates.microvm;
 
       nixosConfigurations = lib.concatMapAttrs (
@@ -131,6 +133,8 @@
 
       checks = forAllSystems (system: import ./test/nix/checks { inherit self nixpkgs system; });
 
-      formatter = forAllSystems (system: nixpkgs.legacyPackages.${system}.nixfmt-rfc-style);
+      formatter = forAllSystems (
+        system: with nixpkgs.legacyPackages.${system}; nixfmt or nixfmt-rfc-style
+      );
     };
 }

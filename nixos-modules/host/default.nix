@@ -16,7 +16,7 @@ let
   forEach = f: lib.listToAttrs (map f names);
 
   # The system of a declared VM, whichever way it is declared.
-  guest =
+  evaluated =
     name:
     let
       vm = cfg.vms.${name};
@@ -30,6 +30,28 @@ let
       vm.config.config
     else
       throw "microvm.vms.${name} is not defined: set its config, evaluatedConfig or flake.";
+
+  # What the host wants of it. A runner is all that it has to have: it may be
+  # another module's, of another release, or no NixOS at all.
+  guest =
+    name:
+    let
+      system = evaluated name;
+      runner = system.microvm.declaredRunner;
+    in
+    {
+      inherit runner;
+      microvm = {
+        interfaces = [ ];
+        devices = [ ];
+        shares = [ ];
+        binScripts = { };
+      }
+      // system.microvm;
+      registers = system.microvm.registerWithMachined or runner.registerWithMachined or false;
+      reports = runner.supportsNotifySocket or false;
+      toplevel = system.system.build.toplevel or null;
+    };
 
   helpers = [
     "microvm-set-booted"
@@ -187,7 +209,12 @@ let
     name:
     let
       vm = cfg.vms.${name};
-      inherit (guest name) microvm system;
+      inherit (guest name)
+        microvm
+        registers
+        runner
+        toplevel
+        ;
       ownTapScript = tapScriptOf name microvm;
     in
     lib.genAttrs (map (helper: "${helper}@${name}") helpers) (_: restart vm)
@@ -199,17 +226,15 @@ let
         };
       "microvm@${name}" = restart vm // {
         # The VM's own content is in no unit; a change of it has to show.
-        restartTriggers = [
-          microvm.declaredRunner
-          system.build.toplevel
-        ]
+        restartTriggers = [ runner ]
+        ++ lib.optional (toplevel != null) toplevel
         # A changed helper is restarted, and takes the VM down with it.
         ++ lib.optional (
           ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
         ) ownTapScript;
         requires = map (helper: "${helper}@${name}.service") (helpersOf microvm);
-        wants = lib.optional microvm.registerWithMachined "systemd-machined.service";
-        after = lib.optional microvm.registerWithMachined "systemd-machined.service";
+        wants = lib.optional registers "systemd-machined.service";
+        after = lib.optional registers "systemd-machined.service";
       };
       "install-microvm-${name}" = install name;
     };
@@ -218,7 +243,7 @@ let
     name:
     let
       vm = cfg.vms.${name};
-      inherit (guest name) microvm system;
+      inherit (guest name) runner toplevel;
       isFlake = vm.flake != null;
       origin =
         if isFlake then
@@ -228,9 +253,9 @@ let
           ]
         else
           # A new toplevel makes this unit a new one, so that it runs again.
-          [
+          lib.optionals (toplevel != null) [
             "--toplevel"
-            system.build.toplevel
+            toplevel
           ];
     in
     {
@@ -259,7 +284,7 @@ let
           [
             "${package}/bin/install-microvm"
             "-p"
-            microvm.declaredRunner
+            runner
           ]
           ++ origin
           ++ [ name ]
@@ -335,7 +360,7 @@ in
           )
         ]
         ++ lib.optional cfg.host.useNotifySockets (
-          refuse (!(guest name).microvm.declaredRunner.supportsNotifySocket)
+          refuse (!(guest name).reports)
             "microvm.host.useNotifySockets is set, and this VM's guest cannot report; set its microvm.vsock.cid, and a hypervisor that can."
         )
       ) names;

@@ -473,6 +473,23 @@ in
 
     with-an-evaluated-vm.config.microvm.vms.web.evaluatedConfig = flakeSystem "web";
 
+    # Of another module or release, or no NixOS.
+    with-foreign-runners.config.microvm.vms = {
+      web.evaluatedConfig.config.microvm.declaredRunner = (import ./stub-pkgs.nix { inherit lib; }).stub "unikernel" { };
+      db.flake = {
+        outPath = "/nix/store/00000000000000000000000000000000-source";
+        nixosConfigurations.db.config.microvm = {
+          declaredRunner = (import ./stub-pkgs.nix { inherit lib; }).stub "old-runner" { };
+          interfaces = [
+            {
+              type = "tap";
+              id = "vm-db";
+            }
+          ];
+        };
+      };
+    };
+
     with-everything-elsewhere.config.microvm = {
       stateDir = "/srv/vms";
       autostart = [ "by-hand" ];
