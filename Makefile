@@ -33,6 +33,8 @@ install: build ## install programs, units and their companions (PREFIX=, DESTDIR
 	  sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g' "$$unit" > '$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; \
 	  chmod 644 '$(DESTDIR)$(UNITDIR)'/"$${unit##*/}" || exit 1; \
 	done
+	install -d '$(DESTDIR)$(UNITDIR)/multi-user.target.wants'
+	ln -sfn ../microvms.target '$(DESTDIR)$(UNITDIR)/multi-user.target.wants/microvms.target'
 	install -D -m 644 systemd/microvm.sysusers.conf '$(DESTDIR)$(PREFIX)/lib/sysusers.d/microvm.conf'
 	install -D -m 644 systemd/microvm.tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/microvm.conf'
 	install -D -m 644 systemd/microvm.modules-load.conf '$(DESTDIR)$(PREFIX)/lib/modules-load.d/microvm.conf'
@@ -43,6 +45,8 @@ install: build ## install programs, units and their companions (PREFIX=, DESTDIR
 uninstall: ## remove what install installed; VMs and their state stay
 	rm -f $(addprefix '$(DESTDIR)$(BINDIR)'/,$(COMMANDS)) $(addprefix '$(DESTDIR)$(LIBEXECDIR)'/,$(HELPERS))
 	rm -f $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(wildcard systemd/*.service systemd/*.target)))
+	rm -f '$(DESTDIR)$(UNITDIR)/multi-user.target.wants/microvms.target'
+	rmdir '$(DESTDIR)$(UNITDIR)/multi-user.target.wants' 2>/dev/null || true
 	rm -f '$(DESTDIR)$(PREFIX)/lib/sysusers.d/microvm.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/microvm.conf'
 	rm -f '$(DESTDIR)$(PREFIX)/lib/modules-load.d/microvm.conf' '$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-microvm.rules'
 	rmdir '$(DESTDIR)$(LIBEXECDIR)' 2>/dev/null || test ! -d '$(DESTDIR)$(LIBEXECDIR)'

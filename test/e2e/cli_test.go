@@ -236,6 +236,9 @@ func TestAVMFromASpecLivesItsLifeWithoutNix(t *testing.T) {
 	want(t, 0, []string{"created", "starts at boot", "is up"}, "create", name, "-s", file, "--start", "--enable")
 	wantListed(t, name, "active qemu current")
 	sh(t, "systemctl is-enabled microvms.target microvm@specced")
+	// The target is wanted at boot in any case, also after a systemctl enable.
+	sh(t, "test $(readlink -f /usr/lib/systemd/system/multi-user.target.wants/microvms.target) = /usr/lib/systemd/system/microvms.target")
+	sh(t, "systemctl disable microvms.target 2>/dev/null; systemctl show -P Wants multi-user.target | grep -w microvms.target")
 	waitFor(t, name, "test guest is up")
 
 	data, err := json.Marshal(guest(300))
