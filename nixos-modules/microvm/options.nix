@@ -226,7 +226,7 @@ in
           };
           tap.vhost = flag false ''
             Lets the host's kernel move the packets (vhost-net) instead of QEMU,
-            which is several times faster.
+            which is faster under load.
           '';
           macvtap.link = maybe str "Interface of the host that a macvtap stands on.";
           macvtap.mode = maybe (enum [

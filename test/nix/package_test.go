@@ -1,11 +1,13 @@
 package nix
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -80,4 +82,39 @@ func tree(t *testing.T, dir string) map[string]string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// TestEveryPathMoves: a host with another state directory and user overrides
+// every directive that names them.
+func TestEveryPathMoves(t *testing.T) {
+	type service struct{ Unit, Service map[string]any }
+	services := golden[map[string]struct{ Services map[string]service }](t, "hosts")["with-everything-elsewhere"].Services
+	units, err := filepath.Glob(filepath.Join(root, "systemd/*.service"))
+	if err != nil || len(units) < 6 {
+		t.Fatalf("found %d units: %v", len(units), err)
+	}
+	n := 0
+	for _, unit := range units {
+		name := strings.TrimSuffix(filepath.Base(unit), ".service")
+		for line := range strings.Lines(read(t, unit)) {
+			key, value, ok := strings.Cut(strings.TrimSpace(line), "=")
+			named := strings.Contains(value, "/var/lib/microvms") || key == "User" || key == "Group"
+			if !ok || strings.HasPrefix(key, "#") || !named {
+				continue
+			}
+			n++
+			dropIn := services[name]
+			override, ok := dropIn.Service[key]
+			if !ok {
+				override = dropIn.Unit[key]
+			}
+			text := fmt.Sprint(override)
+			if !strings.Contains(text, strings.ReplaceAll(value, "/var/lib/microvms", "/srv/vms")) && text != "vmm" {
+				t.Errorf("%s: %s=%s is overridden by %v", name, key, value, override)
+			}
+		}
+	}
+	if n < 10 {
+		t.Errorf("found %d directives", n)
+	}
 }
