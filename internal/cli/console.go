@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/console"
+	"microvm/internal/statedir"
+)
+
+func (c *Command) console() *cobra.Command {
+	var resize bool
+	cmd := &cobra.Command{
+		Use:   "console NAME",
+		Short: "Attach to a VM's serial console; ctrl-] detaches",
+		Long: "Attach to a VM's serial console; ctrl-] detaches.\n\n" +
+			"Any number may attach. The first has the keyboard and the others read; when it\n" +
+			"leaves, one of them takes over. Where standard input is no terminal, it is typed\n" +
+			"as it is, ctrl-] included, and the console is read until the VM goes down.\n\n" +
+			"A serial line does not tell the guest how large the terminal is. Guests that ask\n" +
+			"the terminal, as systemd 257 and resize(1) do, get its answer; for others, at a\n" +
+			"shell's prompt, --resize types the size, and again whenever it changes.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			vm, err := c.vm(args[0])
+			if err != nil {
+				return err
+			}
+			plan, err := runningPlan(vm)
+			if err != nil {
+				return err
+			}
+			if plan.Console == "" {
+				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", vm.Name, vm.Name)
+			}
+			return c.attach(cmd.Context(), vm, plan.Console, resize)
+		},
+	}
+	cmd.Flags().BoolVar(&resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
+	return cmd
+}
+
+// attach connects the caller's terminal, or streams, to a VM's console.
+func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, resize bool) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	s := &console.Session{
+		Dir: vm.Dir(), Socket: socket,
+		// No VM's name begins with a dot, so it is taken for none.
+		Meeting: filepath.Join(vm.Host.RuntimeDir, ".console-"+vm.Name+".sock"),
+		In:      c.Stdin, Out: c.Stdout,
+	}
+	end := "\n"
+	s.Say = func(format string, args ...any) {
+		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %s%s", vm.Name, fmt.Sprintf(format, args...), end)
+	}
+	if terminal(c.Stdin) {
+		restore, err := raw(c.Stdin)
+		if err != nil {
+			return err
+		}
+		defer restore()
+		s.Interactive = true
+		end = "\r\n"
+		s.Say("attached; leave with ctrl-]")
+		if resize {
+			s.Sizes = c.sizes(ctx)
+		}
+	}
+	err := s.Run(ctx)
+	switch {
+	case err == nil && s.Interactive:
+		s.Say("detached")
+		return nil
+	case errors.Is(err, console.ErrClosed):
+		s.Say("the VM went down; start it with: microvm start %s", vm.Name)
+		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("attach to the console of %s: %w; run it with sudo", vm.Name, err)
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("attach to the console of %s: %w; is the hypervisor running? See: microvm status %s", vm.Name, err, vm.Name)
+	case err != nil:
+		return fmt.Errorf("attach to the console of %s: %w", vm.Name, err)
+	}
+	return nil
+}
+
+// raw gives every key to the guest, and what it prints to the terminal, as
+// they are, termios(3). restore undoes it.
+func raw(stream any) (restore func(), err error) {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return nil, errors.New("standard input is no terminal; run it in one")
+	}
+	fd := int(f.Fd()) //nolint:gosec // a descriptor
+	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return nil, fmt.Errorf("read the terminal's settings: %w", err)
+	}
+	t := *before
+	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
+	t.Oflag &^= unix.OPOST
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
+	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t); err != nil {
+		return nil, fmt.Errorf("set the terminal to raw: %w", err)
+	}
+	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETSW, before) }, nil
+}
+
+// sizes sends what tells a shell the size of the terminal, now and whenever it
+// changes.
+func (c *Command) sizes(ctx context.Context) <-chan string {
+	changed := make(chan os.Signal, 1)
+	signal.Notify(changed, syscall.SIGWINCH)
+	out := make(chan string)
+	go func() {
+		defer signal.Stop(changed)
+		for {
+			columns, rows := screen(c.Stdin)
+			select {
+			case out <- fmt.Sprintf(" stty rows %d columns %d\r", rows, columns):
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return out
+}
