@@ -67,6 +67,8 @@ payload: # what is laid over a test host's root
 	done
 	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/nixstandin ./test/nixstandin
 	install -m 755 -t $(PAYLOAD)/usr/lib/microvm-test test/demo test/suite
+	@if [ -n "$$MICROVM_TEST_HYPERVISORS" ]; then \
+	  install -D -t $(PAYLOAD)/usr/lib/microvm-test/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
 
 .PHONY: test
 test: packages lint test-unit test-container test-vm ## lint, unit tests, then both test hosts

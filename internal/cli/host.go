@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -102,7 +103,7 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	client, err := control.Open(ctx, *plan.Balloon, dir)
+	client, err := control.OpenAs(ctx, *plan.Balloon, dir, c.unprivileged())
 	if err != nil {
 		return err
 	}
@@ -113,6 +114,16 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 	}
 	c.printf("%d\n", reached)
 	return nil
+}
+
+// unprivileged is the user as whom root runs what a package names; nil where
+// there is no such user, or we are not root.
+func (c *Command) unprivileged() *syscall.Credential {
+	uid, gid, err := c.Host.Account()
+	if err != nil || os.Geteuid() != 0 {
+		return nil
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // IDs of an account
 }
 
 func (c *Command) gc() *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"syscall"
 
 	"microvm/internal/hypervisor"
 )
@@ -27,12 +28,32 @@ type Client interface {
 	Close() error
 }
 
+// errNoWay is for what a hypervisor has no call for.
+func errNoWay(hypervisor, what string) error {
+	return fmt.Errorf("%s cannot %s", hypervisor, what)
+}
+
 // Open connects to the control interface c of the VM whose state directory is
 // dir.
 func Open(ctx context.Context, c hypervisor.Control, dir string) (Client, error) {
+	return OpenAs(ctx, c, dir, nil)
+}
+
+// OpenAs is Open for root: where the interface is a program, it runs as the
+// given user.
+func OpenAs(ctx context.Context, c hypervisor.Control, dir string, as *syscall.Credential) (Client, error) {
+	program := command{program: c.Program, dir: dir, socket: c.Socket, as: as}
 	switch c.Method {
 	case "qmp":
 		return DialQMP(ctx, filepath.Join(dir, c.Socket))
+	case "cloud-hypervisor":
+		return &cloudHypervisor{newAPI(filepath.Join(dir, c.Socket), "/api/v1/")}, nil
+	case "firecracker":
+		return &firecracker{newAPI(filepath.Join(dir, c.Socket), "/")}, nil
+	case "crosvm":
+		return &crosvm{program}, nil
+	case "kvmtool":
+		return &kvmtool{program}, nil
 	}
 	return nil, fmt.Errorf("control method %q is not known; update microvm on this host", c.Method)
 }

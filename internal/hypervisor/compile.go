@@ -30,6 +30,11 @@ func (b *Builder) atLeast(program string, major, minor int) bool {
 	return haveMajor > major || haveMajor == major && haveMinor >= minor
 }
 
+// older says whether the program is known to be older than that version.
+func (b *Builder) older(program string, major, minor int) bool {
+	return b.atLeast(program, 0, 0) && !b.atLeast(program, major, minor)
+}
+
 // Compiler turns a valid spec, with its defaults set, into the parts of a plan
 // that depend on the hypervisor. It returns spec.Faults for combinations that
 // the hypervisor cannot run.
@@ -39,7 +44,13 @@ type Compiler interface {
 
 // compilers has one entry a hypervisor.
 var compilers = map[string]Compiler{
-	"qemu": qemu{},
+	"alioth":           alioth{},
+	"cloud-hypervisor": cloudHypervisor{},
+	"crosvm":           crosvm{},
+	"firecracker":      firecracker{},
+	"kvmtool":          kvmtool{},
+	"qemu":             qemu{},
+	"stratovirt":       stratovirt{},
 }
 
 // Compile turns a valid spec into its plan. The error is spec.Faults where the

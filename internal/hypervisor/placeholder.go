@@ -20,6 +20,15 @@ func MacvtapFD(id string, queue int) string {
 	return placeholderOpen + "macvtap:" + id + ":" + strconv.Itoa(queue) + placeholderClose
 }
 
+// MacvtapDevice is the placeholder for the character device of the macvtap
+// interface id, for hypervisors that open it themselves.
+func MacvtapDevice(id string) string {
+	return placeholderOpen + "macvtap-device:" + id + placeholderClose
+}
+
+// Package is the placeholder for the absolute path of the runner package.
+const Package = placeholderOpen + "package" + placeholderClose
+
 // NotifyPort is the placeholder for the vsock port on which the host listens
 // for the guest's notifications.
 const NotifyPort = placeholderOpen + "notify-port" + placeholderClose

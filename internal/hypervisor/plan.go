@@ -26,11 +26,17 @@ type Plan struct {
 	Argv []string `json:"argv"`
 	// ProcessName replaces argv[0] in the process list; empty keeps it.
 	ProcessName string `json:"processName,omitempty"`
+	// Vmlinux is a compressed kernel whose ELF image the package holds as
+	// VmlinuxFile, because the hypervisor starts no other; it is not written.
+	Vmlinux string `json:"-"`
 	// KVM says what a host without a usable /dev/kvm means for the VM.
 	KVM KVM `json:"kvm,omitempty"`
 	// HoldStdin says that standard input, unless it is a terminal, has to be one
 	// that never ends: a pipe whose other end the hypervisor holds itself.
 	HoldStdin bool `json:"holdStdin,omitempty"`
+	// TerminalStdin says that standard input has to be a terminal: where it is
+	// none, a pseudoterminal whose other end the hypervisor holds itself.
+	TerminalStdin bool `json:"terminalStdin,omitempty"`
 	// Env are further variables, KEY=VALUE, for the hypervisor.
 	Env []string `json:"env,omitempty"`
 	// User to switch to when the runner is started as root; empty means none.
@@ -55,8 +61,11 @@ type Plan struct {
 	USB      []string  `json:"usb,omitempty"`
 	// Bridge says that an interface joins a bridge through qemu-bridge-helper,
 	// which cannot work under NoNewPrivileges=.
-	Bridge   bool   `json:"bridge,omitempty"`
-	VsockCID *int64 `json:"vsockCid,omitempty"`
+	Bridge bool `json:"bridge,omitempty"`
+	// Namespaces says that the hypervisor makes namespaces for a sandbox of its
+	// own, which the unit otherwise forbids.
+	Namespaces bool   `json:"namespaces,omitempty"`
+	VsockCID   *int64 `json:"vsockCid,omitempty"`
 
 	Shutdown  Shutdown  `json:"shutdown"`
 	Readiness Readiness `json:"readiness"`
@@ -88,7 +97,8 @@ type File struct {
 	Path string `json:"path"`
 }
 
-// GeneratedFile is written into the state directory at every start.
+// GeneratedFile is written into the state directory at every start. Its content
+// may hold placeholders.
 type GeneratedFile struct {
 	Path    string `json:"path"`
 	Content string `json:"content"`
@@ -115,7 +125,8 @@ type Tap struct {
 	MultiQueue bool `json:"multiQueue,omitempty"`
 }
 
-// Macvtap is one macvtap interface; the hypervisor gets Queues descriptors.
+// Macvtap is one macvtap interface; the hypervisor gets Queues descriptors, or
+// opens the device itself where that is 0.
 type Macvtap struct {
 	ID     string `json:"id"`
 	MAC    string `json:"mac"`

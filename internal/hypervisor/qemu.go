@@ -355,7 +355,7 @@ func (a *qemuArgs) identity() {
 		a.add("-fw_cfg", "name="+credentialPrefix+name+",file="+comma(a.s.CredentialFiles[name]))
 	}
 	if a.p.Readiness.Mode == ReadyGuest {
-		a.add("-fw_cfg", "name="+credentialPrefix+"vmm.notify_socket,string=vsock-stream:2:"+NotifyPort)
+		a.add("-fw_cfg", "name="+credentialPrefix+"vmm.notify_socket,string="+notifyAddress)
 	}
 }
 

@@ -133,8 +133,12 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err != nil {
 		return err
 	}
-	argv, err := expand(plan.Argv, files, listener)
+	values := &startValues{files: files, listener: listener, packageDir: p.Dir()}
+	argv, err := values.expandAll(plan.Argv)
 	if err != nil {
+		return err
+	}
+	if err := values.write(plan.Generated); err != nil {
 		return err
 	}
 	if err := switchUser(plan.User); err != nil {
@@ -146,10 +150,8 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.ProcessName != "" {
 		argv[0] = plan.ProcessName
 	}
-	if plan.HoldStdin {
-		if err := holdStdin(); err != nil {
-			return err
-		}
+	if err := standardInput(plan); err != nil {
+		return err
 	}
 	return become(program, append(argv, extra...), append(environment(), plan.Env...), files.inherited())
 }
@@ -166,11 +168,6 @@ func (l *Launcher) prepare(p *runner.Package, plan *hypervisor.Plan, unit string
 	}
 	if err := removeSockets(".", plan.StaleSockets); err != nil {
 		return err
-	}
-	for _, g := range plan.Generated {
-		if err := os.WriteFile(g.Path, []byte(g.Content), 0o600); err != nil {
-			return fmt.Errorf("write %s: %w", g.Path, err)
-		}
 	}
 	if err := l.volumes(".", plan.Volumes); err != nil {
 		return err
@@ -280,25 +277,53 @@ func extraArgs(script string) ([]string, error) {
 	return strings.Fields(string(out)), nil
 }
 
-// expand fills in the values that are known only now.
-func expand(argv []string, files *macvtapFiles, listener *guestListener) ([]string, error) {
+// startValues are what is known only now, for the placeholders of a plan.
+type startValues struct {
+	files      *macvtapFiles
+	listener   *guestListener
+	packageDir string
+}
+
+func (v *startValues) value(name string) (string, error) {
+	switch name {
+	case "notify-port":
+		return strconv.Itoa(int(v.listener.port())), nil
+	case "tsc-khz", "tsc-khz-without-kvm":
+		return tscPlaceholder(name != "tsc-khz")
+	case "package":
+		return v.packageDir, nil
+	}
+	if id, ok := strings.CutPrefix(name, "macvtap-device:"); ok {
+		index, err := interfaceIndex(id)
+		return fmt.Sprintf("/dev/tap%d", index), err
+	}
+	return v.files.fd(name)
+}
+
+// expandAll fills in a command line.
+func (v *startValues) expandAll(argv []string) ([]string, error) {
 	out := make([]string, len(argv))
 	for i, arg := range argv {
 		var err error
-		out[i], err = hypervisor.Expand(arg, func(name string) (string, error) {
-			switch name {
-			case "notify-port":
-				return strconv.Itoa(int(listener.port())), nil
-			case "tsc-khz", "tsc-khz-without-kvm":
-				return tscPlaceholder(name != "tsc-khz")
-			}
-			return files.fd(name)
-		})
-		if err != nil {
+		if out[i], err = hypervisor.Expand(arg, v.value); err != nil {
 			return nil, fmt.Errorf("the plan's command line: %w", err)
 		}
 	}
 	return out, nil
+}
+
+// write writes the files that the hypervisor reads.
+func (v *startValues) write(files []hypervisor.GeneratedFile) error {
+	for _, g := range files {
+		content, err := hypervisor.Expand(g.Content, v.value)
+		if err != nil {
+			return fmt.Errorf("the plan's %s: %w", g.Path, err)
+		}
+		if err := os.WriteFile(g.Path, []byte(content), 0o600); err != nil {
+			return fmt.Errorf("write %s: %w", g.Path, err)
+		}
+	}
+	return nil
 }
 
 // switchUser becomes another user when started as root by hand.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/kernel"
 	"microvm/internal/spec"
 )
 
@@ -45,6 +46,13 @@ func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervi
 	tree, err := contents(s, plan, o)
 	if err != nil {
 		return nil, err
+	}
+	if plan.Vmlinux != "" {
+		image, err := kernel.ELF(plan.Vmlinux)
+		if err != nil {
+			return nil, err
+		}
+		tree.files[hypervisor.VmlinuxFile] = file{string(image), 0o444}
 	}
 	if err := tree.write(tmp); err != nil {
 		return nil, fmt.Errorf("write runner package %s: %w", dst, err)

@@ -26,9 +26,20 @@ var testdata embed.FS
 
 var testOptions = Options{LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin"}
 
-// withQEMU is a builder for a host that has that version.
+// withQEMU is a builder for a host that has that version, and current ones of the
+// other hypervisors.
 func withQEMU(major, minor int) *hypervisor.Builder {
-	return &hypervisor.Builder{Version: func(string) (int, int, error) { return major, minor, nil }}
+	return withVersions(map[string][2]int{"cloud-hypervisor": {53, 0}, "firecracker": {1, 16}, "qemu-system-x86_64": {major, minor}, "qemu-system-aarch64": {major, minor}})
+}
+
+func withVersions(have map[string][2]int) *hypervisor.Builder {
+	return &hypervisor.Builder{Version: func(program string) (int, int, error) {
+		v, ok := have[filepath.Base(program)]
+		if !ok {
+			return 0, 0, fmt.Errorf("%s prints no version", program)
+		}
+		return v[0], v[1], nil
+	}}
 }
 
 // specNames are the names of the specs in testdata.
@@ -59,12 +70,15 @@ func readSpec(t testing.TB, name string) *spec.Spec {
 
 func TestPackagesAreAsTheGoldenFiles(t *testing.T) {
 	versions := []struct {
-		suffix       string
-		major, minor int
-		only         []string
+		suffix  string
+		builder *hypervisor.Builder
+		only    []string
 	}{
-		{"", 10, 0, nil},
-		{"-on-qemu-7.2", 7, 2, []string{"minimal", "everything", "many-volumes", "minimal-on-aarch64"}},
+		{"", withQEMU(10, 0), nil},
+		{"-on-qemu-7.2", withQEMU(7, 2), []string{"minimal", "everything", "many-volumes", "minimal-on-aarch64"}},
+		{"-on-35", withVersions(map[string][2]int{"cloud-hypervisor": {35, 0}}), []string{"cloud-hypervisor-everything"}},
+		{"-on-1.12", withVersions(map[string][2]int{"firecracker": {1, 12}}), []string{"firecracker-everything"}},
+		{"-of-unknown-version", &hypervisor.Builder{}, []string{"cloud-hypervisor-everything", "firecracker"}},
 	}
 	for _, v := range versions {
 		names := v.only
@@ -74,7 +88,7 @@ func TestPackagesAreAsTheGoldenFiles(t *testing.T) {
 		for _, name := range names {
 			t.Run(name+v.suffix, func(t *testing.T) {
 				dst := filepath.Join(t.TempDir(), "package")
-				if _, err := Build(withQEMU(v.major, v.minor), readSpec(t, name), dst, testOptions); err != nil {
+				if _, err := Build(v.builder, readSpec(t, name), dst, testOptions); err != nil {
 					t.Fatal(err)
 				}
 				compareGolden(t, name+v.suffix, dump(t, dst))

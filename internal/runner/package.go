@@ -118,7 +118,7 @@ func validate(p *hypervisor.Plan) error {
 		if !slices.Contains(macvtapModes, m.Mode) {
 			faults.Addf("macvtap "+m.ID, "mode %q is none of %s", m.Mode, strings.Join(macvtapModes, ", "))
 		}
-		if m.Queues < 1 || m.Queues > 256 {
+		if m.Queues < 0 || m.Queues > 256 {
 			faults.Addf("macvtap "+m.ID, "%d queues are not possible", m.Queues)
 		}
 	}

@@ -264,9 +264,36 @@ func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 	if len(have) > 0 && len(Helpers(plan)) == 0 {
 		_ = os.Remove(dir) // only where empty
 	}
-	bridge, err := v.linkBridge(plan.Bridge)
-	return changed || bridge, err
+	dropIns, err := v.linkDropIns(plan)
+	return changed || dropIns, err
 }
+
+// linkDropIns gives the VM's unit what its plan needs and others do not.
+func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
+	for _, d := range []struct {
+		name, text string
+		wanted     bool
+	}{
+		{"50-bridge.conf", bridgeDropIn, plan.Bridge},
+		{"50-namespaces.conf", namespacesDropIn, plan.Namespaces},
+	} {
+		one, err := v.linkDropIn(d.name, d.text, d.wanted)
+		if err != nil {
+			return changed, err
+		}
+		changed = changed || one
+	}
+	return changed, nil
+}
+
+// namespacesDropIn lets crosvm make its own sandbox.
+const namespacesDropIn = `# Made by install-microvm: this VM's hypervisor makes namespaces for a sandbox of
+# its own, one for each device.
+[Service]
+RestrictNamespaces=no
+SystemCallFilter=
+SystemCallFilter=~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot @swap
+`
 
 // bridgeDropIn lets qemu-bridge-helper gain its capability.
 const bridgeDropIn = `# Made by install-microvm: this VM has an interface of type bridge, and
@@ -284,15 +311,15 @@ SystemCallFilter=
 SystemCallArchitectures=
 `
 
-func (v VM) linkBridge(wanted bool) (changed bool, err error) {
+func (v VM) linkDropIn(name, text string, wanted bool) (changed bool, err error) {
 	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.d")
-	path := filepath.Join(dir, "50-bridge.conf")
+	path := filepath.Join(dir, name)
 	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read drop-in: %w", err)
 	}
 	switch {
-	case wanted && string(have) == bridgeDropIn, !wanted && have == nil:
+	case wanted && string(have) == text, !wanted && have == nil:
 		return false, nil
 	case !wanted:
 		err = os.Remove(path)
@@ -302,5 +329,5 @@ func (v VM) linkBridge(wanted bool) (changed bool, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
 		return false, fmt.Errorf("make drop-in: %w", err)
 	}
-	return true, writeFile(path, []byte(bridgeDropIn), 0o644)
+	return true, writeFile(path, []byte(text), 0o644)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"microvm/internal/hypervisor"
 	"os"
 	"path/filepath"
 	"strings"
@@ -183,7 +184,7 @@ func (v VM) remove(ctx context.Context, reload func(context.Context) error, file
 	if err := os.RemoveAll(unit + ".requires"); err != nil {
 		return fmt.Errorf("remove the VM's unit links: %w", err)
 	}
-	if _, err := v.linkBridge(false); err != nil {
+	if _, err := v.linkDropIns(&hypervisor.Plan{}); err != nil {
 		return err
 	}
 	return reload(ctx)

@@ -266,7 +266,6 @@ in
           path = "0000:01:00.0";
         }
       ];
-      credentialFiles.key = "/run/secrets/key";
       cloud-hypervisor = {
         platformOEMStrings = [ "io.systemd.credential:A=b" ];
         extraArgs = [ "--watchdog" ];

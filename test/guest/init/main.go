@@ -18,6 +18,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -286,11 +287,21 @@ func useFiles() {
 		say("read %s: %q (%v)", path, data, err)
 	}
 	for _, path := range words("write") {
-		say("write %s: (%v)", path, os.WriteFile(path, []byte("from the guest\n"), 0o644))
+		say("write %s: (%v)", path, writeSynced(path, "from the guest\n"))
 	}
 }
 
 // later goes down by itself where the command line says so.
+// writeSynced writes a file that stays when the power goes.
+func writeSynced(path, text string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 func later() {
 	for _, w := range words("reboot-after") {
 		seconds, err := strconv.ParseFloat(w, 64)

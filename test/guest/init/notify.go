@@ -45,9 +45,15 @@ func notifyHost() error {
 	return send(address, "READY=1\nSTATUS=test guest is up")
 }
 
-// credential finds a systemd credential in fw_cfg or in SMBIOS type 11,
-// systemd's "VM interface".
+// credential finds a systemd credential on the kernel's command line,
+// systemd(1), in fw_cfg or in SMBIOS type 11, systemd's "VM interface".
 func credential(name string) string {
+	line, _ := os.ReadFile("/proc/cmdline")
+	for _, w := range strings.Fields(string(line)) {
+		if value, ok := strings.CutPrefix(w, "systemd.set_credential="+name+":"); ok {
+			return value
+		}
+	}
 	data, err := os.ReadFile("/sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials/" + name + "/raw")
 	if err == nil {
 		return strings.TrimRight(string(data), "\x00\n")

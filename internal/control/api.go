@@ -1,0 +1,226 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+)
+
+const (
+	// maxAnswer bounds an answer; the longest, vm.info with many devices, has some
+	// tens of kilobytes.
+	maxAnswer = 1 << 20
+	// apiTimeout bounds one call, whatever the caller allows.
+	apiTimeout = 10 * time.Second
+	// balloonPoll is how often a balloon is looked at that tells no news.
+	balloonPoll = 200 * time.Millisecond
+)
+
+// api speaks HTTP over a Unix socket, one connection a call.
+type api struct {
+	socket, base string
+	client       http.Client
+}
+
+func newAPI(socket, base string) *api {
+	return &api{socket: socket, base: "http://localhost" + base, client: http.Client{
+		Timeout: apiTimeout,
+		Transport: &http.Transport{
+			DisableKeepAlives: true, MaxResponseHeaderBytes: 1 << 16,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, "unix", socket)
+			},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// Close implements Client.
+func (a *api) Close() error {
+	a.client.CloseIdleConnections()
+	return nil
+}
+
+// call sends body, unless that is nil, and decodes the answer, unless out is nil.
+func (a *api) call(ctx context.Context, method, path string, body, out any) error {
+	var payload io.Reader
+	if body != nil {
+		data, err := json.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", path, err)
+		}
+		payload = bytes.NewReader(data)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, a.base+path, payload)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	request.Header.Set("Accept", "application/json")
+	answer, err := a.client.Do(request)
+	if err != nil {
+		return fmt.Errorf("API socket %s: %w", a.socket, err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("API socket %s: %s %s: read the answer: %w", a.socket, method, path, err)
+	case len(text) > maxAnswer:
+		return fmt.Errorf("API socket %s: %s %s: the answer is longer than %d bytes; is another program behind this socket?", a.socket, method, path, maxAnswer)
+	case answer.StatusCode < 200 || answer.StatusCode > 299:
+		return fmt.Errorf("API socket %s: %s %s: %s: %s", a.socket, method, path, answer.Status, oneLine(text))
+	case out == nil:
+		return nil
+	}
+	if err := json.Unmarshal(text, out); err != nil {
+		return fmt.Errorf("API socket %s: %s %s: the answer is not what this API answers (%w); is another program behind this socket?", a.socket, method, path, err)
+	}
+	return nil
+}
+
+// oneLine is what an error of the other side may put into a line of ours.
+func oneLine(text []byte) string {
+	const most = 300
+	if len(text) > most {
+		text = text[:most]
+	}
+	return strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "?")), " ")
+}
+
+// settle asks have again and again until it is want, it has not changed for a
+// while, or ctx ends. A guest that frees nothing is no error.
+func settle(ctx context.Context, want int, have func() (int, error)) (int, error) {
+	last, err := have()
+	for changed := time.Now(); err == nil && want > 0 && last != want && time.Since(changed) < balloonSettles; {
+		select {
+		case <-ctx.Done():
+			return last, nil
+		case <-time.After(balloonPoll):
+		}
+		var now int
+		if now, err = have(); now != last {
+			last, changed = now, time.Now()
+		}
+	}
+	return last, err
+}
+
+// cloudHypervisor speaks Cloud Hypervisor's API,
+// vmm/src/api/openapi/cloud-hypervisor.yaml.
+type cloudHypervisor struct{ *api }
+
+type chInfo struct {
+	State  string `json:"state"`
+	Config struct {
+		Memory struct {
+			Size int64 `json:"size"`
+		} `json:"memory"`
+	} `json:"config"`
+	Actual int64 `json:"memory_actual_size"`
+}
+
+func (c *cloudHypervisor) info(ctx context.Context) (info chInfo, err error) {
+	err = c.call(ctx, http.MethodGet, "vm.info", nil, &info)
+	return info, err
+}
+
+// Running implements Client.
+func (c *cloudHypervisor) Running(ctx context.Context) (bool, error) {
+	info, err := c.info(ctx)
+	return info.State == "Running", err
+}
+
+// CtrlAltDel implements Client.
+func (c *cloudHypervisor) CtrlAltDel(context.Context) error {
+	return errNoWay("cloud-hypervisor", "press keys; it has a power button")
+}
+
+// PowerButton implements Client.
+func (c *cloudHypervisor) PowerButton(ctx context.Context) error {
+	return c.call(ctx, http.MethodPut, "vm.power-button", nil, nil)
+}
+
+// Balloon implements Client.
+func (c *cloudHypervisor) Balloon(ctx context.Context, guestMiB int) (int, error) {
+	info, err := c.info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	total := int(info.Config.Memory.Size >> 20)
+	if guestMiB > total {
+		return int(info.Actual >> 20), fmt.Errorf("the VM has %d MiB; a balloon cannot give it %d", total, guestMiB)
+	}
+	if guestMiB > 0 {
+		desired := int64(total-guestMiB) << 20
+		if err := c.call(ctx, http.MethodPut, "vm.resize", map[string]int64{"desired_balloon": desired}, nil); err != nil {
+			return 0, err
+		}
+	}
+	return settle(ctx, guestMiB, func() (int, error) {
+		info, err := c.info(ctx)
+		return int(info.Actual >> 20), err
+	})
+}
+
+// firecracker speaks Firecracker's API, src/firecracker/swagger/firecracker.yaml.
+type firecracker struct{ *api }
+
+// Running implements Client.
+func (f *firecracker) Running(ctx context.Context) (bool, error) {
+	var instance struct {
+		State string `json:"state"`
+	}
+	err := f.call(ctx, http.MethodGet, "", nil, &instance)
+	return instance.State == "Running", err
+}
+
+// CtrlAltDel implements Client.
+func (f *firecracker) CtrlAltDel(ctx context.Context) error {
+	return f.call(ctx, http.MethodPut, "actions", map[string]string{"action_type": "SendCtrlAltDel"}, nil)
+}
+
+// PowerButton implements Client.
+func (f *firecracker) PowerButton(context.Context) error {
+	return errNoWay("firecracker", "press a power button; it has a keyboard")
+}
+
+// Balloon implements Client.
+func (f *firecracker) Balloon(ctx context.Context, guestMiB int) (int, error) {
+	var machine struct {
+		MiB int `json:"mem_size_mib"`
+	}
+	if err := f.call(ctx, http.MethodGet, "machine-config", nil, &machine); err != nil {
+		return 0, err
+	}
+	if guestMiB > machine.MiB {
+		return 0, fmt.Errorf("the VM has %d MiB; a balloon cannot give it %d", machine.MiB, guestMiB)
+	}
+	if guestMiB > 0 {
+		if err := f.call(ctx, http.MethodPatch, "balloon", map[string]int{"amount_mib": machine.MiB - guestMiB}, nil); err != nil {
+			return 0, err
+		}
+	}
+	return settle(ctx, guestMiB, func() (int, error) {
+		var stats struct {
+			Actual *int `json:"actual_mib"`
+		}
+		if err := f.call(ctx, http.MethodGet, "balloon/statistics", nil, &stats); err != nil {
+			return 0, err
+		}
+		if stats.Actual == nil {
+			return 0, errors.New("firecracker tells no size of the balloon; is stats_polling_interval_s taken away by extraConfig?")
+		}
+		return machine.MiB - *stats.Actual, nil
+	})
+}

@@ -1,0 +1,190 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// command runs a hypervisor's own program for control, never as root: the
+// program is named by the package.
+type command struct {
+	program, dir, socket string
+	// as is who runs it where we are root.
+	as *syscall.Credential
+}
+
+// Close implements Client.
+func (c *command) Close() error { return nil }
+
+// run runs the program in the state directory and returns what it prints.
+func (c *command) run(ctx context.Context, words ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, c.program, words...) //nolint:gosec // the plan's own program
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "HOME=.")
+	if os.Geteuid() == 0 {
+		if c.as == nil {
+			return "", fmt.Errorf("%s would run as root, which no program of a package does", c.program)
+		}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
+	}
+	out := bounded{most: maxAnswer}
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.WaitDelay = apiTimeout / 10
+	err := cmd.Run()
+	text := out.String()
+	if err != nil {
+		if ctx.Err() != nil {
+			err = errors.New("no answer in time")
+		}
+		return text, fmt.Errorf("%s %s: %w: %s", filepath.Base(c.program), strings.Join(words, " "), err, oneLine([]byte(text)))
+	}
+	return text, nil
+}
+
+// bounded keeps the beginning of what is written to it.
+type bounded struct {
+	bytes.Buffer
+	most int
+}
+
+func (b *bounded) Write(data []byte) (int, error) {
+	if room := b.most - b.Len(); room < len(data) {
+		_, _ = b.Buffer.Write(data[:max(0, room)])
+		return 0, io.ErrShortBuffer
+	}
+	return b.Buffer.Write(data)
+}
+
+// reachable says whether somebody answers on the control socket.
+func (c *command) reachable(ctx context.Context, network string) (bool, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, network, filepath.Join(c.dir, c.socket))
+	if err != nil {
+		return false, fmt.Errorf("connect to the control socket: %w", err)
+	}
+	return true, conn.Close()
+}
+
+// crosvm runs crosvm's commands: its socket's protocol is its own and changes.
+type crosvm struct{ command }
+
+// Running implements Client: crosvm answers on the socket once its VM runs.
+func (c *crosvm) Running(ctx context.Context) (bool, error) { return c.reachable(ctx, "unixpacket") }
+
+// CtrlAltDel implements Client.
+func (c *crosvm) CtrlAltDel(context.Context) error {
+	return errNoWay("crosvm", "press keys; it has a power button")
+}
+
+// PowerButton implements Client.
+func (c *crosvm) PowerButton(ctx context.Context) error {
+	_, err := c.run(ctx, "powerbtn", c.socket)
+	return err
+}
+
+// Balloon implements Client.
+func (c *crosvm) Balloon(ctx context.Context, guestMiB int) (int, error) {
+	type stats struct {
+		BalloonStats struct {
+			Stats struct {
+				Total *int64 `json:"total_memory"`
+			} `json:"stats"`
+			Actual *int64 `json:"balloon_actual"`
+		} `json:"BalloonStats"`
+	}
+	ask := func() (inflated, total int, err error) {
+		text, err := c.run(ctx, "balloon_stats", c.socket)
+		if err != nil {
+			return 0, 0, err
+		}
+		var s stats
+		if err := json.Unmarshal([]byte(text), &s); err != nil || s.BalloonStats.Actual == nil || s.BalloonStats.Stats.Total == nil {
+			return 0, 0, fmt.Errorf("crosvm balloon_stats prints no size of the balloon: %s", oneLine([]byte(text)))
+		}
+		return int(*s.BalloonStats.Actual >> 20), int(*s.BalloonStats.Stats.Total >> 20), nil
+	}
+	inflated, free, err := ask()
+	if err != nil {
+		return 0, err
+	}
+	// The guest counts what the balloon holds as gone.
+	total := inflated + free
+	if guestMiB > total {
+		return total - inflated, fmt.Errorf("the guest has %d MiB without the balloon, which cannot give it %d", total, guestMiB)
+	}
+	if guestMiB > 0 {
+		if _, err := c.run(ctx, "balloon", strconv.FormatInt(int64(total-guestMiB)<<20, 10), c.socket); err != nil {
+			return 0, err
+		}
+	}
+	return settle(ctx, guestMiB, func() (int, error) {
+		inflated, _, err := ask()
+		return total - inflated, err
+	})
+}
+
+// kvmtool runs lkvm's commands.
+type kvmtool struct{ command }
+
+// Running implements Client: lkvm answers on the socket once its VM runs.
+func (k *kvmtool) Running(ctx context.Context) (bool, error) { return k.reachable(ctx, "unix") }
+
+// CtrlAltDel implements Client.
+func (k *kvmtool) CtrlAltDel(context.Context) error {
+	return errNoWay("kvmtool", "press keys, nor ask its guest otherwise")
+}
+
+// PowerButton implements Client.
+func (k *kvmtool) PowerButton(context.Context) error {
+	return errNoWay("kvmtool", "press a power button, nor ask its guest otherwise")
+}
+
+// name is the VM's, as its socket has it.
+func (k *kvmtool) name() string { return strings.TrimSuffix(filepath.Base(k.socket), ".sock") }
+
+// total matches the guest's memory less the balloon, in bytes, builtin-stat.c.
+var total = regexp.MustCompile(`The total amount of memory \(in bytes\):(\d+)`)
+
+// Balloon implements Client. lkvm moves the balloon by an amount and does not say
+// how big it is, so the guest's own figure counts, which is somewhat less than
+// what it was given: the kernel itself is not in it.
+func (k *kvmtool) Balloon(ctx context.Context, guestMiB int) (int, error) {
+	have := func() (int, error) {
+		text, err := k.run(ctx, "stat", "--memory", "--name", k.name())
+		if err != nil {
+			return 0, err
+		}
+		m := total.FindStringSubmatch(text)
+		if m == nil {
+			return 0, fmt.Errorf("lkvm stat prints no amount of memory; does the guest have the balloon's driver? It printed: %s", oneLine([]byte(text)))
+		}
+		bytes, err := strconv.ParseInt(m[1], 10, 64)
+		return int(bytes >> 20), err
+	}
+	now, err := have()
+	if err != nil || guestMiB == 0 || guestMiB == now {
+		return now, err
+	}
+	direction, amount := "--inflate", now-guestMiB
+	if amount < 0 {
+		direction, amount = "--deflate", -amount
+	}
+	if _, err := k.run(ctx, "balloon", "--name", k.name(), direction, strconv.Itoa(amount)); err != nil {
+		return 0, err
+	}
+	return settle(ctx, guestMiB, have)
+}

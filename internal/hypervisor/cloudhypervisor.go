@@ -1,0 +1,382 @@
+package hypervisor
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"microvm/internal/spec"
+)
+
+// cloudHypervisor compiles for Cloud Hypervisor 20 to 53; options as
+// "cloud-hypervisor --help" of version 53 and the release notes of the others.
+type cloudHypervisor struct{}
+
+// vsockSocket is the Unix socket of a vsock multiplexer, in the state directory.
+const vsockSocket = "notify.vsock"
+
+// chArgs collects the argument vector of one VM.
+type chArgs struct {
+	s    *spec.Spec
+	p    *Plan
+	argv []string
+	// own are the values that extraArgs gives for options that are ours as well;
+	// rest is everything else in it.
+	own  map[string][]string
+	rest []string
+	// repeat says that an option is given once a value: from 30 until 36, when
+	// the program read its arguments by argh.
+	repeat bool
+	// imageType says that --disk knows image_type, since 52; older ones look.
+	imageType bool
+}
+
+func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
+	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	a := &chArgs{
+		s: s, p: p,
+		repeat:    b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0),
+		imageType: !b.older(program, 52, 0),
+	}
+	a.own, a.rest = splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
+	control := controlOf(s, "cloud-hypervisor")
+	faults := append(refuseCommas(s), a.faults()...)
+	cid, socket := a.vsock()
+	if cid != "" && s.Vsock.CID == nil {
+		n, err := strconv.ParseInt(cid, 10, 64)
+		if err != nil {
+			faults.Addf("cloud-hypervisor.extraArgs", "--vsock: cid=%s is not a number", cid)
+		}
+		s.Vsock.CID, p.VsockCID = &n, &n
+	}
+	var err error
+	p.Readiness, err = readiness(s, true, control, socket)
+	if err := asFaults(faults, err); err != nil {
+		return err
+	}
+	p.KVM = KVMRequired
+	p.Shutdown = noWayDown("socket is null, so Cloud Hypervisor cannot be asked")
+	if control != nil {
+		p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "Cloud Hypervisor has an ACPI power button"}
+	}
+	if s.Balloon {
+		p.Balloon = control
+	}
+	a.add(program, "--cpus", a.merged("--cpus", "boot="+strconv.Itoa(s.VCPU)), "--memory", a.memory())
+	kernel := Literal(s.Kernel)
+	if b.older(program, 39, 0) {
+		kernel = elfKernel(s, p)
+	}
+	a.add("--kernel", kernel)
+	if s.InitrdPath != "" {
+		a.add("--initramfs", Literal(s.InitrdPath))
+	}
+	a.add("--cmdline", a.commandLine(), "--seccomp", "true", "--watchdog")
+	a.console()
+	if platform := a.platform(); platform != "" {
+		a.add("--platform", platform)
+	}
+	if control != nil {
+		a.add("--api-socket", Literal(control.Socket))
+	}
+	if cid != "" || s.Vsock.CID != nil {
+		a.add("--vsock", a.vsockOption(socket))
+		p.StaleSockets = append(p.StaleSockets, socket)
+	}
+	a.balloon()
+	a.gpu()
+	a.disks()
+	a.shares()
+	a.interfaces()
+	a.devices()
+	for _, word := range a.rest {
+		if word != "--watchdog" { // ours already, and it is taken once only
+			a.add(Literal(word))
+		}
+	}
+	p.Argv = a.argv
+	return nil
+}
+
+// faults are what extraArgs says twice.
+func (a *chArgs) faults() spec.Faults {
+	var faults spec.Faults
+	const path = "cloud-hypervisor.extraArgs"
+	if _, ok := optionKey(a.own["--cpus"], "boot"); ok {
+		faults.Addf(path, "--cpus has boot=, which is option vcpu; take it out here")
+	}
+	if _, ok := optionKey(a.own["--platform"], "oem_strings"); ok {
+		faults.Addf(path, "--platform has oem_strings=, which is option cloud-hypervisor.platformOEMStrings; move them there")
+	}
+	if _, ok := optionKey(a.own["--platform"], "system_uuid"); ok && a.s.MachineID.Value != nil {
+		faults.Addf(path, "--platform has system_uuid=, which is option machineId; take one of them out")
+	}
+	if _, ok := optionKey(a.own["--vsock"], "cid"); ok && a.s.Vsock.CID != nil {
+		faults.Addf(path, "--vsock has cid=, and vsock.cid is set; take one of them out")
+	}
+	for i, text := range a.s.CloudHypervisor.PlatformOEMStrings {
+		if strings.ContainsAny(text, ",[]\"") {
+			faults.Addf(fmt.Sprintf("cloud-hypervisor.platformOEMStrings[%d]", i), "%q has one of , [ ] \", which end the string for Cloud Hypervisor; encode it", text)
+		}
+	}
+	if a.s.Balloon && a.s.Socket.Value == nil {
+		faults.Addf("balloon", "is set through the control socket; set socket")
+	}
+	return faults
+}
+
+func (a *chArgs) add(words ...string) { a.argv = append(a.argv, words...) }
+
+// addAll gives an option its values in the program's own way.
+func (a *chArgs) addAll(option string, values []string) {
+	if len(values) == 0 {
+		return
+	}
+	if !a.repeat {
+		a.add(append([]string{option}, values...)...)
+		return
+	}
+	for _, v := range values {
+		a.add(option, v)
+	}
+}
+
+// merged joins our part of an option and what extraArgs adds to it.
+func (a *chArgs) merged(option string, ours ...string) string {
+	for _, v := range a.own[option] {
+		ours = append(ours, Literal(v))
+	}
+	return strings.Join(ours, ",")
+}
+
+// vsock is the context ID that extraArgs gives, and the multiplexer's socket.
+func (a *chArgs) vsock() (cid, socket string) {
+	cid, _ = optionKey(a.own["--vsock"], "cid")
+	socket, ok := optionKey(a.own["--vsock"], "socket")
+	if !ok {
+		socket = vsockSocket
+	}
+	return cid, socket
+}
+
+func (a *chArgs) vsockOption(socket string) string {
+	var ours []string
+	if _, ok := optionKey(a.own["--vsock"], "cid"); !ok {
+		ours = append(ours, fmt.Sprintf("cid=%d", *a.s.Vsock.CID))
+	}
+	if _, ok := optionKey(a.own["--vsock"], "socket"); !ok {
+		ours = append(ours, "socket="+socket)
+	}
+	return a.merged("--vsock", ours...)
+}
+
+// shared says that another process maps the guest's memory.
+func (a *chArgs) shared() bool { return len(a.p.Shares) > 0 || a.s.Graphics.Enable }
+
+func (a *chArgs) memory() string {
+	memory := fmt.Sprintf("size=%dM", a.s.Mem)
+	if a.shared() {
+		memory += ",shared=on" // which excludes merging
+	} else {
+		memory += ",mergeable=on"
+	}
+	if a.s.HugepageMem {
+		memory += ",hugepages=on"
+	}
+	if a.s.HotplugMem > 0 {
+		memory += fmt.Sprintf(",hotplug_method=virtio-mem,hotplug_size=%dM,hotplugged_size=%dM", a.s.HotplugMem, *a.s.HotpluggedMem)
+	}
+	return memory
+}
+
+// commandLine names the serial port only where it goes to the journal: a user's
+// own choice may have no console there.
+func (a *chArgs) commandLine() string {
+	var own []string
+	if serial := a.own["--serial"]; len(serial) == 0 || serial[0] == "tty" {
+		if a.s.Arch == "x86_64" {
+			own = append(own, "earlyprintk=ttyS0")
+		}
+		own = append(own, serialConsole(a.s))
+	}
+	own = append(own, "reboot=t", "panic=-1")
+	words := []string{strings.Join(own, " ")}
+	for _, param := range a.s.KernelParams {
+		words = append(words, Literal(param))
+	}
+	return strings.Join(words, " ")
+}
+
+func (a *chArgs) console() {
+	for _, c := range []struct{ option, ours string }{{"--serial", "tty"}, {"--console", "null"}} {
+		value := c.ours
+		if own := a.own[c.option]; len(own) > 0 {
+			value = Literal(own[len(own)-1])
+		}
+		a.add(c.option, value)
+	}
+}
+
+// platform hands the guest its identity and the credential with the address for
+// its notifications, as SMBIOS strings: systemd.exec(5), systemd(1).
+func (a *chArgs) platform() string {
+	var oem []string
+	for _, text := range a.s.CloudHypervisor.PlatformOEMStrings {
+		oem = append(oem, Literal(text))
+	}
+	if a.p.Readiness.Mode == ReadyGuest {
+		oem = append(oem, "io.systemd.credential:vmm.notify_socket="+notifyAddress)
+	}
+	var ours []string
+	if len(oem) > 0 {
+		ours = append(ours, "oem_strings=["+strings.Join(oem, ",")+"]")
+	}
+	if id := a.s.MachineID.Value; id != nil {
+		ours = append(ours, "system_uuid="+*id)
+	}
+	return a.merged("--platform", ours...)
+}
+
+func (a *chArgs) balloon() {
+	if !a.s.Balloon {
+		return
+	}
+	balloon := fmt.Sprintf("size=%dM,free_page_reporting=on", a.s.InitialBalloonMem)
+	if *a.s.DeflateOnOOM {
+		balloon += ",deflate_on_oom=on"
+	}
+	a.add("--balloon", balloon)
+}
+
+// gpu needs a build of Cloud Hypervisor that has the option; the released ones
+// do not, and say so at the start.
+func (a *chArgs) gpu() {
+	if !a.s.Graphics.Enable {
+		return
+	}
+	a.p.PreStart = joinLines(a.p.PreStart, gpuDevice(a.s, program(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
+	a.p.StaleSockets = append(a.p.StaleSockets, a.s.Graphics.Socket)
+	a.p.Notes = append(a.p.Notes, "graphics need a build of Cloud Hypervisor with --gpu, and crosvm for the device")
+	a.add("--gpu", "socket="+Literal(a.s.Graphics.Socket))
+}
+
+func (a *chArgs) disks() {
+	var out []string
+	queues := ""
+	if a.s.VCPU > 1 {
+		queues = fmt.Sprintf(",num_queues=%d", a.s.VCPU)
+	}
+	add := func(path string, readOnly, direct bool, imageType string) {
+		disk := "path=" + Literal(path) + ",readonly=" + onOff(readOnly) + ",direct=" + onOff(direct)
+		if a.imageType {
+			disk += ",image_type=" + imageType
+		}
+		out = append(out, disk+queues)
+	}
+	if *a.s.StoreOnDisk {
+		add(a.s.StoreDisk, true, false, "raw")
+	}
+	for _, v := range a.s.Volumes {
+		add(v.Image, v.ReadOnly, v.Direct, v.ImageType)
+		if v.Serial != nil {
+			out[len(out)-1] += ",serial=" + Literal(*v.Serial)
+		}
+	}
+	a.addAll("--disk", out)
+}
+
+func (a *chArgs) shares() {
+	var out []string
+	for _, share := range a.s.Shares {
+		out = append(out, "tag="+share.Tag+",socket="+Literal(*share.Socket.Value))
+	}
+	a.addAll("--fs", out)
+}
+
+func (a *chArgs) interfaces() {
+	var out []string
+	for _, n := range a.s.Interfaces {
+		net := "tap=" + n.ID
+		if n.Type == "macvtap" {
+			fds := make([]string, a.s.VCPU)
+			for queue := range fds {
+				fds[queue] = MacvtapFD(n.ID, queue)
+			}
+			net = "fd=[" + strings.Join(fds, ",") + "]"
+		}
+		net += ",mac=" + n.MAC
+		if a.s.VCPU > 1 {
+			net += fmt.Sprintf(",num_queues=%d", 2*a.s.VCPU)
+		}
+		out = append(out, net)
+	}
+	a.addAll("--net", out)
+}
+
+func (a *chArgs) devices() {
+	var out []string
+	for _, d := range a.s.Devices {
+		out = append(out, "path=/sys/bus/pci/devices/"+d.Path+"/")
+	}
+	a.addAll("--device", out)
+}
+
+// splitOptions takes the values of the named options out of a list of arguments:
+// "--option value" and "--option=value".
+func splitOptions(args []string, options ...string) (values map[string][]string, rest []string) {
+	values = map[string][]string{}
+	for i := 0; i < len(args); i++ {
+		name, value, inline := strings.Cut(args[i], "=")
+		known := false
+		for _, o := range options {
+			known = known || o == name
+		}
+		switch {
+		case known && inline:
+			values[name] = append(values[name], value)
+		case known && i+1 < len(args):
+			i++
+			values[name] = append(values[name], args[i])
+		default:
+			rest = append(rest, args[i])
+		}
+	}
+	return values, rest
+}
+
+// optionKey finds KEY=VALUE in comma-separated options.
+func optionKey(options []string, key string) (string, bool) {
+	for _, o := range options {
+		for part := range strings.SplitSeq(o, ",") {
+			if value, ok := strings.CutPrefix(part, key+"="); ok {
+				return value, true
+			}
+		}
+	}
+	return "", false
+}
+
+// joinLines puts one shell fragment behind another.
+func joinLines(first, second string) string {
+	if first == "" {
+		return second
+	}
+	return strings.TrimSuffix(first, "\n") + "\n" + second
+}
+
+// gpuDevice is shell text that starts crosvm's vhost-user GPU, and waits for its
+// socket.
+func gpuDevice(s *spec.Spec, crosvm string) string {
+	socket := shellQuote(s.Graphics.Socket)
+	const params = `{"context-types":"virgl:virgl2:cross-domain","displays":[{"hidden":true}],"egl":true,"vulkan":true}`
+	return fmt.Sprintf(`%s device gpu --socket %s --wayland-sock "$XDG_RUNTIME_DIR/$WAYLAND_DISPLAY" --params '%s' &
+tries=100
+until [ -S %s ]; do
+  tries=$((tries - 1))
+  [ $tries -gt 0 ] || { echo "crosvm's GPU did not make its socket %s within 10 s" >&2; exit 1; }
+  sleep 0.1
+done
+`, shellQuote(crosvm), socket, params, socket, s.Graphics.Socket)
+}
+
+func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

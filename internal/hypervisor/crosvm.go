@@ -1,0 +1,128 @@
+package hypervisor
+
+import (
+	"fmt"
+	"strconv"
+
+	"microvm/internal/spec"
+)
+
+// crosvm compiles for crosvm of 2025 and 2026, which has no releases; options as
+// in its src/crosvm/cmdline.rs.
+type crosvm struct{}
+
+func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
+	program := program(s.Crosvm.Package, "crosvm", "crosvm")
+	control := controlOf(s, "crosvm")
+	if control != nil {
+		control.Program = program
+	}
+	faults := refuseCommas(s)
+	if s.Balloon && control == nil {
+		faults.Addf("balloon", "is set through the control socket; set socket")
+	}
+	var err error
+	p.Readiness, err = readiness(s, true, control, "")
+	if err := asFaults(faults, err); err != nil {
+		return err
+	}
+	p.KVM = KVMRequired
+	p.HoldStdin = true
+	p.Shutdown = noWayDown("socket is null, so crosvm cannot be asked")
+	if control != nil {
+		p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "crosvm has a power button"}
+	}
+	p.Argv = []string{program, "run", "--name", Literal(s.Name), "--mem", strconv.Itoa(s.Mem), "--cpus", strconv.Itoa(s.VCPU)}
+	add := func(words ...string) { p.Argv = append(p.Argv, words...) }
+	add("--serial", "type=stdout,hardware=serial,num=1,console=true,stdin=true")
+	add("--params", kernelCommandLine(s, p, serialConsole(s), "reboot=k", "panic=-1"))
+	crosvmSandbox(s, p)
+	if control != nil {
+		add("--socket", Literal(control.Socket))
+	}
+	if s.Balloon {
+		p.Balloon = control
+		add("--balloon-page-reporting")
+	} else {
+		add("--no-balloon")
+	}
+	crosvmDisks(s, p)
+	crosvmShares(s, p)
+	for _, n := range s.Interfaces {
+		add("--net", crosvmInterface(s, n))
+	}
+	for i := range p.Macvtaps {
+		p.Macvtaps[i].Queues = 1 // it takes one descriptor
+	}
+	if s.Graphics.Enable {
+		p.PreStart = joinLines(p.PreStart, gpuDevice(s, program))
+		p.StaleSockets = append(p.StaleSockets, s.Graphics.Socket)
+		add("--vhost-user", "type=gpu,socket="+Literal(s.Graphics.Socket))
+	}
+	if s.Vsock.CID != nil {
+		add("--vsock", strconv.FormatInt(*s.Vsock.CID, 10))
+	}
+	for _, d := range s.Devices {
+		add("--vfio", "/sys/bus/pci/devices/"+d.Path+",iommu=viommu")
+	}
+	if s.InitrdPath != "" {
+		add("--initrd", Literal(s.InitrdPath))
+	}
+	for _, word := range s.Crosvm.ExtraArgs {
+		add(Literal(word))
+	}
+	add(Literal(s.Kernel))
+	return nil
+}
+
+// crosvmSandbox leaves crosvm its own sandbox, one for each device, where the
+// spec gives it a directory. It makes namespaces, which the unit does not allow
+// otherwise; without, the unit's sandbox is the only one.
+func crosvmSandbox(s *spec.Spec, p *Plan) {
+	if s.Crosvm.PivotRoot == nil {
+		p.Argv = append(p.Argv, "--disable-sandbox")
+		p.Notes = append(p.Notes, "crosvm.pivotRoot is not set, so crosvm runs in the unit's sandbox only")
+		return
+	}
+	p.Namespaces = true
+	p.PreStart = joinLines(p.PreStart, "mkdir -p "+shellQuote(*s.Crosvm.PivotRoot)+"\n")
+	p.Argv = append(p.Argv, "--pivot-root", Literal(*s.Crosvm.PivotRoot))
+}
+
+func crosvmDisks(s *spec.Spec, p *Plan) {
+	if *s.StoreOnDisk {
+		p.Argv = append(p.Argv, "--block", Literal(s.StoreDisk)+",ro=true")
+	}
+	for _, v := range s.Volumes {
+		disk := fmt.Sprintf("%s,ro=%t,o_direct=%t", Literal(v.Image), v.ReadOnly, v.Direct)
+		if v.Serial != nil {
+			disk += ",id=" + Literal(*v.Serial)
+		}
+		p.Argv = append(p.Argv, "--block", disk)
+	}
+}
+
+// crosvmShares: virtiofsd has to be told the tag, which crosvm asks it for.
+func crosvmShares(s *spec.Spec, p *Plan) {
+	for i := range p.Shares {
+		p.Shares[i].PassTag = true
+	}
+	for _, share := range s.Shares {
+		if share.Proto == "virtiofs" {
+			p.Argv = append(p.Argv, "--vhost-user", "type=fs,socket="+Literal(*share.Socket.Value))
+		} else {
+			p.Argv = append(p.Argv, "--shared-dir", Literal(share.Source)+":"+share.Tag+":type=p9")
+		}
+	}
+}
+
+func crosvmInterface(s *spec.Spec, n spec.Interface) string {
+	if n.Type == "macvtap" {
+		return "tap-fd=" + MacvtapFD(n.ID, 0) + ",mac=" + n.MAC
+	}
+	net := "tap-name=" + n.ID + ",mac=" + n.MAC
+	if s.VCPU > 1 {
+		net += ",vq-pairs=" + strconv.Itoa(s.VCPU)
+	}
+	return net
+}

@@ -1,0 +1,190 @@
+package hypervisor
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strconv"
+
+	"microvm/internal/spec"
+)
+
+// firecracker compiles for Firecracker 1.5 to 1.16; the configuration file as its
+// src/firecracker/swagger/firecracker.yaml describes it.
+type firecracker struct{}
+
+// Files that Firecracker reads, written into the state directory.
+const (
+	firecrackerConfig   = "firecracker.json"
+	firecrackerTemplate = "firecracker-cpu.json"
+)
+
+// object is a JSON object.
+type object = map[string]any
+
+func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
+	program := program(s.Firecracker.Package, "firecracker", "firecracker")
+	control := controlOf(s, "firecracker")
+	var faults spec.Faults
+	if s.Balloon && control == nil {
+		faults.Addf("balloon", "is set through the API socket; set socket")
+	}
+	var err error
+	p.Readiness, err = readiness(s, true, control, vsockSocket)
+	if err := asFaults(faults, err); err != nil {
+		return err
+	}
+	p.KVM = KVMRequired
+	p.Shutdown = firecrackerShutdown(s, control)
+	if s.Balloon {
+		p.Balloon = control
+	}
+	if s.Vsock.CID != nil {
+		p.StaleSockets = append(p.StaleSockets, vsockSocket)
+	}
+	if err := firecrackerFiles(s, p); err != nil {
+		return err
+	}
+	p.Argv = []string{program, "--config-file", firecrackerConfig}
+	if control == nil {
+		p.Argv = append(p.Argv, "--no-api")
+	} else {
+		p.Argv = append(p.Argv, "--api-sock", Literal(control.Socket))
+	}
+	if b.atLeast(program, 1, 13) {
+		p.Argv = append(p.Argv, "--enable-pci")
+	}
+	for _, word := range s.Firecracker.ExtraArgs {
+		p.Argv = append(p.Argv, Literal(word))
+	}
+	return nil
+}
+
+func firecrackerShutdown(s *spec.Spec, control *Control) Shutdown {
+	switch {
+	case s.Arch != "x86_64":
+		return noWayDown("Firecracker has a keyboard, and with it ctrl-alt-del, on x86_64 only")
+	case control == nil:
+		return noWayDown("socket is null, so Firecracker cannot be asked")
+	}
+	return Shutdown{Method: ShutdownCtrlAltDel, Control: control, Why: "Firecracker has a keyboard and no power button"}
+}
+
+// firecrackerFiles adds the configuration, with extraConfig merged into it.
+func firecrackerFiles(s *spec.Spec, p *Plan) error {
+	config := firecrackerBase(s, p)
+	if s.Firecracker.CPU != nil {
+		template, err := jsonText(literals(s.Firecracker.CPU))
+		if err != nil {
+			return fmt.Errorf("firecracker.cpu: %w", err)
+		}
+		p.Generated = append(p.Generated, GeneratedFile{Path: firecrackerTemplate, Content: template})
+		config["cpu-config"] = firecrackerTemplate
+	}
+	extra, _ := literals(s.Firecracker.ExtraConfig).(object)
+	merge(config, extra)
+	text, err := jsonText(config)
+	if err != nil {
+		return fmt.Errorf("firecracker.extraConfig: %w", err)
+	}
+	p.Generated = append(p.Generated, GeneratedFile{Path: firecrackerConfig, Content: text})
+	return nil
+}
+
+func firecrackerBase(s *spec.Spec, p *Plan) object {
+	own := []string{serialConsole(s), "reboot=k", "panic=-1"}
+	if s.Arch == "x86_64" {
+		// The keyboard controller answers at once; looking for more of it takes a
+		// second of boot.
+		own = append(own, "i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd")
+	}
+	boot := object{"kernel_image_path": elfKernel(s, p), "boot_args": kernelCommandLine(s, p, own...)}
+	if s.InitrdPath != "" {
+		boot["initrd_path"] = Literal(s.InitrdPath)
+	}
+	machine := object{"vcpu_count": s.VCPU, "mem_size_mib": s.Mem}
+	if s.Arch == "x86_64" {
+		// Threads of one core come in pairs.
+		machine["smt"] = s.VCPU%2 == 0
+	}
+	config := object{"boot-source": boot, "machine-config": machine, "drives": firecrackerDrives(s), "entropy": object{}}
+	var interfaces []any
+	for _, n := range s.Interfaces {
+		interfaces = append(interfaces, object{"iface_id": n.ID, "host_dev_name": n.ID, "guest_mac": n.MAC})
+	}
+	if interfaces != nil {
+		config["network-interfaces"] = interfaces
+	}
+	if s.Vsock.CID != nil {
+		config["vsock"] = object{"guest_cid": *s.Vsock.CID, "uds_path": vsockSocket}
+	}
+	if s.Balloon {
+		config["balloon"] = object{"amount_mib": s.InitialBalloonMem, "deflate_on_oom": *s.DeflateOnOOM, "stats_polling_interval_s": 1}
+	}
+	return config
+}
+
+func firecrackerDrives(s *spec.Spec) []any {
+	drives := []any{}
+	add := func(id, path string, readOnly bool) {
+		drives = append(drives, object{
+			"drive_id": id, "path_on_host": Literal(path), "is_root_device": false, "is_read_only": readOnly,
+			"io_engine": s.Firecracker.DriveIoEngine,
+			// What the guest has flushed is on the disk; the default, Unsafe, takes
+			// flushes for done.
+			"cache_type": "Writeback",
+		})
+	}
+	if *s.StoreOnDisk {
+		add("store", s.StoreDisk, true)
+	}
+	for i, v := range s.Volumes {
+		add("volume"+strconv.Itoa(i), v.Image, v.ReadOnly)
+	}
+	return drives
+}
+
+// merge puts src into dst, object by object; anything else is replaced.
+func merge(dst, src object) {
+	for key, value := range src {
+		inner, ok := value.(object)
+		base, both := dst[key].(object)
+		if ok && both {
+			merge(base, inner)
+			continue
+		}
+		dst[key] = value
+	}
+}
+
+// literals escapes every string of a JSON value of the user.
+func literals(value any) any {
+	switch v := value.(type) {
+	case string:
+		return Literal(v)
+	case object:
+		out := make(object, len(v))
+		for key, inner := range v {
+			out[Literal(key)] = literals(inner)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, inner := range v {
+			out[i] = literals(inner)
+		}
+		return out
+	}
+	return value
+}
+
+func jsonText(value any) (string, error) {
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	if err := e.Encode(value); err != nil {
+		return "", err
+	}
+	return out.String(), nil
+}

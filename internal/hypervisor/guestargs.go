@@ -1,0 +1,92 @@
+package hypervisor
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"microvm/internal/kernel"
+	"microvm/internal/spec"
+)
+
+// controlOf is the control interface on the spec's socket; nil where that is null.
+func controlOf(s *spec.Spec, method string) *Control {
+	if s.Socket.Value == nil {
+		return nil
+	}
+	return &Control{Method: method, Socket: *s.Socket.Value}
+}
+
+// VmlinuxFile is the path, in the package, of an ELF kernel taken out of a
+// compressed one.
+const VmlinuxFile = "share/microvm/vmlinux"
+
+// elfKernel is the kernel for a hypervisor that starts ELF images only: the
+// spec's, or what the package will hold in its place.
+func elfKernel(s *spec.Spec, p *Plan) string {
+	if s.Arch != "x86_64" || !kernel.IsCompressed(s.Kernel) {
+		return Literal(s.Kernel)
+	}
+	p.Vmlinux = s.Kernel
+	p.Files = slices.DeleteFunc(p.Files, func(f File) bool { return f.Role == "kernel" })
+	p.Notes = append(p.Notes, s.Kernel+" is compressed, and "+s.Hypervisor+" does not start that: the package holds its ELF image")
+	return Package + "/" + VmlinuxFile
+}
+
+// serialConsole is the kernel's console on the first serial port.
+func serialConsole(s *spec.Spec) string {
+	if s.Arch == "aarch64" {
+		return "console=ttyAMA0"
+	}
+	return "console=ttyS0"
+}
+
+// kernelCommandLine joins what the hypervisor needs, where the guest reports
+// readiness if it has to be told here, and the spec's parameters: last, for the
+// last one counts.
+func kernelCommandLine(s *spec.Spec, p *Plan, own ...string) string {
+	words := append([]string{}, own...)
+	if p.Readiness.Mode == ReadyGuest {
+		words = append(words, notifyCredential)
+	}
+	for _, param := range s.KernelParams {
+		words = append(words, Literal(param))
+	}
+	return strings.Join(words, " ")
+}
+
+// notifyCredential tells a guest where to report readiness, for hypervisors that
+// have neither fw_cfg nor SMBIOS strings: systemd(1), systemd.set_credential=.
+const notifyCredential = "systemd.set_credential=vmm.notify_socket:" + notifyAddress
+
+// notifyAddress is the value of the credential vmm.notify_socket, systemd(1).
+const notifyAddress = "vsock-stream:2:" + NotifyPort
+
+// refuseCommas refuses values that a hypervisor would cut at a comma, where its
+// option grammar has no way to write one.
+func refuseCommas(s *spec.Spec) spec.Faults {
+	var faults spec.Faults
+	check := func(path, value string) {
+		if strings.Contains(value, ",") {
+			faults.Addf(path, "%q has a comma, which %s takes for the end of the value; rename it", value, s.Hypervisor)
+		}
+	}
+	for i, v := range s.Volumes {
+		check(fmt.Sprintf("volumes[%d].image", i), v.Image)
+	}
+	for i, share := range s.Shares {
+		check(fmt.Sprintf("shares[%d].source", i), share.Source)
+		if share.Socket.Value != nil {
+			check(fmt.Sprintf("shares[%d].socket", i), *share.Socket.Value)
+		}
+	}
+	if s.StoreOnDisk != nil && *s.StoreOnDisk {
+		check("storeDisk", s.StoreDisk)
+	}
+	return faults
+}
+
+// noWayDown is the shutdown of a hypervisor that cannot ask its guest.
+func noWayDown(why string) Shutdown {
+	return Shutdown{Method: ShutdownNone, Why: why + ": it gets SIGTERM at once, and the guest loses what it has not synced"}
+}

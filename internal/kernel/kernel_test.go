@@ -1,0 +1,95 @@
+package kernel
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// image makes a compressed kernel around a payload.
+func image(t *testing.T, payload []byte) string {
+	t.Helper()
+	const sectors, offset = 2, 32
+	data := make([]byte, (sectors+1)*sector+offset)
+	data[setupSectors] = sectors
+	copy(data[headerMagic:], "HdrS")
+	binary.LittleEndian.PutUint16(data[protocol:], 0x20f)
+	binary.LittleEndian.PutUint32(data[payloadOffset:], offset)
+	binary.LittleEndian.PutUint32(data[payloadLength:], uint32(len(payload)))
+	path := filepath.Join(t.TempDir(), "vmlinuz")
+	if err := os.WriteFile(path, append(append(data, payload...), "signature"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// compress compresses as a kernel's build does, with the size behind it.
+func compress(t *testing.T, f format, data []byte) []byte {
+	t.Helper()
+	cmd := exec.Command(f.program, "-c")
+	if f.name == "lz4" {
+		cmd = exec.Command(f.program, "-l", "-c")
+	}
+	cmd.Stdin = bytes.NewReader(data)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.trailer > 0 {
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(data)))
+	}
+	return out
+}
+
+func TestELFComesOutOfEveryFormat(t *testing.T) {
+	want := append([]byte("\x7fELF"), bytes.Repeat([]byte("kernel"), 5000)...)
+	for _, f := range formats {
+		if _, err := exec.LookPath(f.program); err != nil {
+			// Those that distributions use have to be there.
+			if f.name == "gzip" || f.name == "zstd" || f.name == "xz" {
+				t.Errorf("%s is not installed", f.program)
+			}
+			continue
+		}
+		path := image(t, compress(t, f, want))
+		if !IsCompressed(path) {
+			t.Errorf("%s: is taken for no compressed kernel", f.name)
+		}
+		got, err := ELF(path)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes of %d, %v", f.name, len(got), len(want), err)
+		}
+	}
+}
+
+func TestWhatIsNoKernelIsRefused(t *testing.T) {
+	gzip := formats[0]
+	whole := image(t, compress(t, gzip, []byte("\x7fELF and more, so that it is long enough")))
+	data, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := filepath.Join(t.TempDir(), "cut")
+	if err := os.WriteFile(cut, data[:len(data)-30], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		cut: "is cut short",
+		image(t, []byte("nothing that anybody would know")):                  "in a way that is not known",
+		image(t, compress(t, gzip, []byte("no ELF image at all, but long"))): "holds no ELF image",
+		image(t, append([]byte("\x1f\x8b"), make([]byte, 40)...)):            "gzip: exit status",
+		"/dev/null":        "is no compressed x86 kernel",
+		"/nonexistent/abc": "no such file",
+	} {
+		if _, err := ELF(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", path, err, want)
+		}
+	}
+	if IsCompressed("/dev/null") || IsCompressed("/nonexistent") {
+		t.Error("nothing is taken for a kernel")
+	}
+}
