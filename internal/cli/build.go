@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -172,23 +171,6 @@ func (c *Command) printPlan(p *hypervisor.Plan) {
 	c.printf("command line\n")
 	for _, a := range p.Argv {
 		c.printf("  %s\n", a)
-	}
-}
-
-func (c *Command) run() *cobra.Command {
-	return &cobra.Command{
-		Use:   "run DIR",
-		Short: "Run a package in the foreground, in the current directory",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			p, err := runner.Open(args[0])
-			if err != nil {
-				return err
-			}
-			runtime.LockOSThread()
-			l := &launch.Launcher{Stderr: c.Stderr, ByHand: true}
-			return l.Exec(p, filepath.Base(filepath.Clean(args[0])))
-		},
 	}
 }
 

@@ -1,0 +1,359 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/helper"
+	"microvm/internal/hypervisor"
+	"microvm/internal/launch"
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+func (c *Command) run() *cobra.Command {
+	var interactive bool
+	cmd := &cobra.Command{
+		Use:   "run NAME|DIR",
+		Short: "Run a VM, or a package, in the foreground",
+		Long: "Run a VM in the foreground, without its units. As root this makes its interfaces,\n" +
+			"takes its devices and serves its shares, runs the hypervisor as the hypervisors'\n" +
+			"user, and takes all that back in the end. As anybody else it says what is missing.\n" +
+			"ctrl-c asks the guest to go down; a second one ends it at once.\n\n" +
+			"With --interactive the terminal is the guest's, ctrl-c included; it ends when the\n" +
+			"guest goes down.\n\n" +
+			"A runner package, DIR, runs in the current directory.",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if _, err := os.Stat(args[0]); err == nil || strings.Contains(args[0], "/") {
+				return c.runPackage(args[0])
+			}
+			vm, err := c.vm(args[0])
+			if err != nil {
+				return err
+			}
+			// With the terminal it hangs up, too.
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+			defer stop()
+			return c.runVM(ctx, vm, interactive)
+		},
+	}
+	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the terminal to the guest's console")
+	return cmd
+}
+
+// runPackage becomes the hypervisor of a package, in the current directory.
+func (c *Command) runPackage(dir string) error {
+	p, err := runner.Open(dir)
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread()
+	l := &launch.Launcher{Stderr: c.Stderr, ByHand: true}
+	return l.Exec(p, filepath.Base(filepath.Clean(dir)))
+}
+
+// runVM runs a VM where its units would, and leaves nothing.
+func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) error {
+	if !vm.Installed() {
+		return notInstalled(vm)
+	}
+	if err := asService(ctx, vm); err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		if err := os.Chdir(vm.Dir()); err != nil {
+			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", vm.Name, err)
+		}
+		return c.runPackage(filepath.Join(vm.Dir(), "current"))
+	}
+	unlock, err := lockRun(vm)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	// Children that are to die with us die with the thread that made them.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	r := &foreground{c: c, vm: vm}
+	err = r.up(ctx)
+	if err == nil {
+		err = r.hypervisor(ctx, interactive)
+	}
+	return errors.Join(err, r.down())
+}
+
+// asService refuses a VM that systemd runs.
+func asService(ctx context.Context, vm statedir.VM) error {
+	if !systemd.Running() {
+		return nil
+	}
+	units, err := systemd.ListUnits(ctx, vmUnit(vm.Name))
+	if err != nil {
+		return err
+	}
+	for _, u := range units {
+		if u.Active != "inactive" && u.Active != "failed" {
+			return fmt.Errorf("%s is %s as a service; stop it first with: microvm stop %s, or attach to it with: microvm console %s", vm.Name, u.Active, vm.Name, vm.Name)
+		}
+	}
+	return nil
+}
+
+// lockRun keeps a second run of the same VM away. The lock is on the VM's
+// directory, so that no file is left over.
+func lockRun(vm statedir.VM) (unlock func(), err error) {
+	fd, err := unix.Open(vm.Dir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the directory of %s: %w", vm.Name, err)
+	}
+	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil {
+		_ = unix.Close(fd)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("%s is being run in another foreground; attach to it with: microvm console %s", vm.Name, vm.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("lock the directory of %s: %w", vm.Name, err)
+	}
+	return func() { _ = unix.Close(fd) }, nil
+}
+
+// foreground is a VM that is run without its units.
+type foreground struct {
+	c  *Command
+	vm statedir.VM
+	// undo holds what takes back what was done, in the order it was done.
+	undo []func() error
+}
+
+// oneHelper is a helper's program, called in this process: both up and down are
+// root's and touch the package's data only.
+type oneHelper struct {
+	what   string
+	wanted bool
+	run    func(args []string, host statedir.Host, stderr io.Writer) int
+}
+
+// up does what the VM's helper units would.
+func (r *foreground) up(ctx context.Context) error {
+	if err := r.vm.SetBooted(); err != nil {
+		return err
+	}
+	r.undo = append(r.undo, r.vm.ClearBooted)
+	plan, err := r.plan()
+	if err != nil {
+		return err
+	}
+	for _, h := range []oneHelper{
+		{"tap interfaces", len(plan.Taps) > 0, helper.Tap},
+		{"macvtap interfaces", len(plan.Macvtaps) > 0, helper.Macvtap},
+		{"PCI devices", len(plan.PCI) > 0, helper.PCI},
+	} {
+		if !h.wanted {
+			continue
+		}
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		// One that failed halfway has something to take back as well.
+		r.undo = append(r.undo, func() error { return r.call(h, "down") })
+		if err := r.call(h, "up"); err != nil {
+			return err
+		}
+	}
+	if len(plan.Shares) == 0 {
+		return nil
+	}
+	return r.virtiofsd(ctx)
+}
+
+var errInterrupted = errors.New("interrupted; run it again to start the VM")
+
+func (r *foreground) plan() (*hypervisor.Plan, error) {
+	p, err := r.vm.Booted()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.Close() }()
+	return p.Plan()
+}
+
+func (r *foreground) call(h oneHelper, verb string) error {
+	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != helper.ExitOK {
+		return fmt.Errorf("the %s of %s cannot be brought %s; mend what it says above, and run it again", h.what, r.vm.Name, verb)
+	}
+	return nil
+}
+
+// down takes back what was done, the last first, whatever fails on the way.
+func (r *foreground) down() error {
+	var errs error
+	for i := len(r.undo) - 1; i >= 0; i-- {
+		errs = errors.Join(errs, r.undo[i]())
+	}
+	return errs
+}
+
+// sharesReady is how long the shares may take.
+const sharesReady = 30 * time.Second
+
+// virtiofsd serves the VM's shares by the program that the unit runs, and waits
+// until it says that it does.
+func (r *foreground) virtiofsd(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "microvm-run-")
+	if err != nil {
+		return fmt.Errorf("make a directory for the shares' report: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	report, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("listen for the shares' report: %w", err)
+	}
+	defer func() { _ = report.Close() }()
+	cmd := r.child("microvm-virtiofsd", r.vm.Name)
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("serve the shares of %s: %w; is microvm installed whole?", r.vm.Name, err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait()
+		_ = report.SetReadDeadline(time.Unix(1, 0))
+	}()
+	r.undo = append(r.undo, func() error {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		<-ended
+		return r.call(oneHelper{what: "shares", run: helper.Virtiofsd}, "down")
+	})
+	stop := context.AfterFunc(ctx, func() { _ = report.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = report.SetReadDeadline(time.Now().Add(sharesReady))
+	buf := make([]byte, 4096)
+	for {
+		n, err := report.Read(buf)
+		if err == nil && strings.Contains(string(buf[:n]), "READY=1") {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		if err != nil {
+			return fmt.Errorf("the shares of %s cannot be served; mend what it says above, and run it again", r.vm.Name)
+		}
+	}
+}
+
+// child is a program of ours that a ctrl-c on the terminal does not reach, and
+// that does not outlive us.
+func (r *foreground) child(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(r.c.LibexecDir, name), args...) //nolint:gosec // our own
+	cmd.Stdout, cmd.Stderr = r.c.Stdout, r.c.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	return cmd
+}
+
+// hypervisor runs the hypervisor until it ends, as its own user.
+func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
+	credential, err := credentialOf(r.vm.Host)
+	if err != nil {
+		return err
+	}
+	// As the unit does: vfio and virtio-mem pin the guest's memory.
+	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	cmd := r.child("microvm-run-wrapper", "run", r.vm.Name)
+	cmd.SysProcAttr.Credential = credential
+	if interactive {
+		// In our own group, or it could not read from the terminal.
+		cmd.Stdin, cmd.SysProcAttr.Setpgid = r.c.Stdin, false
+		say(r.c.Stderr, r.vm.Name, "the terminal is the guest's now, ctrl-c included; end it in the guest, or elsewhere with: microvm shutdown %s", r.vm.Name)
+	} else {
+		say(r.c.Stderr, r.vm.Name, "end it with ctrl-c; its console is at: microvm console %s", r.vm.Name)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run %s: %w; is microvm installed whole?", r.vm.Name, err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err = <-ended:
+	case <-ctx.Done():
+		err = r.stop(cmd.Process.Pid, credential, ended)
+	}
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return fmt.Errorf("the hypervisor of %s ended with %w; it says why above", r.vm.Name, err)
+	}
+	return err
+}
+
+// stop asks the guest to go down by the program that the unit runs for that,
+// as the hypervisors' user: a package may have a program of its own for it. A
+// second signal kills the hypervisor.
+func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan error) error {
+	say(r.c.Stderr, r.vm.Name, "asking the guest to go down")
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(again)
+	cmd := r.child("microvm-run-wrapper", "stop", r.vm.Name)
+	cmd.Env = append(os.Environ(), "MAINPID="+strconv.Itoa(pid))
+	cmd.SysProcAttr.Credential = credential
+	if err := cmd.Start(); err != nil {
+		return errors.Join(fmt.Errorf("ask the guest of %s to go down: %w; is microvm installed whole?", r.vm.Name, err), unix.Kill(pid, unix.SIGKILL))
+	}
+	asked := make(chan error, 1)
+	go func() { asked <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		<-asked
+		return err
+	case <-again:
+		say(r.c.Stderr, r.vm.Name, "ending it at once")
+		_ = unix.Kill(pid, unix.SIGKILL)
+		<-asked
+		return <-ended
+	}
+}
+
+// credentialOf is the hypervisors' account, with all its groups.
+func credentialOf(host statedir.Host) (*syscall.Credential, error) {
+	uid, gid, err := host.Account()
+	if err != nil {
+		return nil, err
+	}
+	credential := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return nil, fmt.Errorf("look up user %d: %w", uid, err)
+	}
+	ids, err := u.GroupIds()
+	if err != nil {
+		return nil, fmt.Errorf("look up the groups of user %s: %w", u.Username, err)
+	}
+	for _, id := range ids {
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("group %s of user %s: %w", id, u.Username, err)
+		}
+		credential.Groups = append(credential.Groups, uint32(n))
+	}
+	return credential, nil
+}

@@ -1,0 +1,58 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("fore", func(s map[string]any) {
+		s["interfaces"] = []any{tap("vm-fore", 1)}
+	}))
+	p := newPane(t, "microvm run "+name+"; echo code $?")
+	p.shows(t, "end it with ctrl-c")
+	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	pid := sh(t, "pgrep -f '^microvm@fore'")
+	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
+		t.Errorf("the hypervisor runs as %s", got)
+	}
+	sh(t, "ip link show vm-fore")
+	want(t, 1, []string{"another foreground"}, "run", name)
+	p.keys(t, "C-c")
+	p.shows(t, "code 0")
+	if got := sh(t, "tmux -L microvm capture-pane -p -S - -t "+p.name); !strings.Contains(got, "mvguest: going down: signal interrupt") {
+		t.Errorf("the guest was not asked to go down:\n%s", got)
+	}
+	nothingLeft(t, name)
+	if out, err := try("ip link show vm-fore"); err == nil {
+		t.Errorf("the tap is still there: %s", out)
+	}
+}
+
+func TestRunThatFailsTakesBackWhatItMade(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("forefail", func(s map[string]any) {
+		s["interfaces"] = []any{tap("vm-forefail", 1)}
+		s["preStart"] = "echo no luck today; exit 3"
+	}))
+	want(t, 1, []string{"no luck today", "preStart", "it says why above"}, "run", name)
+	nothingLeft(t, name)
+	if out, err := try("ip link show vm-forefail"); err == nil {
+		t.Errorf("the tap is still there: %s", out)
+	}
+	// A helper that fails: the interface is somebody else's.
+	sh(t, "ip link add vm-forefail type dummy")
+	t.Cleanup(func() { _, _ = try("ip link delete vm-forefail") })
+	want(t, 1, []string{"vm-forefail", "mend what it says above"}, "run", name)
+	sh(t, "ip link show vm-forefail")
+	nothingLeft(t, name)
+}
+
+func TestRunOfAServiceIsRefused(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("served", nil))
+	want(t, 0, nil, "start", name)
+	want(t, 1, []string{"served is active as a service", "microvm stop served"}, "run", name)
+}
