@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -219,6 +220,19 @@ type child struct {
 	orders childOrders
 	notify string
 	began  time.Time
+	// reported is when the guest first said something.
+	reported sync.Once
+	first    time.Duration
+}
+
+// logReady says how long it took, which microvm analyze reads. It is said
+// before READY, so that it is in the journal when a start returns.
+func (c *child) logReady() {
+	text := fmt.Sprintf(program+": ready %.3f s after the hypervisor was started", time.Since(c.began).Seconds())
+	if c.first > 0 {
+		text += fmt.Sprintf("; its guest first reported after %.3f s", c.first.Seconds())
+	}
+	_, _ = fmt.Fprintln(os.Stderr, text)
 }
 
 // watch returns a channel that is closed when the process is gone.
@@ -258,6 +272,7 @@ func (c *child) vmm(ctx context.Context) error {
 	// event for the first, and not every hypervisor has one for the second.
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		if awaitRunning(ctx, *how) == nil {
+			c.logReady()
 			return notify.Send(c.notify, "READY=1", "STATUS="+c.orders.Hypervisor+" runs the VM")
 		}
 		select {
@@ -342,6 +357,10 @@ func (c *child) listener() (net.Listener, error) {
 // forward passes a guest's message on and gives it more time while it makes
 // progress.
 func (c *child) forward(assignments []string) error {
+	c.reported.Do(func() { c.first = time.Since(c.began) })
+	if slices.Contains(assignments, "READY=1") {
+		c.logReady()
+	}
 	for _, a := range assignments {
 		progress := strings.HasPrefix(a, "STATUS=") && !slices.Contains(assignments, "READY=1")
 		if progress && time.Since(c.began) < maxExtend {

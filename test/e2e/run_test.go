@@ -43,7 +43,7 @@ func TestRunThatFailsTakesBackWhatItMade(t *testing.T) {
 		t.Errorf("the tap is still there: %s", out)
 	}
 	// A helper that fails: the interface is somebody else's.
-	sh(t, "ip link add vm-forefail type dummy")
+	sh(t, "ip link add vm-forefail type bridge")
 	t.Cleanup(func() { _, _ = try("ip link delete vm-forefail") })
 	want(t, 1, []string{"vm-forefail", "mend what it says above"}, "run", name)
 	sh(t, "ip link show vm-forefail")

@@ -1,0 +1,134 @@
+package timeline
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+const ms = time.Millisecond
+
+// guestStart is a start of a VM whose guest reports, at 100 s of the host's
+// clock.
+func guestStart() Start {
+	at := func(d time.Duration) Clock { return 100*time.Second + d }
+	return Start{
+		Helpers: []Unit{
+			{"tap-interfaces", at(10 * ms), at(14 * ms)},
+			{"install", 50 * time.Second, 51 * time.Second}, // long ago
+			{"set-booted", at(0), at(8 * ms)},
+			{"virtiofsd", 0, 0},                           // never
+			{"pci-devices", at(9 * ms), 40 * time.Second}, // of another start
+		},
+		VM:       Unit{"microvm", at(15 * ms), at(5015 * ms)},
+		Executed: at(16 * ms),
+		Log: []Entry{
+			{at(17 * ms), "microvm-run-wrapper: creating volume data.img, 64 MiB, ext4"},
+			{at(215 * ms), "[    0.000000] Linux version 6.12"},
+			{at(700 * ms), "[    0.412345] something else"},
+			{at(800 * ms), "mvguest: ready 1.00 s after the hypervisor was started"}, // a guest that lies
+			{at(5015 * ms), "microvm-run-wrapper: ready 4.950 s after the hypervisor was started; its guest first reported after 2.000 s"},
+		},
+	}
+}
+
+func TestStartIsTakenApart(t *testing.T) {
+	tl := Of(guestStart())
+	var got []string
+	for _, p := range tl.Phases {
+		got = append(got, fmt.Sprintf("%s %s %d+%d", p.Name, p.What, p.Began/ms, p.Took/ms))
+	}
+	want := []string{
+		"set-booted  0+8",
+		"tap-interfaces  10+4",
+		"run-wrapper volumes, descriptors 15+50",
+		"hypervisor until the kernel's first line 65+150",
+		"kernel and initial RAM disk 215+1850",
+		"guest until READY 2065+2950",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if tl.Total != 5015*ms || tl.Longest().Name != "guest" {
+		t.Errorf("total %s, longest %q", tl.Total, tl.Longest().Name)
+	}
+}
+
+func TestPhasesLieInTheStartWhateverTheLogSays(t *testing.T) {
+	for name, log := range map[string][]Entry{
+		"nothing":       nil,
+		"no kernel":     {{105015 * ms, "ready 4.950 s after the hypervisor was started; its guest first reported after 2.000 s"}},
+		"by the VMM":    {{105015 * ms, "ready 4.950 s after the hypervisor was started"}},
+		"huge":          {{105015 * ms, "ready 999999999999 s after the hypervisor was started"}},
+		"kernel later":  {{105014 * ms, "[ 9999.000000] x"}, {105015 * ms, "ready 4.950 s after the hypervisor was started"}},
+		"report before": {{105015 * ms, "ready 1.000 s after the hypervisor was started; its guest first reported after 2.000 s"}},
+	} {
+		s := guestStart()
+		s.Log = log
+		tl := Of(s)
+		if len(tl.Phases) < 3 {
+			t.Errorf("%s: %v", name, tl.Phases)
+		}
+		for _, p := range tl.Phases {
+			if p.Began < 0 || p.Took < 0 || p.Began+p.Took > tl.Total {
+				t.Errorf("%s: %+v lies outside of %s", name, p, tl.Total)
+			}
+		}
+		if last := tl.Phases[len(tl.Phases)-1]; last.Began+last.Took != tl.Total || last.What != "until READY" {
+			t.Errorf("%s: the last phase is %+v", name, last)
+		}
+	}
+}
+
+func TestRestartHasNoHelpers(t *testing.T) {
+	s := guestStart()
+	s.Restarted, s.Executed = true, 103*time.Second
+	tl := Of(s)
+	if tl.Total != 2015*ms || tl.Phases[0].Name != "hypervisor" {
+		t.Errorf("%+v", tl)
+	}
+}
+
+func TestChartKeepsToTheTerminal(t *testing.T) {
+	for _, columns := range []int{80, 132} {
+		var out strings.Builder
+		if err := Of(guestStart()).Chart(&out, columns); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := len([]rune(strings.TrimRight(line, "\n"))); n > columns {
+				t.Errorf("%d columns: %q has %d", columns, line, n)
+			}
+		}
+		if !strings.Contains(out.String(), "2.95 s") || !strings.Contains(out.String(), "READY after") {
+			t.Errorf("the chart is\n%s", &out)
+		}
+	}
+}
+
+func TestDrawingIsXMLAndSaysAll(t *testing.T) {
+	var out strings.Builder
+	if err := Of(guestStart()).SVG(&out, `a<b&"c"`); err != nil {
+		t.Fatal(err)
+	}
+	bars := 0
+	for d := xml.NewDecoder(strings.NewReader(out.String())); ; {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "rect" {
+			bars++
+		}
+	}
+	if bars != 1+6 || !strings.Contains(out.String(), "a&lt;b&amp;") || !strings.Contains(out.String(), "kernel and initial RAM disk") {
+		t.Errorf("%d bars in\n%s", bars, &out)
+	}
+}
