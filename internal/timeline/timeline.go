@@ -100,19 +100,18 @@ func Of(s Start) Timeline {
 		return t
 	}
 	add("run-wrapper", "volumes, descriptors", began, exec)
-	at, name, what := exec, "hypervisor", ""
+	at, name := exec, "hypervisor"
 	if kernel := within(marks.kernel, exec, ready); kernel != 0 {
 		add(name, "until the kernel's first line", at, kernel)
-		at, name, what = kernel, "kernel", ""
+		at, name = kernel, "kernel"
 	}
 	if report := within(marks.report, at, ready); report != 0 {
+		what := "and kernel"
 		if name == "kernel" {
 			what = "and initial RAM disk"
-		} else {
-			what = "and kernel"
 		}
 		add(name, what, at, report)
-		at, name, what = report, "guest", ""
+		at, name = report, "guest"
 	}
 	add(name, "until READY", at, ready)
 	t.Total = ready - first
