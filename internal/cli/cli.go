@@ -101,7 +101,7 @@ func (c *Command) root() *cobra.Command {
 	for _, sub := range []*cobra.Command{
 		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
 		c.create(), c.update(), c.status(), c.logs(), c.start(), c.stop(), c.restart(), c.enable(), c.disable(),
-		c.rollback(), c.rm(), c.ssh(), c.vsockProxy(), c.console(), c.analyze(),
+		c.rollback(), c.rm(), c.ssh(), c.vsockProxy(), c.console(), c.analyze(), c.doctor(),
 	} {
 		args := sub.Args
 		sub.Args = func(cmd *cobra.Command, words []string) error {

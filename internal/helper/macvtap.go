@@ -33,7 +33,7 @@ func macvtapUp(t target) error {
 	if err != nil {
 		return err
 	}
-	set := netif.Macvtaps{Alias: "microvm " + t.vm.Name, Owner: uid, Group: gid, NodeDir: "/dev"}
+	set := netif.Macvtaps{Alias: netif.Alias(t.vm.Name), Owner: uid, Group: gid, NodeDir: "/dev"}
 	for _, m := range plan.Macvtaps {
 		set.Macvtaps = append(set.Macvtaps, netif.Macvtap{Name: m.ID, Link: m.Link, MAC: m.MAC, Mode: m.Mode})
 	}

@@ -84,7 +84,7 @@ func tapUp(t target) error {
 	if err != nil {
 		return err
 	}
-	taps := netif.Taps{Alias: "microvm " + t.vm.Name, Owner: uid, Script: os.Getenv("MICROVM_TAP_SCRIPT")}
+	taps := netif.Taps{Alias: netif.Alias(t.vm.Name), Owner: uid, Script: os.Getenv("MICROVM_TAP_SCRIPT")}
 	for _, tap := range plan.Taps {
 		taps.Taps = append(taps.Taps, netif.Tap{Name: tap.ID, VnetHdr: tap.VnetHdr, MultiQueue: tap.MultiQueue})
 	}

@@ -1,0 +1,179 @@
+package doctor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/statedir"
+)
+
+// newDoctor examines a host made of the given files, by path.
+func newDoctor(t *testing.T, files map[string]string) *Doctor {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a test's own
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // a test's own
+			t.Fatal(err)
+		}
+	}
+	return &Doctor{
+		Root: root, LibexecDir: "/usr/lib/microvm", Active: func(string) bool { return false },
+		Host: statedir.Host{StateDir: filepath.Join(root, "state"), RuntimeDir: filepath.Join(root, "run/microvm"), UnitDir: filepath.Join(root, "units"), User: "nobody", Group: "nogroup"},
+	}
+}
+
+// expect checks that one of the findings is as wanted, and that each that is
+// not ok says what to do.
+func (d *Doctor) expect(t *testing.T, check, status, text string) {
+	t.Helper()
+	found := false
+	for _, f := range d.findings {
+		if (f.Status == OK) != (f.Remedy == "") {
+			t.Errorf("%+v: a remedy, where something is to be done and only there", f)
+		}
+		found = found || f.Check == check && f.Status == status && strings.Contains(f.Detail+" do: "+f.Remedy, text)
+	}
+	if !found {
+		t.Errorf("no finding is %q of %q with %q: %+v", status, check, text, d.findings)
+	}
+}
+
+func TestHostWithNothingSaysWhatToDoAboutAll(t *testing.T) {
+	d := newDoctor(t, nil)
+	d.Examine()
+	d.expect(t, "kvm", Failed, "load kvm_intel or kvm_amd")
+	d.expect(t, "iommu", Missing, "intel_iommu=on")
+	d.expect(t, "module tun", Missing, "modprobe tun")
+	d.expect(t, "module vhost_vsock", Missing, "modprobe vhost_vsock")
+	d.expect(t, "bridge helper", Missing, "install QEMU")
+	d.expect(t, "huge pages", Missing, "proc/meminfo")
+	d.expect(t, "state directory", Failed, "systemd-tmpfiles --create")
+	d.expect(t, "leftovers", OK, "none")
+}
+
+func TestHostWithEverythingIsWell(t *testing.T) {
+	d := newDoctor(t, map[string]string{
+		"dev/net/tun": "", "dev/vhost-net": "", "dev/vhost-vsock": "",
+		"sys/kernel/iommu_groups/0/type": "DMA", "sys/module/macvtap/x": "", "sys/module/vfio_pci/x": "",
+		"proc/meminfo":                    "HugePages_Free:      512\nHugepagesize:       2048 kB\n",
+		"usr/lib/qemu/qemu-bridge-helper": "", "etc/qemu/bridge.conf": "allow br0\n",
+	})
+	if err := os.Chmod(d.path("usr/lib/qemu/qemu-bridge-helper"), 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	d.Examine()
+	for _, check := range []string{"account", "iommu", "module tun", "module vhost_net", "module vhost_vsock", "module macvtap", "module vfio_pci", "bridge helper"} {
+		d.expect(t, check, OK, "")
+	}
+	d.expect(t, "huge pages", OK, "1024 MiB")
+}
+
+func TestBridgeHelperWithoutRightsIsNamed(t *testing.T) {
+	d := newDoctor(t, map[string]string{"usr/libexec/qemu-bridge-helper": ""})
+	d.bridgeHelper()
+	d.expect(t, "bridge helper", Missing, "chmod u+s /usr/libexec/qemu-bridge-helper")
+}
+
+func TestRecordOfAVMThatIsNotUpIsALeftover(t *testing.T) {
+	d := newDoctor(t, map[string]string{"run/microvm/web/tap-interfaces.json": "{}", "run/microvm/up/tap-interfaces.json": "{}"})
+	d.Active = func(vm string) bool { return vm == "up" }
+	d.stale()
+	d.expect(t, "leftovers", Failed, "/usr/lib/microvm/microvm-tap-interfaces down web")
+	if len(d.findings) != 1 {
+		t.Errorf("%+v", d.findings)
+	}
+}
+
+func TestStateDirectoryThatIsNotRootsIsRefused(t *testing.T) {
+	d := newDoctor(t, map[string]string{"state/web/current": "a file"})
+	if err := os.Chmod(d.Host.StateDir, 0o777); err != nil { //nolint:gosec // what is to be found
+		t.Fatal(err)
+	}
+	d.stateDir()
+	d.expect(t, "state directory", Failed, "chmod 755")
+	if os.Geteuid() != 0 {
+		return
+	}
+	d.findings = nil
+	if err := os.Chmod(d.Host.StateDir, 0o755); err != nil { //nolint:gosec // as it should be
+		t.Fatal(err)
+	}
+	d.stateDir()
+	d.expect(t, "state directory", Failed, "chmod 1775")
+	d.expect(t, "state directory", Failed, "is not a link of root's")
+}
+
+func TestEachPartOfAPlanIsChecked(t *testing.T) {
+	d := newDoctor(t, map[string]string{"sys/class/net/eth0/x": "", "proc/meminfo": "HugePages_Free: 10\nHugepagesize: 2048 kB\n", "sys/bus/pci/devices/0000:01:00.0/vendor": ""})
+	plan := &hypervisor.Plan{
+		Hypervisor: "qemu", Argv: []string{"no-such-hypervisor", "memory-backend-memfd,id=mem,size=256M,share=off,hugetlb=on"},
+		Files:    []hypervisor.File{{Role: "kernel", Path: d.path("vmlinuz")}},
+		Macvtaps: []hypervisor.Macvtap{{ID: "mv0", Link: "eth0"}, {ID: "mv1", Link: "eth9"}},
+		PCI:      []hypervisor.PCI{{Address: "0000:01:00.0"}, {Address: "0000:02:00.0"}},
+		Taps:     []hypervisor.Tap{{ID: "vm-web"}},
+	}
+	d.program(plan)
+	d.files(plan)
+	d.interfaces(plan)
+	d.devices(plan)
+	d.memory(plan)
+	d.expect(t, "hypervisor", Failed, "install it")
+	d.expect(t, "file kernel", Failed, "no such file")
+	d.expect(t, "macvtap mv0", OK, "eth0")
+	d.expect(t, "macvtap mv1", Failed, "eth9")
+	d.expect(t, "tap interfaces", Failed, "modprobe tun")
+	d.expect(t, "device 0000:01:00.0", Failed, "no IOMMU group")
+	d.expect(t, "device 0000:02:00.0", Failed, "no such device")
+	d.expect(t, "huge pages", Failed, "needs 256 MiB, and 20 MiB are free")
+}
+
+func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {
+	d := newDoctor(t, map[string]string{"images/vmlinuz": "", "open/vmlinuz": ""})
+	if err := os.Chmod(d.path("images"), 0o700); err != nil { //nolint:gosec // what is to be found
+		t.Fatal(err)
+	}
+	for path := d.Root; path != "/"; path = filepath.Dir(path) {
+		_ = os.Chmod(path, 0o755|os.ModeSticky) //nolint:gosec // directories of the test's own
+		if filepath.Dir(path) == os.TempDir() {
+			break
+		}
+	}
+	const nobody = 65534
+	if why := unreadable(d.path("images/vmlinuz"), nobody, []int{nobody}); !strings.Contains(why, "images keeps the hypervisors' user out") {
+		t.Errorf("%q", why)
+	}
+	if why := unreadable(d.path("open/vmlinuz"), nobody, []int{nobody}); why != "" {
+		t.Errorf("%q", why)
+	}
+	if err := os.Chmod(d.path("open/vmlinuz"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if why := unreadable(d.path("open/vmlinuz"), nobody, []int{nobody}); !strings.Contains(why, "may not be read") {
+		t.Errorf("%q", why)
+	}
+}
+
+func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
+	d := newDoctor(t, map[string]string{"units/microvm@web.service.requires/microvm-tap-interfaces@web.service": ""})
+	vm, err := d.Host.VM("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := &hypervisor.Plan{Taps: []hypervisor.Tap{{ID: "vm-web"}}, Macvtaps: []hypervisor.Macvtap{{ID: "mv"}}}
+	d.units(vm, plan, map[string]Unit{
+		"microvm":                {Active: "failed", Result: "exit-code", Last: []string{"no kernel"}},
+		"microvm-tap-interfaces": {Active: "inactive", Skipped: true},
+	})
+	d.expect(t, "unit microvm@web", Failed, "exit-code: no kernel")
+	d.expect(t, "unit microvm-tap-interfaces@web", Failed, "microvm restart web")
+	d.expect(t, "unit microvm-macvtap-interfaces@web", Failed, "nothing pulls it in")
+	d.expect(t, "unit microvm-virtiofsd@web", OK, "not needed: the runner has no virtiofs shares")
+	d.expect(t, "unit microvm-set-booted@web", OK, "not started")
+}

@@ -1,0 +1,308 @@
+package doctor
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/statedir"
+	"microvm/internal/virtiofsd"
+)
+
+// Unit is what systemd knows of one of a VM's units.
+type Unit struct {
+	// Active is systemd's word: active, failed, inactive and so on; empty where
+	// the unit is not loaded.
+	Active string
+	Result string
+	// Skipped says that its condition was not met when it was last started.
+	Skipped bool
+	// Last is what it logged last, where it failed.
+	Last []string
+}
+
+// ExamineVM checks what a VM needs, and says what became of its units. units
+// are by template, as microvm-tap-interfaces.
+func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
+	d.findings = nil
+	p, err := vm.Current()
+	if err != nil {
+		d.failed("package", err.Error(), "install the VM again: microvm update "+vm.Name+", or install-microvm")
+		return d.findings
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		d.failed("package", err.Error(), "build and install the VM again: microvm update "+vm.Name)
+		return d.findings
+	}
+	d.ok("package", "%s, for %s", p.Dir(), plan.Hypervisor)
+	d.program(plan)
+	d.files(plan)
+	if plan.KVM != hypervisor.KVMUnused {
+		d.kvm()
+		if plan.KVM == hypervisor.KVMWanted && d.findings[len(d.findings)-1].Status == Failed {
+			d.findings[len(d.findings)-1].Status = Missing // it is emulated, slowly
+		}
+	}
+	d.interfaces(plan)
+	d.devices(plan)
+	d.shares(plan)
+	d.vsock(vm, plan)
+	d.memory(plan)
+	d.units(vm, plan, units)
+	return d.findings
+}
+
+func (d *Doctor) program(plan *hypervisor.Plan) {
+	if plan.Foreign {
+		d.ok("hypervisor", "the package starts it by its own bin/microvm-run")
+		return
+	}
+	path, err := exec.LookPath(plan.Argv[0])
+	if err != nil {
+		d.failed("hypervisor", fmt.Sprintf("%s: %v", plan.Argv[0], err), "install it, or name its package in the spec")
+		return
+	}
+	d.ok("hypervisor", "%s", path)
+}
+
+// files checks what the hypervisor reads, as its user.
+func (d *Doctor) files(plan *hypervisor.Plan) {
+	uid, gid, err := d.Host.Account()
+	if err != nil {
+		d.account()
+		return
+	}
+	gids := append(groupsOf(uid), gid)
+	for _, f := range plan.Files {
+		why := unreadable(f.Path, uid, gids)
+		if why != "" {
+			d.failed("file "+f.Role, why, fmt.Sprintf("put it there, and let user %s read it and search its directories, or correct the spec and install it again", d.Host.User))
+			continue
+		}
+		d.ok("file "+f.Role, "%s", f.Path)
+	}
+}
+
+func groupsOf(uid int) []int {
+	u, err := user.LookupId(strconv.Itoa(uid))
+	if err != nil {
+		return nil
+	}
+	ids, _ := u.GroupIds()
+	var out []int
+	for _, id := range ids {
+		if n, err := strconv.Atoi(id); err == nil {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// unreadable says why a user cannot read a file, by the modes of the file and
+// the directories on the way; empty where nothing is in the way.
+func unreadable(path string, uid int, gids []int) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err.Error()
+	}
+	for at := filepath.Dir(real); ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			return err.Error()
+		}
+		if !allows(info, uid, gids, 0o1) {
+			return fmt.Sprintf("%s: directory %s keeps the hypervisors' user out", path, at)
+		}
+		if at == "/" {
+			break
+		}
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return err.Error()
+	}
+	if !allows(info, uid, gids, 0o4) {
+		return fmt.Sprintf("%s may not be read by the hypervisors' user", path)
+	}
+	return ""
+}
+
+func (d *Doctor) interfaces(plan *hypervisor.Plan) {
+	if len(plan.Taps) > 0 {
+		d.device("tap interfaces", "dev/net/tun", "tun")
+	}
+	for _, m := range plan.Macvtaps {
+		if _, err := os.Stat(d.path("sys/class/net", m.Link)); err != nil {
+			d.failed("macvtap "+m.ID, "there is no interface "+m.Link+" to stand on", "bring it up, or correct macvtap.link in the spec")
+			continue
+		}
+		d.ok("macvtap "+m.ID, "stands on %s", m.Link)
+	}
+}
+
+// device checks for a device file that a module makes.
+func (d *Doctor) device(check, path, module string) {
+	if _, err := os.Stat(d.path(path)); err != nil {
+		d.failed(check, "there is no /"+path, "run: modprobe "+module)
+		return
+	}
+	d.ok(check, "/%s is there", path)
+}
+
+func (d *Doctor) devices(plan *hypervisor.Plan) {
+	for _, dev := range plan.PCI {
+		check, dir := "device "+dev.Address, d.path("sys/bus/pci/devices", dev.Address)
+		if _, err := os.Stat(dir); err != nil {
+			d.failed(check, "this machine has no such device", "find its address with lspci -D, and correct it in the spec")
+			continue
+		}
+		group, err := os.Readlink(filepath.Join(dir, "iommu_group"))
+		if err != nil {
+			d.failed(check, "it is in no IOMMU group", "turn VT-d or AMD-Vi on in the firmware, and on Intel boot with intel_iommu=on")
+			continue
+		}
+		d.ok(check, "in IOMMU group %s", filepath.Base(group))
+	}
+}
+
+func (d *Doctor) shares(plan *hypervisor.Plan) {
+	for _, s := range plan.Shares {
+		check := "share " + s.Tag
+		path, err := virtiofsd.Locate(s.Virtiofsd)
+		if err != nil {
+			d.failed(check, err.Error(), "install virtiofsd 1.8 or newer, the one that is written in Rust")
+			continue
+		}
+		if info, err := os.Stat(s.Source); filepath.IsAbs(s.Source) && err == nil && !info.IsDir() {
+			d.failed(check, s.Source+" is no directory", "correct the share's source in the spec")
+			continue
+		}
+		d.ok(check, "%s, by %s", s.Source, path)
+	}
+}
+
+func (d *Doctor) vsock(vm statedir.VM, plan *hypervisor.Plan) {
+	if plan.VsockCID == nil {
+		return
+	}
+	const check = "vsock"
+	names, _ := d.Host.Names()
+	for _, name := range names {
+		if name == vm.Name {
+			continue
+		}
+		if cid := cidOf(d.Host, name); cid != nil && *cid == *plan.VsockCID {
+			d.failed(check, fmt.Sprintf("VM %s has CID %d, too", name, *cid), "give one of them another vsock.cid, and install it again")
+			return
+		}
+	}
+	table, err := hypervisor.Table()
+	if err == nil && table[plan.Hypervisor].Vsock == "vhost" {
+		d.device(check, "dev/vhost-vsock", "vhost_vsock")
+		return
+	}
+	d.ok(check, "CID %d", *plan.VsockCID)
+}
+
+// cidOf is another VM's CID; nil where it has none, or cannot be read.
+func cidOf(host statedir.Host, name string) *int64 {
+	vm, err := host.VM(name)
+	if err != nil {
+		return nil
+	}
+	p, err := vm.Current()
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return nil
+	}
+	return plan.VsockCID
+}
+
+// hugetlb is an argument that takes memory from huge pages, as QEMU's.
+var hugetlb = regexp.MustCompile(`size=([0-9]+)M,.*hugetlb=on`)
+
+func (d *Doctor) memory(plan *hypervisor.Plan) {
+	need := 0
+	for _, arg := range plan.Argv {
+		if m := hugetlb.FindStringSubmatch(arg); m != nil {
+			n, _ := strconv.Atoi(m[1])
+			need += n
+		}
+	}
+	if need == 0 {
+		return
+	}
+	free, kib, err := d.freeHugepages()
+	if err != nil || free*kib/1024 < need {
+		d.failed("huge pages", fmt.Sprintf("it needs %d MiB, and %d MiB are free", need, free*kib/1024),
+			"if it is not running already, reserve more with sysctl vm.nr_hugepages=N")
+		return
+	}
+	d.ok("huge pages", "%d MiB of %d MiB that are free", need, free*kib/1024)
+}
+
+// pieces says what each helper is for, in the order of a start.
+var pieces = []struct{ unit, what string }{
+	{"microvm-set-booted", "helpers"},
+	{"microvm-tap-interfaces", "tap interfaces"},
+	{"microvm-macvtap-interfaces", "macvtap interfaces"},
+	{"microvm-pci-devices", "PCI devices"},
+	{"microvm-virtiofsd", "virtiofs shares"},
+}
+
+func (d *Doctor) units(vm statedir.VM, plan *hypervisor.Plan, units map[string]Unit) {
+	needed := statedir.Helpers(plan)
+	for _, p := range pieces {
+		wanted := slices.Contains(needed, p.unit) || p.unit == "microvm-set-booted" && len(needed) > 0
+		d.unit(vm, p.unit, units[p.unit], wanted, p.what)
+	}
+	d.unit(vm, "microvm", units["microvm"], true, "")
+}
+
+func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what string) {
+	name := template + "@" + vm.Name
+	check := "unit " + name
+	switch {
+	case u.Active == "failed":
+		detail := "failed with " + u.Result
+		if len(u.Last) > 0 {
+			detail += ": " + strings.Join(u.Last, "; ")
+		}
+		d.failed(check, detail, "mend that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+	case !wanted:
+		d.ok(check, "not needed: the runner has no %s", what)
+	case u.Skipped:
+		d.failed(check, "was skipped by its condition: what was booted has no "+what+", and what is installed has", "take it with: microvm restart "+vm.Name)
+	case template != "microvm" && template != "microvm-set-booted" && !d.pulledIn(vm, template):
+		d.failed(check, "is needed, and nothing pulls it in", "install the VM again, which makes the link in "+d.Host.UnitDir)
+	case u.Active == "" || u.Active == "inactive":
+		d.ok(check, "not started")
+	default:
+		d.ok(check, "%s", u.Active)
+	}
+}
+
+// pulledIn says whether the VM's unit requires a helper: by the link that an
+// installation makes, or by one of the host's configuration.
+func (d *Doctor) pulledIn(vm statedir.VM, template string) bool {
+	link := filepath.Join("microvm@"+vm.Name+".service.requires", template+"@"+vm.Name+".service")
+	for _, dir := range []string{d.Host.UnitDir, d.path("etc/systemd/system"), d.path("run/systemd/system")} {
+		if _, err := os.Lstat(filepath.Join(dir, link)); err == nil {
+			return true
+		}
+	}
+	return false
+}
