@@ -43,7 +43,7 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 		add("--fs", "vu,socket="+Literal(*share.Socket.Value)+",tag="+share.Tag)
 	}
 	for _, n := range s.Interfaces {
-		add("--net", fmt.Sprintf("tap,if=%s,mac=%s,qp=%d", n.ID, n.MAC, s.VCPU))
+		add("--net", fmt.Sprintf("tap,if=%s,mac=%s,mtu=1500,qp=%d", n.ID, n.MAC, s.VCPU))
 	}
 	if s.Vsock.CID != nil {
 		add("--vsock", fmt.Sprintf("vhost,cid=%d", *s.Vsock.CID))

@@ -153,7 +153,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := standardInput(plan); err != nil {
 		return err
 	}
-	return become(program, append(argv, extra...), append(environment(), plan.Env...), files.inherited())
+	return become(program, append(argv, extra...), environment(plan.Env), files.inherited())
 }
 
 // prepare does what has to be done before the hypervisor starts.
@@ -334,12 +334,20 @@ func switchUser(name string) error {
 	return becomeUser(name)
 }
 
-// environment is ours less what only we may use: the hypervisor is not to talk
-// to the service manager.
-func environment() []string {
-	return slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "MICROVM_")
+// environment is ours, with what more the plan says, less what only we may use:
+// the hypervisor is not to talk to the service manager.
+func environment(more []string) []string {
+	ours := slices.DeleteFunc(os.Environ(), func(v string) bool {
+		return strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "MICROVM_") ||
+			slices.ContainsFunc(more, func(m string) bool { return name(m) == name(v) })
 	})
+	return append(ours, more...)
+}
+
+// name is that of a variable, NAME=VALUE.
+func name(variable string) string {
+	n, _, _ := strings.Cut(variable, "=")
+	return n
 }
 
 // become executes program with the given descriptors, and no other, inherited.

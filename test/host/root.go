@@ -16,7 +16,7 @@ import (
 var packages = strings.Fields(`
 	systemd systemd-sysv systemd-container dbus udev kmod iproute2 iputils-ping procps psmisc
 	e2fsprogs xfsprogs btrfs-progs dosfstools qemu-system-x86 virtiofsd linux-image-amd64
-	strace netcat-openbsd openssh-client openssh-server tmux less
+	strace netcat-openbsd openssh-client openssh-server tmux less zstd
 `)
 
 const (

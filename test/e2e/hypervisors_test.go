@@ -1,0 +1,229 @@
+package e2e
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"microvm/internal/hypervisor"
+)
+
+// hypervisorsDir holds bin/PROGRAM of the hypervisors that MICROVM_TEST_HYPERVISORS
+// named outside.
+const hypervisorsDir = assets + "/hypervisors"
+
+// programs are the hypervisors' programs.
+var programs = map[string]string{
+	"alioth": "alioth", "cloud-hypervisor": "cloud-hypervisor", "crosvm": "crosvm",
+	"firecracker": "firecracker", "kvmtool": "lkvm", "qemu": "qemu-system-x86_64", "stratovirt": "stratovirt",
+}
+
+// cases are what each hypervisor is put through, in this order.
+var cases = []string{"ready", "tap", "share", "balloon", "killed", "stop", "volume"}
+
+// TestRealHypervisors takes a VM of each hypervisor that is there through its
+// life, and prints a table. Those that are not there are listed, and are no
+// failure: they are in no distribution.
+func TestRealHypervisors(t *testing.T) {
+	in(t, "vm")
+	table, err := hypervisor.Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := map[string]map[string]string{}
+	var missing []string
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		h := &trial{name: name, can: table[name], results: map[string]string{}}
+		if h.version = h.findVersion(); h.version == "" {
+			missing = append(missing, name)
+			continue
+		}
+		t.Run(name, func(t *testing.T) { h.run(t) })
+		results[name] = h.results
+	}
+	t.Logf("\n%snot run: %s", printTable(results), strings.Join(missing, ", "))
+}
+
+func printTable(results map[string]map[string]string) string {
+	var out strings.Builder
+	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', 0)
+	columns := append([]string{"hypervisor", "version"}, cases...)
+	_, _ = fmt.Fprintln(w, strings.Join(columns, "\t"))
+	for _, name := range slices.Sorted(maps.Keys(results)) {
+		row := []string{name}
+		for _, column := range columns[1:] {
+			row = append(row, results[name][column])
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
+	}
+	_ = w.Flush()
+	return out.String()
+}
+
+// trial is the life of one hypervisor's VM.
+type trial struct {
+	name, version string
+	can           hypervisor.Capabilities
+	results       map[string]string
+	vm, tap       string
+}
+
+// findVersion is what the program says of itself, "" where there is none.
+func (h *trial) findVersion() string {
+	program := hypervisorsDir + "/bin/" + programs[h.name]
+	if h.name == "qemu" {
+		program = programs[h.name]
+	}
+	if _, err := try("command -v " + program); err != nil {
+		return ""
+	}
+	out, _ := try(program + " --version 2>/dev/null | head -n 1 | grep -oE '[0-9]+\\.[0-9]+(\\.[0-9]+)?' | head -n 1")
+	if out == "" {
+		return "unknown"
+	}
+	return out
+}
+
+func (h *trial) spec() map[string]any {
+	h.vm = "hv-" + h.name
+	h.tap = "hv-" + h.name[:min(len(h.name), 12)]
+	return spec(h.vm, func(s map[string]any) {
+		words := []string{"mvguest.mount=data:/data:ext4", "mvguest.ip=10.78.0.2/24", "mvguest.read=/data/kept", "mvguest.write=/data/kept"}
+		s["hypervisor"] = h.name
+		s["interfaces"] = []any{tap(h.tap, 1)}
+		s["volumes"] = []any{map[string]any{"image": "data.img", "size": 64, "label": "data"}}
+		if h.name != "qemu" {
+			s[h.name] = map[string]any{"package": hypervisorsDir}
+		}
+		if h.can.Vsock != "none" && h.can.Vsock != "" {
+			s["vsock"] = map[string]any{"cid": 50}
+		}
+		s["balloon"] = h.can.Balloon
+		if slices.Contains(h.can.Shares, "virtiofs") {
+			s["shares"] = []any{map[string]any{"tag": "rw", "source": "/srv/hv", "proto": "virtiofs"}}
+			words = append(words, "mvguest.mount=rw:/rw:virtiofs", "mvguest.read=/rw/hello", "mvguest.write=/rw/reply")
+		} else if slices.Contains(h.can.Shares, "9p") {
+			s["shares"] = []any{map[string]any{"tag": "rw", "source": "/srv/hv", "proto": "9p"}}
+			words = append(words, "mvguest.mount=rw:/rw:9p", "mvguest.read=/rw/hello", "mvguest.write=/rw/reply")
+		}
+		s["kernelParams"] = words
+	})
+}
+
+// run goes from case to case; one that fails ends the VM's life.
+func (h *trial) run(t *testing.T) {
+	h.results["version"] = h.version
+	for _, c := range cases {
+		h.results[c] = "not reached"
+	}
+	sh(t, "rm -rf /srv/hv && mkdir -p /srv/hv && echo hello > /srv/hv/hello && chown -R microvm:kvm /srv/hv")
+	name := install(t, h.spec())
+	steps := map[string]func(*testing.T) string{
+		"ready": h.ready, "tap": h.ping, "share": h.share, "balloon": h.balloon, "killed": h.killed, "stop": h.stop, "volume": h.volume,
+	}
+	for _, c := range cases {
+		h.results[c] = "FAILED"
+		if ok := t.Run(c, func(t *testing.T) { h.results[c] = steps[c](t) }); !ok {
+			out, _ := try("microvm show " + name + "; " + logs(name) + " -o short-monotonic | tail -80")
+			t.Log(out)
+			return
+		}
+	}
+	nothingLeft(t, name)
+}
+
+// ready starts the VM; the result is what READY=1 means for it.
+func (h *trial) ready(t *testing.T) string {
+	began := time.Now()
+	sh(t, "systemctl start microvm@"+h.vm)
+	took := time.Since(began).Round(100 * time.Millisecond)
+	waitFor(t, h.vm, "test guest is up")
+	status := sh(t, "systemctl show -P StatusText microvm@"+h.vm)
+	if !h.can.GuestReadiness {
+		return "vmm"
+	}
+	if status != "test guest is up" {
+		t.Errorf("the unit's status is %q, not the guest's word", status)
+	}
+	return fmt.Sprintf("guest, %s", took)
+}
+
+func (h *trial) ping(t *testing.T) string {
+	sh(t, "ip address replace 10.78.0.1/24 dev "+h.tap+" && ping -c 1 -W 10 10.78.0.2")
+	return "ok"
+}
+
+func (h *trial) share(t *testing.T) string {
+	if len(h.can.Shares) == 0 {
+		return "none"
+	}
+	waitFor(t, h.vm, "write /rw/reply: (<nil>)")
+	waitFor(t, h.vm, `read /rw/hello: "hello\n"`)
+	if got, err := os.ReadFile("/srv/hv/reply"); err != nil || string(got) != "from the guest\n" {
+		t.Errorf("the share holds %q, %v", got, err)
+	}
+	if slices.Contains(h.can.Shares, "virtiofs") {
+		return "virtiofs"
+	}
+	return "9p"
+}
+
+// balloon takes memory from the guest.
+func (h *trial) balloon(t *testing.T) string {
+	if !h.can.Balloon {
+		return "none"
+	}
+	before := number(t, sh(t, "microvm balloon "+h.vm))
+	after := number(t, sh(t, fmt.Sprintf("microvm balloon %s %d", h.vm, before-48)))
+	if after > before-40 {
+		t.Errorf("the balloon took the guest from %d to %d MiB, not to %d", before, after, before-48)
+	}
+	return fmt.Sprintf("%d to %d", before, after)
+}
+
+func number(t *testing.T, text string) int {
+	t.Helper()
+	var n int
+	if _, err := fmt.Sscanf(text, "%d", &n); err != nil {
+		t.Fatalf("%q is no number", text)
+	}
+	return n
+}
+
+// killed kills the hypervisor; systemd brings the VM back.
+func (h *trial) killed(t *testing.T) string {
+	pid := sh(t, "systemctl show -P MainPID microvm@"+h.vm)
+	sh(t, "sync; kill -9 "+pid)
+	eventually(t, 300*time.Second, fmt.Sprintf("p=$(systemctl show -P MainPID microvm@%[1]s); test $p != 0 -a $p != %[2]s && systemctl is-active microvm@%[1]s", h.vm, pid))
+	eventually(t, 90*time.Second, "test $("+logs(h.vm)+" | grep -c 'test guest is up') = 2")
+	h.ping(t)
+	return "back"
+}
+
+// stop stops the VM; the result is whether its guest was asked.
+func (h *trial) stop(t *testing.T) string {
+	sh(t, "systemctl stop microvm@"+h.vm)
+	if !slices.Contains(h.can.Shutdown, "x86_64") {
+		return "SIGTERM"
+	}
+	if log := sh(t, logs(h.vm)); !strings.Contains(log, "marker written and synced to /data") || !strings.Contains(log, "Deactivated successfully") {
+		t.Errorf("the guest did not go down by itself:\n%s", log)
+	}
+	return "graceful"
+}
+
+// volume starts the VM once more, which finds what it wrote before.
+func (h *trial) volume(t *testing.T) string {
+	sh(t, "systemctl start microvm@"+h.vm)
+	waitFor(t, h.vm, `read /data/kept: "from the guest\n"`)
+	if slices.Contains(h.can.Shutdown, "x86_64") {
+		waitFor(t, h.vm, "found marker on /data")
+	}
+	sh(t, "systemctl stop microvm@"+h.vm)
+	return "kept"
+}
