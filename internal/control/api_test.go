@@ -1,0 +1,295 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"microvm/internal/hypervisor"
+)
+
+// socketPath is short enough for a Unix socket, which that of t.TempDir is not.
+func socketPath(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "api")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
+
+// hypervisorAPI answers as a hypervisor does, and writes down what it was asked.
+type hypervisorAPI struct {
+	mu      sync.Mutex
+	asked   []string
+	balloon int // MiB
+	answer  map[string]string
+}
+
+func (h *hypervisorAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	body, _ := io.ReadAll(r.Body)
+	call := strings.TrimSpace(r.Method + " " + r.URL.Path + " " + string(body))
+	h.asked = append(h.asked, call)
+	var resize struct {
+		CH *int64 `json:"desired_balloon"`
+		FC *int   `json:"amount_mib"`
+	}
+	if json.Unmarshal(body, &resize) == nil {
+		if resize.CH != nil {
+			h.balloon = int(*resize.CH >> 20)
+		}
+		if resize.FC != nil {
+			h.balloon = *resize.FC
+		}
+	}
+	text, ok := h.answer[r.Method+" "+r.URL.Path]
+	if !ok {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	if n := strings.Count(text, "%d"); n == 1 && strings.Contains(text, "memory_actual_size") {
+		text = fmt.Sprintf(text, (256-h.balloon)<<20)
+	} else if n == 1 {
+		text = fmt.Sprintf(text, h.balloon)
+	}
+	_, _ = io.WriteString(w, text)
+}
+
+func serveAPI(t *testing.T, h http.Handler) string {
+	t.Helper()
+	path := socketPath(t)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h, ReadHeaderTimeout: time.Second}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return path
+}
+
+func open(t *testing.T, method, path string) Client {
+	t.Helper()
+	c, err := Open(t.Context(), hypervisor.Control{Method: method, Socket: filepath.Base(path)}, filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func TestCloudHypervisorIsAskedInItsOwnWords(t *testing.T) {
+	h := &hypervisorAPI{answer: map[string]string{
+		"GET /api/v1/vm.info": `{"state":"Running","config":{"memory":{"size":268435456}},"memory_actual_size":%d}`,
+	}}
+	c := open(t, "cloud-hypervisor", serveAPI(t, h))
+	if ok, err := c.Running(t.Context()); !ok || err != nil {
+		t.Errorf("running: %t, %v", ok, err)
+	}
+	if err := c.PowerButton(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := c.CtrlAltDel(t.Context()); err == nil {
+		t.Error("it has no keyboard")
+	}
+	if got, err := c.Balloon(t.Context(), 200); got != 200 || err != nil {
+		t.Errorf("balloon: %d, %v", got, err)
+	}
+	if _, err := c.Balloon(t.Context(), 300); err == nil || !strings.Contains(err.Error(), "256 MiB") {
+		t.Errorf("more than there is: %v", err)
+	}
+	for _, want := range []string{"PUT /api/v1/vm.power-button", `PUT /api/v1/vm.resize {"desired_balloon":58720256}`} {
+		if !strings.Contains(strings.Join(h.asked, "\n"), want) {
+			t.Errorf("it was not asked %q but\n%s", want, strings.Join(h.asked, "\n"))
+		}
+	}
+}
+
+func TestFirecrackerIsAskedInItsOwnWords(t *testing.T) {
+	h := &hypervisorAPI{answer: map[string]string{
+		"GET /":                   `{"id":"anonymous-instance","state":"Running","vmm_version":"1.16.1"}`,
+		"GET /machine-config":     `{"vcpu_count":1,"mem_size_mib":256}`,
+		"GET /balloon/statistics": `{"target_mib":1,"actual_mib":%d}`,
+	}}
+	c := open(t, "firecracker", serveAPI(t, h))
+	if ok, err := c.Running(t.Context()); !ok || err != nil {
+		t.Errorf("running: %t, %v", ok, err)
+	}
+	if err := c.CtrlAltDel(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := c.PowerButton(t.Context()); err == nil {
+		t.Error("it has no power button")
+	}
+	if got, err := c.Balloon(t.Context(), 200); got != 200 || err != nil {
+		t.Errorf("balloon: %d, %v", got, err)
+	}
+	for _, want := range []string{`PUT /actions {"action_type":"SendCtrlAltDel"}`, `PATCH /balloon {"amount_mib":56}`} {
+		if !strings.Contains(strings.Join(h.asked, "\n"), want) {
+			t.Errorf("it was not asked %q but\n%s", want, strings.Join(h.asked, "\n"))
+		}
+	}
+}
+
+// TestAPIsThatMisbehaveAreErrorsInTime: the other side may be hostile.
+func TestAPIsThatMisbehaveAreErrorsInTime(t *testing.T) {
+	huge := strings.Repeat("x", maxAnswer+2)
+	for name, c := range map[string]struct{ answer, want string }{
+		"garbage":      {"garbage\n\n", "malformed HTTP"},
+		"closed":       {"", "EOF"},
+		"half a line":  {"HTTP/1.1 20", "malformed"},
+		"half an body": {"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "EOF"},
+		"no JSON":      {"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "is another program behind this socket"},
+		"huge":         {"HTTP/1.1 200 OK\r\nContent-Length: 1048578\r\n\r\n" + huge, "longer than"},
+		"huge header":  {"HTTP/1.1 200 OK\r\nX: " + huge + "\r\n\r\n", "headers"},
+		"refused":      {"HTTP/1.1 400 Bad Request\r\nContent-Length: 10\r\n\r\nno\nballoon", "400 Bad Request: no balloon"},
+		"elsewhere":    {"HTTP/1.1 302 Found\r\nLocation: http://example.org/\r\nContent-Length: 0\r\n\r\n", "302 Found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := open(t, "cloud-hypervisor", answerAlways(t, c.answer, false))
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			if _, err := client.Running(ctx); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%v, want %q", err, c.want)
+			}
+		})
+	}
+	t.Run("late", func(t *testing.T) {
+		client := open(t, "firecracker", answerAlways(t, "", true))
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		if err := client.CtrlAltDel(ctx); err == nil || time.Since(began) > 2*time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+	})
+	t.Run("nobody", func(t *testing.T) {
+		client := open(t, "firecracker", socketPath(t))
+		if _, err := client.Running(t.Context()); err == nil || !strings.Contains(err.Error(), "no such file") {
+			t.Error(err)
+		}
+	})
+}
+
+// answerAlways answers every connection with the same bytes, or never.
+func answerAlways(t *testing.T, answer string, never bool) string {
+	t.Helper()
+	path := socketPath(t)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = conn.Read(make([]byte, 4096))
+				if never {
+					time.Sleep(10 * time.Second)
+				}
+				_, _ = io.WriteString(conn, answer)
+				_ = conn.Close()
+			}()
+		}
+	}()
+	return path
+}
+
+// TestProgramsAreAskedInTheirOwnWords uses programs that write down what they
+// were asked, and misbehave.
+func TestProgramsAreAskedInTheirOwnWords(t *testing.T) {
+	dir := t.TempDir()
+	run := func(method, socket, script string) Client {
+		program := filepath.Join(dir, method)
+		if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$@\" >> asked\n"+script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		// As root, programs run as somebody else, here as root by name.
+		as := &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}
+		c, err := OpenAs(t.Context(), hypervisor.Control{Method: method, Socket: socket, Program: program}, dir, as)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	c := run("crosvm", "s", `case $1 in
+balloon) echo $(($2 / 1048576)) > size;;
+balloon_stats) echo "{\"BalloonStats\": {\"stats\": {\"total_memory\": $(((256 - $(cat size 2>/dev/null || echo 0)) * 1048576))}, \"balloon_actual\": $(($(cat size 2>/dev/null || echo 0) * 1048576))}}";;
+esac
+`)
+	if err := c.PowerButton(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got, err := c.Balloon(t.Context(), 200); got != 200 || err != nil {
+		t.Errorf("crosvm: %d, %v", got, err)
+	}
+	c = run("kvmtool", ".lkvm/web.sock", `case $1 in
+stat) printf '\n\tThe total amount of memory (in bytes):%d\n' $(($(cat left 2>/dev/null || echo 240) * 1048576));;
+balloon) echo $((240 - $5)) > left;;
+esac
+`)
+	if got, err := c.Balloon(t.Context(), 200); got != 200 || err != nil {
+		t.Errorf("kvmtool: %d, %v", got, err)
+	}
+	if err := c.PowerButton(t.Context()); err == nil {
+		t.Error("kvmtool has no power button")
+	}
+	asked, err := os.ReadFile(filepath.Join(dir, "asked"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"powerbtn s", "balloon 58720256 s", "stat --memory --name web", "balloon --name web --inflate 40"} {
+		if !strings.Contains(string(asked), want+"\n") {
+			t.Errorf("nobody asked %q but\n%s", want, asked)
+		}
+	}
+	for _, bad := range []struct{ script, want string }{
+		{"echo 'no such VM' >&2; exit 3", "no such VM"},
+		{"echo garbage", "prints no"},
+		{"yes | head -c 3000000", "prints no"},
+	} {
+		if _, err := run("crosvm", "s", bad.script).Balloon(t.Context(), 0); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%s: %v, want %q", bad.script, err, bad.want)
+		}
+		if _, err := run("kvmtool", "s", bad.script).Balloon(t.Context(), 0); err == nil || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("%s: %v, want %q", bad.script, err, bad.want)
+		}
+	}
+	if os.Getuid() == 0 {
+		c := mustOpen(t, hypervisor.Control{Method: "crosvm", Socket: "s", Program: filepath.Join(dir, "crosvm")}, dir)
+		if err := c.PowerButton(t.Context()); err == nil || !strings.Contains(err.Error(), "would run as root") {
+			t.Errorf("a package's program as root: %v", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if err := run("crosvm", "s", "exec sleep 30").PowerButton(ctx); err == nil || !strings.Contains(err.Error(), "no answer in time") {
+		t.Errorf("late: %v", err)
+	}
+}
+
+func mustOpen(t *testing.T, c hypervisor.Control, dir string) Client {
+	t.Helper()
+	client, err := Open(t.Context(), c, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
