@@ -19,8 +19,8 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 		return err
 	}
 	p.KVM = KVMRequired
-	// Its serial port polls standard input, which has to be something to poll.
-	p.HoldStdin = true
+	// Its serial port insists on a terminal as standard input.
+	p.TerminalStdin = true
 	p.Shutdown = noWayDown("alioth has no control socket")
 	p.Argv = []string{
 		program, "run",

@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // The files are embedded, so that the compiled test runs on any host.
 //
-//go:embed testdata/*.json testdata/*.golden
+//go:embed testdata/*.json testdata/*.golden testdata/grammar/*.json
 var testdata embed.FS
 
 var testOptions = Options{LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin"}

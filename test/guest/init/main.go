@@ -115,12 +115,28 @@ func loadModules() error {
 			return err
 		}
 		// One that has no device here may refuse.
-		if err := unix.FinitModule(int(module.Fd()), "", 0); err != nil && err != unix.EEXIST && err != unix.ENODEV {
+		if err := unix.FinitModule(int(module.Fd()), parameters(f), 0); err != nil && err != unix.EEXIST && err != unix.ENODEV {
 			say("module %s: %v", filepath.Base(f), err)
 		}
 		_ = module.Close()
 	}
 	return nil
+}
+
+// parameters are those that the kernel's command line has for a module, which
+// only the program that loads it can pass on: modprobe.d(5).
+func parameters(file string) string {
+	base := strings.TrimSuffix(filepath.Base(file), ".ko")
+	_, name, _ := strings.Cut(base, "-") // behind the number of its turn
+	prefix := strings.ReplaceAll(name, "-", "_") + "."
+	data, _ := os.ReadFile("/proc/cmdline")
+	var out []string
+	for _, w := range strings.Fields(string(data)) {
+		if value, ok := strings.CutPrefix(w, prefix); ok {
+			out = append(out, value)
+		}
+	}
+	return strings.Join(out, " ")
 }
 
 // catchKeys asks the kernel for SIGINT on ctrl-alt-del, reboot(2), and for the
