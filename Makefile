@@ -5,6 +5,10 @@ DESTDIR    ?=
 BINDIR     ?= $(PREFIX)/bin
 LIBEXECDIR ?= $(PREFIX)/lib/microvm
 UNITDIR    ?= $(PREFIX)/lib/systemd/system
+MANDIR     ?= $(PREFIX)/share/man/man1
+BASHDIR    ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR     ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR    ?= $(PREFIX)/share/fish/vendor_completions.d
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 
 COMMANDS := microvm install-microvm
@@ -24,8 +28,14 @@ build: ## build the programs into build/bin
 	@mkdir -p build/bin
 	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.libexecDir=$(LIBEXECDIR) -X main.binDir=$(BINDIR)' -o build/bin ./cmd/...
 
+.PHONY: man
+man: build ## write the manual pages and the shells' completions into build/
+	@rm -rf build/man build/completions && mkdir -p build/completions
+	build/bin/microvm man build/man
+	@for shell in bash zsh fish; do build/bin/microvm completion $$shell > build/completions/$$shell || exit 1; done
+
 .PHONY: install
-install: build ## install programs, units and their companions (PREFIX=, DESTDIR=)
+install: man ## install programs, units and their companions (PREFIX=, DESTDIR=)
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(UNITDIR)'
 	install -m 755 $(addprefix build/bin/,$(COMMANDS)) '$(DESTDIR)$(BINDIR)'
 	install -m 755 $(addprefix build/bin/,$(HELPERS)) '$(DESTDIR)$(LIBEXECDIR)'
@@ -39,6 +49,10 @@ install: build ## install programs, units and their companions (PREFIX=, DESTDIR
 	install -D -m 644 systemd/microvm.tmpfiles.conf '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/microvm.conf'
 	install -D -m 644 systemd/microvm.modules-load.conf '$(DESTDIR)$(PREFIX)/lib/modules-load.d/microvm.conf'
 	install -D -m 644 systemd/60-microvm.rules '$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-microvm.rules'
+	install -D -m 644 -t '$(DESTDIR)$(MANDIR)' build/man/*.1
+	install -D -m 644 build/completions/bash '$(DESTDIR)$(BASHDIR)/microvm'
+	install -D -m 644 build/completions/zsh '$(DESTDIR)$(ZSHDIR)/_microvm'
+	install -D -m 644 build/completions/fish '$(DESTDIR)$(FISHDIR)/microvm.fish'
 	@if [ -z '$(DESTDIR)' ]; then systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; fi
 
 .PHONY: uninstall
@@ -49,6 +63,8 @@ uninstall: ## remove what install installed; VMs and their state stay
 	rmdir '$(DESTDIR)$(UNITDIR)/multi-user.target.wants' 2>/dev/null || true
 	rm -f '$(DESTDIR)$(PREFIX)/lib/sysusers.d/microvm.conf' '$(DESTDIR)$(PREFIX)/lib/tmpfiles.d/microvm.conf'
 	rm -f '$(DESTDIR)$(PREFIX)/lib/modules-load.d/microvm.conf' '$(DESTDIR)$(PREFIX)/lib/udev/rules.d/60-microvm.rules'
+	rm -f '$(DESTDIR)$(MANDIR)'/microvm.1 '$(DESTDIR)$(MANDIR)'/microvm-*.1
+	rm -f '$(DESTDIR)$(BASHDIR)/microvm' '$(DESTDIR)$(ZSHDIR)/_microvm' '$(DESTDIR)$(FISHDIR)/microvm.fish'
 	rmdir '$(DESTDIR)$(LIBEXECDIR)' 2>/dev/null || test ! -d '$(DESTDIR)$(LIBEXECDIR)'
 	@if [ -z '$(DESTDIR)' ]; then systemctl daemon-reload; fi
 

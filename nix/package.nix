@@ -59,6 +59,13 @@ buildGoModule {
     for unit in systemd/*.service systemd/*.target; do
       sed "s|@LIBEXECDIR@|$out/lib/microvm|g" $unit > $out/lib/systemd/system/''${unit##*/}
     done
+    $out/bin/microvm man $out/share/man/man1
+    for shell in bash zsh fish; do
+      $out/bin/microvm completion $shell > microvm.$shell
+    done
+    install -D -m 644 microvm.bash $out/share/bash-completion/completions/microvm
+    install -D -m 644 microvm.zsh $out/share/zsh/site-functions/_microvm
+    install -D -m 644 microvm.fish $out/share/fish/vendor_completions.d/microvm.fish
     install -D -m 644 systemd/microvm.sysusers.conf $out/lib/sysusers.d/microvm.conf
     install -D -m 644 systemd/microvm.tmpfiles.conf $out/lib/tmpfiles.d/microvm.conf
     install -D -m 644 systemd/microvm.modules-load.conf $out/lib/modules-load.d/microvm.conf

@@ -101,8 +101,11 @@ func (c *Command) root() *cobra.Command {
 	for _, sub := range []*cobra.Command{
 		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
 		c.create(), c.update(), c.status(), c.logs(), c.start(), c.stop(), c.restart(), c.enable(), c.disable(),
-		c.rollback(), c.rm(), c.ssh(), c.vsockProxy(), c.console(), c.analyze(), c.doctor(),
+		c.rollback(), c.rm(), c.ssh(), c.vsockProxy(), c.console(), c.analyze(), c.doctor(), c.man(),
 	} {
+		if sub.ValidArgsFunction == nil {
+			sub.ValidArgsFunction = c.complete(completions[sub.Name()])
+		}
 		args := sub.Args
 		sub.Args = func(cmd *cobra.Command, words []string) error {
 			if err := args(cmd, words); err != nil {

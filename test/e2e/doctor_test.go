@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 // finding is one of the doctor's.
@@ -62,6 +63,7 @@ func TestDoctorFindsLeftoversAndSaysHowToRemoveThem(t *testing.T) {
 		t.Errorf("a running VM's are none: %+v", got)
 	}
 	want(t, 0, nil, "stop", name)
+	nothingLeft(t, name)
 }
 
 func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
@@ -82,7 +84,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	}
 	want(t, 0, nil, "stop", name)
 	// A foreign interface in place of the tap fails the helper.
-	sh(t, "ip link add vm-patient type bridge")
+	eventually(t, 5*time.Second, "ip link add vm-patient type bridge") // the helpers follow the VM
 	t.Cleanup(func() { _, _ = try("ip link delete vm-patient") })
 	want(t, 1, nil, "start", name)
 	if got := findings(t, name)["unit microvm-tap-interfaces@patient"]; got.Status != "failed" || !strings.Contains(got.Detail, "vm-patient") || !strings.Contains(got.Remedy, "microvm start patient") {

@@ -1,0 +1,192 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// man writes the manual pages, for packagers.
+func (c *Command) man() *cobra.Command {
+	return &cobra.Command{
+		Use:    "man DIR",
+		Short:  "Write the manual pages into a directory",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := os.MkdirAll(args[0], 0o755); err != nil { //nolint:gosec // for everybody
+				return fmt.Errorf("make a directory for the manual: %w", err)
+			}
+			for name, text := range manual(cmd.Root(), c.Version) {
+				if err := os.WriteFile(filepath.Join(args[0], name), []byte(text), 0o644); err != nil { //nolint:gosec // for everybody
+					return fmt.Errorf("write a page of the manual: %w", err)
+				}
+			}
+			return nil
+		},
+	}
+}
+
+// manual are the pages by file name: one of the whole, and one a command.
+func manual(root *cobra.Command, version string) map[string]string {
+	pages := map[string]string{}
+	var names []string
+	for _, cmd := range root.Commands() {
+		if !documented(cmd) {
+			continue
+		}
+		name := "microvm-" + cmd.Name()
+		names = append(names, name)
+		p := newPage(name, version, cmd.Short)
+		p.section("SYNOPSIS")
+		p.synopsis(strings.TrimSuffix(cmd.UseLine(), " [flags]"))
+		p.section("DESCRIPTION")
+		p.text(longOf(cmd))
+		p.flags(cmd.NonInheritedFlags())
+		p.section("SEE ALSO")
+		p.line(`\fBmicrovm\fR(1)`)
+		pages[name+".1"] = p.String()
+	}
+	p := newPage("microvm", version, root.Short)
+	p.section("SYNOPSIS")
+	p.synopsis("microvm COMMAND [ARGUMENTS]")
+	p.section("DESCRIPTION")
+	p.text(about)
+	p.section("COMMANDS")
+	for _, cmd := range root.Commands() {
+		if documented(cmd) {
+			p.item(`\fB`+roff(cmd.Name())+`\fR(1)`, cmd.Short)
+		}
+	}
+	for _, s := range []struct {
+		title string
+		items [][2]string
+	}{{"EXIT STATUS", exitStatus}, {"ENVIRONMENT", environment}, {"FILES", files}} {
+		p.section(s.title)
+		for _, i := range s.items {
+			p.item(`\fB`+roff(i[0])+`\fR`, i[1])
+		}
+	}
+	p.section("SEE ALSO")
+	p.line(`\fB` + roff(strings.Join(names, "(1), ")) + `(1)\fR`)
+	pages["microvm.1"] = p.String()
+	return pages
+}
+
+// documented leaves out what cobra brings and what is for programs.
+func documented(cmd *cobra.Command) bool {
+	return !cmd.Hidden && cmd.Name() != "help" && cmd.Name() != "completion"
+}
+
+func longOf(cmd *cobra.Command) string {
+	if cmd.Long != "" {
+		return cmd.Long
+	}
+	return cmd.Short + "."
+}
+
+// about, and what follows, is what no command's help says.
+const about = "A VM is one file, a spec, compiled into a runner package, installed in the state\n" +
+	"directory, and run by systemd as microvm@NAME.service. This command does all of that,\n" +
+	"and looks after the VMs.\n\n" +
+	"The flags of microvm.nix's command are understood as well: -c NAME, -u NAME, -Ru NAME,\n" +
+	"-r NAME, -s NAME, -l and -f FLAKE."
+
+var (
+	exitStatus = [][2]string{
+		{"0", "It is done."},
+		{"1", "It failed; the last line on standard error says why, and what to do."},
+		{"2", "The command line is wrong."},
+		{"3", "There is no such VM."},
+		{"4", "It failed for some of several VMs."},
+	}
+	environment = [][2]string{
+		{"MICROVM_STATE_DIR", "Where the VMs are, by default /var/lib/microvms."},
+		{"MICROVM_RUNTIME_DIR", "Where the helpers record what they did, by default /run/microvm."},
+		{"MICROVM_USER, MICROVM_GROUP", "As whom hypervisors run, by default microvm and kvm."},
+		{"NO_COLOR", "Where it is set, there is no colour. Elsewhere there is some on terminals."},
+	}
+	files = [][2]string{
+		{"/var/lib/microvms/NAME", "The VM's directory: its volumes and sockets, and the links current, booted and old."},
+	}
+)
+
+// page is a manual page in the macros of man(7).
+type page struct{ strings.Builder }
+
+func newPage(name, version, short string) *page {
+	p := &page{}
+	p.line(fmt.Sprintf(`.TH %q 1 "" %q "microVMs"`, strings.ToUpper(name), "microvm "+version))
+	p.section("NAME")
+	p.line(roff(name) + ` \- ` + roff(strings.ToLower(short[:1])+short[1:]))
+	return p
+}
+
+func (p *page) line(text string) { p.WriteString(text + "\n") }
+
+func (p *page) section(title string) { p.line(".SH " + title) }
+
+func (p *page) synopsis(use string) {
+	name, rest, _ := strings.Cut(use, " ")
+	p.line(`\fB` + roff(name) + `\fR ` + roff(rest))
+}
+
+func (p *page) item(term, text string) {
+	p.line(".TP")
+	p.line(term)
+	p.line(roff(text))
+}
+
+// text prints paragraphs; indented lines stay as they are.
+func (p *page) text(text string) {
+	verbatim := false
+	for line := range strings.SplitSeq(text, "\n") {
+		if indented := strings.HasPrefix(line, "  "); indented != verbatim && line != "" {
+			p.line(map[bool]string{true: ".PP\n.nf", false: ".fi"}[indented])
+			verbatim = indented
+		}
+		if line == "" {
+			line = ".PP"
+		} else {
+			line = roff(line)
+		}
+		p.line(line)
+	}
+	if verbatim {
+		p.line(".fi")
+	}
+}
+
+func (p *page) flags(flags *pflag.FlagSet) {
+	first := true
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		if first {
+			p.section("OPTIONS")
+			first = false
+		}
+		term := `\fB` + roff("--"+f.Name) + `\fR`
+		if f.Shorthand != "" {
+			term = `\fB` + roff("-"+f.Shorthand) + `\fR, ` + term
+		}
+		if value, _ := pflag.UnquoteUsage(f); value != "" {
+			term += ` \fI` + roff(strings.ToUpper(value)) + `\fR`
+		}
+		p.item(term, strings.ToUpper(f.Usage[:1])+f.Usage[1:]+".")
+	})
+}
+
+// roff escapes text for troff, groff_char(7).
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`, "…", "...").Replace(text)
+	if strings.HasPrefix(text, ".") || strings.HasPrefix(text, "'") {
+		return `\&` + text
+	}
+	return text
+}

@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func TestManualHasEveryCommandAndFlag(t *testing.T) {
+	h := newHost(t)
+	if code := h.microvm("man", "man"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	page := func(name string) string {
+		data, err := os.ReadFile(filepath.Join(h.dir, "man", name+".1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	whole := page("microvm")
+	c := &Command{}
+	for _, cmd := range c.root().Commands() {
+		if !documented(cmd) {
+			continue
+		}
+		text := page("microvm-" + cmd.Name())
+		if !strings.Contains(whole, `\fB`+roff(cmd.Name())+`\fR(1)`) {
+			t.Errorf("microvm(1) does not name %s", cmd.Name())
+		}
+		cmd.NonInheritedFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Name != "help" && !strings.Contains(text, roff("--"+f.Name)) {
+				t.Errorf("microvm-%s(1) has no --%s", cmd.Name(), f.Name)
+			}
+		})
+	}
+	for _, want := range []string{".SH EXIT STATUS", "NO_COLOR", `MICROVM_STATE_DIR`} {
+		if !strings.Contains(whole, want) {
+			t.Errorf("microvm(1) has no %q", want)
+		}
+	}
+	// What troff would take for a request is escaped, whatever a help text says.
+	if got := roff(".SH a-b \\x"); got != `\&.SH a\-b \ex` {
+		t.Errorf("%s", got)
+	}
+	groff, err := exec.LookPath("groff")
+	if err != nil {
+		return
+	}
+	pages, _ := filepath.Glob(filepath.Join(h.dir, "man", "*.1"))
+	if out, err := exec.Command(groff, append([]string{"-man", "-ww", "-Tutf8", "-z"}, pages...)...).CombinedOutput(); err != nil || len(out) > 0 { //nolint:gosec // the test's own files
+		t.Errorf("groff says %v: %s", err, out)
+	}
+}
+
+func TestShellsAreOfferedTheVMs(t *testing.T) {
+	h := newHost(t)
+	for _, name := range []string{"web", "db", ".store"} {
+		if err := os.Mkdir(filepath.Join(h.dir, "state", name), 0o755); err != nil { //nolint:gosec // a test's own
+			t.Fatal(err)
+		}
+	}
+	const none, noFiles, files, extension = "", ":4\n", ":0\n", ":8\n"
+	for _, test := range []struct {
+		words     []string
+		offers    string
+		directive string
+	}{
+		{[]string{"status", ""}, "db\nweb\n", noFiles},
+		{[]string{"status", "w"}, "db\nweb\n", noFiles}, // the shell picks those that begin so
+		{[]string{"status", "web", ""}, none, noFiles},
+		{[]string{"stop", "web", ""}, "db\n", noFiles},
+		{[]string{"run", ""}, "db\nweb\n", files},
+		{[]string{"build", ""}, "json\n", extension},
+		{[]string{"list", ""}, none, noFiles},
+	} {
+		if code := h.microvm(append([]string{"__complete"}, test.words...)...); code != 0 {
+			t.Fatalf("%q: exit code %d, %s", test.words, code, &h.stderr)
+		}
+		got := h.stdout.String()
+		if got != test.offers+test.directive {
+			t.Errorf("%q: offered %q, want %q", test.words, got, test.offers+test.directive)
+		}
+	}
+}
+
+func TestEachShellHasItsScript(t *testing.T) {
+	h := newHost(t)
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if code := h.microvm("completion", shell); code != 0 || !strings.Contains(h.stdout.String(), "microvm") {
+			t.Errorf("%s: exit code %d, %s", shell, code, &h.stderr)
+		}
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			continue
+		}
+		check := exec.Command(path, "-n") //nolint:gosec // a shell
+		check.Stdin = strings.NewReader(h.stdout.String())
+		if out, err := check.CombinedOutput(); err != nil {
+			t.Errorf("%s does not take its script: %v\n%s", shell, err, out)
+		}
+	}
+}
