@@ -126,7 +126,7 @@ func newPage(name, version, short string) *page {
 	return p
 }
 
-func (p *page) line(text string) { p.WriteString(text + "\n") }
+func (p *page) line(text string) { _, _ = p.WriteString(text + "\n") }
 
 func (p *page) section(title string) { p.line(".SH " + title) }
 
