@@ -59,11 +59,15 @@ func builder() *hypervisor.Builder { return &hypervisor.Builder{Version: program
 
 var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)
 
-// programVersion runs program --version, bounded in time.
+// programVersion runs program --version, or -version, which is how StratoVirt
+// has it, bounded in time.
 func programVersion(program string) (major, minor int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:gosec // the hypervisor that the spec names
+	if errors.As(err, new(*exec.ExitError)) {
+		out, err = exec.CommandContext(ctx, program, "-version").Output() //nolint:gosec // the hypervisor that the spec names
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("ask %s for its version: %w", program, err)
 	}

@@ -3,50 +3,87 @@ package hypervisor
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"microvm/internal/spec"
 )
 
-// alioth compiles for Alioth 0.12; options as "alioth run --help" of that version
-// lists them.
+// alioth compiles for Alioth 0.12.0; options as in its alioth-cli/src/boot and
+// as "alioth boot --help" lists them.
 type alioth struct{}
+
+// aliothArgs collects the argument vector of one VM.
+type aliothArgs struct {
+	s    *spec.Spec
+	argv []string
+	// objects are values that cannot stand in an option themselves.
+	objects []string
+}
 
 func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Alioth.Package, "alioth", "alioth")
 	var err error
 	p.Readiness, err = readiness(s, true, nil, "")
-	if err := asFaults(refuseCommas(s), err); err != nil {
+	if err := asFaults(fixedSocket(s, "alioth has none"), err); err != nil {
 		return err
 	}
 	p.KVM = KVMRequired
-	// Its serial port insists on a terminal as standard input.
+	// Its serial port asks standard input for its terminal settings, and ends
+	// where there are none.
 	p.TerminalStdin = true
+	p.StaleSockets = nil
 	p.Shutdown = noWayDown("alioth has no control socket")
-	p.Argv = []string{
-		program, "run",
+	noteMachineID(s, p)
+	a := &aliothArgs{s: s}
+	a.add(program, "run",
 		"--memory", fmt.Sprintf("size=%dM,backend=memfd", s.Mem),
-		"--cpu", "count=" + strconv.Itoa(s.VCPU),
-		"--kernel", Literal(s.Kernel),
-	}
-	add := func(words ...string) { p.Argv = append(p.Argv, words...) }
+		"--cpu", "count="+strconv.Itoa(s.VCPU),
+		"--kernel", Literal(s.Kernel))
 	if s.InitrdPath != "" {
-		add("--initramfs", Literal(s.InitrdPath))
+		a.add("--initramfs", Literal(s.InitrdPath))
 	}
-	add("--cmdline", kernelCommandLine(s, p, serialConsole(s), "reboot=t", "panic=-1"), "--entropy")
-	if *s.StoreOnDisk {
-		add("--blk", "file,path="+Literal(s.StoreDisk)+",readonly=true")
-	}
-	for _, v := range s.Volumes {
-		add("--blk", fmt.Sprintf("file,path=%s,readonly=%t", Literal(v.Image), v.ReadOnly))
-	}
+	a.add("--cmdline", kernelCommandLine(s, p, serialConsole(s), "reboot=t", "panic=-1"), "--entropy")
+	a.disks()
 	for _, share := range s.Shares {
-		add("--fs", "vu,socket="+Literal(*share.Socket.Value)+",tag="+share.Tag)
+		a.add("--fs", "vu,socket="+a.value(*share.Socket.Value)+",tag="+a.value(share.Tag))
 	}
 	for _, n := range s.Interfaces {
-		add("--net", fmt.Sprintf("tap,if=%s,mac=%s,mtu=1500,qp=%d", n.ID, n.MAC, s.VCPU))
+		// mtu has no default.
+		a.add("--net", fmt.Sprintf("tap,if=%s,mac=%s,mtu=1500,qp=%d", a.value(n.ID), n.MAC, s.VCPU))
 	}
 	if s.Vsock.CID != nil {
-		add("--vsock", fmt.Sprintf("vhost,cid=%d", *s.Vsock.CID))
+		a.add("--vsock", fmt.Sprintf("vhost,cid=%d", *s.Vsock.CID))
 	}
+	if s.Balloon {
+		a.add("--balloon", "free_page_reporting=true")
+		p.Notes = append(p.Notes, "alioth cannot set the size of its balloon: through it the guest gives back pages that it does not use")
+	}
+	for _, object := range a.objects {
+		a.add("--object", object)
+	}
+	p.Argv = a.argv
 	return nil
+}
+
+func (a *aliothArgs) add(words ...string) { a.argv = append(a.argv, words...) }
+
+func (a *aliothArgs) disks() {
+	if *a.s.StoreOnDisk {
+		a.add("--blk", "file,path="+a.value(a.s.StoreDisk)+",readonly=true")
+	}
+	for _, v := range a.s.Volumes {
+		a.add("--blk", fmt.Sprintf("file,path=%s,readonly=%t", a.value(v.Image), v.ReadOnly))
+	}
+}
+
+// value is text as the value of a key. What holds a comma or an equals sign, or
+// looks like the name of an object, stands in an object of its own.
+func (a *aliothArgs) value(text string) string {
+	const prefix = "id_"
+	if !strings.ContainsAny(text, ",=") && !strings.HasPrefix(text, prefix) {
+		return Literal(text)
+	}
+	id := prefix + strconv.Itoa(len(a.objects))
+	a.objects = append(a.objects, id+","+Literal(text))
+	return id
 }

@@ -90,3 +90,21 @@ func refuseCommas(s *spec.Spec) spec.Faults {
 func noWayDown(why string) Shutdown {
 	return Shutdown{Method: ShutdownNone, Why: why + ": it gets SIGTERM at once, and the guest loses what it has not synced"}
 }
+
+// fixedSocket refuses a socket of the spec's own choice where the hypervisor
+// cannot follow it.
+func fixedSocket(s *spec.Spec, why string) spec.Faults {
+	if s.Socket.Value == nil || *s.Socket.Value == s.Name+".sock" {
+		return nil
+	}
+	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s; leave the field out", *s.Socket.Value, why)}}
+}
+
+// noteMachineID tells where a UUID goes that the guest cannot be given: there is
+// no SMBIOS.
+func noteMachineID(s *spec.Spec, p *Plan) {
+	id := s.MachineID.Value
+	if id != nil && *id != spec.DefaultMachineID(s.Name) {
+		p.Notes = append(p.Notes, s.Hypervisor+" has no SMBIOS tables: its guest does not see machineId, only systemd-machined does")
+	}
+}

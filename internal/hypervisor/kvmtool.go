@@ -5,38 +5,58 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"microvm/internal/spec"
 )
 
-// kvmtool compiles for kvmtool (lkvm) of 2024 and 2025, which has no releases;
-// options as in its builtin-run.c, disk/core.c and virtio/net.c.
+// kvmtool compiles for kvmtool (lkvm) as of August 2024, commit b48735e, which
+// calls itself 3.18.0 as all before it: it has no releases. Options as in its
+// builtin-run.c, disk/core.c, virtio/net.c and virtio/9p.c.
 type kvmtool struct{}
+
+// Limits of kvmtool.
+const (
+	// kvmtoolDiskLimit is MAX_DISK_IMAGES, kvm/disk-image.h.
+	kvmtoolDiskLimit = 4
+	// maxKernelLine is COMMAND_LINE_SIZE less its NUL, of x86 and arm64 kernels;
+	// kvmtool cuts off what is longer.
+	maxKernelLine = 2047
+	// maxKvmtoolSocket is what sun_path leaves for HOME/.lkvm//NAME.sock.
+	maxKvmtoolSocket = 107
+)
 
 func (kvmtool) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Kvmtool.Package, "lkvm", "lkvm")
-	// Below HOME, kvm-ipc.c; the spec's socket is of no use to it.
-	socket := filepath.Join(".lkvm", s.Name+".sock")
-	control := &Control{Method: "kvmtool", Socket: socket, Program: program}
+	name := kvmtoolName(s)
+	// Below HOME, kvm-ipc.c.
+	control := &Control{Method: "kvmtool", Socket: filepath.Join(".lkvm", name+".sock"), Program: program}
+	if s.Socket.Value == nil {
+		control = nil // it is there all the same, and nobody uses it
+	}
 	var err error
 	p.Readiness, err = readiness(s, true, control, "")
-	if err := asFaults(refuseCommas(s), err); err != nil {
+	line := kernelCommandLine(s, p, kvmtoolKernel(s)...)
+	if err := asFaults(kvmtoolFaults(s, line), err); err != nil {
 		return err
 	}
 	p.KVM = KVMRequired
 	p.Env = []string{"HOME=."}
-	// Its serial port reads standard input, and takes an end for a reason to spin.
+	// Its serial port reads standard input, and takes an end for a character.
 	p.HoldStdin = true
-	p.StaleSockets = append(p.StaleSockets, socket)
-	p.Shutdown = noWayDown("kvmtool has no power button and no keyboard, and lkvm stop is not graceful")
+	p.StaleSockets = []string{filepath.Join(".lkvm", name+".sock")}
+	p.Shutdown = noWayDown("kvmtool has neither a power button nor keys to press, and its own stop command ends it as a signal does")
 	if s.Balloon {
 		p.Balloon = control
 	}
+	kvmtoolNotes(s, p)
 	p.Argv = slices.Concat(
-		[]string{program, "run", "--name", Literal(s.Name), "-m", strconv.Itoa(s.Mem), "-c", strconv.Itoa(s.VCPU)},
-		[]string{"--console", "serial", "--rng", "-k", Literal(s.Kernel)},
+		[]string{program, "run", "--name", Literal(name), "-m", strconv.Itoa(s.Mem), "-c", strconv.Itoa(s.VCPU)},
+		// Without, it adds root=/dev/vda to the command line and, where there is
+		// neither a disk nor an initrd, a root directory of its own below HOME.
+		[]string{"--nodefaults", "--console", "serial", "--rng", "-k", Literal(s.Kernel)},
 		kvmtoolInitrd(s),
-		[]string{"-p", kernelCommandLine(s, p, serialConsole(s), "reboot=k", "panic=-1")},
+		[]string{"-p", line},
 		kvmtoolDisks(s), kvmtoolShares(s), kvmtoolInterfaces(s, p),
 	)
 	if s.Balloon {
@@ -49,6 +69,70 @@ func (kvmtool) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 		p.Argv = append(p.Argv, "--vsock", strconv.FormatInt(*s.Vsock.CID, 10))
 	}
 	return nil
+}
+
+// kvmtoolName is the name that kvmtool's control socket has: the VM's, unless
+// the path would not fit. Each VM has a HOME of its own, so a name for all does.
+func kvmtoolName(s *spec.Spec) string {
+	if len("/var/lib/microvms/")+2*len(s.Name)+len("/.lkvm//.sock") > maxKvmtoolSocket {
+		return "vm"
+	}
+	return s.Name
+}
+
+func kvmtoolFaults(s *spec.Spec, line string) spec.Faults {
+	faults := refuseCommas(s)
+	faults = append(faults, fixedSocket(s, "kvmtool has its own, .lkvm/NAME.sock in the state directory")...)
+	if s.Balloon && s.Socket.Value == nil {
+		faults.Addf("balloon", "is set through the control socket; set socket")
+	}
+	disks := len(s.Volumes)
+	if *s.StoreOnDisk {
+		disks++
+	}
+	if disks > kvmtoolDiskLimit {
+		faults.Addf("volumes", "kvmtool has room for %d disks, and the spec has %d with the store's; merge some", kvmtoolDiskLimit, disks)
+	}
+	users := 0
+	for i, n := range s.Interfaces {
+		if n.Type != "user" {
+			continue
+		}
+		if users++; users > 1 {
+			faults.Addf(fmt.Sprintf("interfaces[%d].type", i), "kvmtool has one user network at most; remove this one or make it a tap")
+		}
+	}
+	for i, share := range s.Shares {
+		if strings.HasPrefix(share.SecurityModel, "mapped") {
+			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool keeps no owners beside the files; write none or passthrough, or take qemu, which has %s", share.SecurityModel)
+		}
+	}
+	if len(line) > maxKernelLine {
+		faults.Addf("kernelParams", "the kernel's command line has %d bytes with what kvmtool needs; at most %d arrive, so shorten it", len(line), maxKernelLine)
+	}
+	return faults
+}
+
+// kvmtoolKernel is what a guest needs to know of the machine, which has no ACPI:
+// the words that kvmtool itself would add (x86/kvm.c). Its serial port is an
+// 8250 on both architectures.
+func kvmtoolKernel(s *spec.Spec) []string {
+	words := []string{"console=ttyS0", "reboot=k", "panic=-1"}
+	if s.Arch != "x86_64" {
+		return words
+	}
+	return append(words, "earlyprintk=serial", "noapic", "pci=conf1",
+		"i8042.direct=1", "i8042.dumbkbd=1", "i8042.nopnp=1", "i8042.noaux=1")
+}
+
+func kvmtoolNotes(s *spec.Spec, p *Plan) {
+	if s.Arch == "x86_64" {
+		p.Notes = append(p.Notes, "kvmtool cannot turn its machine off: a guest that powers off halts and stays, so end it from within with reboot")
+	}
+	if s.Balloon && *s.DeflateOnOOM {
+		p.Notes = append(p.Notes, "kvmtool's balloon does not give memory back by itself, as deflateOnOOM would have it")
+	}
+	noteMachineID(s, p)
 }
 
 func kvmtoolInitrd(s *spec.Spec) []string {
@@ -65,6 +149,9 @@ func kvmtoolDisks(s *spec.Spec) []string {
 	}
 	for _, v := range s.Volumes {
 		disk := Literal(v.Image)
+		if strings.HasPrefix(disk, "scsi:") {
+			disk = "./" + disk // not a SCSI device's name
+		}
 		if v.Direct {
 			disk += ",direct"
 		}
@@ -85,7 +172,9 @@ func kvmtoolShares(s *spec.Spec) []string {
 }
 
 // kvmtoolInterfaces names macvtaps by their device, which kvmtool opens itself:
-// a descriptor of ours beside it would be a queue that nobody reads.
+// a descriptor of ours beside it would be a queue that nobody reads. It has
+// vhost=1 too, and then drops the guest's MAC address: it offers only such
+// features as vhost-net has, and that has none for the address.
 func kvmtoolInterfaces(s *spec.Spec, p *Plan) []string {
 	if len(s.Interfaces) == 0 {
 		// Otherwise it makes one by itself.
@@ -99,11 +188,7 @@ func kvmtoolInterfaces(s *spec.Spec, p *Plan) []string {
 		case "macvtap":
 			out = append(out, "-n", fmt.Sprintf("mode=tap,tapif=%s,guest_mac=%s", MacvtapDevice(n.ID), n.MAC))
 		default:
-			tap := fmt.Sprintf("mode=tap,tapif=%s,guest_mac=%s", n.ID, n.MAC)
-			if n.Tap.Vhost {
-				tap += ",vhost=1"
-			}
-			out = append(out, "-n", tap)
+			out = append(out, "-n", fmt.Sprintf("mode=tap,tapif=%s,guest_mac=%s", n.ID, n.MAC))
 		}
 	}
 	for i := range p.Macvtaps {

@@ -8,8 +8,9 @@ import (
 	"microvm/internal/spec"
 )
 
-// stratovirt compiles for StratoVirt 2.5; options as in its
-// docs/config_guidebook.md and machine_manager/src/config.
+// stratovirt compiles for StratoVirt 2.5.0, and 2.4; options as in its
+// docs/config_guidebook.md and machine_manager/src/config, limits as in
+// machine/src/micro_common.
 type stratovirt struct{}
 
 // stratovirtArgs collects the argument vector of one VM.
@@ -17,44 +18,54 @@ type stratovirtArgs struct {
 	s    *spec.Spec
 	p    *Plan
 	argv []string
+	// rng says that there is a random number generator for the guest.
+	rng bool
 	// slot is the next free one of machine virt's PCI bus.
 	slot int
 }
 
-// stratovirtQueues is the most queues that a network device may have.
-const stratovirtQueues = 16
+// Limits of StratoVirt and its machines.
+const (
+	// stratovirtQueues is the most queues that a network device may have.
+	stratovirtQueues = 16
+	// stratovirtMinMem and stratovirtMaxMem bound the memory, in MiB.
+	stratovirtMinMem, stratovirtMaxMem = 128, 512 << 10
+	stratovirtCPUs                     = 254
+	// Machine microvm has so many virtio-mmio devices of each kind, and interrupts
+	// (5 to 15) for so many others.
+	stratovirtDisks, stratovirtNets, stratovirtOthers = 4, 2, 5
+	// stratovirtSlots is what is free on machine virt's PCI bus beside its bridge.
+	stratovirtSlots = 31
+)
 
-func (stratovirt) compile(_ *Builder, s *spec.Spec, p *Plan) error {
+func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Stratovirt.Package, "stratovirt", "stratovirt")
 	control := controlOf(s, "qmp")
+	a := &stratovirtArgs{s: s, p: p, slot: 1, rng: stratovirtRNG(b, program)}
 	var err error
 	p.Readiness, err = readiness(s, true, control, "")
-	if err := asFaults(refuseCommas(s), err); err != nil {
+	if err := asFaults(a.faults(), err); err != nil {
 		return err
 	}
 	p.KVM = KVMRequired
-	// Its serial port on standard output insists on a terminal as standard input.
+	// Its serial port on standard output sets the terminal that standard input is,
+	// and does not start where that is none.
 	p.TerminalStdin = true
-	switch {
-	case s.Arch != "aarch64":
+	p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine virt has a power button"}
+	if s.Arch != "aarch64" {
 		p.Shutdown = noWayDown("StratoVirt's machine microvm has no power button and no keyboard")
-	case control == nil:
-		p.Shutdown = noWayDown("socket is null, so StratoVirt cannot be asked")
-	default:
-		p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine virt has a power button"}
 	}
-	a := &stratovirtArgs{s: s, p: p, slot: 1}
+	a.notes()
 	a.add(program, "-name", Literal(s.Name), "-machine", a.machine(), "-m", fmt.Sprintf("%dM", s.Mem), "-smp", strconv.Itoa(s.VCPU))
 	a.add("-kernel", Literal(s.Kernel))
 	if s.InitrdPath != "" {
 		a.add("-initrd", Literal(s.InitrdPath))
 	}
 	a.add("-append", kernelCommandLine(s, p, serialConsole(s), "edd=off", "reboot=t", "panic=-1"))
-	a.add("-serial", "stdio")
-	if control != nil {
-		a.add("-qmp", "unix:"+Literal(control.Socket)+",server,nowait")
+	a.add("-serial", "stdio", "-qmp", "unix:"+Literal(control.Socket)+",server,nowait")
+	if a.rng {
+		a.add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", a.device("virtio-rng")+",rng=rng,id=rng0")
 	}
-	a.add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", a.device("virtio-rng")+",rng=rng,id=rng0")
 	a.disks()
 	a.shares()
 	a.interfaces()
@@ -63,6 +74,68 @@ func (stratovirt) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.Argv = a.argv
 	return nil
+}
+
+// stratovirtRNG says whether the program surely has virtio-rng: from 2.5 on only
+// where it was built with it, which cannot be asked. The guest has the CPU's own.
+func stratovirtRNG(b *Builder, program string) bool {
+	if b.Version == nil {
+		return false
+	}
+	major, minor, err := b.Version(program)
+	return err == nil && (major < 2 || major == 2 && minor < 5)
+}
+
+func (a *stratovirtArgs) notes() {
+	if a.s.Vsock.CID != nil && !a.rng {
+		a.p.Notes = append(a.p.Notes, "from 2.5 on StratoVirt has a vsock only where it was built with feature vhost_vsock")
+	}
+	noteMachineID(a.s, a.p)
+}
+
+func (a *stratovirtArgs) faults() spec.Faults {
+	s := a.s
+	faults := refuseCommas(s)
+	if s.Socket.Value == nil {
+		faults.Addf("socket", "is null, and StratoVirt does not start without its control socket; leave the field out")
+	}
+	if s.Mem < stratovirtMinMem || s.Mem > stratovirtMaxMem {
+		faults.Addf("mem", "%d MiB is not possible; StratoVirt takes %d to %d", s.Mem, stratovirtMinMem, stratovirtMaxMem)
+	}
+	if s.VCPU > stratovirtCPUs {
+		faults.Addf("vcpu", "%d is not possible; StratoVirt has %d at most", s.VCPU, stratovirtCPUs)
+	}
+	disks, others := len(s.Volumes), len(s.Shares)
+	if *s.StoreOnDisk {
+		disks++
+	}
+	if s.InitrdPath == "" && disks == 0 {
+		faults.Addf("initrdPath", "is missing, and there is no disk either: StratoVirt starts no kernel that has nothing to boot from")
+	}
+	for _, has := range []bool{a.rng, s.Vsock.CID != nil} {
+		if has {
+			others++
+		}
+	}
+	if s.Arch == "aarch64" {
+		if n := disks + others + len(s.Interfaces); n > stratovirtSlots {
+			faults.Addf("volumes", "machine virt has room for %d devices, and the spec has %d; merge volumes or shares", stratovirtSlots, n)
+		}
+		return faults
+	}
+	for _, limit := range []struct {
+		path, what string
+		have, room int
+	}{
+		{"volumes", "disks, with the store's", disks, stratovirtDisks},
+		{"interfaces", "interfaces", len(s.Interfaces), stratovirtNets},
+		{"shares", "shares, with vsock and the random number generator", others, stratovirtOthers},
+	} {
+		if limit.have > limit.room {
+			faults.Addf(limit.path, "machine microvm has room for %d %s, and the spec has %d; leave some out, or take qemu", limit.room, limit.what, limit.have)
+		}
+	}
+	return faults
 }
 
 func (a *stratovirtArgs) add(words ...string) { a.argv = append(a.argv, words...) }

@@ -303,8 +303,14 @@ func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	return err
 }
 
-// waitFile waits for a file to appear, by inotify(7).
+// waitFile waits for a file to appear, by inotify(7), and before that for the
+// directory that it will be in: kvmtool makes its own.
 func waitFile(ctx context.Context, path string) error {
+	if dir := filepath.Dir(path); dir != "." && dir != "/" {
+		if err := waitFile(ctx, dir); err != nil {
+			return err
+		}
+	}
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return fmt.Errorf("wait for %s: %w", path, err)

@@ -195,11 +195,11 @@ func (l *Launcher) checkKVM(need hypervisor.KVM) error {
 	if err == nil {
 		return nil
 	}
-	const remedy = "load kvm_intel or kvm_amd and let group kvm read and write /dev/kvm, or set cpu in the spec to emulate one"
+	const remedy = "load kvm_intel or kvm_amd and let group kvm read and write /dev/kvm"
 	if need == hypervisor.KVMRequired {
-		return fmt.Errorf("%w; this VM needs it: %s", err, remedy)
+		return fmt.Errorf("%w; this VM needs it: %s, or take hypervisor qemu, which can do without", err, remedy)
 	}
-	l.logf("warning: %v; the guest is emulated, which is slow: %s", err, remedy)
+	l.logf("warning: %v; the guest is emulated, which is slow: %s, or set cpu in the spec to emulate one", err, remedy)
 	return nil
 }
 

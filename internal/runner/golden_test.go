@@ -78,6 +78,7 @@ func TestPackagesAreAsTheGoldenFiles(t *testing.T) {
 		{"-on-qemu-7.2", withQEMU(7, 2), []string{"minimal", "everything", "many-volumes", "minimal-on-aarch64"}},
 		{"-on-35", withVersions(map[string][2]int{"cloud-hypervisor": {35, 0}}), []string{"cloud-hypervisor-everything"}},
 		{"-on-1.12", withVersions(map[string][2]int{"firecracker": {1, 12}}), []string{"firecracker-everything"}},
+		{"-on-2.4", withVersions(map[string][2]int{"stratovirt": {2, 4}}), []string{"stratovirt-everything", "stratovirt-on-aarch64"}},
 		{"-of-unknown-version", &hypervisor.Builder{}, []string{"cloud-hypervisor-everything", "firecracker"}},
 	}
 	for _, v := range versions {

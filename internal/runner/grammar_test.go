@@ -40,6 +40,8 @@ type grammarOption struct {
 	Bare []string `json:"bare"`
 	// First gives the keys that go with the value's first word, "*" for any.
 	First map[string][]string `json:"first"`
+	// Required are those of First that have to be there.
+	Required map[string][]string `json:"required"`
 }
 
 func (g grammar) check(argv []string) error {
@@ -101,6 +103,11 @@ func (o grammarOption) check(value string, doubled bool) error {
 		}
 		if !ok {
 			return fmt.Errorf("%q is not one of %v", parts[0], slices.Sorted(maps.Keys(o.First)))
+		}
+		for _, key := range o.Required[parts[0]] {
+			if !slices.ContainsFunc(parts[1:], func(part string) bool { return strings.HasPrefix(part, key+"=") }) {
+				return fmt.Errorf("key %q is missing", key)
+			}
 		}
 		allowed, parts = keys, parts[1:]
 	}
@@ -194,8 +201,11 @@ func TestTheGrammarsRefuseWhatIsNotTheirs(t *testing.T) {
 		"alioth boot --entropy",
 		"alioth run --net tap,ifname=x",
 		"alioth run --net macvtap,if=x",
+		"alioth run --net tap,if=x,mac=02:00:00:00:00:01",
+		"alioth run --object a,b",
 		"lkvm run -c two",
 		"lkvm run -d a.img,rw",
+		"lkvm run -n mode=tap,host_mac=02:00:00:00:00:01",
 		"lkvm run --graceful",
 		"stratovirt -device virtio-blk,drive=x",
 		"stratovirt -machine q35",
