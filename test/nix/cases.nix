@@ -392,8 +392,8 @@ in
       hypervisor = "crosvm";
       cpu = "max";
     };
-    a-balloon-of-alioth = just {
-      hypervisor = "alioth";
+    a-balloon-of-stratovirt = just {
+      hypervisor = "stratovirt";
       balloon = true;
     };
     an-inflated-balloon-of-qemu = just {
