@@ -14,7 +14,7 @@ import (
 
 // helperUnits are the templates of a VM's units, in the order of a start.
 var helperUnits = []string{
-	"microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd", "microvm",
+	"microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd", "microvm", "microvm-machined",
 }
 
 func vmUnit(name string) string { return "microvm@" + name + ".service" }

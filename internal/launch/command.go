@@ -20,11 +20,12 @@ import (
 
 const (
 	program = "microvm-run-wrapper"
-	usage   = "usage: microvm-run-wrapper run|stop|post NAME"
+	usage   = "usage: microvm-run-wrapper run|stop|post|register NAME"
 )
 
 // Command is microvm-run-wrapper: run becomes the hypervisor of a VM, stop
-// asks its guest to go down, post cleans up.
+// asks its guest to go down, post cleans up, register
+// registers it with systemd-machined.
 func Command(args []string, host statedir.Host, stderr io.Writer) int {
 	if len(args) != 2 {
 		return helper.Report(stderr, program, "", helper.Usage(usage))
@@ -45,6 +46,8 @@ func Command(args []string, host statedir.Host, stderr io.Writer) int {
 		err = l.stopUnit(ctx, vm)
 	case "post":
 		err = l.Post(ctx, vm, os.Getenv("SERVICE_RESULT"), os.Getenv("EXIT_STATUS"))
+	case "register":
+		err = l.Register(ctx, vm)
 	default:
 		err = helper.Usage(usage)
 	}

@@ -29,6 +29,9 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		if plan, err := p.Plan(); err == nil {
 			errs = removeSockets(vm.Dir(), sockets(plan))
 			mode = plan.Readiness.Mode
+			if plan.Machined != nil {
+				errs = errors.Join(errs, systemd.Unregister(ctx, vm.Name))
+			}
 		}
 		_ = p.Close()
 	}

@@ -222,6 +222,7 @@ func Helpers(p *hypervisor.Plan) []string {
 	add(len(p.Macvtaps) > 0, "microvm-macvtap-interfaces")
 	add(len(p.PCI) > 0, "microvm-pci-devices")
 	add(len(p.Shares) > 0, "microvm-virtiofsd")
+	add(p.Machined != nil, "microvm-machined")
 	return out
 }
 

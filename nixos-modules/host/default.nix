@@ -145,6 +145,7 @@ let
 
   templates = {
     "microvm-set-booted@" = template { };
+    "microvm-machined@" = template { };
     "microvm-tap-interfaces@" = template {
       unitConfig = moved (condition "tap-interfaces");
       environment = lib.optionalAttrs (tapScript != null) { MICROVM_TAP_SCRIPT = "${tapScript}"; };
@@ -232,7 +233,9 @@ let
         ++ lib.optional (
           ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
         ) ownTapScript;
-        requires = map (helper: "${helper}@${name}.service") (helpersOf microvm);
+        requires =
+          map (helper: "${helper}@${name}.service") (helpersOf microvm)
+          ++ lib.optional registers "microvm-machined@${name}.service";
         wants = lib.optional registers "systemd-machined.service";
         after = lib.optional registers "systemd-machined.service";
       };

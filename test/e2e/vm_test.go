@@ -83,7 +83,7 @@ func cleanUp(t testing.TB, name string) {
 // logs is a command that prints what the units of a VM logged.
 func logs(name string) string {
 	out := "journalctl -q --no-pager -o cat"
-	for _, unit := range []string{"microvm", "microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd"} {
+	for _, unit := range []string{"microvm", "microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd", "microvm-machined"} {
 		out += " -u " + unit + "@" + name
 	}
 	return out

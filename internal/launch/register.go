@@ -1,0 +1,48 @@
+package launch
+
+import (
+	"context"
+	"errors"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+// Register registers a running VM with systemd-machined, as root, with the
+// interfaces of the host's side.
+func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
+	p, err := vm.Booted()
+	if err != nil {
+		return helper.Config(err)
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return helper.Config(err)
+	}
+	if plan.Machined == nil {
+		return helper.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
+	}
+	leader, err := systemd.MainPID(ctx, "microvm@"+vm.Name+".service")
+	if err != nil {
+		return err
+	}
+	m := systemd.Machine{Name: vm.Name, UUID: plan.Machined.UUID, Leader: leader}
+	for _, t := range plan.Taps {
+		m.Interfaces = l.appendIndex(m.Interfaces, t.ID)
+	}
+	for _, t := range plan.Macvtaps {
+		m.Interfaces = l.appendIndex(m.Interfaces, t.ID)
+	}
+	return systemd.Register(ctx, m)
+}
+
+func (l *Launcher) appendIndex(list []int, id string) []int {
+	index, err := interfaceIndex(id)
+	if err != nil {
+		l.logf("%v", err)
+		return list
+	}
+	return append(list, index)
+}
