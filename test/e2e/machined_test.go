@@ -34,7 +34,7 @@ func TestMachinedShowsTheVMAndTerminatesIt(t *testing.T) {
 	eventually(t, 90*time.Second, "test $("+logs(name)+" | grep -c 'test guest is up') = 2")
 
 	sh(t, "machinectl terminate listed")
-	eventually(t, 60*time.Second, "! systemctl is-active --quiet microvm@listed")
+	eventually(t, 60*time.Second, "test $(systemctl show -P ActiveState microvm@listed) = inactive")
 	if log := sh(t, logs(name)); !strings.Contains(log, "marker written and synced to /data") {
 		t.Errorf("terminate did not stop the guest cleanly:\n%s", log)
 	}
