@@ -22,8 +22,9 @@ const (
 	sshPort = 22
 	// sshUser is who logs in where the command line names nobody.
 	sshUser = "root"
-	// foreignMux is the multiplexer's socket in the packages of microvm.nix.
-	foreignMux = "notify.vsock"
+	// muxSocket is the multiplexer's socket where the plan names none: in packages
+	// of microvm.nix, and in ours whose guest does not report by it.
+	muxSocket = "notify.vsock"
 )
 
 func (c *Command) ssh() *cobra.Command {
@@ -124,8 +125,8 @@ func addressOf(vm statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
 	if err != nil {
 		return a, err
 	}
-	if plan.Foreign && table[plan.Hypervisor].Vsock == "unix" {
-		a.Socket = foreignMux
+	if a.Socket == "" && table[plan.Hypervisor].Vsock == "unix" {
+		a.Socket = muxSocket
 	}
 	return a, nil
 }

@@ -56,3 +56,28 @@ func TestRunOfAServiceIsRefused(t *testing.T) {
 	want(t, 0, nil, "start", name)
 	want(t, 1, []string{"served is active as a service", "microvm stop served"}, "run", name)
 }
+
+func TestRunServesSharesWhileItRuns(t *testing.T) {
+	in(t, "container")
+	sh(t, "mkdir -p /srv/fore && echo hello > /srv/fore/hello")
+	name := install(t, spec("foreshare", func(s map[string]any) {
+		s["shares"] = []any{map[string]any{"tag": "fore", "source": "/srv/fore", "proto": "virtiofs"}}
+		s["kernelParams"] = []string{"mvguest.mount=fore:/fore:virtiofs", "mvguest.read=/fore/hello"}
+	}))
+	p := newPane(t, "microvm run "+name+"; echo code $?")
+	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	if got := sh(t, "tmux -L microvm capture-pane -p -S - -t "+p.name); !strings.Contains(got, "hello") || strings.Contains(got, "FAILED") {
+		t.Errorf("the guest does not read its share:\n%s", got)
+	}
+	p.keys(t, "C-c")
+	p.shows(t, "code 0")
+	nothingLeft(t, name)
+	if out, err := try("pgrep -a virtiofsd"); err == nil {
+		t.Errorf("processes are still there: %s", out)
+	}
+	// One that cannot be served.
+	sh(t, "rm -r /srv/fore && touch /srv/fore")
+	t.Cleanup(func() { _, _ = try("rm /srv/fore") })
+	want(t, 1, []string{"/srv/fore", "mend what it says above"}, "run", name)
+	nothingLeft(t, name)
+}
