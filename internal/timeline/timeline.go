@@ -106,9 +106,9 @@ func Of(s Start) Timeline {
 		at, name = kernel, "kernel"
 	}
 	if report := within(marks.report, at, ready); report != 0 {
-		what := "and kernel"
+		what := "and kernel, until the guest's first report"
 		if name == "kernel" {
-			what = "and initial RAM disk"
+			what = "until the guest's first report"
 		}
 		add(name, what, at, report)
 		at, name = report, "guest"

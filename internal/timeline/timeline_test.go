@@ -47,7 +47,7 @@ func TestStartIsTakenApart(t *testing.T) {
 		"tap-interfaces  10+4",
 		"run-wrapper volumes, descriptors 15+50",
 		"hypervisor until the kernel's first line 65+150",
-		"kernel and initial RAM disk 215+1850",
+		"kernel until the guest's first report 215+1850",
 		"guest until READY 2065+2950",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {
@@ -128,7 +128,7 @@ func TestDrawingIsXMLAndSaysAll(t *testing.T) {
 			bars++
 		}
 	}
-	if bars != 1+6 || !strings.Contains(out.String(), "a&lt;b&amp;") || !strings.Contains(out.String(), "kernel and initial RAM disk") {
+	if bars != 1+6 || !strings.Contains(out.String(), "a&lt;b&amp;") || !strings.Contains(out.String(), "kernel until the guest&#39;s first report") {
 		t.Errorf("%d bars in\n%s", bars, &out)
 	}
 }
