@@ -98,6 +98,9 @@ const kvmRemedy = "load kvm_intel or kvm_amd; turn virtualization on in the firm
 
 func (d *Doctor) kvm() {
 	device := d.path(kvm.Device)
+	// Looked at first: a VM that comes or goes is an event, at which udev sets the
+	// mode anew.
+	info, statErr := os.Stat(device)
 	err := kvm.Probe(device)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -107,9 +110,8 @@ func (d *Doctor) kvm() {
 		d.failed("kvm", fmt.Sprintf("KVM is not usable: %v", err), kvmRemedy)
 		return
 	}
-	info, err := os.Stat(device)
 	_, gid, accountErr := d.Host.Account()
-	if err == nil && accountErr == nil && !allows(info, -1, []int{gid}, 0o6) {
+	if statErr == nil && accountErr == nil && !allows(info, -1, []int{gid}, 0o6) {
 		d.failed("kvm", fmt.Sprintf("it works, but group %s may not open %s", d.Host.Group, kvm.Device),
 			fmt.Sprintf("let udev give it to the group: udevadm trigger --name-match=%s, with 60-microvm.rules in /usr/lib/udev/rules.d", kvm.Device))
 		return

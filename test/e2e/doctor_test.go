@@ -45,7 +45,7 @@ func TestDoctorRunsAGuestsFirstInstruction(t *testing.T) {
 	if got := all["kvm"].Detail; got != "a guest ran its first instruction" {
 		t.Errorf("KVM: %q", got)
 	}
-	sh(t, "chmod 600 /dev/kvm")
+	sh(t, "udevadm settle && chmod 600 /dev/kvm")
 	t.Cleanup(func() { _, _ = try("chmod 660 /dev/kvm") })
 	if got := findings(t)["kvm"]; got.Status != "failed" || !strings.Contains(got.Detail, "group kvm may not open") {
 		t.Errorf("a KVM that the hypervisors may not open: %+v", got)
