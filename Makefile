@@ -116,6 +116,11 @@ lint: ## golangci-lint, gofmt
 demo: packages payload ## start, show, ping and stop a VM in a throwaway container host (root)
 	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/demo
 
+.PHONY: picture
+picture: packages payload # of the demo, for the README (root)
+	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/demo | $(GO) run ./test/picture > docs/demo.svg.new
+	mv docs/demo.svg.new docs/demo.svg
+
 .PHONY: bench
 bench: payload ## measure; prints ratios (root, and a C compiler)
 	for c in test/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
