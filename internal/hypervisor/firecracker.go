@@ -42,7 +42,7 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	if s.Vsock.CID != nil {
 		p.StaleSockets = append(p.StaleSockets, vsockSocket)
 	}
-	if err := firecrackerFiles(s, p); err != nil {
+	if err := firecrackerFiles(s, p, b.older(program, 1, 8)); err != nil {
 		return err
 	}
 	p.Argv = []string{program, "--config-file", firecrackerConfig}
@@ -71,8 +71,8 @@ func firecrackerShutdown(s *spec.Spec, control *Control) Shutdown {
 }
 
 // firecrackerFiles adds the configuration, with extraConfig merged into it.
-func firecrackerFiles(s *spec.Spec, p *Plan) error {
-	config := firecrackerBase(s, p)
+func firecrackerFiles(s *spec.Spec, p *Plan, oldKeyboard bool) error {
+	config := firecrackerBase(s, p, oldKeyboard)
 	if s.Firecracker.CPU != nil {
 		template, err := jsonText(literals(s.Firecracker.CPU))
 		if err != nil {
@@ -91,12 +91,16 @@ func firecrackerFiles(s *spec.Spec, p *Plan) error {
 	return nil
 }
 
-func firecrackerBase(s *spec.Spec, p *Plan) object {
+func firecrackerBase(s *spec.Spec, p *Plan, oldKeyboard bool) object {
 	own := []string{serialConsole(s), "reboot=k", "panic=-1"}
 	if s.Arch == "x86_64" {
 		// The keyboard controller answers at once; looking for more of it takes a
-		// second of boot.
-		own = append(own, "i8042.noaux", "i8042.nomux", "i8042.nopnp", "i8042.dumbkbd")
+		// second of boot. ACPI names it since 1.8, and its interrupt is none but
+		// by that name.
+		own = append(own, "i8042.noaux", "i8042.nomux", "i8042.dumbkbd")
+		if oldKeyboard {
+			own = append(own, "i8042.nopnp")
+		}
 	}
 	boot := object{"kernel_image_path": elfKernel(s, p), "boot_args": kernelCommandLine(s, p, own...)}
 	if s.InitrdPath != "" {
