@@ -97,7 +97,7 @@ func fixedSocket(s *spec.Spec, why string) spec.Faults {
 	if s.Socket.Value == nil || *s.Socket.Value == s.Name+".sock" {
 		return nil
 	}
-	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s; leave the field out", *s.Socket.Value, why)}}
+	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s; leave the field out, or set it to null", *s.Socket.Value, why)}}
 }
 
 // noteMachineID tells where a UUID goes that the guest cannot be given: there is

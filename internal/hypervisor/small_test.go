@@ -1,0 +1,243 @@
+package hypervisor
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"microvm/internal/spec"
+)
+
+// compileFor compiles a document for a hypervisor, on x86_64 and with an initrd
+// unless the members say otherwise.
+func compileFor(t *testing.T, hypervisor, members string) (*Plan, error) {
+	t.Helper()
+	arch := `"arch":"x86_64",`
+	if strings.Contains(members, `"arch"`) {
+		arch = ""
+	}
+	initrd := `,"initrdPath":"/i"`
+	if strings.Contains(members, `"initrdPath"`) {
+		initrd = ""
+	}
+	if members != "" {
+		members = "," + members
+	}
+	s, err := spec.Parse([]byte(`{"name":"web","hypervisor":"` + hypervisor + `",` + arch + `"kernel":"/k"` + initrd + members + `}`))
+	if err != nil {
+		t.Fatalf("%s: %v", members, err)
+	}
+	return new(Builder).Compile(s)
+}
+
+// volumes, shares and interfaces are so many of them.
+func volumes(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf(`{"image":"%d.img","size":1}`, i))
+	}
+	return `"volumes":[` + strings.Join(out, ",") + `]`
+}
+
+func virtiofs(n int) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf(`{"tag":"t%d","source":"/s","proto":"virtiofs"}`, i))
+	}
+	return `"shares":[` + strings.Join(out, ",") + `]`
+}
+
+func interfaces(n int, kind string) string {
+	var out []string
+	for i := range n {
+		out = append(out, fmt.Sprintf(`{"type":%q,"id":"n%d","mac":"02:00:00:00:00:%02d"}`, kind, i, i))
+	}
+	return `"interfaces":[` + strings.Join(out, ",") + `]`
+}
+
+// Members of a spec that not every hypervisor has.
+const (
+	nine        = `"shares":[{"tag":"t","source":"/s","proto":"9p"}]`
+	readOnly9p  = `"shares":[{"tag":"t","source":"/s","proto":"9p","readOnly":true}]`
+	passthrough = `"devices":[{"bus":"pci","path":"0000:01:00.0"}]`
+	usb         = `"devices":[{"bus":"usb","path":"vendorid=1"}]`
+	vhostNet    = `"interfaces":[{"type":"tap","id":"n","mac":"02:00:00:00:00:01","tap":{"vhost":true}}]`
+	bridge      = `"interfaces":[{"type":"bridge","id":"n","mac":"02:00:00:00:00:01","bridge":"br0"}]`
+	macvtap     = `"interfaces":[{"type":"macvtap","id":"n","mac":"02:00:00:00:00:01","macvtap":{"link":"eth0","mode":"bridge"}}]`
+	forwarded   = `"interfaces":[{"type":"user","id":"n","mac":"02:00:00:00:00:01"}],"forwardPorts":[{"host":{"port":1},"guest":{"port":1}}]`
+	qcow2       = `"volumes":[{"image":"a","autoCreate":false,"imageType":"qcow2"}]`
+	serial      = `"volumes":[{"image":"a","size":1,"serial":"a"}]`
+	direct      = `"volumes":[{"image":"a","size":1,"direct":true}]`
+)
+
+// TestWhatTheSmallHypervisorsCannotDoIsRefused: each refusal has the option's
+// path and says what to do, mostly who can.
+func TestWhatTheSmallHypervisorsCannotDoIsRefused(t *testing.T) {
+	type refusal struct{ members, path, want string }
+	everywhere := map[string]refusal{
+		"forwarded ports":              {forwarded, "forwardPorts", "these have: qemu"},
+		"a bridge":                     {bridge, "interfaces[0].type", "these have: qemu"},
+		"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
+		"a USB device":                 {usb, "devices[0].bus", "these have: qemu"},
+		"an image in qcow2":            {qcow2, "volumes[0].imageType", "these have: cloud-hypervisor, crosvm, qemu"},
+		"an emulated CPU":              {`"cpu":"max"`, "cpu", "these have: qemu"},
+		"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
+		"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
+		"a balloon inflated at start":  {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "these have: cloud-hypervisor"},
+		"graphics":                     {`"graphics":{"enable":true}`, "graphics.enable", "qemu"},
+		"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "qemu"},
+		"readiness by an absent vsock": {`"readiness":"guest"`, "readiness", "needs vsock.cid"},
+	}
+	own := map[string]map[string]refusal{
+		"kvmtool": {
+			"virtiofs":                  {virtiofs(1), "shares[0].proto", "these have: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
+			"a 9p share to read only":   {readOnly9p, "shares[0].readOnly", "these have: qemu"},
+			"9p with owners mapped":     {strings.Replace(nine, `"9p"`, `"9p","securityModel":"mapped"`, 1), "shares[0].securityModel", "take qemu"},
+			"a volume's serial":         {serial, "volumes[0].serial", "qemu"},
+			"five disks":                {volumes(5), "volumes", "room for 4 disks, and the spec has 5"},
+			"four beside the store":     {volumes(4) + `,"storeDisk":"/store.img"`, "volumes", "the spec has 5 with the store's"},
+			"two user networks":         {interfaces(2, "user"), "interfaces[1].type", "one user network at most"},
+			"a comma in an image":       {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+			"a comma in a share":        {strings.Replace(nine, `"/s"`, `"/s,t"`, 1), "shares[0].source", "comma"},
+			"a comma in the store":      {`"storeDisk":"/a,b"`, "storeDisk", "comma"},
+			"a socket elsewhere":        {`"socket":"control.sock"`, "socket", "leave the field out"},
+			"a balloon nobody can set":  {`"balloon":true,"socket":null`, "balloon", "set socket"},
+			"a socket that is off":      {`"readiness":"vmm","socket":null`, "readiness", "set socket"},
+			"a long kernel line":        {`"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "kernelParams", "at most 2047"},
+			"a long one on aarch64":     {`"arch":"aarch64","kernelParams":["` + strings.Repeat("x", 2040) + `"]`, "kernelParams", "at most 2047"},
+			"five disks and a long one": {volumes(5) + `,"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "volumes", "room for 4"},
+		},
+		"alioth": {
+			"9p":                           {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
+			"passthrough":                  {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
+			"a user network":               {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+			"macvtap":                      {macvtap, "interfaces[0].type", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+			"a volume's serial":            {serial, "volumes[0].serial", "qemu, stratovirt"},
+			"a volume without the cache":   {direct, "volumes[0].direct", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+			"a socket":                     {`"socket":"control.sock"`, "socket", "alioth has none"},
+			"readiness by a socket it has": {`"readiness":"vmm"`, "readiness", "control socket"},
+		},
+		"stratovirt": {
+			"9p":                          {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
+			"passthrough":                 {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
+			"a user network":              {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+			"a balloon":                   {`"balloon":true`, "balloon", "these have: alioth, cloud-hypervisor, crosvm, firecracker, kvmtool, qemu"},
+			"no control socket":           {`"socket":null`, "socket", "leave the field out"},
+			"little memory":               {`"mem":127`, "mem", "takes 128 to 524288"},
+			"much memory":                 {`"mem":524289`, "mem", "takes 128 to 524288"},
+			"many CPUs":                   {`"vcpu":255`, "vcpu", "254 at most"},
+			"five disks":                  {volumes(5), "volumes", "room for 4 disks"},
+			"three interfaces":            {interfaces(3, "tap"), "interfaces", "room for 2 interfaces"},
+			"six shares":                  {virtiofs(6), "shares", "room for 5"},
+			"five shares beside a vsock":  {virtiofs(5) + `,"vsock":{"cid":3}`, "shares", "room for 5"},
+			"thirty-two devices on virt":  {`"arch":"aarch64",` + volumes(32), "volumes", "room for 31 devices"},
+			"nothing to boot from":        {`"initrdPath":""`, "initrdPath", "nothing to boot from"},
+			"a comma in a volume's image": {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		},
+	}
+	for hypervisor, refusals := range own {
+		for name, r := range everywhere {
+			refusals[name] = r
+		}
+		for name, r := range refusals {
+			t.Run(hypervisor+" "+name, func(t *testing.T) {
+				_, err := compileFor(t, hypervisor, r.members)
+				wantFault(t, err, r.path, r.want)
+			})
+		}
+	}
+}
+
+// TestWhatIsJustPossibleIsCompiled is the other side of the limits.
+func TestWhatIsJustPossibleIsCompiled(t *testing.T) {
+	for name, c := range map[string]struct{ hypervisor, members string }{
+		"four disks of kvmtool":                {"kvmtool", volumes(4)},
+		"a user network and a tap":             {"kvmtool", `"interfaces":[{"type":"user","id":"a","mac":"02:00:00:00:00:01"},{"type":"tap","id":"b","mac":"02:00:00:00:00:02"}]`},
+		"9p as it is":                          {"kvmtool", strings.Replace(nine, `"9p"`, `"9p","securityModel":"passthrough"`, 1)},
+		"kvmtool without a socket":             {"kvmtool", `"socket":null`},
+		"the default socket by its name":       {"alioth", `"socket":"web.sock"`},
+		"alioth without a socket":              {"alioth", `"socket":null`},
+		"four disks and two nets":              {"stratovirt", volumes(4) + "," + interfaces(2, "tap")},
+		"four shares and a vsock":              {"stratovirt", virtiofs(4) + `,"vsock":{"cid":3}`},
+		"thirty disks on virt":                 {"stratovirt", `"arch":"aarch64",` + volumes(30)},
+		"a disk in place of an initrd":         {"stratovirt", `"initrdPath":"","storeDisk":"/store.img"`},
+		"the most memory and CPUs":             {"stratovirt", `"mem":524288,"vcpu":254`},
+		"alioth has room for many disks":       {"alioth", volumes(12)},
+		"an equals sign and a comma of alioth": {"alioth", `"volumes":[{"image":"a=b,c.img","size":1}]`},
+	} {
+		if _, err := compileFor(t, c.hypervisor, c.members); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestAliothTakesAnyValueAsAnObject(t *testing.T) {
+	p, err := compileFor(t, "alioth", `"volumes":[{"image":"a.img","size":1},{"image":"b=1,2.img","size":1},{"image":"id_x","size":1},{"image":"@{,}","size":1}]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values []string
+	for i, arg := range p.Argv {
+		if arg == "--blk" || arg == "--object" {
+			values = append(values, p.Argv[i+1])
+		}
+	}
+	want := []string{
+		"file,path=a.img,readonly=false", "file,path=id_0,readonly=false", "file,path=id_1,readonly=false", "file,path=id_2,readonly=false",
+		"id_0,b=1,2.img", "id_1,id_x", "id_2,@{{,}",
+	}
+	if !slices.Equal(values, want) {
+		t.Errorf("got %q\nwant %q", values, want)
+	}
+}
+
+// TestKvmtoolsSocketFitsIntoItsAddress: lkvm cuts off what is longer, and then
+// nobody finds it.
+func TestKvmtoolsSocketFitsIntoItsAddress(t *testing.T) {
+	for length, want := range map[int]string{1: "", 38: "", 39: "vm", 41: "vm"} {
+		name := strings.Repeat("x", length)
+		if want == "" {
+			want = name
+		}
+		s, err := spec.Parse([]byte(`{"name":"` + name + `","arch":"x86_64","hypervisor":"kvmtool","kernel":"/k"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := new(Builder).Compile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := slices.Index(p.Argv, "--name")
+		if got := p.Argv[at+1]; got != want || p.Readiness.Control.Socket != ".lkvm/"+want+".sock" {
+			t.Errorf("%d bytes: the name is %q and the socket %s, want %q", length, got, p.Readiness.Control.Socket, want)
+		}
+		// kvm__create_socket, kvm-ipc.c, has two slashes.
+		if path := "/var/lib/microvms/" + name + "/.lkvm//" + want + ".sock"; len(path) > 107 {
+			t.Errorf("%s has %d bytes, which no address has room for", path, len(path))
+		}
+	}
+}
+
+func TestStratoVirtsGeneratorIsThereWhereItSurelyIs(t *testing.T) {
+	s, err := spec.Parse([]byte(`{"name":"web","arch":"x86_64","hypervisor":"stratovirt","kernel":"/k","initrdPath":"/i"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[[2]int]bool{{2, 2}: true, {2, 4}: true, {2, 5}: false, {3, 0}: false, {0, 0}: false} {
+		b := &Builder{Version: func(string) (int, int, error) {
+			if version == [2]int{} {
+				return 0, 0, errors.New("not installed")
+			}
+			return version[0], version[1], nil
+		}}
+		p, err := b.Compile(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Contains(p.Argv, "virtio-rng-device,rng=rng,id=rng0"); got != want {
+			t.Errorf("StratoVirt %v: a random number generator %t, want %t", version, got, want)
+		}
+	}
+}
