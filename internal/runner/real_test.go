@@ -1,0 +1,265 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/spec"
+)
+
+// hypervisorsVariable names a directory of hypervisors' programs, which are in no
+// distribution.
+const hypervisorsVariable = "MICROVM_TEST_HYPERVISORS"
+
+// realPrograms are the hypervisors that show that they took a command line by
+// running, with what they refuse: an option that is almost one of theirs.
+var realPrograms = map[string]struct {
+	program string
+	bad     []string
+	// noKVM is what it says, after it has read its command line, on a host whose
+	// KVM is not for it.
+	noKVM string
+}{
+	"kvmtool":    {"lkvm", []string{"-n", "mode=tap,tapif=x,host_mac=02:00:00:00:00:01"}, "Your CPU does not support hardware virtualization"},
+	"alioth":     {"alioth", []string{"--net", "tap,if=x,mac=02:00:00:00:00:01"}, ""},
+	"stratovirt": {"stratovirt", []string{"-device", "virtio-blk,drive=volume0"}, ""},
+}
+
+// TestRealProgramsAcceptTheirCommandLines starts the programs that are there on
+// each command line of the golden files: one that refuses it ends at once.
+func TestRealProgramsAcceptTheirCommandLines(t *testing.T) {
+	dir := os.Getenv(hypervisorsVariable)
+	if dir == "" {
+		t.Skipf("SKIPPED: %s names no directory with hypervisors", hypervisorsVariable)
+	}
+	for _, name := range specNames(t) {
+		s := readSpec(t, name)
+		real, ok := realPrograms[s.Hypervisor]
+		if !ok || s.Arch != "x86_64" {
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			r := newRealTrial(t, filepath.Join(dir, real.program), s)
+			r.noKVM = real.noKVM
+			if err := r.start(nil); err != nil {
+				t.Error(err)
+			}
+			if err := r.start(real.bad); err == nil {
+				t.Errorf("%q is accepted, so the rest may be too, wrong or not", real.bad)
+			}
+		})
+	}
+}
+
+// realTrial starts one program.
+type realTrial struct {
+	trial
+	noKVM string
+}
+
+func newRealTrial(t *testing.T, program string, s *spec.Spec) *realTrial {
+	t.Helper()
+	if _, err := os.Stat(program); err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: making a tap needs root")
+	}
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	_ = kvm.Close()
+	dir, err := os.MkdirTemp("", "r") // a socket's path has to be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	r := &realTrial{trial: trial{spec: s, program: program, dir: dir}}
+	if r.plan, err = (&hypervisor.Builder{}).Compile(s); err != nil {
+		t.Fatal(err)
+	}
+	r.plan.Argv = leaveOut(t, s, r.plan.Argv)
+	r.populate(t)
+	for _, kernel := range []string{"vmlinuz", "vmlinux"} {
+		if err := os.WriteFile(filepath.Join(dir, kernel), idleKernel(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.serveShares(t)
+	return r
+}
+
+// idleKernel is an x86 kernel that jumps to where it is, whichever way it is
+// entered: in real mode at 0x200, in 32 bits at the start of what is loaded
+// high, or in 64 bits 0x200 behind that. The header is that of the Linux/x86 boot
+// protocol 2.12.
+func idleKernel() []byte {
+	b := bytes.Repeat([]byte{0xeb, 0xfe}, 32<<10)
+	clear(b[:0x200])
+	clear(b[0x202:0x400])
+	little := binary.LittleEndian
+	b[0x1f1] = 1 // sectors of setup, beside the first
+	little.PutUint16(b[0x1fe:], 0xaa55)
+	copy(b[0x202:], "HdrS")
+	little.PutUint16(b[0x206:], 0x20c)
+	b[0x211] = 1                               // loaded high
+	little.PutUint32(b[0x214:], 0x100000)      // to there
+	little.PutUint32(b[0x22c:], 0x7fffffff)    // as far as an initrd may go
+	little.PutUint32(b[0x230:], 0x200000)      // alignment
+	b[0x234] = 1                               // relocatable
+	little.PutUint16(b[0x236:], 1)             // has the 64-bit entry
+	little.PutUint32(b[0x238:], 2047)          // longest command line
+	little.PutUint64(b[0x258:], 0x1000000)     // preferred address
+	little.PutUint32(b[0x260:], uint32(1<<20)) // memory that it wants
+	return b
+}
+
+// leaveOut takes out what this host has not got, and says so.
+func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
+	t.Helper()
+	drop := func(why string, option string, match func(value string) bool) {
+		for i := len(argv) - 2; i > 0; i-- {
+			if argv[i] == option && match(argv[i+1]) {
+				t.Logf("LEFT OUT: %s %s, for %s", argv[i], argv[i+1], why)
+				argv = slices.Delete(argv, i, i+2)
+			}
+		}
+	}
+	all := func(string) bool { return true }
+	if _, err := os.Stat("/dev/vhost-vsock"); err != nil {
+		drop("/dev/vhost-vsock is missing", "--vsock", all)
+		drop("/dev/vhost-vsock is missing", "-device", func(v string) bool { return strings.HasPrefix(v, "vhost-vsock-") })
+	}
+	drop("there is no such card", "--vfio-pci", all)
+	if s.Hypervisor == "alioth" && len(s.Shares) > 0 && !rustVirtiofsd(t) {
+		drop("QEMU's own virtiofsd of old does not speak with alioth", "--fs", all)
+	}
+	if s.Hypervisor == "kvmtool" {
+		drop("udev makes no macvtap device in a namespace", "-n", func(v string) bool { return strings.Contains(v, "@{macvtap-device:") })
+	}
+	return argv
+}
+
+// rustVirtiofsd says which of two programs of one name is there.
+func rustVirtiofsd(t *testing.T) bool {
+	t.Helper()
+	help, err := exec.Command(findVirtiofsd(t), "--help").CombinedOutput()
+	return err == nil && bytes.Contains(help, []byte("--shared-dir"))
+}
+
+// start starts the program, with more arguments, and ends it. It succeeds where
+// the program is still there after a while, or ended for the guest's sake.
+func (r *realTrial) start(more []string) error {
+	return inNetworkNamespace(func() error {
+		if err := ownSysfs(); err != nil {
+			return err
+		}
+		for _, tap := range r.plan.Taps {
+			if err := makeTap(tap); err != nil {
+				return err
+			}
+		}
+		return r.run(more)
+	})
+}
+
+// ownSysfs shows the namespace's interfaces in /sys, where StratoVirt looks.
+func ownSysfs() error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make a mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts to ourselves: %w", err)
+	}
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return fmt.Errorf("mount /sys: %w", err)
+	}
+	return nil
+}
+
+// makeTap makes a tap that stays without anybody who has it open.
+func makeTap(tap hypervisor.Tap) error {
+	args := []string{"tuntap", "add", "dev", tap.ID, "mode", "tap", "vnet_hdr"}
+	if tap.MultiQueue {
+		args = append(args, "multi_queue")
+	}
+	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %q: %w: %s", args, err, out)
+	}
+	return nil
+}
+
+// settles is after what time a program that runs has taken its command line.
+const settles = 1500 * time.Millisecond
+
+func (r *realTrial) run(more []string) error {
+	r.files = nil
+	argv, err := r.argv()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range r.files {
+			_ = f.Close()
+		}
+	}()
+	master, slave, err := terminal()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = errors.Join(master.Close(), slave.Close()) }()
+	cmd := exec.Command(r.program, append(argv[1:], more...)...)
+	var out bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, &out, &out
+	cmd.Dir, cmd.ExtraFiles = r.dir, r.files
+	cmd.Env = append(os.Environ(), r.plan.Env...)
+	cmd.WaitDelay = time.Second
+	for _, stale := range r.plan.StaleSockets {
+		_ = os.Remove(filepath.Join(r.dir, stale))
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil || r.noKVM != "" && strings.Contains(out.String(), r.noKVM) {
+			return nil // its guest was over soon, or could not run at all
+		}
+		return fmt.Errorf("%s ended at once (%w); it says:\n%s\ncommand line:\n%s", r.program, err, out.String(), strings.Join(argv, "\n"))
+	case <-time.After(settles):
+		_ = cmd.Process.Kill()
+		<-ended
+		return nil
+	}
+}
+
+// terminal is a pseudoterminal, pts(4).
+func terminal() (master, slave *os.File, err error) {
+	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		return nil, nil, errors.Join(err, master.Close())
+	}
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, master.Fd(), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY)
+	if errno != 0 {
+		return nil, nil, errors.Join(errno, master.Close())
+	}
+	return master, os.NewFile(fd, "terminal"), nil
+}
