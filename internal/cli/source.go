@@ -131,6 +131,10 @@ func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) 
 	_, err := nix(ctx, stderr, "build", "-o", out, installable(flake, name))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
+		// Ctrl-C goes to nix as well, which may die of it before we hear of it.
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGINT {
+			return fmt.Errorf("nix: %w", context.Canceled)
+		}
 		return fmt.Errorf("nix could not build %s from flake %s (%w); mend what it says above, or see what the flake has with: nix flake show", name, flake, err)
 	}
 	return err

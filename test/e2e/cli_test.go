@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"net/url"
 	"os"
 	"os/exec"
@@ -403,13 +404,30 @@ func TestAStartThatFailsShowsWhatTheUnitSaid(t *testing.T) {
 	}
 }
 
+// moments are points in time after a start: n of them, a step apart, and then
+// later ones until something went through, on a machine that is slow today.
+func moments(step time.Duration, n int, through func() bool) iter.Seq[time.Duration] {
+	return func(yield func(time.Duration) bool) {
+		for i := range n {
+			if !yield(time.Duration(i) * step) {
+				return
+			}
+		}
+		for delay := 2 * time.Duration(n) * step; delay < 20*time.Second && !through(); delay *= 2 {
+			if !yield(delay) {
+				return
+			}
+		}
+	}
+}
+
 func TestASignalAtAnyMomentOfACreateLeavesAVMOrNone(t *testing.T) {
 	in(t, "container")
 	const name = "anytime"
 	cleanUp(t, name)
 	file := writeSpec(t, spec(name, func(s map[string]any) { s["interfaces"] = []any{tap("vm-anytime", 1)} }))
 	whole, none := 0, 0
-	for delay := time.Duration(0); delay < 60*time.Millisecond; delay += 2 * time.Millisecond {
+	for delay := range moments(2*time.Millisecond, 30, func() bool { return whole > 0 }) {
 		cmd := exec.Command("microvm", "create", name, "-s", file)
 		var out strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &out
@@ -444,7 +462,9 @@ func TestASignalAtAnyMomentOfAnUpdateLeavesTheOldOrTheNew(t *testing.T) {
 	file := writeSpec(t, spec(name, nil))
 	want(t, 0, nil, "create", name, "-s", file)
 	changed, same := 0, 0
-	for i := range 25 {
+	i := 0
+	for delay := range moments(2*time.Millisecond, 25, func() bool { return changed > 0 }) {
+		i++
 		before := sh(t, "readlink /var/lib/microvms/anyupdate/current")
 		data, err := json.Marshal(spec(name, func(s map[string]any) { s["mem"] = 300 + i }))
 		if err != nil {
@@ -459,7 +479,7 @@ func TestASignalAtAnyMomentOfAnUpdateLeavesTheOldOrTheNew(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(i) * 2 * time.Millisecond)
+		time.Sleep(delay)
 		_ = cmd.Process.Signal(syscall.SIGINT)
 		err = cmd.Wait()
 		switch after := sh(t, "readlink /var/lib/microvms/anyupdate/current"); {

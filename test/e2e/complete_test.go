@@ -22,7 +22,7 @@ func TestShellCompletesCommandsAndVMs(t *testing.T) {
 	}
 	p := newPane(t, "source "+rc)
 	p.keys(t, "microvm stat", "Tab")
-	p.shows(t, `(?m)microvm status$`)
+	p.shows(t, `(?m)microvm status *$`)
 	p.keys(t, "comp", "Tab")
 	p.shows(t, `microvm status complete-`)
 	p.keys(t, "m", "Tab", "Enter")
