@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,7 +33,6 @@ func (c *command) run(ctx context.Context, words ...string) (string, error) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, c.program, words...) //nolint:gosec // the plan's own program
 	cmd.Dir = c.dir
-	cmd.Env = append(os.Environ(), "HOME=.")
 	if os.Geteuid() == 0 {
 		if c.as == nil {
 			return "", fmt.Errorf("%s would run as root, which no program of a package does", c.program)
@@ -135,56 +133,4 @@ func (c *crosvm) Balloon(ctx context.Context, guestMiB int) (int, error) {
 		inflated, _, err := ask()
 		return total - inflated, err
 	})
-}
-
-// kvmtool runs lkvm's commands.
-type kvmtool struct{ command }
-
-// Running implements Client: lkvm answers on the socket once its VM runs.
-func (k *kvmtool) Running(ctx context.Context) (bool, error) { return k.reachable(ctx, "unix") }
-
-// CtrlAltDel implements Client.
-func (k *kvmtool) CtrlAltDel(context.Context) error {
-	return errNoWay("kvmtool", "press keys, nor ask its guest otherwise")
-}
-
-// PowerButton implements Client.
-func (k *kvmtool) PowerButton(context.Context) error {
-	return errNoWay("kvmtool", "press a power button, nor ask its guest otherwise")
-}
-
-// name is the VM's, as its socket has it.
-func (k *kvmtool) name() string { return strings.TrimSuffix(filepath.Base(k.socket), ".sock") }
-
-// total matches the guest's memory less the balloon, in bytes, builtin-stat.c.
-var total = regexp.MustCompile(`The total amount of memory \(in bytes\):(\d+)`)
-
-// Balloon implements Client. lkvm moves the balloon by an amount and does not say
-// how big it is, so the guest's own figure counts, which is somewhat less than
-// what it was given: the kernel itself is not in it.
-func (k *kvmtool) Balloon(ctx context.Context, guestMiB int) (int, error) {
-	have := func() (int, error) {
-		text, err := k.run(ctx, "stat", "--memory", "--name", k.name())
-		if err != nil {
-			return 0, err
-		}
-		m := total.FindStringSubmatch(text)
-		if m == nil {
-			return 0, fmt.Errorf("lkvm stat prints no amount of memory; does the guest have the balloon's driver? It printed: %s", oneLine([]byte(text)))
-		}
-		bytes, err := strconv.ParseInt(m[1], 10, 64)
-		return int(bytes >> 20), err
-	}
-	now, err := have()
-	if err != nil || guestMiB == 0 || guestMiB == now {
-		return now, err
-	}
-	direction, amount := "--inflate", now-guestMiB
-	if amount < 0 {
-		direction, amount = "--deflate", -amount
-	}
-	if _, err := k.run(ctx, "balloon", "--name", k.name(), direction, strconv.Itoa(amount)); err != nil {
-		return 0, err
-	}
-	return settle(ctx, guestMiB, have)
 }

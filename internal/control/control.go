@@ -53,7 +53,7 @@ func OpenAs(ctx context.Context, c hypervisor.Control, dir string, as *syscall.C
 	case "crosvm":
 		return &crosvm{program}, nil
 	case "kvmtool":
-		return &kvmtool{program}, nil
+		return dialKvmtool(ctx, filepath.Join(dir, c.Socket))
 	}
 	return nil, fmt.Errorf("control method %q is not known; update microvm on this host", c.Method)
 }

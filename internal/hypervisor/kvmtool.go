@@ -30,7 +30,7 @@ func (kvmtool) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Kvmtool.Package, "lkvm", "lkvm")
 	name := kvmtoolName(s)
 	// Below HOME, kvm-ipc.c.
-	control := &Control{Method: "kvmtool", Socket: filepath.Join(".lkvm", name+".sock"), Program: program}
+	control := &Control{Method: "kvmtool", Socket: filepath.Join(".lkvm", name+".sock")}
 	if s.Socket.Value == nil {
 		control = nil // it is there all the same, and nobody uses it
 	}

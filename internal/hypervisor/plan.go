@@ -169,7 +169,7 @@ type Control struct {
 	Method string `json:"method"`
 	// Socket is relative to the state directory.
 	Socket string `json:"socket,omitempty"`
-	// Program is the control program for crosvm and kvmtool, as Argv[0] is.
+	// Program is the control program for crosvm, as Argv[0] is.
 	Program string `json:"program,omitempty"`
 }
 

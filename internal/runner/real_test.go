@@ -44,6 +44,14 @@ func TestRealProgramsAcceptTheirCommandLines(t *testing.T) {
 	if dir == "" {
 		t.Skipf("SKIPPED: %s names no directory with hypervisors", hypervisorsVariable)
 	}
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: making a tap needs root")
+	}
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("SKIPPED: %v", err)
+	}
+	_ = kvm.Close()
 	for _, name := range specNames(t) {
 		s := readSpec(t, name)
 		real, ok := realPrograms[s.Hypervisor]
@@ -72,16 +80,8 @@ type realTrial struct {
 func newRealTrial(t *testing.T, program string, s *spec.Spec) *realTrial {
 	t.Helper()
 	if _, err := os.Stat(program); err != nil {
-		t.Skipf("SKIPPED: %v", err)
+		t.Skipf("NOT RUN: %v", err)
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: making a tap needs root")
-	}
-	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("SKIPPED: %v", err)
-	}
-	_ = kvm.Close()
 	dir, err := os.MkdirTemp("", "r") // a socket's path has to be short
 	if err != nil {
 		t.Fatal(err)

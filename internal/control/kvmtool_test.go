@@ -1,0 +1,209 @@
+package control
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+)
+
+// lkvm answers on a control socket as kvmtool does, one connection after the
+// other, with a guest behind it that follows its balloon at once.
+type lkvm struct {
+	mu sync.Mutex
+	// mem of the guest less what its kernel keeps, and pages of its balloon in MiB.
+	mem, balloon int
+	state        uint32
+	asked        []int32
+}
+
+func (l *lkvm) serve(conn net.Conn) {
+	for {
+		head := make([]byte, 8)
+		if _, err := io.ReadFull(conn, head); err != nil {
+			return
+		}
+		content := make([]byte, binary.NativeEndian.Uint32(head[4:]))
+		if _, err := io.ReadFull(conn, content); err != nil {
+			return
+		}
+		_, _ = conn.Write(l.answer(binary.NativeEndian.Uint32(head), content))
+	}
+}
+
+func (l *lkvm) answer(kind uint32, content []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch kind {
+	case kvmtoolState:
+		return binary.NativeEndian.AppendUint32(nil, l.state)
+	case kvmtoolBalloon:
+		by := int32(binary.NativeEndian.Uint32(content))
+		l.asked = append(l.asked, by)
+		// handle_mem, virtio/balloon.c: too much is passed over.
+		if by > 0 || l.balloon >= int(-by) {
+			l.balloon += int(by)
+		}
+		return nil
+	case kvmtoolStat:
+		var out []byte
+		for tag := range uint16(10) {
+			out = binary.LittleEndian.AppendUint16(out, tag)
+			value := uint64(12345)
+			if tag == kvmtoolStatTotal {
+				value = uint64(l.mem-l.balloon) << 20
+			}
+			out = binary.LittleEndian.AppendUint64(out, value)
+		}
+		return out
+	}
+	return nil
+}
+
+// listenAs serves connections to a socket with script, one after the other.
+func listenAs(t *testing.T, script func(net.Conn)) Client {
+	t.Helper()
+	dir := t.TempDir()
+	listener, err := net.Listen("unix", filepath.Join(dir, "web.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			script(conn)
+			_ = conn.Close()
+		}
+	}()
+	client := mustOpen(t, hypervisor.Control{Method: "kvmtool", Socket: "web.sock"}, dir)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func TestKvmtoolsBalloonIsSetToASize(t *testing.T) {
+	for name, c := range map[string]struct{ balloon, set, want int }{
+		"ask only":                      {30, 0, 210},
+		"take":                          {0, 200, 200},
+		"take more":                     {40, 100, 100},
+		"nothing to do":                 {40, 200, 200},
+		"give a part back":              {100, 200, 200},
+		"give all back":                 {100, 240, 240},
+		"wish for more than there is":   {100, 512, 240},
+		"wish for much more":            {37, 100000, 240},
+		"wish for more with no balloon": {0, 512, 240},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := &lkvm{mem: 240, balloon: c.balloon}
+			got, err := listenAs(t, l.serve).Balloon(within(t, 20*time.Second), c.set)
+			if err != nil || got != c.want {
+				t.Errorf("the guest has %d MiB, %v, want %d; asked for %v", got, err, c.want, l.asked)
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.balloon != l.mem-c.want {
+				t.Errorf("the balloon holds %d MiB, want %d", l.balloon, l.mem-c.want)
+			}
+		})
+	}
+}
+
+// TestKvmtoolRunsWhenItsCPUsDo has this process be the one that listens.
+func TestKvmtoolRunsWhenItsCPUsDo(t *testing.T) {
+	l := &lkvm{}
+	client := listenAs(t, l.serve)
+	check := func(want bool, when string) {
+		t.Helper()
+		if running, err := client.Running(within(t, 5*time.Second)); err != nil || running != want {
+			t.Errorf("%s: running %t, %v, want %t", when, running, err, want)
+		}
+	}
+	check(false, "before there is a CPU")
+	end := make(chan struct{})
+	named := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the name goes with it
+		name := append([]byte("kvm-vcpu-0"), 0)
+		named <- unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
+		<-end
+	}()
+	defer close(end)
+	if err := <-named; err != nil {
+		t.Fatal(err)
+	}
+	check(true, "with a CPU")
+	l.mu.Lock()
+	l.state = kvmtoolRunning + 1
+	l.mu.Unlock()
+	check(false, "paused")
+}
+
+func TestKvmtoolsSocketMayMisbehave(t *testing.T) {
+	drain := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+	read := func(conn net.Conn) { _, _ = conn.Read(make([]byte, 64)) }
+	for name, c := range map[string]struct {
+		script func(net.Conn)
+		want   string
+	}{
+		"late":   {drain, "deadline exceeded"},
+		"closed": {func(net.Conn) {}, ""},
+		"half an answer": {func(conn net.Conn) {
+			read(conn)
+			_, _ = conn.Write([]byte{kvmtoolStatTotal, 0, 1})
+		}, "EOF"},
+		"half an answer, held": {func(conn net.Conn) {
+			read(conn)
+			_, _ = conn.Write([]byte{kvmtoolStatTotal, 0, 1})
+			drain(conn)
+		}, "deadline exceeded"},
+		"garbage": {func(conn net.Conn) {
+			read(conn)
+			_, _ = conn.Write([]byte("SSH-2.0-OpenSSH_9.9 and some more of that\r\n"))
+			drain(conn)
+		}, "deadline exceeded"},
+		"huge": {func(conn net.Conn) {
+			read(conn)
+			_, _ = conn.Write(make([]byte, 1<<20))
+		}, "is longer than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			client := listenAs(t, c.script)
+			began := time.Now()
+			_, err := client.Balloon(within(t, 300*time.Millisecond), 100)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "web.sock") {
+				t.Errorf("got %v, want … %s …", err, c.want)
+			}
+			if took := time.Since(began); took > 2*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+func TestKvmtoolHasNoWayToAskItsGuest(t *testing.T) {
+	client := listenAs(t, new(lkvm).serve)
+	if err := client.PowerButton(t.Context()); err == nil {
+		t.Error("it has a power button")
+	}
+	if err := client.CtrlAltDel(t.Context()); err == nil {
+		t.Error("it has keys")
+	}
+	if _, err := client.Balloon(within(t, time.Second), -1<<40); err == nil || !strings.Contains(err.Error(), "is the most") {
+		t.Errorf("a balloon beyond all bounds: %v", err)
+	}
+}
