@@ -41,6 +41,9 @@ const (
 func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Stratovirt.Package, "stratovirt", "stratovirt")
 	control := controlOf(s, "qmp")
+	if s.Arch != "aarch64" {
+		p.Notes = append(p.Notes, "StratoVirt's machine microvm tells the guest of its devices on the kernel's command line: its kernel needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES, which NixOS' has and Debian's has not")
+	}
 	a := &stratovirtArgs{s: s, p: p, slot: 1, rng: stratovirtRNG(b, program)}
 	var err error
 	p.Readiness, err = readiness(s, true, control, "")

@@ -47,6 +47,9 @@ func TestRealHypervisors(t *testing.T) {
 		results[name] = h.results
 	}
 	t.Logf("\n%snot run: %s", printTable(results), strings.Join(missing, ", "))
+	for name, why := range blind {
+		t.Logf("%s: -: %s", name, why)
+	}
 }
 
 func printTable(results map[string]map[string]string) string {
@@ -63,6 +66,12 @@ func printTable(results map[string]map[string]string) string {
 	}
 	_ = w.Flush()
 	return out.String()
+}
+
+// blind are hypervisors whose guests see no device here, and why: with them there
+// is less to show.
+var blind = map[string]string{
+	"stratovirt": "Debian's kernel has no CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES",
 }
 
 // trial is the life of one hypervisor's VM.
@@ -93,6 +102,12 @@ func (h *trial) spec() map[string]any {
 	h.vm = "hv-" + h.name
 	h.tap = "hv-" + h.name[:min(len(h.name), 12)]
 	return spec(h.vm, func(s map[string]any) {
+		if blind[h.name] != "" {
+			s["hypervisor"] = h.name
+			s[h.name] = map[string]any{"package": hypervisorsDir}
+			s["kernelParams"] = []string{}
+			return
+		}
 		words := []string{"mvguest.mount=data:/data:ext4", "mvguest.ip=10.78.0.2/24", "mvguest.read=/data/kept", "mvguest.write=/data/kept"}
 		s["hypervisor"] = h.name
 		s["interfaces"] = []any{tap(h.tap, 1)}
@@ -127,6 +142,10 @@ func (h *trial) run(t *testing.T) {
 		"ready": h.ready, "tap": h.ping, "share": h.share, "balloon": h.balloon, "killed": h.killed, "stop": h.stop, "volume": h.volume,
 	}
 	for _, c := range cases {
+		if slices.Contains([]string{"tap", "share", "balloon", "volume"}, c) && blind[h.name] != "" {
+			h.results[c] = "-"
+			continue
+		}
 		h.results[c] = "FAILED"
 		if ok := t.Run(c, func(t *testing.T) { h.results[c] = steps[c](t) }); !ok {
 			out, _ := try("microvm show " + name + "; " + logs(name) + " -o short-monotonic | tail -80")
@@ -146,8 +165,8 @@ func (h *trial) ready(t *testing.T) string {
 	took := time.Since(began).Round(100 * time.Millisecond)
 	waitFor(t, h.vm, "test guest is up")
 	status := sh(t, "systemctl show -P StatusText microvm@"+h.vm)
-	if !h.can.GuestReadiness {
-		return "vmm"
+	if !h.can.GuestReadiness || blind[h.name] != "" {
+		return "vmm, " + took.String()
 	}
 	if status != "test guest is up" {
 		t.Errorf("the unit's status is %q, not the guest's word", status)
@@ -206,7 +225,9 @@ func (h *trial) killed(t *testing.T) string {
 	sh(t, "sync; kill -9 "+pid)
 	eventually(t, 300*time.Second, fmt.Sprintf("p=$(systemctl show -P MainPID microvm@%[1]s); test $p != 0 -a $p != %[2]s && systemctl is-active microvm@%[1]s", h.vm, pid))
 	eventually(t, 90*time.Second, "test $("+logs(h.vm)+" | grep -c 'test guest is up') = 2")
-	h.ping(t)
+	if blind[h.name] == "" {
+		h.ping(t)
+	}
 	return "back"
 }
 
