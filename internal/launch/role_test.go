@@ -93,7 +93,11 @@ func show(file string) int {
 	if err := os.Rename(file+".new", file); err != nil {
 		return 1
 	}
-	select {} // until it is killed
+	// Until it is killed: an empty select is a deadlock to Go's runtime, which
+	// then ends the process.
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 // serveQMP is a hypervisor whose guest goes down at the second request, which
