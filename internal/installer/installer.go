@@ -37,10 +37,10 @@ func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr 
 		return helper.ExitOK
 	}
 	if err == nil && (flags.NArg() != 1 || *pkg == "") {
-		err = errors.New("a package and exactly one name are needed")
+		err = errors.New("a package and exactly one name are needed, as in: install-microvm -p PACKAGE NAME")
 	}
 	if err == nil && from.Flake != "" && from.Spec != "" {
-		err = errors.New("--flake and --spec exclude each other")
+		err = errors.New("--flake and --spec exclude each other; name the one that updates are to come from")
 	}
 	if err != nil {
 		_, _ = fmt.Fprintf(stderr, "%s: %v\n%s", program, err, usage)

@@ -138,7 +138,7 @@ func kind(mode fs.FileMode) string {
 func create(path string, v hypervisor.Volume) (err error) {
 	how, known := fileSystems[v.FSType]
 	if !known {
-		return configf("no way is known to make a file system of type %q", v.FSType)
+		return configf("no way is known to make a file system of type %q; make the image yourself and set autoCreate to false, or choose ext4", v.FSType)
 	}
 	mkfs, err := findProgram(how.program)
 	if err != nil {

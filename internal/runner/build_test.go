@@ -148,7 +148,7 @@ func TestWhatAPackageMayNotSay(t *testing.T) {
 		"a tap and a macvtap of a name":  {map[string]string{tapFile: "vm-m\n"}, "twice"},
 		"an option as a tap":             {map[string]string{tapFile: "--help\n"}, "tap interface"},
 		"three words for a macvtap":      {map[string]string{macvtapFile: "vm-m eth0 bridge\n"}, "ID MAC LINK MODE"},
-		"an unknown mode":                {map[string]string{macvtapFile: "vm-m 02:00:00:00:00:01 eth0 open\n"}, "none of private"},
+		"an unknown mode":                {map[string]string{macvtapFile: "vm-m 02:00:00:00:00:01 eth0 open\n"}, "is not possible; it is one of private"},
 		"a multicast address":            {map[string]string{macvtapFile: "vm-m 03:00:00:00:00:01 eth0 bridge\n"}, "multicast"},
 		"a PCI address with a path":      {map[string]string{pciFile: "../../0000:01:00.0\n"}, "PCI address"},
 		"a CID of the host":              {map[string]string{vsockFile: "2"}, "reserved"},

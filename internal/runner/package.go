@@ -83,7 +83,10 @@ func decodePlan(data []byte) (*hypervisor.Plan, error) {
 	if plan.Version < 1 || len(plan.Argv) == 0 || plan.Argv[0] == "" {
 		return nil, errors.New("the plan has no version or no command line; build the package again")
 	}
-	return plan, validate(plan)
+	if err := validate(plan); err != nil {
+		return nil, fmt.Errorf("%w; build the package again", err)
+	}
+	return plan, nil
 }
 
 // validate checks every name that a root helper or the launcher acts on.
@@ -97,7 +100,7 @@ func validate(p *hypervisor.Plan) error {
 	seen := map[string]bool{}
 	once := func(what, name string) {
 		if seen[what+" "+name] {
-			faults.Addf(what, "%q is there twice", name)
+			faults.Addf(what, "%q is there twice; leave one out", name)
 		}
 		seen[what+" "+name] = true
 	}
@@ -116,10 +119,10 @@ func validate(p *hypervisor.Plan) error {
 		check("macvtap link", spec.ValidateInterfaceName(m.Link))
 		check("macvtap "+m.ID, spec.ValidateMAC(m.MAC))
 		if !slices.Contains(macvtapModes, m.Mode) {
-			faults.Addf("macvtap "+m.ID, "mode %q is none of %s", m.Mode, strings.Join(macvtapModes, ", "))
+			faults.Addf("macvtap "+m.ID, "mode %q is not possible; it is one of %s", m.Mode, strings.Join(macvtapModes, ", "))
 		}
 		if m.Queues < 0 || m.Queues > 256 {
-			faults.Addf("macvtap "+m.ID, "%d queues are not possible", m.Queues)
+			faults.Addf("macvtap "+m.ID, "%d queues are not possible; a macvtap has 1 to 256", m.Queues)
 		}
 	}
 	for _, d := range p.PCI {
@@ -132,10 +135,10 @@ func validate(p *hypervisor.Plan) error {
 		check("share "+s.Tag+": socket", spec.ValidateInside(s.Socket))
 		once("socket", s.Socket)
 		if s.Virtiofsd != "" && !filepath.IsAbs(s.Virtiofsd) {
-			faults.Addf("share "+s.Tag, "virtiofsd %q is no absolute path", s.Virtiofsd)
+			faults.Addf("share "+s.Tag, "virtiofsd %q is no absolute path; name the program from / on", s.Virtiofsd)
 		}
 		if s.Source == "" || strings.ContainsAny(s.Source, "\x00\n") {
-			faults.Addf("share "+s.Tag, "source %q is no path", s.Source)
+			faults.Addf("share "+s.Tag, "source %q is no path; name the directory to share", s.Source)
 		}
 	}
 	for _, s := range p.StaleSockets {
@@ -156,7 +159,7 @@ func validate(p *hypervisor.Plan) error {
 		check("vsock socket", spec.ValidateInside(p.Readiness.VsockSocket))
 	}
 	if p.VsockCID != nil && (*p.VsockCID < 3 || *p.VsockCID > 1<<32-2) {
-		faults.Addf("vsock-cid", "%d is reserved or out of range", *p.VsockCID)
+		faults.Addf("vsock-cid", "%d is reserved or out of range; it is a number from 3 to 4294967294", *p.VsockCID)
 	}
 	return faults.Err()
 }
@@ -174,7 +177,7 @@ func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 		Hypervisor: "unknown",
 	}
 	if !p.exists(RunProgram) {
-		return nil, fmt.Errorf("%s is no runner package: it has neither %s nor %s", p.path, planFile, RunProgram)
+		return nil, fmt.Errorf("%s is no runner package: it has neither %s nor %s; make one of a spec with: microvm build", p.path, planFile, RunProgram)
 	}
 	if p.exists(ShutdownProgram) {
 		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package brings its own " + ShutdownProgram}
@@ -185,7 +188,7 @@ func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 		}
 	}
 	if err := validate(plan); err != nil {
-		return nil, fmt.Errorf("runner package %s: %w", p.path, err)
+		return nil, fmt.Errorf("runner package %s: %w; build the package again", p.path, err)
 	}
 	return plan, nil
 }
@@ -223,7 +226,7 @@ func (p *Package) readMacvtaps(plan *hypervisor.Plan) error {
 	for _, line := range lines {
 		w := strings.Fields(line)
 		if len(w) != 4 {
-			return fmt.Errorf("%s/%s: line %q is not \"ID MAC LINK MODE\"", p.path, macvtapFile, line)
+			return fmt.Errorf("%s/%s: line %q is not \"ID MAC LINK MODE\"; build the package again", p.path, macvtapFile, line)
 		}
 		plan.Macvtaps = append(plan.Macvtaps, hypervisor.Macvtap{ID: w[0], MAC: w[1], Link: w[2], Mode: w[3], Queues: 1})
 	}
@@ -255,7 +258,7 @@ func (p *Package) readShares(plan *hypervisor.Plan) error {
 				return err
 			}
 			if len(lines) != 1 {
-				return fmt.Errorf("%s/%s/%s/%s: want one line, found %d", p.path, virtiofsDir, tag, name, len(lines))
+				return fmt.Errorf("%s/%s/%s/%s: want one line, found %d; build the package again", p.path, virtiofsDir, tag, name, len(lines))
 			}
 			*field = lines[0]
 		}
@@ -271,7 +274,7 @@ func (p *Package) readVsock(plan *hypervisor.Plan) error {
 	}
 	cid, err := strconv.ParseInt(lines[0], 10, 64)
 	if err != nil {
-		return fmt.Errorf("%s/%s: %q is no number", p.path, vsockFile, lines[0])
+		return fmt.Errorf("%s/%s: %q is no number; build the package again", p.path, vsockFile, lines[0])
 	}
 	plan.VsockCID = &cid
 	return nil
@@ -303,7 +306,7 @@ func (p *Package) lines(name string) ([]string, error) {
 		}
 	}
 	if len(out) > maxInterfacesPack {
-		return nil, fmt.Errorf("%s/%s has more than %d lines", p.path, name, maxInterfacesPack)
+		return nil, fmt.Errorf("%s/%s has more than %d lines; a package names no more interfaces or devices", p.path, name, maxInterfacesPack)
 	}
 	return out, nil
 }
@@ -355,14 +358,14 @@ func (p *Package) read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("look at %s/%s: %w", p.path, name, err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s/%s is no regular file", p.path, name)
+		return nil, fmt.Errorf("%s/%s is no regular file; build the package again", p.path, name)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s/%s: %w", p.path, name, err)
 	}
 	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s/%s is larger than %d bytes", p.path, name, maxFile)
+		return nil, fmt.Errorf("%s/%s is larger than %d bytes, as no file of a package is; build the package again", p.path, name, maxFile)
 	}
 	return data, nil
 }
@@ -381,7 +384,7 @@ func (p *Package) list(name string) ([]string, error) {
 		return nil, fmt.Errorf("list %s/%s: %w", p.path, name, err)
 	}
 	if len(names) > maxSharesInPack {
-		return nil, fmt.Errorf("%s/%s has more than %d entries", p.path, name, maxSharesInPack)
+		return nil, fmt.Errorf("%s/%s has more than %d entries; a package names no more shares", p.path, name, maxSharesInPack)
 	}
 	slices.Sort(names)
 	return names, nil

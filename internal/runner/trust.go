@@ -17,7 +17,7 @@ type UntrustedError struct {
 
 // Error implements error.
 func (e *UntrustedError) Error() string {
-	return fmt.Sprintf("%s is not trusted: %s", e.Path, e.Reason)
+	return fmt.Sprintf("%s is not trusted: %s; give it to root alone (chown root, chmod go-w), or install the VM again", e.Path, e.Reason)
 }
 
 const (

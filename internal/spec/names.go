@@ -55,7 +55,7 @@ func ValidateInterfaceName(name string) error {
 	case len(name) > maxInterfaceName:
 		return fmt.Errorf("%q is %d bytes; Linux allows %d", name, len(name), maxInterfaceName)
 	case name == "." || name == ".." || strings.HasPrefix(name, "-"):
-		return fmt.Errorf("%q is not allowed as an interface name", name)
+		return fmt.Errorf("%q is not allowed as an interface name; choose another", name)
 	}
 	for _, c := range []byte(name) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte("/:%,\"'\\", c) >= 0 {
@@ -111,7 +111,7 @@ func ValidateSocketPath(path string, dirLength int) error {
 func ValidateInside(path string) error {
 	switch {
 	case path == "":
-		return fmt.Errorf("the path is empty")
+		return fmt.Errorf("the path is empty; name one, or leave the field out")
 	case !filepath.IsLocal(path) || filepath.Clean(path) != path || path == ".":
 		return fmt.Errorf("%q has to be a plain relative path inside the state directory, such as %q", path, filepath.Base(path))
 	}

@@ -142,7 +142,7 @@ func describeSyntax(data []byte, err error) error {
 
 func readValue(d *json.Decoder, depth int) (any, error) {
 	if depth > maxDepth {
-		return nil, fmt.Errorf("the document nests deeper than %d levels", maxDepth)
+		return nil, fmt.Errorf("the document nests deeper than %d levels; no option needs more than a few", maxDepth)
 	}
 	t, err := d.Token()
 	if err != nil {
@@ -166,7 +166,7 @@ func readObject(d *json.Decoder, depth int) (*object, error) {
 		}
 		key, ok := t.(string)
 		if !ok {
-			return nil, errors.New("a member of an object has no name")
+			return nil, errors.New("a member of an object has no name; give it one, or take it out")
 		}
 		v, err := readValue(d, depth+1)
 		if err != nil {

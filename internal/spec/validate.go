@@ -119,7 +119,7 @@ func (v *validator) machine() {
 		v.faults.Addf("cpu", "is empty; name a CPU model, or leave the field out for the host's own")
 	}
 	if s.User != nil && !userName().MatchString(*s.User) {
-		v.faults.Addf("user", "%q is no user name", *s.User)
+		v.faults.Addf("user", "%q is no user name; it begins with a small letter or _, and has small letters, digits, _ and - only", *s.User)
 	}
 	if s.Kernel == "" {
 		v.faults.Addf("kernel", "is missing; give the path of a kernel image, such as /boot/vmlinuz")
@@ -144,7 +144,7 @@ func (v *validator) absolute(path, value string) {
 		return
 	}
 	if !filepath.IsAbs(value) {
-		v.faults.Addf(path, "%q has to be an absolute path", value)
+		v.faults.Addf(path, "%q has to be an absolute path; begin it with /", value)
 	}
 	v.check(path, validateText(value))
 }
@@ -161,10 +161,10 @@ func (v *validator) memory() {
 		v.faults.Addf("hotplugMem", "%d is negative; give MiB from 0 on", s.HotplugMem)
 	}
 	if *s.HotpluggedMem < 0 || *s.HotpluggedMem > max(s.HotplugMem, 0) {
-		v.faults.Addf("hotpluggedMem", "%d is not between 0 and hotplugMem (%d)", *s.HotpluggedMem, s.HotplugMem)
+		v.faults.Addf("hotpluggedMem", "%d is not between 0 and hotplugMem (%d); lower it, or raise hotplugMem", *s.HotpluggedMem, s.HotplugMem)
 	}
 	if s.InitialBalloonMem < 0 || s.InitialBalloonMem >= s.Mem {
-		v.faults.Addf("initialBalloonMem", "%d is not between 0 and less than mem (%d)", s.InitialBalloonMem, s.Mem)
+		v.faults.Addf("initialBalloonMem", "%d is not between 0 and less than mem (%d); lower it, or raise mem", s.InitialBalloonMem, s.Mem)
 	}
 	if s.InitialBalloonMem > 0 && !s.Balloon {
 		v.faults.Addf("initialBalloonMem", "needs balloon; set balloon to true")
@@ -242,7 +242,7 @@ func (v *validator) endpoint(at string, e Endpoint) {
 		return
 	}
 	if a, err := netip.ParseAddr(e.Address); err != nil || !a.Is4() {
-		v.faults.Addf(at+".address", "%q is no IPv4 address", e.Address)
+		v.faults.Addf(at+".address", "%q is no IPv4 address; write one such as \"127.0.0.1\", or leave it out", e.Address)
 	}
 }
 

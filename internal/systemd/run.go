@@ -85,4 +85,4 @@ func ResetFailed(ctx context.Context, unit string) error {
 	return nil
 }
 
-var errNoManager = errors.New("systemd is not running here")
+var errNoManager = errors.New("systemd is not running here; start the VM by hand with: microvm run")

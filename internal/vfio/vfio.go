@@ -133,7 +133,7 @@ func (r Request) inspect(sys system) ([]device, error) {
 	var faults []error
 	for i, address := range r.Addresses {
 		if slices.Contains(r.Addresses[:i], address) {
-			faults = append(faults, configErrorf("device %s is named twice", address))
+			faults = append(faults, configErrorf("device %s is named twice; leave one out", address))
 			continue
 		}
 		d, err := sys.inspect(address)

@@ -87,7 +87,7 @@ func candidates() []string {
 // carry options back.
 func probe(path string) (*program, error) {
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("the path is relative, and root runs nothing that is found by chance")
+		return nil, fmt.Errorf("the path is relative, and root runs nothing that is found by chance; name it from / on")
 	}
 	if err := checkProgram(path); err != nil {
 		return nil, err

@@ -169,7 +169,7 @@ func RemoveSockets(stateDir string, sockets []Socket) error {
 // removeSocket removes one socket; one that is gone or was replaced is left.
 func removeSocket(root int, s Socket) error {
 	if !filepath.IsLocal(s.Path) {
-		return configErrorf("it is not inside the state directory")
+		return configErrorf("it is not inside the state directory; name it without a directory, such as fs.sock")
 	}
 	dir, err := openBeneath(root, filepath.Dir(s.Path))
 	if err == unix.ENOENT {

@@ -151,7 +151,7 @@ func validateTag(tag string) error {
 	}
 	for _, r := range tag {
 		if r == '/' || r < ' ' || r == 0x7f {
-			return configErrorf("tag %q has the character %q, which no tag may have", tag, r)
+			return configErrorf("tag %q has the character %q, which no tag may have; use letters, digits, \"-\", \"_\" and \".\"", tag, r)
 		}
 	}
 	return nil
