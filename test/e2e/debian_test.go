@@ -47,7 +47,8 @@ func TestDebianGuestBootsReportsAndLetsItsOwnerIn(t *testing.T) {
 	if out, code := microvm(t, "ssh", name, "-i", other, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "true"); code != 255 || !strings.Contains(out, "Permission denied") {
 		t.Errorf("a key that is not the owner's gets in, or not for that: %d, %s", code, out)
 	}
-	if got := sh(t, "echo uptime | microvm vsock-proxy "+name+" 22 | head -c 7"); got != "SSH-2.0" {
+	// It ends by SIGPIPE when the guest says more than is read.
+	if got := sh(t, "{ echo uptime | microvm vsock-proxy "+name+" 22 || test $? = 141; } | head -c 7"); got != "SSH-2.0" {
 		t.Errorf("through the proxy the guest says %q", got)
 	}
 	if out := want(t, 1, nil, "vsock-proxy", name, "23"); !strings.Contains(out, "nothing listens there") {

@@ -91,8 +91,8 @@ func (h *trial) findVersion() string {
 	if _, err := try("command -v " + program); err != nil {
 		return ""
 	}
-	// StratoVirt has the option with one dash.
-	out, _ := try("{ " + program + " --version || " + program + " -version; } 2>/dev/null | head -n 1 | grep -oE '[0-9]+\\.[0-9]+(\\.[0-9]+)?' | head -n 1")
+	// StratoVirt has the option with one dash, crosvm a command.
+	out, _ := try("{ " + program + " --version || " + program + " -version || " + program + " version; } 2>/dev/null | head -n 1 | grep -oE '[0-9]+\\.[0-9]+(\\.[0-9]+)?' | head -n 1")
 	if out == "" {
 		return "unknown"
 	}
