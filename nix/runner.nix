@@ -47,7 +47,10 @@ let
     )
     ++ lib.optional (builtins.any ({ from, ... }: from == "guest") cfg.forwardPorts) vmHostPackages.netcat;
 
-  canShutdown = builtins.elem arch capability.shutdown && cfg.socket != null;
+  # By the hypervisor, or by the guest's own SSH server.
+  canShutdown =
+    (builtins.elem arch capability.shutdown && cfg.socket != null)
+    || (capability.vsock != "none" && cfg.vsock.cid != null && cfg.vsock.ssh.shutdown);
 in
 vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
   {

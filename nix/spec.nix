@@ -142,7 +142,9 @@ withoutNulls same
   binScripts = removeAttrs cfg.binScripts [ "tap-up" ];
   volumes = withoutNulls cfg.volumes;
   shares = map share cfg.shares;
-  vsock = withoutNulls { inherit (cfg.vsock) cid; };
+  vsock = withoutNulls { inherit (cfg.vsock) cid; } // {
+    ssh = { inherit (cfg.vsock.ssh) shutdown; };
+  };
   # Strings as well as paths, which stay where they are: a secret is not copied
   # into the store.
   credentialFiles = lib.mapAttrs (_: toString) cfg.credentialFiles;

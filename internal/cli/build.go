@@ -209,15 +209,23 @@ func (c *Command) shutDown(ctx context.Context, word string) error {
 	if err != nil {
 		return err
 	}
-	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
-		return fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
-	}
-	pid, err := launch.SocketOwner(filepath.Join(dir, plan.Shutdown.Control.Socket))
+	pid, err := hypervisorOf(plan, dir)
 	if err != nil {
 		return err
 	}
 	l := &launch.Launcher{Stderr: c.Stderr}
 	return l.StopPackage(ctx, p, dir, pid, launch.DefaultStop)
+}
+
+// hypervisorOf is the process that runs plan in dir.
+func hypervisorOf(plan *hypervisor.Plan, dir string) (int, error) {
+	if ssh := plan.Shutdown.SSH; ssh != nil {
+		return launch.KeyOwner(dir, ssh.Key)
+	}
+	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
+		return 0, fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
+	}
+	return launch.SocketOwner(filepath.Join(dir, plan.Shutdown.Control.Socket))
 }
 
 func (c *Command) schema() *cobra.Command {

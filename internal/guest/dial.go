@@ -37,10 +37,20 @@ func Dial(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	if a.Socket != "" {
 		return dialMux(ctx, a, port)
 	}
-	return dialVsock(a.CID, port)
+	return dialVsock(within(ctx), a.CID, port)
 }
 
-func dialVsock(cid, port uint32) (*os.File, error) {
+// within is how long a guest may take: until ctx ends, and connectTimeout at most.
+func within(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return connectTimeout
+	}
+	// Not 0, by which the kernel would mean its default, or none.
+	return min(connectTimeout, max(time.Until(deadline), time.Millisecond))
+}
+
+func dialVsock(limit time.Duration, cid, port uint32) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
 		return nil, fmt.Errorf("connect to port %d of the guest with CID %d: %w; %s", port, cid, err, vsockRemedy(err))
 	}
@@ -48,9 +58,9 @@ func dialVsock(cid, port uint32) (*os.File, error) {
 	if err != nil {
 		return fail(err)
 	}
-	limit := unix.NsecToTimeval(connectTimeout.Nanoseconds())
+	timeout := unix.NsecToTimeval(limit.Nanoseconds())
 	// vm_sockets.h has it at the level of the family.
-	err = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit)
+	err = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &timeout)
 	if err == nil {
 		err = retry(func() error { return unix.Connect(fd, &unix.SockaddrVM{CID: cid, Port: port}) })
 	}
@@ -80,23 +90,29 @@ func vsockRemedy(err error) string {
 // cloud-hypervisor has as well: "CONNECT port" on a line, answered by "OK" and
 // the port on the host's side.
 func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
-	file, err := Connect(a.Dir, a.Socket)
+	limit := within(ctx)
+	file, err := connect(a.Dir, a.Socket, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reach the guest: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) }) //nolint:gosec // a descriptor
 	defer stop()
-	if err := handshake(file, port); err != nil {
+	if err := handshake(file, limit, port); err != nil {
 		_ = file.Close()
+		if ctx.Err() != nil {
+			err = errNoAnswer
+		}
 		return nil, fmt.Errorf("connect to port %d of the guest through %s: %w", port, a.Socket, err)
 	}
 	return file, nil
 }
 
-func handshake(file *os.File, port uint32) error {
+var errNoAnswer = errors.New("the hypervisor does not answer; it may still be starting")
+
+func handshake(file *os.File, limit time.Duration, port uint32) error {
 	fd := int(file.Fd()) //nolint:gosec // a descriptor
-	limit := unix.NsecToTimeval(connectTimeout.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+	timeout := unix.NsecToTimeval(limit.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return err
 	}
 	if _, err := fmt.Fprintf(file, "CONNECT %d\n", port); err != nil {
@@ -113,7 +129,7 @@ func handshake(file *os.File, port uint32) error {
 		})
 		switch {
 		case errors.Is(err, unix.EAGAIN):
-			return errors.New("the hypervisor does not answer; it may still be starting")
+			return errNoAnswer
 		case err != nil:
 			return err
 		case n == 0:
@@ -132,7 +148,9 @@ func handshake(file *os.File, port uint32) error {
 // Connect connects to a Unix socket beneath a VM's state directory. The VM's
 // user can put a link in its place, which is not followed: it could lead root's
 // words to any other socket of the host.
-func Connect(dir, socket string) (*os.File, error) {
+func Connect(dir, socket string) (*os.File, error) { return connect(dir, socket, connectTimeout) }
+
+func connect(dir, socket string, limit time.Duration) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
 		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
 	}
@@ -153,11 +171,21 @@ func Connect(dir, socket string) (*os.File, error) {
 	if err != nil {
 		return fail(err)
 	}
+	// Where nobody takes connections and the queue is full, the kernel waits for
+	// as long as a socket waits to send.
+	timeout := unix.NsecToTimeval(limit.Nanoseconds())
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
+		_ = unix.Close(fd)
+		return fail(err)
+	}
 	// The name of the open file: no rename can come between, and no path is too
 	// long for an address.
 	err = retry(func() error {
 		return unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", found)})
 	})
+	if err == nil {
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{})
+	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return fail(err)

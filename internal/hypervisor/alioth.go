@@ -32,7 +32,9 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	// where there are none.
 	p.TerminalStdin = true
 	p.StaleSockets = nil
-	p.Shutdown = noWayDown("alioth has no control socket")
+	if p.Shutdown, err = viaGuest(s, "alioth has no control socket", ""); err != nil {
+		return err
+	}
 	noteMachineID(s, p)
 	a := &aliothArgs{s: s}
 	a.add(program, "run",

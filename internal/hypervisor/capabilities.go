@@ -20,9 +20,12 @@ type Capabilities struct {
 	Shares     []string `json:"shares"`
 	Devices    []string `json:"devices"`
 	ImageTypes []string `json:"imageTypes"`
-	// Archs are the guests' architectures, Shutdown those with a graceful way down.
+	// Archs are the guests' architectures, Shutdown those with a graceful way
+	// down, PowerOff those whose guest can turn its machine off: on the others it
+	// ends the hypervisor by a reboot.
 	Archs    []string `json:"archs"`
 	Shutdown []string `json:"shutdown"`
+	PowerOff []string `json:"powerOff"`
 	// Vmlinux are the architectures whose kernel the Nix modules take as the ELF
 	// file vmlinux, because that is what the hypervisor starts everywhere; on the
 	// others they take the kernel's compressed image.

@@ -55,7 +55,10 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		return err
 	}
 	p.KVM = KVMRequired
-	p.Shutdown = noWayDown("socket is null, so Cloud Hypervisor cannot be asked")
+	p.Shutdown, err = viaGuest(s, "socket is null, so Cloud Hypervisor cannot be asked", socket)
+	if err != nil {
+		return err
+	}
 	if control != nil {
 		p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "Cloud Hypervisor has an ACPI power button"}
 	}
@@ -200,7 +203,7 @@ func (a *chArgs) commandLine() string {
 		own = append(own, serialConsole(a.s))
 	}
 	own = append(own, "reboot=t", "panic=-1")
-	words := []string{strings.Join(own, " ")}
+	words := append([]string{strings.Join(own, " ")}, shutdownWords(a.p)...)
 	for _, param := range a.s.KernelParams {
 		words = append(words, Literal(param))
 	}

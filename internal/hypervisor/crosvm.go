@@ -28,7 +28,10 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.KVM = KVMRequired
 	p.HoldStdin = true
-	p.Shutdown = noWayDown("socket is null, so crosvm cannot be asked")
+	p.Shutdown, err = viaGuest(s, "socket is null, so crosvm cannot be asked", "")
+	if err != nil {
+		return err
+	}
 	if control != nil {
 		p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "crosvm has a power button"}
 	}

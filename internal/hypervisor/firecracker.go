@@ -35,7 +35,9 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		return err
 	}
 	p.KVM = KVMRequired
-	p.Shutdown = firecrackerShutdown(s, control)
+	if p.Shutdown, err = firecrackerShutdown(s, control); err != nil {
+		return err
+	}
 	if s.Balloon {
 		p.Balloon = control
 	}
@@ -60,14 +62,14 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
-func firecrackerShutdown(s *spec.Spec, control *Control) Shutdown {
+func firecrackerShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
 	switch {
 	case s.Arch != "x86_64":
-		return noWayDown("Firecracker has a keyboard, and with it ctrl-alt-del, on x86_64 only")
+		return viaGuest(s, "Firecracker has a keyboard, and with it ctrl-alt-del, on x86_64 only", vsockSocket)
 	case control == nil:
-		return noWayDown("socket is null, so Firecracker cannot be asked")
+		return viaGuest(s, "socket is null, so Firecracker cannot be asked", vsockSocket)
 	}
-	return Shutdown{Method: ShutdownCtrlAltDel, Control: control, Why: "Firecracker has a keyboard and no power button"}
+	return Shutdown{Method: ShutdownCtrlAltDel, Control: control, Why: "Firecracker has a keyboard and no power button"}, nil
 }
 
 // firecrackerFiles adds the configuration, with extraConfig merged into it.

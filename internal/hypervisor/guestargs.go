@@ -42,13 +42,15 @@ func serialConsole(s *spec.Spec) string {
 }
 
 // kernelCommandLine joins what the hypervisor needs, where the guest reports
-// readiness if it has to be told here, and the spec's parameters: last, for the
-// last one counts.
+// readiness if it has to be told here, whom it lets in to shut it down, and the
+// spec's parameters: last, for the last one counts. The plan's readiness and
+// shutdown have to be known.
 func kernelCommandLine(s *spec.Spec, p *Plan, own ...string) string {
 	words := append([]string{}, own...)
 	if p.Readiness.Mode == ReadyGuest {
 		words = append(words, notifyCredential)
 	}
+	words = append(words, shutdownWords(p)...)
 	for _, param := range s.KernelParams {
 		words = append(words, Literal(param))
 	}
@@ -84,11 +86,6 @@ func refuseCommas(s *spec.Spec) spec.Faults {
 		check("storeDisk", s.StoreDisk)
 	}
 	return faults
-}
-
-// noWayDown is the shutdown of a hypervisor that cannot ask its guest.
-func noWayDown(why string) Shutdown {
-	return Shutdown{Method: ShutdownNone, Why: why + ": it gets SIGTERM at once, and the guest loses what it has not synced"}
 }
 
 // fixedSocket refuses a socket of the spec's own choice where the hypervisor

@@ -36,6 +36,9 @@ func (kvmtool) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	var err error
 	p.Readiness, err = readiness(s, true, control, "")
+	if err == nil {
+		p.Shutdown, err = viaGuest(s, "kvmtool has neither a power button nor keys to press, and its own stop command ends it as a signal does", "")
+	}
 	line := kernelCommandLine(s, p, kvmtoolKernel(s)...)
 	if err := asFaults(kvmtoolFaults(s, line), err); err != nil {
 		return err
@@ -45,7 +48,6 @@ func (kvmtool) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	// Its serial port reads standard input, and takes an end for a character.
 	p.HoldStdin = true
 	p.StaleSockets = []string{filepath.Join(".lkvm", name+".sock")}
-	p.Shutdown = noWayDown("kvmtool has neither a power button nor keys to press, and its own stop command ends it as a signal does")
 	if s.Balloon {
 		p.Balloon = control
 	}
@@ -107,8 +109,8 @@ func kvmtoolFaults(s *spec.Spec, line string) spec.Faults {
 			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool keeps no owners beside the files; write none or passthrough, or take qemu, which has %s", share.SecurityModel)
 		}
 	}
-	if len(line) > maxKernelLine {
-		faults.Addf("kernelParams", "the kernel's command line has %d bytes with what kvmtool needs; at most %d arrive, so shorten it", len(line), maxKernelLine)
+	if n, err := kernelLineLength(line); err == nil && n > maxKernelLine {
+		faults.Addf("kernelParams", "the kernel's command line has %d bytes with what kvmtool needs; at most %d arrive, so shorten it", n, maxKernelLine)
 	}
 	return faults
 }

@@ -33,6 +33,10 @@ const Package = placeholderOpen + "package" + placeholderClose
 // for the guest's notifications.
 const NotifyPort = placeholderOpen + "notify-port" + placeholderClose
 
+// ShutdownKey is the placeholder for the public key of this start by which the
+// host logs in to ask the guest to go down: a line of authorized_keys in base64.
+const ShutdownKey = placeholderOpen + "shutdown-key" + placeholderClose
+
 // TSCKHz is the placeholder for the rate of the host's time stamp counter in
 // kHz, or 0 where that is not known.
 const TSCKHz = placeholderOpen + "tsc-khz" + placeholderClose

@@ -186,10 +186,24 @@ const (
 type Shutdown struct {
 	// Method is one of the Shutdown constants.
 	Method string `json:"method"`
-	// Control is where Method is sent; nil for none and script.
+	// Control is where Method is sent; nil for none, script and ssh-over-vsock.
 	Control *Control `json:"control,omitempty"`
+	// SSH is how to log in to the guest; nil for every other method.
+	SSH *SSH `json:"ssh,omitempty"`
 	// Why explains the choice, for microvm show.
 	Why string `json:"why,omitempty"`
+}
+
+// SSH is how the host logs in to the guest, as root, over vsock port 22.
+type SSH struct {
+	// Key is the file, in the state directory, that has the private key of this
+	// start; the guest gets the public one, see ShutdownKey.
+	Key string `json:"key"`
+	// Command makes the guest go down, so that the hypervisor exits.
+	Command string `json:"command"`
+	// VsockSocket is the Unix socket of the hypervisor's vsock multiplexer; empty
+	// means vhost-vsock.
+	VsockSocket string `json:"vsockSocket,omitempty"`
 }
 
 // Readiness modes: when READY=1 is said.

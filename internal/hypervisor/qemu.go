@@ -57,7 +57,9 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	if err := asFaults(faults, err); err != nil {
 		return err
 	}
-	p.Shutdown = qemuShutdown(s, control)
+	if p.Shutdown, err = qemuShutdown(s, control); err != nil {
+		return err
+	}
 	if s.Balloon {
 		p.Balloon = control
 	}
@@ -179,14 +181,14 @@ func qemuKVM(s *spec.Spec) KVM {
 // and the bridge helper have one only.
 func queued(n spec.Interface) bool { return n.Type == "tap" || n.Type == "macvtap" }
 
-func qemuShutdown(s *spec.Spec, control *Control) Shutdown {
+func qemuShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
 	switch {
 	case control == nil:
-		return Shutdown{Method: ShutdownNone, Why: "socket is null, so QEMU cannot be asked: it gets SIGTERM at once"}
+		return viaGuest(s, "socket is null, so QEMU cannot be asked", "")
 	case isMicrovm(s):
-		return Shutdown{Method: ShutdownCtrlAltDel, Control: control, Why: "machine microvm has a keyboard and no power button"}
+		return Shutdown{Method: ShutdownCtrlAltDel, Control: control, Why: "machine microvm has a keyboard and no power button"}, nil
 	}
-	return Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine " + s.QEMU.Machine + " has an ACPI power button"}
+	return Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine " + s.QEMU.Machine + " has an ACPI power button"}, nil
 }
 
 func (a *qemuArgs) add(words ...string) { a.argv = append(a.argv, words...) }
@@ -264,7 +266,7 @@ func (a *qemuArgs) boot() {
 	if a.s.InitrdPath != "" {
 		a.add("-initrd", Literal(a.s.InitrdPath))
 	}
-	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.clock())
+	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.clock(), shutdownWords(a.p))
 	for _, param := range a.s.KernelParams { // last, for the last one counts
 		words = append(words, Literal(param))
 	}

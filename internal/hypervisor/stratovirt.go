@@ -56,7 +56,10 @@ func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	p.TerminalStdin = true
 	p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine virt has a power button"}
 	if s.Arch != "aarch64" {
-		p.Shutdown = noWayDown("StratoVirt's machine microvm has no power button and no keyboard")
+		p.Shutdown, err = viaGuest(s, "StratoVirt's machine microvm has no power button and no keyboard", "")
+	}
+	if err != nil {
+		return err
 	}
 	a.notes()
 	a.add(program, "-name", Literal(s.Name), "-machine", a.machine(), "-m", fmt.Sprintf("%dM", s.Mem), "-smp", strconv.Itoa(s.VCPU))

@@ -133,7 +133,11 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err != nil {
 		return err
 	}
-	values := &startValues{files: files, listener: listener, packageDir: p.Dir()}
+	key, err := newKey(plan)
+	if err != nil {
+		return err
+	}
+	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir()}
 	argv, err := values.expandAll(plan.Argv)
 	if err != nil {
 		return err
@@ -279,9 +283,10 @@ func extraArgs(script string) ([]string, error) {
 
 // startValues are what is known only now, for the placeholders of a plan.
 type startValues struct {
-	files      *macvtapFiles
-	listener   *guestListener
-	packageDir string
+	files       *macvtapFiles
+	listener    *guestListener
+	shutdownKey string
+	packageDir  string
 }
 
 func (v *startValues) value(name string) (string, error) {
@@ -292,6 +297,8 @@ func (v *startValues) value(name string) (string, error) {
 		return tscPlaceholder(name != "tsc-khz")
 	case "package":
 		return v.packageDir, nil
+	case "shutdown-key":
+		return v.shutdownKey, nil
 	}
 	if id, ok := strings.CutPrefix(name, "macvtap-device:"); ok {
 		index, err := interfaceIndex(id)
@@ -374,23 +381,28 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
 }
 
-// removeSockets removes sockets that an earlier run left, beneath dir and
-// without following a link out of it. Anything that is no socket stays.
+// removeSockets removes sockets that an earlier run left.
 func removeSockets(dir string, names []string) error {
+	return removeFiles(dir, unix.S_IFSOCK, names)
+}
+
+// removeFiles removes what an earlier run left, beneath dir and without following
+// a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays.
+func removeFiles(dir string, kind uint32, names []string) error {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
 	defer func() { _ = unix.Close(root) }()
 	for _, name := range names {
-		if err := removeSocket(root, name); err != nil {
-			return fmt.Errorf("remove stale socket %s: %w", name, err)
+		if err := removeFile(root, kind, name); err != nil {
+			return fmt.Errorf("remove stale %s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func removeSocket(root int, name string) error {
+func removeFile(root int, kind uint32, name string) error {
 	parent, err := unix.Openat2(root, filepath.Dir(name), &unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
@@ -404,7 +416,7 @@ func removeSocket(root int, name string) error {
 	defer func() { _ = unix.Close(parent) }()
 	var st unix.Stat_t
 	err = unix.Fstatat(parent, filepath.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != kind {
 		return nil
 	}
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
@@ -28,6 +30,9 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	if p, err := vm.Booted(); err == nil {
 		if plan, err := p.Plan(); err == nil {
 			errs = removeSockets(vm.Dir(), sockets(plan))
+			if ssh := plan.Shutdown.SSH; ssh != nil {
+				errs = errors.Join(errs, removeFiles(vm.Dir(), unix.S_IFREG, []string{ssh.Key, ssh.Key + ".new"}))
+			}
 			mode = plan.Readiness.Mode
 			if plan.Machined != nil {
 				errs = errors.Join(errs, systemd.Unregister(ctx, vm.Name))

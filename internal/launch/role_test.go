@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(roleQMP) != "":
 		os.Exit(serveQMP(os.Getenv(roleQMP)))
 	case os.Getenv(roleGuest) != "":
-		os.Exit(guest(os.Getenv(roleGuest)))
+		os.Exit(beGuest(os.Getenv(roleGuest)))
 	case os.Getenv(rolePackage) != "":
 		os.Exit(launchPackage(os.Getenv(rolePackage)))
 	}
@@ -135,9 +135,9 @@ func serveQMP(behaviour string) int {
 	}
 }
 
-// guest is a hypervisor with a vsock multiplexer, whose guest sends these
+// beGuest is a hypervisor with a vsock multiplexer, whose guest sends these
 // messages, one after the other.
-func guest(messages string) int {
+func beGuest(messages string) int {
 	for _, m := range strings.Split(messages, "|") {
 		conn, err := net.Dial("unix", fmt.Sprintf("vsock.sock_%s", os.Args[1]))
 		if err != nil {

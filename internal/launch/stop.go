@@ -26,6 +26,8 @@ type Stop struct {
 	// Again is after what time a guest that does not react is asked again: one
 	// that still boots loses the first request.
 	Again time.Duration
+	// Login is how long a guest may take to let us in, where it is asked over SSH.
+	Login time.Duration
 	// Term is how long the hypervisor has after SIGTERM.
 	Term time.Duration
 }
@@ -37,7 +39,8 @@ var DefaultStop = stopWithin(90 * time.Second)
 // the last stage is over before that ends.
 func stopWithin(total time.Duration) Stop {
 	term := min(5*time.Second, total/6)
-	return Stop{Graceful: total - 3*term, Again: 3 * time.Second, Term: term}
+	graceful := total - 3*term
+	return Stop{Graceful: graceful, Again: 3 * time.Second, Login: graceful / 10, Term: term}
 }
 
 // Stop asks the guest of vm to go down and waits until process pid, its
@@ -58,6 +61,10 @@ func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir strin
 	if err != nil {
 		return helper.Config(err)
 	}
+	if ssh := plan.Shutdown.SSH; ssh != nil {
+		// It is of no use to anybody without the guest that knows it.
+		defer func() { _ = removeFiles(dir, unix.S_IFREG, []string{ssh.Key}) }()
+	}
 	target, err := openProcess(pid)
 	if err != nil || target == nil {
 		return err
@@ -70,6 +77,8 @@ func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir strin
 		l.logf("this VM cannot be asked to go down: %s", plan.Shutdown.Why)
 	case hypervisor.ShutdownScript:
 		err = s.script(graceful, filepath.Join(p.Dir(), runner.ShutdownProgram), dir)
+	case hypervisor.ShutdownGuestOverSSH:
+		err = s.askOverSSH(graceful, plan, dir)
 	default:
 		err = s.ask(graceful, plan.Shutdown, dir)
 	}

@@ -152,6 +152,15 @@ func validate(p *hypervisor.Plan) error {
 			check("control socket", spec.ValidateInside(c.Socket))
 		}
 	}
+	if ssh := p.Shutdown.SSH; ssh != nil {
+		check("shutdown key", spec.ValidateInside(ssh.Key))
+		if ssh.VsockSocket != "" {
+			check("vsock socket", spec.ValidateInside(ssh.VsockSocket))
+		}
+	}
+	if p.Shutdown.Method == hypervisor.ShutdownGuestOverSSH && (p.Shutdown.SSH == nil || p.VsockCID == nil) {
+		faults.Addf("shutdown", "%s needs a key and a vsock CID", p.Shutdown.Method)
+	}
 	if p.Console != "" {
 		check("console", spec.ValidateInside(p.Console))
 	}

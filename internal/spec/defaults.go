@@ -29,6 +29,7 @@ func (s *Spec) SetDefaults() {
 	setOptional(&s.MachineID, DefaultMachineID(s.Name))
 	setPointer(&s.StoreOnDisk, s.StoreDisk != "" && !s.sharesStore())
 	s.setListDefaults()
+	setPointer(&s.Vsock.SSH.Shutdown, true)
 	setDefault(&s.Graphics.Backend, "gtk")
 	setDefault(&s.Graphics.Socket, s.Name+"-gpu.sock")
 	setDefault(&s.Graphics.HostMem, "256M")

@@ -81,7 +81,8 @@ var fixedDefaults = map[string]any{
 	"volumes[].fsType": DefaultFSType, "volumes[].imageType": "raw",
 	"shares[].proto": "9p", "shares[].securityModel": "none", "shares[].readOnly": false,
 	"shares[].cache": "auto", "shares[].posixAcl": true,
-	"graphics.enable": false, "graphics.backend": "gtk", "graphics.hostmem": "256M",
+	"vsock.ssh.shutdown": true,
+	"graphics.enable":    false, "graphics.backend": "gtk", "graphics.hostmem": "256M",
 	"virtiofsd.inodeFileHandles": "prefer", "virtiofsd.threadPoolSize": nprocWord, "virtiofsd.group": "kvm",
 	"qemu.serialConsole": true, "firecracker.driveIoEngine": "Async",
 }

@@ -208,7 +208,15 @@ type DeviceQEMU struct {
 // Vsock holds the guest's address in AF_VSOCK.
 type Vsock struct {
 	// CID from 3 on; nil means no vsock.
-	CID *int64 `json:"cid,omitempty"`
+	CID *int64   `json:"cid,omitempty"`
+	SSH VsockSSH `json:"ssh,omitzero"`
+}
+
+// VsockSSH holds what the host does with the guest's SSH server on vsock.
+type VsockSSH struct {
+	// Shutdown asks the guest to go down by it where the hypervisor cannot, with
+	// a key that the guest is handed at every start; nil means true.
+	Shutdown *bool `json:"shutdown,omitempty"`
 }
 
 // Graphics turns on a display.

@@ -442,6 +442,12 @@ in
           without any network: `microvm ssh NAME`. Needs `vsock.cid`.
         '';
       };
+      ssh.shutdown = flag true ''
+        Where the hypervisor cannot ask the guest to go down, asks the guest's own
+        SSH server over vsock, as root, with a key that is another one at every
+        start. Without, or where no SSH server answers, such a hypervisor gets
+        SIGTERM at once.
+      '';
     };
 
     graphics = {

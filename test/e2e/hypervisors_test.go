@@ -116,6 +116,9 @@ func (h *trial) spec() map[string]any {
 		if h.name != "qemu" {
 			s[h.name] = map[string]any{"package": hypervisorsDir}
 		}
+		if h.overSSH() {
+			s["initrdPath"] = assets + "/initrd-ssh"
+		}
 		if h.can.Vsock != "none" && h.can.Vsock != "" {
 			s["vsock"] = map[string]any{"cid": 50}
 		}
@@ -232,14 +235,29 @@ func (h *trial) killed(t *testing.T) string {
 	return "back"
 }
 
-// stop stops the VM; the result is whether its guest was asked.
+// overSSH says that the hypervisor cannot ask its guest, and the guest is asked
+// itself.
+func (h *trial) overSSH() bool { return !slices.Contains(h.can.Shutdown, "x86_64") }
+
+// stop stops the VM; the result is how its guest was asked.
 func (h *trial) stop(t *testing.T) string {
+	if h.overSSH() && blind[h.name] == "" {
+		if got := sh(t, "stat -c '%a %U' /var/lib/microvms/"+h.vm+"/.shutdown-key"); got != "600 microvm" {
+			t.Errorf("the key for the shutdown is %s", got)
+		}
+	}
 	sh(t, "systemctl stop microvm@"+h.vm)
-	if !slices.Contains(h.can.Shutdown, "x86_64") {
+	if out, err := try("ls /var/lib/microvms/" + h.vm + "/.shutdown-key*"); err == nil {
+		t.Errorf("a key is left: %s", out)
+	}
+	if h.overSSH() && blind[h.name] != "" {
 		return "SIGTERM"
 	}
 	if log := sh(t, logs(h.vm)); !strings.Contains(log, "marker written and synced to /data") || !strings.Contains(log, "Deactivated successfully") {
 		t.Errorf("the guest did not go down by itself:\n%s", log)
+	}
+	if h.overSSH() {
+		return "ssh"
 	}
 	return "graceful"
 }
@@ -248,9 +266,7 @@ func (h *trial) stop(t *testing.T) string {
 func (h *trial) volume(t *testing.T) string {
 	sh(t, "systemctl start microvm@"+h.vm)
 	waitFor(t, h.vm, `read /data/kept: "from the guest\n"`)
-	if slices.Contains(h.can.Shutdown, "x86_64") {
-		waitFor(t, h.vm, "found marker on /data")
-	}
+	waitFor(t, h.vm, "found marker on /data")
 	sh(t, "systemctl stop microvm@"+h.vm)
 	return "kept"
 }

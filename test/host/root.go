@@ -150,14 +150,14 @@ func (r root) assets(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	initProgram := filepath.Join(dir, "init")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", initProgram, "./test/guest/init")
+	initProgram, sshd := filepath.Join(dir, "init"), filepath.Join(dir, "sshd")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir, "./test/guest/init", "./test/guest/sshd")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the test guest: %w\n%s", err, out)
 	}
 	return errors.Join(
-		run("go", "run", "./test/guest/pack", "-root", r.tree, "-init", initProgram, "-o", filepath.Join(dir, "initrd")),
+		run("go", "run", "./test/guest/pack", "-root", r.tree, "-init", initProgram, "-sshd", sshd, "-o", filepath.Join(dir, "initrd")),
 		run("cp", "--", vmlinuz, filepath.Join(dir, "vmlinuz")),
 	)
 }

@@ -70,6 +70,22 @@ in
       system = "aarch64-linux";
     };
 
+    # The hypervisor cannot ask its guest: the guest's SSH server can, or may not.
+    kvmtool-with-an-address = just {
+      hypervisor = "kvmtool";
+      vsock.cid = 8;
+    };
+    kvmtool-that-is-not-asked = just {
+      hypervisor = "kvmtool";
+      vsock.cid = 8;
+      vsock.ssh.shutdown = false;
+    };
+    qemu-without-a-socket = just {
+      socket = null;
+      vsock.cid = 8;
+      vsock.ssh.enable = true;
+    };
+
     with-the-hosts-store = just { shares = [ hostStore ]; };
 
     switchable.config = {

@@ -46,6 +46,7 @@ in
     };
     nixpkgs.overlays = list;
     services.openssh.enable = off;
+    services.openssh.authorizedKeysFiles = list;
     security = {
       virtualisation.flushL1DataCache = option (types.nullOr types.str) null;
       wrappers = tree;

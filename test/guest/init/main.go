@@ -43,6 +43,7 @@ func main() {
 		{"catch ctrl-alt-del", catchKeys},
 		{"mount", mountAll},
 		{"set addresses", setAddresses},
+		{"start sshd", startSSHD},
 	} {
 		if err := step.do(); err != nil {
 			say("FAILED: %s: %v", step.name, err)

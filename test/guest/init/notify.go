@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -52,6 +53,10 @@ func credential(name string) string {
 	for _, w := range strings.Fields(string(line)) {
 		if value, ok := strings.CutPrefix(w, "systemd.set_credential="+name+":"); ok {
 			return value
+		}
+		if value, ok := strings.CutPrefix(w, "systemd.set_credential_binary="+name+":"); ok {
+			text, _ := base64.StdEncoding.DecodeString(value)
+			return string(text)
 		}
 	}
 	data, err := os.ReadFile("/sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials/" + name + "/raw")

@@ -2,9 +2,10 @@
 // modules that it loads, in the order of their dependencies. The same input
 // gives the same bytes.
 //
-//	pack -root ROOT -init INIT -o INITRD
+//	pack -root ROOT -init INIT [-sshd SSHD] -o INITRD
 //
-// ROOT is a Debian root with a kernel in it.
+// ROOT is a Debian root with a kernel in it. With SSHD, an SSH server, it writes
+// INITRD-ssh as well, which has that too: most guests boot faster without.
 package main
 
 import (
@@ -29,15 +30,16 @@ var modules = []string{
 func main() {
 	root := flag.String("root", "", "Debian root with a kernel")
 	initProgram := flag.String("init", "", "the init program")
+	sshd := flag.String("sshd", "", "the SSH server, for INITRD-ssh")
 	out := flag.String("o", "", "initramfs to write")
 	flag.Parse()
 	log.SetFlags(0)
-	if err := pack(*root, *initProgram, *out); err != nil {
+	if err := pack(*root, *initProgram, *sshd, *out); err != nil {
 		log.Fatalf("pack: %v", err)
 	}
 }
 
-func pack(root, initProgram, out string) error {
+func pack(root, initProgram, sshd, out string) error {
 	kernels, err := filepath.Glob(filepath.Join(root, "usr/lib/modules/*"))
 	if err != nil || len(kernels) == 0 {
 		return fmt.Errorf("no kernel modules below %s (%v)", root, err)
@@ -66,7 +68,24 @@ func pack(root, initProgram, out string) error {
 		w.add(fmt.Sprintf("modules/%03d-%s.ko", i, name), 0o100644, data)
 	}
 	w.add("TRAILER!!!", 0, nil)
-	return os.WriteFile(out, archive.Bytes(), 0o644)
+	if err := os.WriteFile(out, archive.Bytes(), 0o644); err != nil || sshd == "" {
+		return err
+	}
+	return appendProgram(out+"-ssh", archive.Bytes(), "sshd", sshd)
+}
+
+// appendProgram writes an initramfs with one more program: the kernel unpacks
+// one archive after the other.
+func appendProgram(out string, initramfs []byte, name, path string) error {
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	more := bytes.NewBuffer(bytes.Clone(initramfs))
+	w := &cpio{w: more}
+	w.add(name, 0o100755, program)
+	w.add("TRAILER!!!", 0, nil)
+	return os.WriteFile(out, more.Bytes(), 0o644)
 }
 
 // resolve reads modules.dep and puts each module behind those it needs.

@@ -1,0 +1,123 @@
+package guest
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Key is what a start leaves for the stop, in a file that nobody else reads.
+type Key struct {
+	// PID became the hypervisor; it is for those who stop it by hand.
+	PID int
+	// Private is what the guest lets in.
+	Private ed25519.PrivateKey
+}
+
+// maxKeyFile is more than any key's file has.
+const maxKeyFile = 256
+
+// NewKey makes a key of a start by this process, writes it to path and returns
+// the line of authorized_keys that lets it in.
+func NewKey(path string) (line string, err error) {
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return "", fmt.Errorf("make the key for the shutdown: %w", err)
+	}
+	text := fmt.Sprintf("%d %s\n", os.Getpid(), base64.StdEncoding.EncodeToString(private.Seed()))
+	if err := writeKey(path, text); err != nil {
+		return "", fmt.Errorf("write the key for the shutdown: %w", err)
+	}
+	return authorizedLine(public), nil
+}
+
+// authorizedLine is the key as sshd(8) has it in authorized_keys. It is written
+// out here for it is all that a start has to know of SSH.
+func authorizedLine(key ed25519.PublicKey) string {
+	const kind = "ssh-ed25519"
+	var wire []byte // RFC 8709, section 4
+	for _, field := range [][]byte{[]byte(kind), key} {
+		wire = binary.BigEndian.AppendUint32(wire, uint32(len(field))) //nolint:gosec // 11 and 32
+		wire = append(wire, field...)
+	}
+	return kind + " " + base64.StdEncoding.EncodeToString(wire)
+}
+
+// writeKey writes the file in one go: a reader finds the whole of it, or what was
+// there before.
+func writeKey(path, text string) error {
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600) //nolint:gosec // of the plan, validated
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return os.Rename(tmp, path)
+}
+
+// ReadKey reads what NewKey wrote beneath dir, where the hypervisor may have put
+// anything else since: no link is followed and nothing is waited for.
+func ReadKey(dir, name string) (Key, error) {
+	k, err := readKey(dir, name)
+	if err != nil {
+		return Key{}, fmt.Errorf("read the key for the shutdown, %s: %w", filepath.Join(dir, name), err)
+	}
+	return k, nil
+}
+
+func readKey(dir, name string) (Key, error) {
+	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return Key{}, err
+	}
+	defer func() { _ = unix.Close(root) }()
+	fd, err := unix.Openat2(root, name, &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+	})
+	if err != nil {
+		return Key{}, err
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return Key{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return Key{}, errors.New("it is no file")
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
+	if err != nil {
+		return Key{}, err
+	}
+	return parseKey(data)
+}
+
+func parseKey(data []byte) (Key, error) {
+	var k Key
+	var text string
+	if _, err := fmt.Fscanf(bytes.NewReader(data), "%d %s\n", &k.PID, &text); err != nil {
+		return Key{}, fmt.Errorf("it is no key: %w", err)
+	}
+	seed, err := base64.StdEncoding.DecodeString(text)
+	if err != nil || len(seed) != ed25519.SeedSize {
+		return Key{}, errors.New("it is no key")
+	}
+	k.Private = ed25519.NewKeyFromSeed(seed)
+	return k, nil
+}
