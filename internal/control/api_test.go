@@ -233,6 +233,7 @@ func TestProgramsAreAskedInTheirOwnWords(t *testing.T) {
 balloon) echo $(($2 / 1048576)) > size;;
 balloon_stats) echo "{\"BalloonStats\": {\"stats\": {\"total_memory\": $(((256 - $(cat size 2>/dev/null || echo 0)) * 1048576))}, \"balloon_actual\": $(($(cat size 2>/dev/null || echo 0) * 1048576))}}";;
 esac
+echo '[INFO crosvm] exiting with success' >&2
 `)
 	if err := c.PowerButton(t.Context()); err != nil {
 		t.Error(err)

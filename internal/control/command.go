@@ -39,8 +39,9 @@ func (c *command) run(ctx context.Context, words ...string) (string, error) {
 		}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
 	}
-	out := bounded{most: maxAnswer}
-	cmd.Stdout, cmd.Stderr = &out, &out
+	// What it logs is of use for an error only, and may come in between.
+	out, log := bounded{most: maxAnswer}, bounded{most: maxAnswer}
+	cmd.Stdout, cmd.Stderr = &out, &log
 	cmd.WaitDelay = apiTimeout / 10
 	err := cmd.Run()
 	text := out.String()
@@ -48,7 +49,7 @@ func (c *command) run(ctx context.Context, words ...string) (string, error) {
 		if ctx.Err() != nil {
 			err = errors.New("no answer in time")
 		}
-		return text, fmt.Errorf("%s %s: %w: %s", filepath.Base(c.program), strings.Join(words, " "), err, oneLine([]byte(text)))
+		return text, fmt.Errorf("%s %s: %w: %s", filepath.Base(c.program), strings.Join(words, " "), err, oneLine([]byte(log.String()+text)))
 	}
 	return text, nil
 }
