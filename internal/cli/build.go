@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/kernel"
 	"microvm/internal/launch"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
@@ -55,7 +56,9 @@ func (c *Command) build() *cobra.Command {
 }
 
 // builder asks programs for their versions.
-func builder() *hypervisor.Builder { return &hypervisor.Builder{Version: programVersion} }
+func builder() *hypervisor.Builder {
+	return &hypervisor.Builder{Version: programVersion, GuestKernel: kernel.Version}
+}
 
 var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)
 

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -112,10 +113,13 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 	}
 	defer func() { _ = client.Close() }()
 	reached, err := client.Balloon(ctx, guest)
-	if err != nil {
+	if err != nil && !errors.Is(err, control.ErrUntold) {
 		return err
 	}
 	c.printf("%d\n", reached)
+	if err != nil {
+		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %v\n", word, err)
+	}
 	return nil
 }
 

@@ -5,12 +5,16 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"syscall"
 
 	"microvm/internal/hypervisor"
 )
+
+// ErrUntold says that a balloon was set, and that nobody can tell what it reached.
+var ErrUntold = errors.New("the hypervisor cannot tell what the balloon has reached; this is what it was set to")
 
 // Client is a connection to one hypervisor. Every call is bounded by its
 // context.
@@ -22,7 +26,8 @@ type Client interface {
 	// PowerButton presses the guest's power button.
 	PowerButton(ctx context.Context) error
 	// Balloon sets the guest's memory to guestMiB, unless that is 0, and returns
-	// what the guest has then, in MiB.
+	// what the guest has then, in MiB. With ErrUntold that is what it was asked
+	// to have.
 	Balloon(ctx context.Context, guestMiB int) (int, error)
 	// Close ends the connection.
 	Close() error
@@ -53,7 +58,7 @@ func OpenAs(ctx context.Context, c hypervisor.Control, dir string, as *syscall.C
 	case "crosvm":
 		return &crosvm{program}, nil
 	case "kvmtool":
-		return dialKvmtool(ctx, filepath.Join(dir, c.Socket))
+		return dialKvmtool(ctx, filepath.Join(dir, c.Socket), c.Memory)
 	}
 	return nil, fmt.Errorf("control method %q is not known; update microvm on this host", c.Method)
 }

@@ -41,15 +41,17 @@ const (
 type kvmtool struct {
 	conn *net.UnixConn
 	path string
+	// memory is the guest's in MiB where it must not be asked; hypervisor.Control.
+	memory int
 }
 
-func dialKvmtool(ctx context.Context, path string) (*kvmtool, error) {
+func dialKvmtool(ctx context.Context, path string, memory int) (*kvmtool, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("connect to kvmtool's socket %s: %w", path, err)
 	}
-	return &kvmtool{conn: conn.(*net.UnixConn), path: path}, nil
+	return &kvmtool{conn: conn.(*net.UnixConn), path: path, memory: memory}, nil
 }
 
 // Close implements Client.
@@ -166,6 +168,9 @@ func (k *kvmtool) hasCPUs() (bool, error) {
 // say how big it is, so the guest's own figure counts, which is somewhat less than
 // what it was given: the kernel itself is not in it.
 func (k *kvmtool) Balloon(ctx context.Context, guestMiB int) (int, error) {
+	if k.memory > 0 {
+		return k.setBlind(ctx, guestMiB)
+	}
 	have := func() (int, error) { return k.total(ctx) }
 	now, err := have()
 	if err != nil || guestMiB == 0 || guestMiB == now {
@@ -178,14 +183,41 @@ func (k *kvmtool) Balloon(ctx context.Context, guestMiB int) (int, error) {
 	if err != nil || guestMiB < now || reached != now || ctx.Err() != nil {
 		return reached, err
 	}
-	// kvmtool passes over a wish for more than the balloon holds. Powers of two
-	// from above empty it, whatever it holds below the next one.
-	for power := bits.Len(uint(guestMiB - now)); power > 0; power-- {
-		if err := k.inflate(ctx, -1<<(power-1)); err != nil {
+	if err := k.empty(ctx, guestMiB-now); err != nil {
+		return 0, err
+	}
+	return settle(ctx, guestMiB, have)
+}
+
+// setBlind sets the balloon of a guest that must not be asked what it has.
+func (k *kvmtool) setBlind(ctx context.Context, guestMiB int) (int, error) {
+	if guestMiB == 0 {
+		return 0, errors.New("kvmtool cannot tell what this guest's balloon has reached; look in the guest, as with: free -m")
+	}
+	if guestMiB > k.memory {
+		guestMiB = k.memory
+	}
+	if err := k.empty(ctx, k.memory); err != nil {
+		return 0, err
+	}
+	if guestMiB < k.memory {
+		if err := k.inflate(ctx, k.memory-guestMiB); err != nil {
 			return 0, err
 		}
 	}
-	return settle(ctx, guestMiB, have)
+	return guestMiB, ErrUntold
+}
+
+// empty takes all from the balloon, which holds no more than that. kvmtool passes
+// over a wish for more than there is: powers of two from above empty it,
+// whatever it holds below the next one.
+func (k *kvmtool) empty(ctx context.Context, most int) error {
+	for power := bits.Len(uint(max(0, most))); power > 0; power-- {
+		if err := k.inflate(ctx, -1<<(power-1)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // inflate moves the balloon by so many MiB.

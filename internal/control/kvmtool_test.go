@@ -2,6 +2,7 @@ package control
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"path/filepath"
@@ -73,6 +74,12 @@ func (l *lkvm) answer(kind uint32, content []byte) []byte {
 // listenAs serves connections to a socket with script, one after the other.
 func listenAs(t *testing.T, script func(net.Conn)) Client {
 	t.Helper()
+	return listenFor(t, 0, script)
+}
+
+// listenFor is listenAs for a guest of that memory that must not be asked.
+func listenFor(t *testing.T, memory int, script func(net.Conn)) Client {
+	t.Helper()
 	dir := t.TempDir()
 	listener, err := net.Listen("unix", filepath.Join(dir, "web.sock"))
 	if err != nil {
@@ -89,7 +96,7 @@ func listenAs(t *testing.T, script func(net.Conn)) Client {
 			_ = conn.Close()
 		}
 	}()
-	client := mustOpen(t, hypervisor.Control{Method: "kvmtool", Socket: "web.sock"}, dir)
+	client := mustOpen(t, hypervisor.Control{Method: "kvmtool", Socket: "web.sock", Memory: memory}, dir)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
@@ -119,6 +126,50 @@ func TestKvmtoolsBalloonIsSetToASize(t *testing.T) {
 				t.Errorf("the balloon holds %d MiB, want %d", l.balloon, l.mem-c.want)
 			}
 		})
+	}
+}
+
+func TestKvmtoolsBalloonIsSetWithoutAWordOfTheGuest(t *testing.T) {
+	for name, c := range map[string]struct{ balloon, set, want int }{
+		"take":             {0, 200, 56},
+		"take less":        {100, 200, 56},
+		"give all back":    {100, 256, 0},
+		"wish for more":    {100, 512, 0},
+		"take nearly all":  {37, 1, 255},
+		"all that it held": {256, 128, 128},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l := &lkvm{mem: 256, balloon: c.balloon}
+			client := listenFor(t, 256, func(conn net.Conn) {
+				l.serve(conn)
+			})
+			got, err := client.Balloon(within(t, 20*time.Second), c.set)
+			if !errors.Is(err, ErrUntold) || got != min(c.set, 256) {
+				t.Errorf("the guest is to have %d MiB, %v", got, err)
+			}
+			// An answer to a later question comes after what was asked before.
+			if _, err := client.Running(within(t, 5*time.Second)); err != nil {
+				t.Error(err)
+			}
+			until(t, func() bool {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				return l.balloon == c.want
+			})
+		})
+	}
+	if _, err := listenFor(t, 256, func(net.Conn) {}).Balloon(within(t, 5*time.Second), 0); err == nil || !strings.Contains(err.Error(), "look in the guest") {
+		t.Errorf("asked what it has: %v", err)
+	}
+}
+
+func until(t *testing.T, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it does not get there")
+		}
 	}
 }
 

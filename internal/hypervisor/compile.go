@@ -16,6 +16,18 @@ type Builder struct {
 	// returns an error where the program cannot be asked; the oldest is then
 	// assumed, as a nil Version does, because newer ones still know what it knew.
 	Version func(program string) (major, minor int, err error)
+	// GuestKernel returns the version of a kernel's image as MAJOR, MINOR, or an
+	// error where the image does not tell; nil is as if none did.
+	GuestKernel func(path string) (major, minor int, err error)
+}
+
+// kernelBefore says whether the guest's kernel is known to be older than that.
+func (b *Builder) kernelBefore(path string, major, minor int) bool {
+	if b.GuestKernel == nil {
+		return false
+	}
+	haveMajor, haveMinor, err := b.GuestKernel(path)
+	return err == nil && (haveMajor < major || haveMajor == major && haveMinor < minor)
 }
 
 // atLeast says whether the program is of that version or newer.

@@ -171,6 +171,9 @@ type Control struct {
 	Socket string `json:"socket,omitempty"`
 	// Program is the control program for crosvm, as Argv[0] is.
 	Program string `json:"program,omitempty"`
+	// Memory is the guest's, in MiB, for a balloon that can be moved and not read;
+	// 0 where the hypervisor tells its size.
+	Memory int `json:"memory,omitempty"`
 }
 
 // Shutdown methods: what asks the guest to go down.

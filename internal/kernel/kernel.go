@@ -18,6 +18,7 @@ const (
 	setupSectors  = 0x1f1
 	headerMagic   = 0x202 // "HdrS"
 	protocol      = 0x206
+	versionText   = 0x20e // its place, less one sector
 	payloadOffset = 0x248 // from the end of the setup code, since protocol 2.08
 	payloadLength = 0x24c
 	headerEnd     = 0x250
@@ -26,6 +27,8 @@ const (
 	// the payload where the format has no such field: all but gzip.
 	trailer = 4
 )
+
+var errNotCompressed = errors.New("is no compressed x86 kernel")
 
 // maxImage bounds what is decompressed; distributions' kernels have 30 to 80 MB.
 const maxImage = 1 << 30
@@ -45,6 +48,33 @@ var formats = []format{
 	{"lz4", "\x02\x21\x4c\x18", "lz4", "lz4", trailer},
 	{"lzma", "\x5d\x00\x00", "lzma", "xz-utils", trailer},
 	{"bzip2", "BZh", "bzip2", "bzip2", trailer},
+}
+
+// Version returns the version that a compressed x86 kernel says of itself, as
+// MAJOR, MINOR. It returns an error for what is none, and for one without.
+func Version(path string) (major, minor int, err error) {
+	f, err := os.Open(path) //nolint:gosec // the operator's kernel
+	if err != nil {
+		return 0, 0, fmt.Errorf("open kernel: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	setup := make([]byte, 64<<10) // the text lies within the setup code
+	n, err := io.ReadFull(f, setup)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, 0, fmt.Errorf("read kernel %s: %w", path, err)
+	}
+	setup = setup[:n]
+	if n < headerEnd || string(setup[headerMagic:headerMagic+4]) != "HdrS" {
+		return 0, 0, fmt.Errorf("kernel %s: %w", path, errNotCompressed)
+	}
+	at := int(binary.LittleEndian.Uint16(setup[versionText:])) + sector
+	if at == sector || at >= n {
+		return 0, 0, fmt.Errorf("kernel %s names no version", path)
+	}
+	if _, err := fmt.Sscanf(string(setup[at:min(n, at+32)]), "%d.%d", &major, &minor); err != nil {
+		return 0, 0, fmt.Errorf("kernel %s names no version: %w", path, err)
+	}
+	return major, minor, nil
 }
 
 // IsCompressed says whether path is a compressed x86 kernel. A file that cannot
@@ -88,7 +118,7 @@ func ELF(path string) ([]byte, error) {
 // payload is the compressed part of a kernel.
 func payload(data []byte) ([]byte, error) {
 	if len(data) < headerEnd || string(data[headerMagic:headerMagic+4]) != "HdrS" {
-		return nil, errors.New("is no compressed x86 kernel")
+		return nil, errNotCompressed
 	}
 	if binary.LittleEndian.Uint16(data[protocol:]) < 0x208 {
 		return nil, errors.New("is older than Linux 2.6.26, and does not say where its image is; give the file vmlinux of its build")

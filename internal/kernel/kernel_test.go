@@ -45,6 +45,34 @@ func compress(t *testing.T, f format, data []byte) []byte {
 	return out
 }
 
+func TestVersionIsRead(t *testing.T) {
+	write := func(text string) string {
+		path := image(t, make([]byte, 1000))
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		binary.LittleEndian.PutUint16(data[versionText:], 0x300-sector)
+		copy(data[0x300:], text+"\x00")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if major, minor, err := Version(write("6.12.107+deb13-amd64 (somebody@example.org)")); major != 6 || minor != 12 || err != nil {
+		t.Errorf("version %d.%d, %v", major, minor, err)
+	}
+	text := filepath.Join(t.TempDir(), "text")
+	if err := os.WriteFile(text, []byte("Linux version 6.12"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{write("unknown"), image(t, nil), text, "/nonexistent"} {
+		if major, minor, err := Version(path); err == nil {
+			t.Errorf("%s has version %d.%d", path, major, minor)
+		}
+	}
+}
+
 func TestELFComesOutOfEveryFormat(t *testing.T) {
 	want := append([]byte("\x7fELF"), bytes.Repeat([]byte("kernel"), 5000)...)
 	for _, f := range formats {

@@ -65,7 +65,25 @@ func inVM(ctx context.Context, r root, payload string, command []string) (code i
 	if err != nil {
 		return 0, err
 	}
-	return boot(ctx, r, base, disk, filepath.Join(work, "console"))
+	console := filepath.Join(work, "console")
+	for try := 1; ; try++ {
+		code, err := boot(ctx, r, base, disk, console)
+		// An emulated CPU that itself emulates virtualization brings the kernel
+		// down now and then, whoever runs the VMs: that says nothing about them.
+		var p *panicError
+		if !errors.As(err, &p) || try == 2 || ctx.Err() != nil {
+			return code, err
+		}
+		fmt.Fprintf(os.Stderr, "==> %v\n==> everything once more, in a new VM host\n", p)
+	}
+}
+
+// panicError says that the VM host's own kernel went down.
+type panicError struct{ console string }
+
+// Error implements error.
+func (e *panicError) Error() string {
+	return "the kernel of the VM host panicked:\n" + e.console
 }
 
 // shell quotes words for sh.
@@ -156,7 +174,10 @@ func boot(ctx context.Context, r root, base, disk, console string) (int, error) 
 		return code, nil
 	}
 	text, _ := os.ReadFile(console)
-	return 0, fmt.Errorf("the VM host ended without a result (%w):\n%s", errors.Join(err, ctx.Err()), tail(string(text), 40))
+	if at := strings.Index(string(text), "Kernel panic - not syncing"); at >= 0 {
+		return 0, &panicError{tail(string(text[:at]), 40) + string(text[at:])}
+	}
+	return 0, fmt.Errorf("the VM host ended without a result (%w):\n%s", errors.Join(errors.New("QEMU exited"), err, ctx.Err()), tail(string(text), 40))
 }
 
 func tail(text string, n int) string {

@@ -53,6 +53,7 @@ func main() {
 	useFiles()
 	go serveConsole()
 	go later()
+	go watchMemory()
 	if err := notifyHost(); err != nil {
 		say("FAILED: notify: %v", err)
 	}
@@ -272,12 +273,27 @@ func findLabel(label string) (string, error) {
 	return "", fmt.Errorf("no disk has label %q", label)
 }
 
-// report prints what the host's tests look for.
-func report() {
+// memory is what the kernel has to give away, in MiB, the balloon's taken off.
+func memory() int {
 	var info unix.Sysinfo_t
 	_ = unix.Sysinfo(&info)
+	return int(info.Totalram * uint64(info.Unit) >> 20)
+}
+
+// watchMemory says when a balloon has taken or given.
+func watchMemory() {
+	for last := memory(); ; time.Sleep(500 * time.Millisecond) {
+		if now := memory(); now > last+8 || now < last-8 {
+			say("memory=%dMiB now", now)
+			last = now
+		}
+	}
+}
+
+// report prints what the host's tests look for.
+func report() {
 	cpus, _ := filepath.Glob("/sys/devices/system/cpu/cpu[0-9]*")
-	say("cpus=%d memory=%dMiB", len(cpus), info.Totalram*uint64(info.Unit)>>20)
+	say("cpus=%d memory=%dMiB", len(cpus), memory())
 	nics, _ := filepath.Glob("/sys/class/net/*")
 	for _, n := range nics {
 		mac, _ := os.ReadFile(n + "/address")
