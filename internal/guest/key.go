@@ -18,6 +18,8 @@ import (
 type Key struct {
 	// PID became the hypervisor; it is for those who stop it by hand.
 	PID int
+	// UID owns the file.
+	UID int
 	// Private is what the guest lets in.
 	Private ed25519.PrivateKey
 }
@@ -94,18 +96,20 @@ func readKey(dir, name string) (Key, error) {
 	}
 	file := os.NewFile(uintptr(fd), name)
 	defer func() { _ = file.Close() }()
-	info, err := file.Stat()
-	if err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		return Key{}, err
 	}
-	if !info.Mode().IsRegular() {
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return Key{}, errors.New("it is no file")
 	}
 	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
 	if err != nil {
 		return Key{}, err
 	}
-	return parseKey(data)
+	k, err := parseKey(data)
+	k.UID = int(st.Uid)
+	return k, err
 }
 
 func parseKey(data []byte) (Key, error) {

@@ -116,6 +116,7 @@ func HypervisorTable() (string, error) {
 		{"`vsock.cid` through", func(c hypervisor.Capabilities) string { return c.Vsock }},
 		{"readiness by the guest", func(c hypervisor.Capabilities) string { return yes(c.GuestReadiness) }},
 		{"graceful shutdown", func(c hypervisor.Capabilities) string { return list(c.Shutdown) }},
+		{"guest can power off", func(c hypervisor.Capabilities) string { return list(c.PowerOff) }},
 		{"guests", func(c hypervisor.Capabilities) string { return list(c.Archs) }},
 	}
 	var b strings.Builder

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"microvm/internal/askguest"
 	"microvm/internal/guest"
@@ -27,6 +28,10 @@ func KeyOwner(dir, name string) (int, error) {
 	k, err := guest.ReadKey(dir, name)
 	if err != nil {
 		return 0, fmt.Errorf("%w; is the VM running?", err)
+	}
+	// What it says is its owner's word, for whom root is not to end a process.
+	if k.UID != os.Geteuid() {
+		return 0, fmt.Errorf("%s belongs to user %d; stop the VM as that user, or with: microvm stop NAME", filepath.Join(dir, name), k.UID)
 	}
 	ours, err := os.Stat(dir)
 	if err != nil {

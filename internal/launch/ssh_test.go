@@ -3,6 +3,7 @@ package launch
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -107,6 +108,20 @@ func TestAGuestGetsAKeyOfItsOwnAndIsAskedWithIt(t *testing.T) {
 	}
 	if pid, err := KeyOwner(t.TempDir(), hypervisor.ShutdownKeyFile); err == nil {
 		t.Errorf("in another directory process %d is found", pid)
+	}
+	if os.Geteuid() == 0 {
+		theirs := t.TempDir()
+		data, err := os.ReadFile(filepath.Join(s.dir, hypervisor.ShutdownKeyFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(theirs, "key")
+		if err := errors.Join(os.WriteFile(path, data, 0o600), os.Chown(path, 65534, 65534)); err != nil {
+			t.Fatal(err)
+		}
+		if pid, err := KeyOwner(theirs, "key"); err == nil || !strings.Contains(err.Error(), "microvm stop") {
+			t.Errorf("another user's word counts for root: %d, %v", pid, err)
+		}
 	}
 	told := make(chan string, 1)
 	muxGuest(t, s.dir, func(conn net.Conn) {

@@ -9,22 +9,26 @@ import (
 const debian = "/payload/debian"
 
 // TestDebianGuestBootsReportsAndLetsItsOwnerIn is the README's second example:
-// a real Debian with its own systemd, which knows nothing of us.
+// a real Debian with its own systemd, which knows nothing of us. It has no control
+// socket here, so that it is stopped through its own sshd: what other guests stand
+// in for elsewhere, this one shows.
 func TestDebianGuestBootsReportsAndLetsItsOwnerIn(t *testing.T) {
 	in(t, "vm")
 	const name = "debian"
 	file := t.TempDir() + "/debian.json"
-	sh(t, `sed -E 's|"[^"]*/(vmlinuz\|initrd.img\|root.erofs\|authorized_keys)"|"`+debian+`/\1"|' `+debian+"/debian.json >"+file)
+	sh(t, `sed -E 's|"mem": 512,|&"socket": null,|; s|"[^"]*/(vmlinuz\|initrd.img\|root.erofs\|authorized_keys)"|"`+debian+`/\1"|' `+debian+"/debian.json >"+file)
 	sh(t, "install -m 600 "+debian+"/key /root/debian-key")
 	t.Cleanup(func() { _, _ = try("rm /root/debian-key") })
 	cleanUp(t, name)
 	want(t, 0, []string{"created in"}, "create", name, "-s", file)
 	if out := want(t, 0, nil, "show", name); !strings.Contains(out, "guest: vsock.cid is set") {
 		t.Errorf("its readiness is not the guest's own:\n%s", out)
+	} else if !strings.Contains(out, "asked to power off over ssh on vsock") {
+		t.Errorf("it is not shut down over ssh:\n%s", out)
 	}
 	// Emulated twice over, it boots some twenty times slower than elsewhere.
 	const slow = "/run/systemd/system/microvm@debian.service.d"
-	sh(t, "mkdir -p "+slow+" && printf '[Service]\\nTimeoutStartSec=900\\n' > "+slow+"/slow.conf && systemctl daemon-reload")
+	sh(t, "mkdir -p "+slow+" && printf '[Service]\\nTimeoutStartSec=900\\nTimeoutStopSec=300\\nEnvironment=MICROVM_STOP_TIMEOUT=300\\n' > "+slow+"/slow.conf && systemctl daemon-reload")
 	t.Cleanup(func() { _, _ = try("rm -r " + slow + "; systemctl daemon-reload") })
 	// Its systemd says READY=1 when it has started everything.
 	want(t, 0, []string{"debian: is up"}, "start", name)
@@ -56,8 +60,14 @@ func TestDebianGuestBootsReportsAndLetsItsOwnerIn(t *testing.T) {
 	}
 	ssh("echo kept > /root/kept && sync")
 	want(t, 0, []string{"debian: is down"}, "stop", name)
-	if log := sh(t, logs(name)); !strings.Contains(log, "microvm@debian.service: Deactivated successfully") {
+	log := sh(t, logs(name))
+	if !strings.Contains(log, "microvm@debian.service: Deactivated successfully") || strings.Contains(log, "SIGTERM") {
 		t.Errorf("the guest did not go down by itself:\n%s", log)
+	}
+	for _, want := range []string{"asking the guest to go down by ssh-over-vsock", "the guest runs \"systemctl poweroff"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log has no %q:\n%s", want, log)
+		}
 	}
 	// The image is read-only; the volume has what the guest wrote.
 	if got := sh(t, "debugfs -R 'cat /upper/root/kept' /var/lib/microvms/debian/state.img 2>/dev/null"); got != "kept" {
