@@ -51,6 +51,27 @@ func writeLink(target, path string) error {
 	return nil
 }
 
+// removeLeftoversOf removes what a crash left of the changes of one file. Unlike
+// removeLeftovers it does not disturb who changes another just now.
+func removeLeftoversOf(path string) error {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look for leftovers: %w", err)
+	}
+	for _, e := range entries {
+		if e.IsDir() || !strings.HasPrefix(e.Name(), tempPrefix+filepath.Base(path)+"-") {
+			continue
+		}
+		if err := os.Remove(filepath.Join(filepath.Dir(path), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove leftover: %w", err)
+		}
+	}
+	return nil
+}
+
 // removeLeftovers removes what a crash left in dir. Entries that are not
 // root's cannot be ours and stay.
 func removeLeftovers(dir string) error {

@@ -46,11 +46,12 @@ func (v VM) giveBooted(target string) error {
 	return nil
 }
 
-// ClearBooted removes booted.
+// ClearBooted removes booted, and what a SetBooted left that was killed.
 func (v VM) ClearBooted() error {
-	err := os.Remove(filepath.Join(v.Dir(), "booted"))
+	path := filepath.Join(v.Dir(), "booted")
+	err := os.Remove(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unpin the booted runner of %s: %w", v.Name, err)
 	}
-	return nil
+	return removeLeftoversOf(path)
 }

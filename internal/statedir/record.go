@@ -52,11 +52,15 @@ func (v VM) ReadRecord(piece string, value any) (bool, error) {
 	return true, nil
 }
 
-// RemoveRecord forgets what WriteRecord kept, and the VM's directory with it
-// where that was the last.
+// RemoveRecord forgets what WriteRecord kept, or was killed while it did, and the
+// VM's directory with it where that was the last.
 func (v VM) RemoveRecord(piece string) error {
-	if err := os.Remove(filepath.Join(v.RuntimeDir(), piece+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	path := filepath.Join(v.RuntimeDir(), piece+".json")
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove record: %w", err)
+	}
+	if err := removeLeftoversOf(path); err != nil {
+		return err
 	}
 	if err := unix.Rmdir(v.RuntimeDir()); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove %s: %w", v.RuntimeDir(), err)

@@ -308,3 +308,33 @@ func TestRecordsGoWithTheirDirectory(t *testing.T) {
 		t.Error("the directory is still there")
 	}
 }
+
+func TestWhatAKilledHelperLeftGoesWithWhatItMade(t *testing.T) {
+	_, vm := installed(t)
+	if err := errors.Join(vm.WriteRecord("a", 1), vm.SetBooted()); err != nil {
+		t.Fatal(err)
+	}
+	mine, other := tempName(vm.RuntimeDir()+"/a.json"), tempName(vm.RuntimeDir()+"/b.json")
+	booted := tempName(vm.Dir() + "/booted")
+	if err := errors.Join(os.WriteFile(mine, nil, 0o600), os.WriteFile(other, nil, 0o600), os.Symlink("/nowhere", booted)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(vm.RemoveRecord("a"), vm.ClearBooted()); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{mine, booted, vm.Dir() + "/booted"} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
+	// Another helper may write it just now.
+	if _, err := os.Lstat(other); err != nil {
+		t.Errorf("what is not this helper's is gone: %v", err)
+	}
+	if err := vm.RemoveRecord("b"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(vm.RuntimeDir()); err == nil {
+		t.Error("the directory is still there")
+	}
+}
