@@ -186,10 +186,8 @@ let
           ""
           "-${stateDir}/%i"
         ];
-        BindReadOnlyPaths = [
-          ""
-          "-${stateDir}/.store"
-        ];
+        # The empty word above is for both lists, which are one, systemd.exec(5).
+        BindReadOnlyPaths = [ "-${stateDir}/.store" ];
       };
     };
   };
