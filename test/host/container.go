@@ -54,6 +54,17 @@ func inContainer(ctx context.Context, r root, payload string, command []string) 
 type container struct {
 	nspawn *exec.Cmd
 	leader int
+	// ended is closed when nspawn has exited.
+	ended chan struct{}
+}
+
+func (c *container) hasEnded() bool {
+	select {
+	case <-c.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // bootContainer starts the container and waits until its systemd has started
@@ -73,12 +84,16 @@ func bootContainer(tree, console string) (*container, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c := &container{nspawn: cmd}
+	c := &container{nspawn: cmd, ended: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait()
+		close(c.ended)
+	}()
 	for deadline := time.Now().Add(bootTimeout); ; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
+		if time.Now().After(deadline) || c.hasEnded() {
 			c.kill()
 			text, _ := os.ReadFile(console)
-			return nil, fmt.Errorf("the container did not boot within %s:\n%s", bootTimeout, text)
+			return nil, fmt.Errorf("the container did not boot, or not within %s:\n%s", bootTimeout, text)
 		}
 		// Asked anew each time: the first child that nspawn has is one that
 		// makes the namespaces, forks the container's init and leaves.
@@ -136,5 +151,5 @@ func (c *container) kill() {
 		_ = syscall.Kill(c.leader, syscall.SIGKILL)
 	}
 	_ = c.nspawn.Process.Kill()
-	_ = c.nspawn.Wait()
+	<-c.ended
 }
