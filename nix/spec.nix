@@ -89,7 +89,7 @@ let
     };
     firecracker = {
       firecracker = withoutNulls {
-        inherit (cfg.firecracker) cpu driveIoEngine extraArgs;
+        inherit (cfg.firecracker) cpu driveIoEngine extraArgs jailer;
         package = "${cfg.firecracker.package}";
       } // { inherit (cfg.firecracker) extraConfig; };
     };

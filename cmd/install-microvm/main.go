@@ -10,6 +10,11 @@ import (
 	"microvm/internal/statedir"
 )
 
+// Set by the build, see the Makefile.
+var libexecDir = "/usr/lib/microvm"
+
 func main() {
-	os.Exit(installer.Run(context.Background(), os.Args[1:], statedir.HostFromEnv(), os.Stdout, os.Stderr))
+	host := statedir.HostFromEnv()
+	host.LibexecDir = libexecDir
+	os.Exit(installer.Run(context.Background(), os.Args[1:], host, os.Stdout, os.Stderr))
 }

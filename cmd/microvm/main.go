@@ -16,8 +16,10 @@ var (
 )
 
 func main() {
+	host := statedir.HostFromEnv()
+	host.LibexecDir = libexecDir
 	c := &cli.Command{
-		Host: statedir.HostFromEnv(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Host: host, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		LibexecDir: libexecDir, BinDir: binDir, Version: version,
 	}
 	os.Exit(c.Run(os.Args[1:]))

@@ -59,7 +59,7 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	for _, word := range s.Firecracker.ExtraArgs {
 		p.Argv = append(p.Argv, Literal(word))
 	}
-	return nil
+	return firecrackerJail(s, p, program)
 }
 
 func firecrackerShutdown(s *spec.Spec, control *Control) (Shutdown, error) {

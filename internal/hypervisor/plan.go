@@ -64,8 +64,10 @@ type Plan struct {
 	Bridge bool `json:"bridge,omitempty"`
 	// Namespaces says that the hypervisor makes namespaces for a sandbox of its
 	// own, which the unit otherwise forbids.
-	Namespaces bool   `json:"namespaces,omitempty"`
-	VsockCID   *int64 `json:"vsockCid,omitempty"`
+	Namespaces bool `json:"namespaces,omitempty"`
+	// Jail is nil where the hypervisor sees the host's files.
+	Jail     *Jail  `json:"jail,omitempty"`
+	VsockCID *int64 `json:"vsockCid,omitempty"`
 
 	Shutdown  Shutdown  `json:"shutdown"`
 	Readiness Readiness `json:"readiness"`
@@ -78,6 +80,14 @@ type Plan struct {
 	// Notes are remarks for the person who builds or shows the plan, such as
 	// why readiness is what it is. Warnings among them start with "warning: ".
 	Notes []string `json:"notes,omitempty"`
+}
+
+// Jail is a root directory of the VM's own. It always has the host's programs,
+// the packages and the VM's state directory; these files are there as well, by
+// absolute paths, where the host has them.
+type Jail struct {
+	ReadOnly []string `json:"readOnly,omitempty"`
+	Writable []string `json:"writable,omitempty"`
 }
 
 // KVM is how much a VM depends on /dev/kvm.

@@ -157,7 +157,11 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := standardInput(plan); err != nil {
 		return err
 	}
-	return become(program, append(argv, extra...), environment(plan.Env), files.inherited())
+	env := environment(plan.Env)
+	if plan.Jail != nil {
+		env = plan.Env // nothing of the host's, as Firecracker's jailer does
+	}
+	return become(program, append(argv, extra...), env, files.inherited())
 }
 
 // prepare does what has to be done before the hypervisor starts.

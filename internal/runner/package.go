@@ -161,6 +161,11 @@ func validate(p *hypervisor.Plan) error {
 	if p.Shutdown.Method == hypervisor.ShutdownGuestOverSSH && (p.Shutdown.SSH == nil || p.VsockCID == nil) {
 		faults.Addf("shutdown", "%s needs a key and a vsock CID", p.Shutdown.Method)
 	}
+	if p.Jail != nil {
+		for _, path := range slices.Concat(p.Jail.ReadOnly, p.Jail.Writable) {
+			check("jail", spec.ValidateJailPath(path))
+		}
+	}
 	if p.Console != "" {
 		check("console", spec.ValidateInside(p.Console))
 	}

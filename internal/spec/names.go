@@ -21,6 +21,7 @@ const (
 var (
 	vmName     = pattern(`^[a-zA-Z0-9:_][a-zA-Z0-9:_.\-]*$`)
 	pciAddress = pattern(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
+	jailPath   = pattern(`^(/[a-zA-Z0-9_+@=.,~\-]+)+$`)
 	tagWord    = pattern(`^[a-zA-Z0-9_.+\-]+$`)
 )
 
@@ -116,6 +117,32 @@ func ValidateInside(path string) error {
 		return fmt.Errorf("%q has to be a plain relative path inside the state directory, such as %q", path, filepath.Base(path))
 	}
 	return validateText(path)
+}
+
+// ValidateJailPath checks the absolute path of a host's file that a jailed VM is
+// to see. It goes into a unit file, where systemd.syntax(7) and systemd.exec(5)
+// give a meaning to many characters; none of those is let through, so that there
+// is nothing to escape.
+func ValidateJailPath(path string) error {
+	switch {
+	case !jailPath().MatchString(path):
+		return fmt.Errorf("%q cannot stand in the unit of a jailed VM; use an absolute path of letters, digits and the characters / _ + @ = . , ~ -", path)
+	case filepath.Clean(path) != path:
+		return fmt.Errorf("%q is not a plain path; write it as %q", path, filepath.Clean(path))
+	case under(path, "/proc", "/sys"):
+		return fmt.Errorf("%q is the kernel's; a jailed VM has only the files of disks, kernels and programs", path)
+	}
+	return nil
+}
+
+// under says whether path is one of dirs, or below one.
+func under(path string, dirs ...string) bool {
+	for _, dir := range dirs {
+		if path == dir || strings.HasPrefix(path, dir+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 // validateText rejects what can stand in no command line and no text file.

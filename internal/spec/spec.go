@@ -288,7 +288,10 @@ type Firecracker struct {
 	DriveIoEngine string         `json:"driveIoEngine,omitempty"`
 	ExtraArgs     []string       `json:"extraArgs,omitempty"`
 	ExtraConfig   map[string]any `json:"extraConfig,omitempty"`
-	Package       string         `json:"package,omitempty"`
+	// Jailer gives the VM's unit a root directory of its own, with little more in
+	// it than the VM's files, in place of Firecracker's jailer program.
+	Jailer  bool   `json:"jailer,omitempty"`
+	Package string `json:"package,omitempty"`
 }
 
 // Crosvm holds options for hypervisor crosvm.

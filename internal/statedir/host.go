@@ -28,6 +28,9 @@ type Host struct {
 	UnitDir string
 	// GCRoots is where Nix looks for garbage collector roots.
 	GCRoots string
+	// LibexecDir holds the helpers' programs; empty means that they are below
+	// /usr or in the Nix store.
+	LibexecDir string
 	// User and Group are the account of the hypervisors.
 	User, Group string
 }

@@ -46,6 +46,9 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err != nil {
 		return err
 	}
+	if _, err := v.jailDropIns(plan); err != nil {
+		return err // before anything is changed
+	}
 	unlock, err := v.Host.lock()
 	if err != nil {
 		return err
@@ -271,12 +274,18 @@ func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 
 // linkDropIns gives the VM's unit what its plan needs and others do not.
 func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
+	jail, err := v.jailDropIns(plan)
+	if err != nil {
+		return false, err
+	}
 	for _, d := range []struct {
 		name, text string
 		wanted     bool
 	}{
 		{"50-bridge.conf", bridgeDropIn, plan.Bridge},
 		{"50-namespaces.conf", namespacesDropIn, plan.Namespaces},
+		{jailName, jail[jailName], plan.Jail != nil},
+		{jailRootName, jail[jailRootName], plan.Jail != nil},
 	} {
 		one, err := v.linkDropIn(d.name, d.text, d.wanted)
 		if err != nil {

@@ -117,6 +117,9 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	if err != nil {
 		return err
 	}
+	if _, err := v.jailDropIns(plan); err != nil {
+		return err // before anything is changed
+	}
 	changed, err := v.linkUnits(plan)
 	if err != nil {
 		return err

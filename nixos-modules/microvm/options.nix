@@ -604,6 +604,14 @@ in
         default = { };
         description = "Settings that are merged into Firecracker's configuration file.";
       };
+      jailer = mkOption {
+        type = bool;
+        default = false;
+        description = ''
+          Gives the VM's unit a root directory of its own, with little more in it than
+          the VM's files, in place of Firecracker's jailer program.
+        '';
+      };
       package = program "Firecracker" host.firecracker "config.microvm.vmHostPackages.firecracker";
     };
 

@@ -296,6 +296,7 @@ in
         driveIoEngine = "Sync";
         extraArgs = [ "--no-seccomp" ];
         extraConfig.machine-config.smt = false;
+        jailer = true;
       };
     };
 
