@@ -106,6 +106,7 @@ in
       inherit (config.microvm) spec;
       failures = failures config;
       inherit (config) warnings;
+      inherit (config.services.openssh) authorizedKeysFiles;
       fileSystems = lib.mapAttrs (_: fs: removeAttrs fs [ "noCheck" ]) config.fileSystems;
       runner = {
         inherit (config.microvm.declaredRunner)

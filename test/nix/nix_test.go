@@ -247,7 +247,9 @@ type guest struct {
 	Spec     json.RawMessage
 	Failures []string
 	Warnings []string
-	Runner   struct {
+	// AuthorizedKeysFiles are what its sshd reads beside NixOS's own.
+	AuthorizedKeysFiles []string
+	Runner              struct {
 		CanShutdown, SupportsNotifySocket, TapMultiQueue bool
 		Name, Text                                       string
 	}
@@ -272,6 +274,10 @@ func TestSpecsBuild(t *testing.T) {
 			}
 			if can := plan.Shutdown.Method != hypervisor.ShutdownNone; can != g.Runner.CanShutdown {
 				t.Errorf("canShutdown is %v in Nix and %v in the package (%s)", g.Runner.CanShutdown, can, plan.Shutdown.Why)
+			}
+			const key = "/run/credentials/@system/ssh.ephemeral-authorized_keys-all"
+			if over := plan.Shutdown.Method == hypervisor.ShutdownGuestOverSSH; over && !slices.Contains(g.AuthorizedKeysFiles, key) {
+				t.Errorf("it is shut down over ssh, and its sshd reads no key but %q", g.AuthorizedKeysFiles)
 			}
 			if reports := plan.Readiness.Mode == hypervisor.ReadyGuest; reports != g.Runner.SupportsNotifySocket {
 				t.Errorf("supportsNotifySocket is %v in Nix, and the package is ready by %s", g.Runner.SupportsNotifySocket, plan.Readiness.Mode)
