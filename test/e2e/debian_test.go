@@ -64,6 +64,7 @@ func TestDebianGuestBootsReportsAndLetsItsOwnerIn(t *testing.T) {
 	if !strings.Contains(log, "microvm@debian.service: Deactivated successfully") || strings.Contains(log, "SIGTERM") {
 		t.Errorf("the guest did not go down by itself:\n%s", log)
 	}
+	t.Logf("the stop:\n%s", sh(t, logs(name)+" | grep '^microvm-run-wrapper: ' | tail -4"))
 	for _, want := range []string{"asking the guest to go down by ssh-over-vsock", "the guest runs \"systemctl poweroff"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the log has no %q:\n%s", want, log)

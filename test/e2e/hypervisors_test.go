@@ -24,7 +24,7 @@ var programs = map[string]string{
 }
 
 // cases are what each hypervisor is put through, in this order.
-var cases = []string{"ready", "tap", "share", "balloon", "killed", "stop", "volume"}
+var cases = []string{"ready", "tap", "share", "balloon", "killed", "stop", "volume", "mute"}
 
 // TestRealHypervisors takes a VM of each hypervisor that is there through its
 // life, and prints a table. Those that are not there are listed, and are no
@@ -160,6 +160,7 @@ func (h *trial) run(t *testing.T) {
 	name := install(t, h.spec())
 	steps := map[string]func(*testing.T) string{
 		"ready": h.ready, "tap": h.ping, "share": h.share, "balloon": h.balloon, "killed": h.killed, "stop": h.stop, "volume": h.volume,
+		"mute": h.mute,
 	}
 	for _, c := range cases {
 		if slices.Contains([]string{"tap", "share", "balloon", "volume"}, c) && h.blind() {
@@ -280,7 +281,7 @@ func (h *trial) overSSH() bool { return !slices.Contains(h.can.Shutdown, "x86_64
 
 // stop stops the VM; the result is how its guest was asked.
 func (h *trial) stop(t *testing.T) string {
-	if h.overSSH() && blind[h.name] == "" {
+	if h.overSSH() && !h.blind() {
 		if got := sh(t, "stat -c '%a %U' /var/lib/microvms/"+h.vm+"/.shutdown-key"); got != "600 microvm" {
 			t.Errorf("the key for the shutdown is %s", got)
 		}
@@ -289,7 +290,7 @@ func (h *trial) stop(t *testing.T) string {
 	if out, err := try("ls /var/lib/microvms/" + h.vm + "/.shutdown-key*"); err == nil {
 		t.Errorf("a key is left: %s", out)
 	}
-	if h.overSSH() && blind[h.name] != "" {
+	if h.overSSH() && h.blind() {
 		return "SIGTERM"
 	}
 	if log := sh(t, logs(h.vm)); !strings.Contains(log, "marker written and synced to /data") || !strings.Contains(log, "Deactivated successfully") {
@@ -308,4 +309,26 @@ func (h *trial) volume(t *testing.T) string {
 	waitFor(t, h.vm, "found marker on /data")
 	sh(t, "systemctl stop microvm@"+h.vm)
 	return "kept"
+}
+
+// mute takes the control socket away from a hypervisor that multiplexes vsock, so
+// that its guest is asked over SSH through that; the others show their way to the
+// guest in stop.
+func (h *trial) mute(t *testing.T) string {
+	if h.can.Vsock != "unix" {
+		return "-"
+	}
+	s := h.spec()
+	s["socket"], s["balloon"], s["initrdPath"] = nil, false, assets+"/initrd-ssh"
+	install(t, s)
+	sh(t, "systemctl start microvm@"+h.vm)
+	since := sh(t, "journalctl -q -n 1 --show-cursor -u microvm@"+h.vm+" | sed -n 's/^-- cursor: //p'")
+	sh(t, "systemctl stop microvm@"+h.vm)
+	log := sh(t, logs(h.vm)+" --after-cursor='"+since+"'")
+	for _, want := range []string{"asking the guest to go down by ssh-over-vsock", "marker written and synced to /data", "the hypervisor exited after", "Deactivated successfully"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log of the stop has no %q:\n%s", want, log)
+		}
+	}
+	return "ssh"
 }
