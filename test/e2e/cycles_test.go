@@ -141,6 +141,27 @@ func TestAKilledMacvtapHelperIsUndone(t *testing.T) {
 	killed{name: name, helper: "microvm-macvtap-interfaces", calls: calls, left: strings.Replace(leftHalfway, "grep half", "grep -E 'mv-half|halfway'", 1)}.anywhere(t)
 }
 
+// TestAKilledPCIHelperGivesTheDeviceBack is for the VM host, which has a card to
+// take. Each process takes long there, so that only those calls are tried that
+// change anything.
+func TestAKilledPCIHelperGivesTheDeviceBack(t *testing.T) {
+	in(t, "vm")
+	address, _ := card(t)
+	driver := "basename $(readlink /sys/bus/pci/devices/" + address + "/driver)"
+	if got := sh(t, "modprobe vfio-pci; "+driver); got != "e1000e" {
+		t.Fatalf("the card is on %s", got)
+	}
+	name := install(t, spec("halfcard", func(s map[string]any) {
+		s["qemu"] = map[string]any{"machine": "q35"}
+		s["devices"] = []any{map[string]any{"bus": "pci", "path": address}}
+	}))
+	const calls = "mkdirat,renameat,unlinkat,write,fchmod,fchmodat,fchownat"
+	began := time.Now()
+	killed{name: name, helper: "microvm-pci-devices", calls: calls,
+		left: driver + " | grep -v e1000e; ls -A /run/microvm | grep half; grep -v null /sys/bus/pci/devices/" + address + "/driver_override; ls /dev/vfio | grep '[0-9]'"}.anywhere(t)
+	t.Logf("all of it took %s", time.Since(began).Round(time.Second))
+}
+
 // killed is a helper that is killed before each of some system calls in turn, by
 // strace; its counts are those of one call in one thread.
 type killed struct {
