@@ -159,7 +159,7 @@ func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string)
 		return errors.New("the plan names no control socket")
 	}
 	s.launcher.logf("asking the guest to go down by %s", how.Method)
-	trouble := ""
+	trouble, pause := "", 500*time.Millisecond
 	for attempt := 1; ; attempt++ {
 		round, cancel := context.WithTimeout(ctx, s.times.Again)
 		reacted, err := s.askOnce(round, how, dir)
@@ -180,14 +180,15 @@ func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string)
 			s.launcher.logf("asking the guest to go down: %s; trying again", trouble)
 		}
 		// The socket is not there yet, or answers late.
-		s.pause(ctx)
+		s.pause(ctx, pause)
+		pause = min(2*pause, s.times.Again)
 	}
 }
 
 // pause keeps a control socket that fails at once from being hammered.
-func (s *stopping) pause(ctx context.Context) {
+func (s *stopping) pause(ctx context.Context, d time.Duration) {
 	select {
-	case <-time.After(500 * time.Millisecond):
+	case <-time.After(d):
 	case <-s.process.dead:
 	case <-ctx.Done():
 	}

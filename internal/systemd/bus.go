@@ -15,7 +15,7 @@ import (
 const (
 	managerInterface = "org.freedesktop.systemd1.Manager"
 	managerPath      = "/org/freedesktop/systemd1"
-	privateSocket    = "unix:path=/run/systemd/private"
+	privateSocket    = "/run/systemd/private"
 )
 
 type manager = dbus.BusObject
@@ -23,7 +23,7 @@ type manager = dbus.BusObject
 // private connects to the manager through its private socket, which is there
 // before the bus is and wants no greeting. Only root may.
 func private(ctx context.Context) (*dbus.Conn, error) {
-	conn, err := dbus.Dial(privateSocket, dbus.WithContext(ctx))
+	conn, err := dbus.Dial("unix:path="+ofHost(privateSocket), dbus.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("reach systemd: %w", err)
 	}

@@ -27,7 +27,7 @@ type Unit struct {
 
 // Running says whether systemd is the service manager here, sd_booted(3).
 func Running() bool {
-	_, err := os.Stat(running)
+	_, err := os.Stat(ofHost(running))
 	return err == nil
 }
 

@@ -214,7 +214,7 @@ func (k killed) at(t *testing.T, way, call string, n int) bool {
 	if program != booted {
 		left = strings.Replace(left, "-name '*booted*'", "-name '.microvm-new-*'", 1)
 	}
-	out := sh(t, fmt.Sprintf(`%[1]s
+	out := sh(t, fmt.Sprintf(`%[1]s > /dev/null
 		# The shell tells of whoever is killed.
 		code=$(exec 2> /dev/null; strace -f -qq -o /dev/null -e trace=%[2]s -e inject=%[2]s:signal=KILL:when=%[3]d %[4]s %[5]s %[6]s > /dev/null; echo $?)
 		%[7]s

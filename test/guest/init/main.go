@@ -61,6 +61,9 @@ func main() {
 	goDown(<-requests)
 }
 
+// ctrlAltDel is what the kernel sends to process 1, reboot(2).
+const ctrlAltDel = "signal interrupt"
+
 // requests carries what makes the guest go down.
 var requests = make(chan string, 4)
 
@@ -370,7 +373,9 @@ func goDown(why string) {
 			say("unmount %s: %v", v, err)
 		}
 	}
-	if hasButton() && why != "reboot-after" {
+	// As systemd's ctrl-alt-del.target, which is reboot.target; Firecracker, whose
+	// machine cannot be turned off, counts on that.
+	if hasButton() && why != "reboot-after" && why != ctrlAltDel {
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	}
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
