@@ -64,6 +64,20 @@ func TestWhatQEMUCannotDoIsRefused(t *testing.T) {
 	}
 }
 
+func TestWhatCrosvmsSandboxDoesNotTakeIsRefused(t *testing.T) {
+	_, err := compileFor(t, "crosvm", `"crosvm":{"pivotRoot":"empty"},"shares":[{"tag":"t","source":"home","proto":"9p"}]`)
+	wantFault(t, err, "crosvm.pivotRoot", "is not absolute")
+	wantFault(t, err, "shares[0].source", "write the whole path")
+	for _, members := range []string{
+		`"shares":[{"tag":"t","source":"home","proto":"9p"}]`,
+		`"crosvm":{"pivotRoot":"/var/empty"},"shares":[{"tag":"t","source":"/home","proto":"9p"},{"tag":"u","source":"home","proto":"virtiofs"}]`,
+	} {
+		if _, err := compileFor(t, "crosvm", members); err != nil {
+			t.Errorf("%s: %v", members, err)
+		}
+	}
+}
+
 func wantFault(t *testing.T, err error, path, want string) {
 	t.Helper()
 	var faults spec.Faults

@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 
 	"microvm/internal/spec"
@@ -17,7 +18,7 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	if control != nil {
 		control.Program = program
 	}
-	faults := refuseCommas(s)
+	faults := append(refuseCommas(s), crosvmFaults(s)...)
 	if s.Balloon && control == nil {
 		faults.Addf("balloon", "is set through the control socket; set socket")
 	}
@@ -76,6 +77,24 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	add(Literal(s.Kernel))
 	return nil
+}
+
+// crosvmFaults are what crosvm's own sandbox does not start with: it mounts the
+// directory of a 9p share, and its own root, by absolute paths only.
+func crosvmFaults(s *spec.Spec) spec.Faults {
+	var faults spec.Faults
+	if s.Crosvm.PivotRoot == nil {
+		return nil
+	}
+	if root := *s.Crosvm.PivotRoot; !filepath.IsAbs(root) {
+		faults.Addf("crosvm.pivotRoot", "%q is not absolute; write the whole path of an empty directory", root)
+	}
+	for i, share := range s.Shares {
+		if share.Proto == "9p" && !filepath.IsAbs(share.Source) {
+			faults.Addf(fmt.Sprintf("shares[%d].source", i), "%q is not absolute, which crosvm's sandbox wants of a 9p share; write the whole path, take virtiofs, or leave crosvm.pivotRoot out", share.Source)
+		}
+	}
+	return faults
 }
 
 // crosvmSandbox leaves crosvm its own sandbox, one for each device, where the

@@ -156,7 +156,7 @@ func qemuVersion(t *testing.T, program string) (major, minor int) {
 // populate makes the files that the specs have in /srv/vm, below dir.
 func (q *trial) populate(t *testing.T) {
 	t.Helper()
-	for _, d := range []string{"store", "work", "home"} {
+	for _, d := range []string{"store", "work", "home", "empty"} {
 		if err := os.Mkdir(filepath.Join(q.dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -357,6 +357,8 @@ func (q *trial) value(name string) (string, error) {
 		return "1025", nil
 	case "tsc-khz", "tsc-khz-without-kvm":
 		return "0", nil
+	case "shutdown-key":
+		return "c3NoLWVkMjU1MTkgQUFBQQ==", nil
 	}
 	// A tap looks like a macvtap to who has it open.
 	id := strings.Split(name, ":")[1]
