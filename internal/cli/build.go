@@ -34,7 +34,7 @@ func (c *Command) build() *cobra.Command {
 			if out == "" {
 				return usageError{errors.New("where should the package go? Name a directory with -o DIR")}
 			}
-			s, err := spec.ParseFile(args[0])
+			s, err := spec.ParseFile(args[0], hypervisor.Rules)
 			if err != nil {
 				return err
 			}
@@ -98,7 +98,7 @@ func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 		defer func() { _ = p.Close() }()
 		return p.Plan()
 	case err == nil:
-		s, err := spec.ParseFile(word)
+		s, err := spec.ParseFile(word, hypervisor.Rules)
 		if err != nil {
 			return nil, err
 		}

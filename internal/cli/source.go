@@ -154,7 +154,7 @@ func (c *Command) buildSpec(name, path, out string) ([]string, error) {
 
 // parseFor reads the spec of the VM of that name.
 func parseFor(name, path string) (*spec.Spec, error) {
-	s, err := spec.ParseFile(path)
+	s, err := spec.ParseFile(path, hypervisor.Rules)
 	if err != nil {
 		return nil, err
 	}

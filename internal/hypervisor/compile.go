@@ -77,7 +77,7 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(compilers)))}}
 	}
 	if len(faults) > 0 {
-		return nil, faults
+		return nil, Rules(s)
 	}
 	p, err := common(s)
 	if err != nil {
@@ -90,6 +90,19 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 		p.Notes = append(p.Notes, "warning: "+w)
 	}
 	return p, nil
+}
+
+// Rules are those rules of a spec's hypervisor that can be told of a spec that is
+// not valid yet, for spec.ParseFile; Compile has the others.
+func Rules(s *spec.Spec) spec.Faults {
+	faults, err := unsupported(s)
+	if err != nil {
+		return nil // the hypervisor's name is at fault, which the spec says itself
+	}
+	if s.Hypervisor == "qemu" {
+		faults = append(faults, qemuFaults(s)...)
+	}
+	return faults
 }
 
 // common fills in what does not depend on the hypervisor.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -21,39 +22,89 @@ const (
 // Parse reads a document, fills in the defaults and validates it. The error is
 // of type Faults and names everything that is wrong.
 func Parse(data []byte) (*Spec, error) {
-	s, err := parse(data)
-	if err != nil {
-		return nil, err
+	s, form, err := parse(data)
+	if err == nil {
+		err = s.finish(form, nil)
 	}
-	s.SetDefaults()
-	if err := s.Validate(); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
+// Rule says what more is wrong with a spec that has its defaults and need not be
+// valid otherwise.
+type Rule func(*Spec) Faults
+
 // ParseFile parses the document at path. Relative paths of the kernel, the
 // initrd, the store disk and the credential files are taken from the
-// document's own directory, as a person who writes them beside it expects.
-func ParseFile(path string) (*Spec, error) {
+// document's own directory, as a person who writes them beside it expects. What
+// the rules say comes after the faults of this package, in the same error.
+func ParseFile(path string, rules ...Rule) (*Spec, error) {
 	data, err := readBounded(path)
 	if err != nil {
 		return nil, err
-	}
-	s, err := parse(data)
-	if err != nil {
-		return nil, fmt.Errorf("%s:\n%w", path, err)
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
 		return nil, fmt.Errorf("find the directory of %s: %w", path, err)
 	}
-	s.resolvePaths(dir)
-	s.SetDefaults()
-	if err := s.Validate(); err != nil {
+	s, form, err := parse(data)
+	if err == nil {
+		s.resolvePaths(dir)
+		err = s.finish(form, rules)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s:\n%w", path, err)
 	}
 	return s, nil
+}
+
+// finish fills in the defaults and validates. What has the wrong form is left out
+// of s; the rest is validated all the same, so that one reading finds everything.
+func (s *Spec) finish(form Faults, rules []Rule) error {
+	s.SetDefaults()
+	var content Faults
+	if err := s.Validate(); !errors.As(err, &content) && err != nil {
+		return err
+	}
+	content = slices.DeleteFunc(content, func(c Fault) bool {
+		return slices.ContainsFunc(form, func(f Fault) bool { return follows(c.Path, f) })
+	})
+	all := slices.Concat(form, content)
+	for _, rule := range rules {
+		all = append(all, slices.DeleteFunc(rule(s), func(r Fault) bool {
+			return slices.ContainsFunc(all, func(f Fault) bool { return f.Path == r.Path })
+		})...)
+	}
+	return all.Err()
+}
+
+// dependsOn are the options whose rules ask for the value of others.
+var dependsOn = map[string][]string{
+	"forwardPorts":      {"interfaces"},
+	"hotpluggedMem":     {"hotplugMem"},
+	"initialBalloonMem": {"balloon", "mem"},
+	"storeDisk":         {"storeOnDisk"},
+}
+
+// follows says whether a fault at path may only be there because the value that
+// fault form is about was left out: it is the same option, one of the same
+// element of a list, or one that depends on it.
+func follows(path string, form Fault) bool {
+	if strings.HasPrefix(form.Message, "unknown option") {
+		return false // nothing that has a meaning was left out
+	}
+	return element(path) == element(form.Path) || slices.Contains(dependsOn[path], topLevel(form.Path))
+}
+
+// element cuts a path behind the index of its list, where it has one.
+func element(path string) string {
+	before, _, found := strings.Cut(path, "]")
+	if !found {
+		return path
+	}
+	return before + "]"
 }
 
 func readBounded(path string) ([]byte, error) {
@@ -83,26 +134,58 @@ func (s *Spec) resolvePaths(dir string) {
 	}
 }
 
-// parse checks the document's form against the types and decodes it, without
-// defaults or validation.
-func parse(data []byte) (*Spec, error) {
+// parse checks the document's form against the types and decodes what has the
+// right one, without defaults or validation. err is for what is no document at all.
+func parse(data []byte) (s *Spec, form Faults, err error) {
 	if len(data) > maxDocument {
-		return nil, Faults{{Message: fmt.Sprintf("the document is larger than %d bytes", maxDocument)}}
+		return nil, nil, Faults{{Message: fmt.Sprintf("the document is larger than %d bytes", maxDocument)}}
 	}
 	root, err := readTree(data)
 	if err != nil {
-		return nil, Faults{{Message: err.Error()}}
+		return nil, nil, Faults{{Message: err.Error()}}
 	}
-	var faults Faults
-	check(&faults, "", root, reflect.TypeFor[Spec]())
-	if len(faults) > 0 {
-		return nil, faults
+	check(&form, "", root, reflect.TypeFor[Spec]())
+	if len(form) > 0 && form[0].Path == "" {
+		return nil, nil, form // not even an object
 	}
-	s := new(Spec)
+	faulty := map[string]bool{}
+	for _, f := range form {
+		faulty[f.Path] = true
+	}
+	if len(faulty) > 0 {
+		if data, err = json.Marshal(without(root, "", faulty)); err != nil {
+			return nil, nil, Faults{{Message: err.Error()}}
+		}
+	}
+	s = new(Spec)
 	if err := json.Unmarshal(data, s); err != nil {
-		return nil, Faults{{Message: err.Error()}}
+		return nil, nil, append(form, Fault{Message: err.Error()})
 	}
-	return s, nil
+	return s, form, nil
+}
+
+// without is v less what is at the faulty paths. In a list a null keeps the place
+// of an element, so that the others keep their index.
+func without(v any, path string, faulty map[string]bool) any {
+	switch v := v.(type) {
+	case *object:
+		kept := map[string]any{}
+		for _, key := range v.keys {
+			if at := join(path, key); !faulty[at] {
+				kept[key] = without(v.values[key], at, faulty)
+			}
+		}
+		return kept
+	case []any:
+		kept := make([]any, len(v))
+		for i, e := range v {
+			if at := fmt.Sprintf("%s[%d]", path, i); !faulty[at] {
+				kept[i] = without(e, at, faulty)
+			}
+		}
+		return kept
+	}
+	return v
 }
 
 // object keeps the order of a JSON object's members, so that faults come in

@@ -188,8 +188,13 @@ func TestEveryFaultIsReportedAtOnce(t *testing.T) {
 	golden(t, "faults", err.Error()+"\n")
 }
 
-func TestTheFormOfADocumentIsCheckedBeforeItsContent(t *testing.T) {
-	_, err := Parse([]byte(`{"name": 5, "vcpus": 1, "interfaces": {}, "kernel": "/k", "kernel": "/l", "mem": 1.5, "qemu": {"extraArgs": "a"}, "balloon": null, "virtiofsd": {"threadPoolSize": "many"}}`))
+// TestFaultsOfFormAndOfContentAreReportedAtOnce: what is left out because of its
+// form is not said to be missing.
+func TestFaultsOfFormAndOfContentAreReportedAtOnce(t *testing.T) {
+	_, err := Parse([]byte(`{"name": 5, "vcpus": 1, "vcpu": 0.5, "interfaces": {}, "kernel": "/k", "kernel": "/l", "mem": 1.5, "qemu": {"extraArgs": "a", "pcieRootPorts": [{"id": "a/b"}]},
+		"balloon": null, "initialBalloonMem": 600, "virtiofsd": {"threadPoolSize": "many"}, "forwardPorts": [{"host": {"port": 1}, "guest": {"port": 0}}],
+		"volumes": [{"image": "a.img", "size": "8"}, "b.img", {"image": "c.img", "size": 8, "labl": "c", "serial": "more than twenty bytes"}],
+		"shares": [{"tag": "a/b", "source": "/a"}], "vsock": {"cid": 1}, "firecracker": {"cpu": {"a": [{"b": null}]}}}`))
 	if err == nil {
 		t.Fatal("accepted")
 	}

@@ -52,6 +52,20 @@ func TestBadSpecsAreRefusedWithCauseAndRemedy(t *testing.T) {
 	}
 }
 
+// TestFaultsOfEveryKindAreReportedAtOnce: an unknown option, a wrong type, a bad
+// value, and what the hypervisor and its machine cannot do.
+func TestFaultsOfEveryKindAreReportedAtOnce(t *testing.T) {
+	in(t, "container")
+	file := filepath.Join(t.TempDir(), "spec.json")
+	text := `{"name":"x","kernel":"/k","vcpus":2,"mem":"512","vsock":{"cid":1},"balloon":true,"initialBalloonMem":64,"hotplugMem":512}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range [][]string{{"build", file, "-o", file + ".d"}, {"show", file}, {"create", "x", "-s", file}} {
+		want(t, 1, []string{"vcpus: unknown", "mem: want a whole", "vsock.cid: 1 is", "initialBalloonMem: qemu has no", "hotplugMem: QEMU's machine"}, words...)
+	}
+}
+
 func TestBadVMNamesAreRefusedByEveryProgram(t *testing.T) {
 	in(t, "container")
 	programs := []string{
