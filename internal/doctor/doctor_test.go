@@ -111,21 +111,40 @@ func TestStateDirectoryThatIsNotRootsIsRefused(t *testing.T) {
 }
 
 func TestEachPartOfAPlanIsChecked(t *testing.T) {
-	d := newDoctor(t, map[string]string{"sys/class/net/eth0/x": "", "proc/meminfo": "HugePages_Free: 10\nHugepagesize: 2048 kB\n", "sys/bus/pci/devices/0000:01:00.0/vendor": ""})
+	d := newDoctor(t, map[string]string{"sys/class/net/eth0/x": "", "proc/meminfo": "HugePages_Free: 10\nHugepagesize: 2048 kB\n", "sys/bus/pci/devices/0000:01:00.0/vendor": "",
+		"sys/class/net/br0/bridge/x": "", "usr/lib/qemu/qemu-bridge-helper": "", "state/web/there.img": ""})
 	plan := &hypervisor.Plan{
 		Hypervisor: "qemu", Argv: []string{"no-such-hypervisor", "memory-backend-memfd,id=mem,size=256M,share=off,hugetlb=on"},
 		Files:    []hypervisor.File{{Role: "kernel", Path: d.path("vmlinuz")}},
 		Macvtaps: []hypervisor.Macvtap{{ID: "mv0", Link: "eth0"}, {ID: "mv1", Link: "eth9"}},
 		PCI:      []hypervisor.PCI{{Address: "0000:01:00.0"}, {Address: "0000:02:00.0"}},
 		Taps:     []hypervisor.Tap{{ID: "vm-web"}},
+		Volumes: []hypervisor.Volume{
+			{Image: "there.img"}, {Image: "gone.img"}, {Image: "linked.img", AutoCreate: true, SizeMiB: 64}, {Image: "new.img", AutoCreate: true, SizeMiB: 64},
+		},
+		Bridge: true,
+	}
+	plan.Argv = append(plan.Argv, "bridge,id=net0,br=br0", "bridge,id=net1,br=br9,helper=/x")
+	vm := statedir.VM{Host: d.Host, Name: "web"}
+	if err := os.Symlink("/no/such/disk/linked.img", filepath.Join(vm.Dir(), "linked.img")); err != nil {
+		t.Fatal(err)
 	}
 	d.program(plan)
 	d.files(plan)
+	d.volumes(vm, plan)
+	d.bridges(plan)
 	d.interfaces(plan)
 	d.devices(plan)
 	d.memory(plan)
 	d.expect(t, "hypervisor", Failed, "install it")
 	d.expect(t, "file kernel", Failed, "no such file")
+	d.expect(t, "volume there.img", OK, "is there")
+	d.expect(t, "volume gone.img", Failed, "autoCreate")
+	d.expect(t, "volume linked.img", Failed, "mount the disk")
+	d.expect(t, "volume new.img", OK, "64 MiB")
+	d.expect(t, "bridge helper", Failed, "chmod u+s")
+	d.expect(t, "bridge br0", OK, "")
+	d.expect(t, "bridge br9", Failed, "ip link add br9 type bridge")
 	d.expect(t, "macvtap mv0", OK, "eth0")
 	d.expect(t, "macvtap mv1", Failed, "eth9")
 	d.expect(t, "tap interfaces", Failed, "modprobe tun")
@@ -176,4 +195,8 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 	d.expect(t, "unit microvm-macvtap-interfaces@web", Failed, "nothing pulls it in")
 	d.expect(t, "unit microvm-virtiofsd@web", OK, "not needed: the runner has no virtiofs shares")
 	d.expect(t, "unit microvm-set-booted@web", OK, "not started")
+	d.expect(t, "unit microvm-machined@web", OK, "not needed: the runner has no registration with systemd-machined")
+	plan.Machined = &hypervisor.Machined{}
+	d.units(vm, plan, nil)
+	d.expect(t, "unit microvm-machined@web", Failed, "nothing pulls it in")
 }

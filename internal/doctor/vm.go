@@ -52,7 +52,9 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 			d.findings[len(d.findings)-1].Status = Missing // it is emulated, slowly
 		}
 	}
+	d.volumes(vm, plan)
 	d.interfaces(plan)
+	d.bridges(plan)
 	d.devices(plan)
 	d.shares(plan)
 	d.vsock(vm, plan)
@@ -146,6 +148,51 @@ func (d *Doctor) interfaces(plan *hypervisor.Plan) {
 			continue
 		}
 		d.ok("macvtap "+m.ID, "stands on %s", m.Link)
+	}
+}
+
+// volumes checks those that no start makes.
+func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
+	for _, v := range plan.Volumes {
+		path := v.Image
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(vm.Dir(), path)
+		}
+		check := "volume " + v.Image
+		if _, err := os.Stat(path); err == nil {
+			d.ok(check, "%s is there", path)
+			continue
+		}
+		// A link may lead to a disk that is not mounted: no start puts an image there.
+		if _, err := os.Lstat(path); err == nil || !v.AutoCreate {
+			d.failed(check, "there is no image "+path, "put it there, mount the disk it is on, or set autoCreate to true")
+			continue
+		}
+		d.ok(check, "is made at the first start, %d MiB", v.SizeMiB)
+	}
+}
+
+// bridged is an interface that qemu-bridge-helper makes a part of a bridge.
+var bridged = regexp.MustCompile(`^bridge,id=[^,]+,br=([^,]+)`)
+
+func (d *Doctor) bridges(plan *hypervisor.Plan) {
+	if !plan.Bridge {
+		return
+	}
+	d.bridgeHelper()
+	if last := &d.findings[len(d.findings)-1]; last.Status == Missing {
+		last.Status = Failed // this VM needs it
+	}
+	for _, arg := range plan.Argv {
+		m := bridged.FindStringSubmatch(arg)
+		if m == nil {
+			continue
+		}
+		if _, err := os.Stat(d.path("sys/class/net", m[1], "bridge")); err != nil {
+			d.failed("bridge "+m[1], "there is no such bridge", fmt.Sprintf("run: ip link add %[1]s type bridge; ip link set %[1]s up; or correct bridge in the spec", m[1]))
+			continue
+		}
+		d.ok("bridge "+m[1], "is there")
 	}
 }
 
@@ -261,6 +308,7 @@ var pieces = []struct{ unit, what string }{
 	{"microvm-macvtap-interfaces", "macvtap interfaces"},
 	{"microvm-pci-devices", "PCI devices"},
 	{"microvm-virtiofsd", "virtiofs shares"},
+	{"microvm-machined", "registration with systemd-machined"},
 }
 
 func (d *Doctor) units(vm statedir.VM, plan *hypervisor.Plan, units map[string]Unit) {
