@@ -38,6 +38,9 @@ func (c *Command) analyze() *cobra.Command {
 			if blame != (len(args) == 0) {
 				return usageError{errors.New("name one VM, or give --blame for all; see: microvm analyze --help")}
 			}
+			if svg != "" && (blame || asJSON) {
+				return usageError{errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE")}
+			}
 			if blame {
 				return c.blame(cmd.Context(), asJSON)
 			}
@@ -75,6 +78,13 @@ func writeSVG(path, name string, t timeline.Timeline) error {
 	return nil
 }
 
+// notUpError is a VM whose start cannot be taken apart.
+type notUpError struct{ name, state string }
+
+func (e notUpError) Error() string {
+	return fmt.Sprintf("%s is %s, and only a start that ended well can be taken apart; see what is wrong with: microvm status %s", e.name, e.state, e.name)
+}
+
 // startOf reads a VM's last start from systemd and the journal.
 func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
 	units, err := systemd.ListUnits(ctx, unitsOf(vm.Name)...)
@@ -90,7 +100,7 @@ func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
 		if state == "" {
 			state = "inactive"
 		}
-		return timeline.Timeline{}, fmt.Errorf("%s is %s, and only a start that ended well can be taken apart; see what is wrong with: microvm status %s", vm.Name, state, vm.Name)
+		return timeline.Timeline{}, notUpError{vm.Name, state}
 	}
 	s := timeline.Start{
 		VM:        unitTimes("microvm", own),
@@ -195,6 +205,9 @@ func (c *Command) blame(ctx context.Context, asJSON bool) error {
 			continue
 		}
 		t, err := startOf(ctx, vm)
+		if errors.As(err, new(notUpError)) {
+			continue // it went down meanwhile
+		}
 		if err != nil {
 			return err
 		}

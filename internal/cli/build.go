@@ -90,6 +90,7 @@ func programVersion(program string) (major, minor int, err error) {
 func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 	info, err := os.Stat(word)
 	switch {
+	case c.named(word):
 	case err == nil && info.IsDir():
 		p, err := runner.Open(word)
 		if err != nil {
@@ -195,13 +196,9 @@ func (c *Command) shutdown() *cobra.Command {
 // shutDown asks the guest of a package that runs in the current directory, or
 // of a VM.
 func (c *Command) shutDown(ctx context.Context, word string) error {
-	path, dir := word, "."
-	if info, err := os.Stat(word); err != nil || !info.IsDir() {
-		vm, err := c.vm(word)
-		if err != nil {
-			return err
-		}
-		path, dir = filepath.Join(vm.Dir(), "booted"), vm.Dir()
+	path, dir, err := c.inUse(word)
+	if err != nil {
+		return err
 	}
 	p, err := runner.Open(path)
 	if err != nil {
@@ -218,6 +215,23 @@ func (c *Command) shutDown(ctx context.Context, word string) error {
 	}
 	l := &launch.Launcher{Stderr: c.Stderr}
 	return l.StopPackage(ctx, p, dir, pid, launch.DefaultStop)
+}
+
+// inUse is the package that a running VM was started with, and where it runs:
+// that of a VM, or one that is run by hand in the current directory.
+func (c *Command) inUse(word string) (path, dir string, err error) {
+	if info, err := os.Stat(word); !c.named(word) && err == nil && info.IsDir() {
+		return word, ".", nil
+	}
+	vm, err := c.vm(word)
+	if err != nil {
+		return "", "", err
+	}
+	path = filepath.Join(vm.Dir(), "booted")
+	if _, err := os.Lstat(path); err != nil {
+		return "", "", notRunning(vm)
+	}
+	return path, vm.Dir(), nil
 }
 
 // hypervisorOf is the process that runs plan in dir.

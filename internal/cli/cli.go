@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,7 +44,7 @@ func (e errNoVM) Error() string {
 // wrong usage, 3 no such VM, 4 partly failed.
 func (c *Command) Run(args []string) int {
 	root := c.root()
-	args, err := fromFlags(args)
+	args, err := fromFlags(completed(args))
 	if err != nil {
 		_ = helper.Report(c.Stderr, "microvm", "", err)
 		return helper.ExitUsage
@@ -77,8 +78,15 @@ type usageError struct{ error }
 
 func (c *Command) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "microvm",
-		Short:         "Build, run and look after microVMs",
+		Use:   "microvm",
+		Short: "Build, run and look after microVMs",
+		Long: "Build, run and look after microVMs.\n\n" +
+			"The flags of microvm.nix's command are understood as well, and can be combined:\n\n" +
+			"  -c NAME [-f FLAKE]  create\n" +
+			"  -u NAME…            update; -Ru NAME… restarts what changed, too\n" +
+			"  -r NAME             run\n" +
+			"  -s NAME [ARGS]      ssh\n" +
+			"  -l                  list",
 		Version:       c.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -108,18 +116,37 @@ func (c *Command) root() *cobra.Command {
 		}
 		args := sub.Args
 		sub.Args = func(cmd *cobra.Command, words []string) error {
-			if err := args(cmd, words); err != nil {
-				return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
+			if args(cmd, words) == nil {
+				return nil
 			}
-			return nil
+			return wrongWords(cmd, args, words)
 		}
 		root.AddCommand(sub)
 	}
 	return root
 }
 
+// wrongWords says what is wrong with the number of a command's words: those that
+// take asks for, as it refuses these.
+func wrongWords(cmd *cobra.Command, take cobra.PositionalArgs, words []string) error {
+	use := strings.TrimSuffix(cmd.UseLine(), " [flags]")
+	for n := len(words) - 1; n >= 0; n-- {
+		if take(cmd, words[:n]) == nil {
+			return usageError{fmt.Errorf("%q is one word too many; the command is: %s; see: %s --help", words[n], use, cmd.CommandPath())}
+		}
+	}
+	return usageError{fmt.Errorf("a word is missing; the command is: %s; see: %s --help", use, cmd.CommandPath())}
+}
+
 func (c *Command) printf(format string, args ...any) {
 	_, _ = fmt.Fprintf(c.Stdout, format, args...)
+}
+
+// named says whether a word that may be a path as well is the name of a VM,
+// whatever else is called so in the current directory: ./NAME is a path.
+func (c *Command) named(word string) bool {
+	vm, err := c.Host.VM(word)
+	return err == nil && vm.Exists()
 }
 
 // vm returns an existing VM.

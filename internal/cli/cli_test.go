@@ -2,7 +2,9 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/spec"
 	"microvm/internal/statedir"
+	"microvm/internal/systemd"
 )
 
 // host runs microvm commands on a host of its own, in a directory of its own.
@@ -115,8 +118,16 @@ func TestExitCodesAndLastLines(t *testing.T) {
 	}{
 		"no such command":       {[]string{"biuld"}, 2, "did you mean \"build\"?"},
 		"no such flag":          {[]string{"build", "--fast", "web.json"}, 2, "--help"},
-		"a word too many":       {[]string{"schema", "please"}, 2, "--help"},
-		"a word too few":        {[]string{"show"}, 2, "--help"},
+		"a word too many":       {[]string{"schema", "please"}, 2, `"please" is one word too many; the command is: microvm schema; see: microvm schema --help`},
+		"a word in the list":    {[]string{"list", "web"}, 2, `"web" is one word too many; the command is: microvm list`},
+		"three words for two":   {[]string{"balloon", "web", "1", "2"}, 2, `"2" is one word too many`},
+		"a word too few":        {[]string{"show"}, 2, "a word is missing; the command is: microvm show DIR|NAME|SPEC"},
+		"no VM to start":        {[]string{"start"}, 2, "a word is missing; the command is: microvm start NAME…"},
+		"two kinds of analysis": {[]string{"analyze", "--blame", "--svg", "x"}, 2, "--svg excludes"},
+		"two ways to print":     {[]string{"analyze", "web", "--svg", "x", "--json"}, 2, "--svg excludes"},
+		"a VM that is down":     {[]string{"shutdown", "down"}, 1, "down is not running; start it with: microvm start down"},
+		"its balloon":           {[]string{"balloon", "down", "64"}, 1, "down is not running"},
+		"its console":           {[]string{"console", "down"}, 1, "down is not running"},
 		"nowhere to build to":   {[]string{"build", "web.json"}, 2, "-o DIR"},
 		"a spec that is not":    {[]string{"build", "none.json", "-o", "x"}, 1, "none.json"},
 		"a bad spec":            {[]string{"build", "bad.json", "-o", "x"}, 1, "hypervisr: unknown option (did you mean \"hypervisor\"?)"},
@@ -131,6 +142,12 @@ func TestExitCodesAndLastLines(t *testing.T) {
 	h := newHost(t)
 	h.write(t, "web.json", "")
 	h.write(t, "bad.json", `,"hypervisr":"qemu"`)
+	// What lies around under a VM's name does not stand for it.
+	for _, dir := range []string{"state/down", "down"} {
+		if err := os.Mkdir(filepath.Join(h.dir, dir), 0o755); err != nil { //nolint:gosec // a test's own
+			t.Fatal(err)
+		}
+	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			code := h.microvm(test.args...)
@@ -143,6 +160,53 @@ func TestExitCodesAndLastLines(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestANameIsThatOfAVMWhateverElseIsCalledSo(t *testing.T) {
+	h := newHost(t)
+	h.write(t, "other.json", `,"mem":300`)
+	h.write(t, "web.json", "")
+	for _, name := range []string{"other", "web"} {
+		if code := h.microvm("build", name+".json", "-o", name); code != 0 {
+			t.Fatal(&h.stderr)
+		}
+	}
+	vm := filepath.Join(h.dir, "state", "web")
+	if err := errors.Join(os.Mkdir(vm, 0o755), os.Symlink(filepath.Join(h.dir, "other"), filepath.Join(vm, "current"))); err != nil { //nolint:gosec // a test's own
+		t.Fatal(err)
+	}
+	for word, memory := range map[string]string{"web": "300M", "./web": "512M"} {
+		if code := h.microvm("show", word); code != 0 || !strings.Contains(h.stdout.String(), "\n  "+memory) {
+			t.Errorf("show %s: exit code %d, without %s: %s%s", word, code, memory, &h.stdout, &h.stderr)
+		}
+	}
+}
+
+func TestAJobThatIsInterruptedBeforeItBeganIsNoSuccess(t *testing.T) {
+	h := newHost(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	vm := statedir.VM{Host: statedir.Host{StateDir: filepath.Join(h.dir, "state")}, Name: "web"}
+	if err := errors.Join(os.Mkdir(vm.Dir(), 0o755), os.Symlink("/p", filepath.Join(vm.Dir(), "current"))); err != nil { //nolint:gosec // a test's own
+		t.Fatal(err)
+	}
+	c := &Command{Stdout: &h.stdout, Stderr: &h.stderr}
+	failed, err := c.jobs(ctx, systemd.Start, []statedir.VM{vm})
+	if err == nil || !strings.Contains(err.Error(), "microvm start web") || len(failed) > 0 {
+		t.Errorf("%v, %v", failed, err)
+	}
+}
+
+func TestHelpNamesTheFlagsOfMicrovmNix(t *testing.T) {
+	h := newHost(t)
+	if code := h.microvm("--help"); code != 0 {
+		t.Fatal(&h.stderr)
+	}
+	for _, want := range []string{"-c NAME", "-u NAME", "-Ru NAME", "-r NAME", "-s NAME", "-l ", "-f FLAKE"} {
+		if !strings.Contains(h.stdout.String(), want) {
+			t.Errorf("the help does not name %s:\n%s", want, &h.stdout)
+		}
 	}
 }
 

@@ -22,8 +22,8 @@ const (
 
 // completions are the commands whose arguments mean something.
 var completions = map[string]completion{
-	"status": oneVM, "logs": oneVM, "console": oneVM, "ssh": oneVM, "vsock-proxy": oneVM, "rollback": oneVM, "analyze": oneVM, "doctor": oneVM,
-	"update": someVMs, "start": someVMs, "stop": someVMs, "restart": someVMs, "enable": someVMs, "disable": someVMs, "rm": someVMs,
+	"status": oneVM, "logs": oneVM, "console": oneVM, "ssh": oneVM, "vsock-proxy": oneVM, "rollback": oneVM, "rm": oneVM, "analyze": oneVM, "doctor": oneVM,
+	"update": someVMs, "start": someVMs, "stop": someVMs, "restart": someVMs, "enable": someVMs, "disable": someVMs,
 	"run": vmOrFile, "show": vmOrFile, "shutdown": vmOrFile, "balloon": vmOrFile,
 	"build": specFile,
 }

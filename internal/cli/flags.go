@@ -30,6 +30,26 @@ func oldFlags(word string) bool {
 	return len(word) > 1 && word[0] == '-' && strings.IndexByte("cCfuRrsl", word[1]) >= 0
 }
 
+// completed turns a command line of flags that a shell asks to complete into one
+// of words; its last word is the one that is being written. Others, and those of
+// which too little is written, are returned as they are.
+func completed(args []string) []string {
+	const most = 3 // cobra's own word, a flag, and a word
+	if len(args) < most || !strings.HasPrefix(args[0], "__complete") || !oldFlags(args[1]) {
+		return args
+	}
+	o := &old{}
+	if err := o.parse(args[1:]); err != nil || strings.HasPrefix(args[len(args)-1], "-") {
+		return args
+	}
+	o.restart, o.flake = false, ""
+	words, err := o.words()
+	if err != nil {
+		return args
+	}
+	return slices.Concat(args[:1], words)
+}
+
 // old is a command line of flags.
 type old struct {
 	action         byte
@@ -66,7 +86,8 @@ func (o *old) parse(args []string) error {
 }
 
 // letters reads one word of letters as getopt(3) does: -c, -f, -r and -s take
-// the rest of the word, or the next one.
+// the rest of the word, or the next one. After -c, -s and -p are create's own:
+// where the VM comes from.
 func (o *old) letters(letters string, rest []string) ([]string, error) {
 	for i := range len(letters) {
 		switch l := letters[i]; l {
@@ -76,20 +97,28 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 			}
 		case 'R':
 			o.restart = true
-		case 'c', 'r', 's', 'f':
+		case 'c', 'r', 's', 'f', 'p':
 			value := letters[i+1:]
 			if value == "" {
 				if len(rest) == 0 {
-					return nil, fmt.Errorf("-%c needs a word after it; give the name, or the flake", l)
+					return nil, fmt.Errorf("-%c needs a word after it; give the name, or where the VM comes from", l)
 				}
 				value, rest = rest[0], rest[1:]
 			}
-			if l == 'f' {
+			switch {
+			case l == 'f':
 				o.flake = value
-				return rest, nil
+			case l == 's' && o.action == 'c':
+				o.further = append(o.further, "--spec", value)
+			case l == 'p' && o.action == 'c':
+				o.further = append(o.further, "--package", value)
+			case l == 'p':
+				return nil, fmt.Errorf("-p goes with -c, as in: microvm -c web -p PACKAGE")
+			default:
+				o.names = append(o.names, value)
+				return rest, o.act(l)
 			}
-			o.names = append(o.names, value)
-			return rest, o.act(l)
+			return rest, nil
 		default:
 			return nil, fmt.Errorf("there is no flag -%c; there are -c, -u, -R, -r, -s, -l and -f", l)
 		}

@@ -13,6 +13,8 @@ func TestTheFlagsOfMicrovmNixBecomeWords(t *testing.T) {
 		"-f git+file:///x -c web":        "create web --flake git+file:///x",
 		"-cweb -fgit+file:///x":          "create web --flake git+file:///x",
 		"-c web --start --enable":        "create web --start --enable",
+		"-c web -s web.json":             "create web --spec web.json",
+		"-c web -p ./result --start":     "create web --package ./result --start",
 		"-u web":                         "update web",
 		"-u web db":                      "update web db",
 		"-Ru web db":                     "update web db --restart",
@@ -49,6 +51,7 @@ func TestWrongFlagsAreRefused(t *testing.T) {
 		"-c a -r b":   "exclude each other",
 		"-ux web":     "there is no flag -x",
 		"-f x":        "-f goes with -c",
+		"-u web -p x": "-p goes with -c",
 	}
 	h := newHost(t)
 	for line, want := range tests {

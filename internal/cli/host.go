@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -82,17 +81,13 @@ func (c *Command) balloon() *cobra.Command {
 }
 
 func (c *Command) setBalloon(ctx context.Context, word string, guest int) error {
-	path, dir := word, "."
-	if info, err := os.Stat(word); err != nil || !info.IsDir() {
-		vm, err := c.vm(word)
-		if err != nil {
-			return err
-		}
-		path, dir = filepath.Join(vm.Dir(), "booted"), vm.Dir()
+	path, dir, err := c.inUse(word)
+	if err != nil {
+		return err
 	}
 	p, err := runner.Open(path)
 	if err != nil {
-		return fmt.Errorf("%w; is the VM running?", err)
+		return err
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
@@ -139,6 +134,9 @@ func (c *Command) gc() *cobra.Command {
 		Short: "Remove packages from the store that no VM uses",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
+			if err := needsRoot("remove packages"); err != nil {
+				return err
+			}
 			removed, err := c.Host.CollectGarbage()
 			for _, path := range removed {
 				c.printf("removed %s\n", path)

@@ -316,8 +316,10 @@ func (c *Command) showWatched(rows []row, o listing, last string) (string, error
 	lines := strings.SplitAfter(list.String(), "\n")
 	_, height := screen(c.Stdout)
 	lines = lines[:min(len(lines), height-1)]
-	// Home, each line over the former one, and away with what is below.
-	out := "\x1b[H" + strings.ReplaceAll(strings.Join(lines, ""), "\n", "\x1b[K\n") + "\x1b[J"
+	// Home, each line over the former one, and away with what is below. A line that
+	// is too long for the terminal is cut by it (DECAWM), for one that took two would
+	// push the first ones out.
+	out := "\x1b[?7l\x1b[H" + strings.ReplaceAll(strings.Join(lines, ""), "\n", "\x1b[K\n") + "\x1b[J\x1b[?7h"
 	if last == "" {
 		out = "\x1b[2J" + out
 	}

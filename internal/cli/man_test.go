@@ -77,6 +77,12 @@ func TestShellsAreOfferedTheVMs(t *testing.T) {
 		{[]string{"run", ""}, "db\nweb\n", files},
 		{[]string{"build", ""}, "json\n", extension},
 		{[]string{"list", ""}, none, noFiles},
+		{[]string{"rm", "web", ""}, none, noFiles}, // which takes one
+		{[]string{"-u", ""}, "db\nweb\n", noFiles},
+		{[]string{"-Ru", "web", ""}, "db\n", noFiles},
+		{[]string{"-s", "w"}, "db\nweb\n", noFiles},
+		{[]string{"-r", ""}, "db\nweb\n", files},
+		{[]string{"create", "x", "--spec", ""}, none, files},
 	} {
 		if code := h.microvm(append([]string{"__complete"}, test.words...)...); code != 0 {
 			t.Fatalf("%q: exit code %d, %s", test.words, code, &h.stderr)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -106,8 +108,9 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 		names[vmUnit(vm.Name)] = vm.Name
 		units = append(units, vmUnit(vm.Name))
 	}
-	began := time.Now()
+	began, asked := time.Now(), false
 	err := systemd.RunJobs(ctx, job, units, func(r systemd.Result) {
+		asked = true
 		name := names[r.Unit]
 		if r.Result == systemd.Done {
 			say(c.Stdout, name, "%s", did[job])
@@ -115,8 +118,11 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 		}
 		failed = append(failed, jobError(ctx, job, name, r, began))
 	})
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case err != nil && ctx.Err() == nil:
 		return nil, err
+	case err != nil && !asked && len(units) > 0:
+		return nil, fmt.Errorf("interrupted before systemd was asked; do it with: microvm %s %s", job, strings.Join(slices.Sorted(maps.Values(names)), " "))
 	}
 	return failed, nil
 }

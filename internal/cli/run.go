@@ -42,7 +42,7 @@ func (c *Command) run() *cobra.Command {
 			"A runner package, DIR, runs in the current directory.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if _, err := os.Stat(args[0]); err == nil || strings.Contains(args[0], "/") {
+			if _, err := os.Stat(args[0]); !c.named(args[0]) && (err == nil || strings.Contains(args[0], "/")) {
 				return c.runPackage(args[0])
 			}
 			vm, err := c.vm(args[0])

@@ -103,10 +103,14 @@ func (c *Command) guestAddress(name string) (guest.Address, error) {
 	return addressOf(vm, plan)
 }
 
+func notRunning(vm statedir.VM) error {
+	return fmt.Errorf("%s is not running; start it with: microvm start %s", vm.Name, vm.Name)
+}
+
 // runningPlan is the plan of a VM that runs.
 func runningPlan(vm statedir.VM) (*hypervisor.Plan, error) {
 	if _, err := os.Lstat(vm.Dir() + "/booted"); err != nil {
-		return nil, fmt.Errorf("%s is not running; start it with: microvm start %s", vm.Name, vm.Name)
+		return nil, notRunning(vm)
 	}
 	p, err := vm.Booted()
 	if err != nil {

@@ -208,11 +208,11 @@ func (c *Command) printStatus(s vmStatus) {
 func (s vmStatus) remedy() string {
 	switch s.Runner {
 	case runnerStale:
-		return "; take what is installed with: microvm restart " + s.Name
+		return fmt.Sprintf("; take what is installed with: microvm restart %s", s.Name)
 	case runnerNotBooted:
-		return "; start it with: microvm start " + s.Name
+		return fmt.Sprintf("; start it with: microvm start %s", s.Name)
 	case runnerNone:
-		return "; its data is used again by: microvm create " + s.Name
+		return fmt.Sprintf("; its data is used again by: microvm create %s", s.Name)
 	}
 	return ""
 }

@@ -81,6 +81,12 @@ func (c *Command) updateVMs(ctx context.Context, names []string, o updating) err
 	for _, r := range results {
 		errs = append(errs, r.err)
 	}
+	for _, err := range errs[:len(errs)-len(vms)] {
+		var missing errNoVM
+		if errors.As(err, &missing) {
+			results = append(results, updated{Name: missing.name, Error: err.Error()})
+		}
+	}
 	if o.json {
 		err = c.json(results)
 	}
@@ -261,15 +267,16 @@ func (c *Command) report(name string, s source, o updating, p *progress, r updat
 	if o.json {
 		return
 	}
-	text := "is up to date"
+	lines := fmt.Sprintf("%s: is up to date\n", name)
 	switch {
+	case r.Changed && o.dryRun && o.restart && c.booted(name):
+		lines = fmt.Sprintf("%s: would change, and be restarted\n", name)
 	case r.Changed && o.dryRun:
-		text = "would change"
+		lines = fmt.Sprintf("%s: would change\n", name)
 	case r.Changed:
-		text = "installed anew"
+		lines = fmt.Sprintf("%s: installed anew\n", name)
 	}
 	paint := paletteOf(c.Stdout)
-	lines := name + ": " + text + "\n"
 	for _, d := range r.Diff {
 		colour := map[byte]string{'-': red, '+': green}[d[0]]
 		lines += "  " + paint(colour, d) + "\n"
@@ -280,7 +287,7 @@ func (c *Command) report(name string, s source, o updating, p *progress, r updat
 		}
 	}
 	if r.Changed && !o.restart && !o.dryRun && c.booted(name) {
-		lines += name + ": goes on with what it was started with; take the new one with: microvm restart " + name + "\n"
+		lines += fmt.Sprintf("%[1]s: goes on with what it was started with; take the new one with: microvm restart %[1]s\n", name)
 	}
 	p.print(c.Stdout, lines)
 }

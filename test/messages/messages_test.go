@@ -28,8 +28,10 @@ var (
 		"New": 0, "Errorf": 0, "configErrorf": 0, "configf": 0, "Addf": 1, "noWayDown": 0, "errNoWay": 1, "fixedSocket": 1,
 	}
 	reporters = map[string]int{
-		"logf": 0, "say": 2, "Say": 0, "step": 1, "Sprintf": 0, "ok": 1, "failed": 2, "missing": 2,
+		"logf": 0, "printf": 0, "Printf": 0, "Fprintf": 1, "Fprintln": 1, "line": 1, "say": 2, "Say": 0, "step": 1, "Sprintf": 0, "ok": 1, "failed": 2, "missing": 2,
 	}
+	// details are the second text of those that say two things at once.
+	details = map[string]int{"failed": 1, "missing": 1}
 	// silent are packages whose texts are no messages of the programs.
 	silent = []string{"internal/handbook", "internal/timeline"}
 )
@@ -69,6 +71,10 @@ func inFile(t *testing.T, path string, speakers map[string]int) []string {
 	}
 	var out []string
 	ast.Inspect(file, func(n ast.Node) bool {
+		// What a map of the package says of one thing or another.
+		if table, ok := n.(*ast.ValueSpec); ok && speakers["say"] != 0 {
+			out = append(out, values(table)...)
+		}
 		call, ok := n.(*ast.CallExpr)
 		if !ok {
 			return true
@@ -82,6 +88,26 @@ func inFile(t *testing.T, path string, speakers map[string]int) []string {
 		}
 		return true
 	})
+	return out
+}
+
+// values are the texts of a map from something else to texts.
+func values(v *ast.ValueSpec) []string {
+	var out []string
+	for _, e := range v.Values {
+		table, ok := e.(*ast.CompositeLit)
+		if !ok {
+			continue
+		}
+		if m, ok := table.Type.(*ast.MapType); !ok || name(m.Key) == "string" || name(m.Value) != "string" {
+			continue
+		}
+		for _, pair := range table.Elts {
+			if kv, ok := pair.(*ast.KeyValueExpr); ok {
+				out = append(out, literal(kv.Value))
+			}
+		}
+	}
 	return out
 }
 
@@ -142,12 +168,16 @@ func TestEveryMessageIsListedAndReadsAsASentence(t *testing.T) {
 			causes = append(causes, line)
 		}
 	}
-	for _, m := range said(t, reporters) {
-		if sentence.MatchString(m.text) {
-			checkForm(t, m)
-			reports = append(reports, m.file+": "+strconv.Quote(m.text))
+	for _, speakers := range []map[string]int{reporters, details} {
+		for _, m := range said(t, speakers) {
+			if sentence.MatchString(m.text) {
+				checkForm(t, m)
+				reports = append(reports, m.file+": "+strconv.Quote(m.text))
+			}
 		}
 	}
+	slices.Sort(reports)
+	reports = slices.Compact(reports)
 	var out strings.Builder
 	section := func(title string, lines []string) {
 		_, _ = out.WriteString("# " + title + "\n\n" + strings.Join(lines, "\n") + "\n\n")
