@@ -9,6 +9,8 @@
 let
   cfg = config.microvm;
   microvm-lib = import ../../nix/lib.nix { inherit lib; };
+  # These run where the VM is evaluated, which need not be what it runs on.
+  inherit (pkgs.buildPackages) writeShellScriptBin;
   inherit (config.networking) hostName;
   inherit (config.system.build) toplevel;
 
@@ -58,7 +60,7 @@ let
 in
 {
   config.microvm.deploy = lib.mkIf cfg.guest.enable {
-    installOnHost = pkgs.writeShellScriptBin "microvm-install-on-host" ''
+    installOnHost = writeShellScriptBin "microvm-install-on-host" ''
       ${arguments "root@HOST [--use-remote-sudo]" [ "host" ]}
       [ $# -eq 0 ] || usage
 
@@ -90,7 +92,7 @@ in
     '';
 
     sshSwitch = lib.mkIf switchable (
-      pkgs.writeShellScriptBin "microvm-switch" ''
+      writeShellScriptBin "microvm-switch" ''
         ${arguments "root@VM [--use-remote-sudo] [switch|boot|test|dry-activate]" [ "vm" ]}
         ${action}
         ssh "$vm" -- "''${sudo[@]}" bash -euo pipefail -s "$action" <<'REMOTE'
@@ -105,7 +107,7 @@ in
       ''
     );
 
-    rebuild = pkgs.writeShellScriptBin "microvm-rebuild" ''
+    rebuild = writeShellScriptBin "microvm-rebuild" ''
       ${arguments "root@HOST root@VM [--use-remote-sudo] [switch|boot|test|dry-activate]" [
         "host"
         "vm"
