@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,7 +41,7 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	a.own, a.rest = splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
 	control := controlOf(s, "cloud-hypervisor")
-	faults := append(refuseCommas(s), a.faults()...)
+	faults := slices.Concat(refuseCommas(s), refuseDisplay(s), a.faults())
 	cid, socket := a.vsock()
 	if cid != "" && s.Vsock.CID == nil {
 		n, err := strconv.ParseInt(cid, 10, 64)
@@ -365,6 +366,22 @@ func joinLines(first, second string) string {
 		return second
 	}
 	return strings.TrimSuffix(first, "\n") + "\n" + second
+}
+
+// refuseDisplay refuses what only QEMU's display has, for those that show windows
+// by crosvm's GPU.
+func refuseDisplay(s *spec.Spec) spec.Faults {
+	var faults spec.Faults
+	if !s.Graphics.Enable {
+		return nil
+	}
+	if s.Graphics.Vulkan != nil {
+		faults.Addf("graphics.vulkan", "is for QEMU's GPU; that of %s is crosvm's, which has Vulkan as it is; remove it", s.Hypervisor)
+	}
+	if s.Graphics.Backend == "headless" {
+		faults.Addf("graphics.backend", "headless is for QEMU's display; %s shows windows on the host's Wayland display; remove it, or set hypervisor to qemu", s.Hypervisor)
+	}
+	return faults
 }
 
 // gpuDevice is shell text that starts crosvm's vhost-user GPU, and waits for its

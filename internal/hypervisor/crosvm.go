@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"microvm/internal/spec"
@@ -18,7 +19,7 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	if control != nil {
 		control.Program = program
 	}
-	faults := append(refuseCommas(s), crosvmFaults(s)...)
+	faults := slices.Concat(refuseCommas(s), refuseDisplay(s), crosvmFaults(s))
 	if s.Balloon && control == nil {
 		faults.Addf("balloon", "is set through the control socket; set socket")
 	}

@@ -150,6 +150,20 @@ func TestWhatTheSmallHypervisorsCannotDoIsRefused(t *testing.T) {
 	}
 }
 
+// TestWhatOnlyQEMUsDisplayHasIsRefused for the two whose GPU is crosvm's.
+func TestWhatOnlyQEMUsDisplayHasIsRefused(t *testing.T) {
+	for _, hypervisor := range []string{"cloud-hypervisor", "crosvm"} {
+		_, err := compileFor(t, hypervisor, `"graphics":{"enable":true,"vulkan":"venus","backend":"headless"}`)
+		wantFault(t, err, "graphics.vulkan", "remove it")
+		wantFault(t, err, "graphics.backend", "set hypervisor to qemu")
+		for _, members := range []string{`"graphics":{"enable":true}`, `"graphics":{"vulkan":"venus","backend":"headless"}`} {
+			if _, err := compileFor(t, hypervisor, members); err != nil {
+				t.Errorf("%s with %s: %v", hypervisor, members, err)
+			}
+		}
+	}
+}
+
 // TestWhatIsJustPossibleIsCompiled is the other side of the limits.
 func TestWhatIsJustPossibleIsCompiled(t *testing.T) {
 	for name, c := range map[string]struct{ hypervisor, members string }{

@@ -228,7 +228,8 @@ type Graphics struct {
 	Socket string `json:"socket,omitempty"`
 	// Vulkan is venus or drm_native_context.
 	Vulkan *string `json:"vulkan,omitempty"`
-	// HostMem is the size of the GPU's host memory window with a unit, M or G.
+	// HostMem is the size of the GPU's host memory window with a unit, M or G; it
+	// is there with Vulkan only.
 	HostMem string `json:"hostmem,omitempty"`
 	// CrosvmPackage provides the vhost-user GPU for cloud-hypervisor and crosvm.
 	CrosvmPackage string `json:"crosvmPackage,omitempty"`

@@ -476,7 +476,7 @@ in
       hostmem = mkOption {
         type = str;
         default = "256M";
-        description = "Size of the GPU's window into the host's memory, with the unit M or G.";
+        description = "Size of the GPU's window into the host's memory, with the unit M or G. It is there with `vulkan` only.";
       };
       crosvmPackage = program "the vhost-user GPU of cloud-hypervisor and crosvm" pkgs.crosvm "pkgs.crosvm";
     };
@@ -569,8 +569,8 @@ in
         example = literalExpression ''[ "io.systemd.credential:APIKEY=supersecret" ]'';
         description = ''
           SMBIOS OEM strings for the guest, each without `oem_strings=` and
-          brackets. They are merged with those of `credentialFiles` and of a
-          `--platform` in `extraArgs`.
+          brackets. They are merged with the one that says where to report
+          readiness, and with a `--platform` in `extraArgs`.
         '';
       };
       extraArgs = words "More arguments for cloud-hypervisor.";
