@@ -1,6 +1,8 @@
-# Programs of nixpkgs in a guest, their windows on this desktop:
+# Programs of nixpkgs in a guest, whose display is a window of this desktop:
 #   nix run .#graphics -- firefox
-#   nix run .#graphics -- --tap tap0 firefox
+#   nix run .#graphics -- --tap tap0 firefox gimp
+# One program has the display to itself; of several, each is started from the
+# terminal that is shown.
 {
   self,
   nixpkgs,
@@ -21,6 +23,12 @@ lib.nixosSystem {
     flake.nixosModules.microvm
     (
       { pkgs, ... }:
+      let
+        wanted =
+          map (name: lib.attrByPath (lib.splitString "." name) (throw "nixpkgs has no package ${name}") pkgs)
+            (builtins.filter (name: name != "") (lib.splitString " " packages));
+        shown = if builtins.length wanted == 1 then builtins.head wanted else pkgs.foot;
+      in
       {
         networking.hostName = "graphics";
         system.stateVersion = lib.trivial.release;
@@ -38,6 +46,15 @@ lib.nixosSystem {
           ];
         };
 
+        # A display server with one window, which fills it.
+        services.cage = {
+          enable = true;
+          user = "user";
+          program = lib.getExe shown;
+          # Where the host's GPU is not passed on, the guest's CPU draws.
+          environment.WLR_RENDERER_ALLOW_SOFTWARE = "1";
+        };
+
         services.getty.autologinUser = "user";
         users.users.user = {
           isNormalUser = true;
@@ -49,9 +66,7 @@ lib.nixosSystem {
         };
         security.sudo.wheelNeedsPassword = false;
         hardware.graphics.enable = true;
-        environment.systemPackages = map (
-          name: lib.attrByPath (lib.splitString "." name) (throw "nixpkgs has no package ${name}") pkgs
-        ) (builtins.filter (name: name != "") (lib.splitString " " packages));
+        environment.systemPackages = wanted;
       }
     )
   ];

@@ -17,7 +17,8 @@ nixpkgs.lib.nixosSystem {
       microvm = {
         hypervisor = "qemu";
         mem = 1024;
-        # The backend shows nothing on the host; the VNC server does.
+        # The backend shows nothing on the host; the VNC server does. It draws with
+        # a GPU of the host, /dev/dri/renderD128.
         graphics = {
           enable = true;
           backend = "headless";
