@@ -43,6 +43,37 @@
           qemu-vnc = import ./examples/qemu-vnc.nix { inherit self nixpkgs system; };
         };
 
+      # The hosts of the chapters on networks, on a machine that has no more.
+      hosts =
+        system:
+        lib.genAttrs
+          [
+            "network-lan"
+            "network-macvtap"
+            "network-nat"
+            "network-routed"
+            "network-sriov"
+          ]
+          (
+            name:
+            lib.nixosSystem {
+              inherit system;
+              modules = [
+                self.nixosModules.host
+                (./examples + "/${name}.nix")
+                {
+                  networking.hostName = name;
+                  system.stateVersion = lib.trivial.release;
+                  boot.loader.grub.enable = false;
+                  fileSystems."/" = {
+                    device = "/dev/disk/by-label/nixos";
+                    fsType = "ext4";
+                  };
+                }
+              ];
+            }
+          );
+
       runnerOf = nixos: nixos.config.microvm.declaredRunner;
     in
     {
@@ -68,7 +99,7 @@
 
       nixosConfigurations = lib.concatMapAttrs (
         system: lib.mapAttrs' (name: lib.nameValuePair "${system}-${name}")
-      ) (forAllSystems examples);
+      ) (forAllSystems (system: examples system // hosts system));
 
       packages = forAllSystems (
         system:

@@ -302,12 +302,29 @@ in
 
     emulating-another-cpu = {
       system = "aarch64-linux";
-      config.microvm.cpu = "cortex-a53";
+      buildSystem = "x86_64-linux";
+      config = {
+        services.openssh.enable = true;
+        microvm = {
+          cpu = "cortex-a53";
+          interfaces = [ user ];
+          volumes = [ data ];
+          shares = [
+            hostStore
+            home
+          ];
+        };
+      };
     };
 
     that-reports-nothing = just {
       vsock.cid = 7;
       readiness = "vmm";
+    };
+
+    that-is-warned-of.config = {
+      nix.optimise.automatic = true;
+      microvm.mem = 31;
     };
 
     without-control-socket-and-machine-id = just {
@@ -357,6 +374,9 @@ in
       ];
     };
     virtiofs-without-socket = just { shares = [ (home // { socket = null; }) ]; };
+    acls-with-translated-ids-of-one-share = just {
+      shares = [ (home // { extraArgs = [ "--translate-uid=guest:0:1000:1" ]; }) ];
+    };
     acls-with-translated-ids = just {
       shares = [ home ];
       virtiofsd.extraArgs = [ "--translate-gid=guest:0:1000:1" ];
@@ -382,6 +402,10 @@ in
     oem-strings-with-their-name = just {
       hypervisor = "cloud-hypervisor";
       cloud-hypervisor.platformOEMStrings = [ "oem_strings=[a]" ];
+    };
+    a-writable-store-that-is-optimised-now-and-then.config = {
+      nix.optimise.automatic = true;
+      microvm.writableStoreOverlay = "/nix/.rw-store";
     };
     a-writable-store-that-is-optimised.config = {
       nix.settings.auto-optimise-store = true;
@@ -412,6 +436,14 @@ in
     a-balloon-of-stratovirt = just {
       hypervisor = "stratovirt";
       balloon = true;
+    };
+    hot-plugged-memory-of-crosvm = just {
+      hypervisor = "crosvm";
+      hotplugMem = 64;
+    };
+    huge-pages-of-firecracker = just {
+      hypervisor = "firecracker";
+      hugepageMem = true;
     };
     an-inflated-balloon-of-qemu = just {
       balloon = true;
@@ -578,7 +610,15 @@ in
     with-libvirt.config.virtualisation.libvirtd.enable = true;
 
     that-is-none.config.microvm.host.enable = false;
-  };
+  }
+  # The hosts among the examples, one for each way to a network.
+  // lib.genAttrs [
+    "network-lan"
+    "network-macvtap"
+    "network-nat"
+    "network-routed"
+    "network-sriov"
+  ] (name: { config = ../../examples + "/${name}.nix"; });
 
   refusedHosts = {
     a-vm-of-its-own-from-a-flake.config.microvm.vms.web = {
@@ -587,6 +627,14 @@ in
     };
     a-vm-of-its-own-with-an-origin.config.microvm.vms.web = {
       config = { };
+      updateFlake = "github:example/vms";
+    };
+    a-vm-of-its-own-that-is-evaluated-elsewhere.config.microvm.vms.web = {
+      config = { };
+      evaluatedConfig = flakeSystem "web";
+    };
+    an-origin-of-no-flake.config.microvm.vms.web = {
+      evaluatedConfig = flakeSystem "web";
       updateFlake = "github:example/vms";
     };
     a-guest-that-cannot-report.config.microvm = {

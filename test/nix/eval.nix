@@ -8,26 +8,23 @@ let
   pkgsFor = system: import ./stub-pkgs.nix { inherit lib system; };
 
   evaluate =
-    module: system: modules:
-    let
-      pkgs = pkgsFor system;
-    in
-    (lib.evalModules {
+    pkgs: modules:
+    lib.evalModules {
       modules = [
         ./stub-nixos.nix
-        module
         { _module.args.pkgs = pkgs; }
       ]
       ++ modules;
-    });
+    };
 
   guest =
     {
       system ? "x86_64-linux",
+      buildSystem ? system,
       config,
-      ...
     }:
-    evaluate ../../nixos-modules/microvm system [
+    evaluate (import ./stub-pkgs.nix { inherit lib system buildSystem; }) [
+      ../../nixos-modules/microvm
       { networking.hostName = lib.mkDefault "web"; }
       config
     ];
@@ -35,12 +32,68 @@ let
     {
       system ? "x86_64-linux",
       config,
-      ...
     }:
-    evaluate ../../nixos-modules/host system [
+    evaluate (pkgsFor system) [
+      ../../nixos-modules/host
       { networking.hostName = lib.mkDefault "server"; }
       config
     ];
+
+  # This flake and the template's, with the stubs in place of nixpkgs.
+  nixpkgs = {
+    lib = lib // {
+      nixosSystem = { system, modules }: evaluate (pkgsFor system) modules;
+    };
+    legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] pkgsFor;
+  };
+  self = (import ../../flake.nix).outputs { inherit self nixpkgs; };
+  template = (import ../../template/flake.nix).outputs {
+    self = template;
+    inherit nixpkgs;
+    microvm = self;
+  };
+
+  # Every guest of examples/ and template/, as people get it: what runs it, and
+  # the system where the example gives that.
+  exampleRunners =
+    let
+      ofSystem = evaluated: {
+        inherit (evaluated) config;
+        runner = evaluated.config.microvm.declaredRunner;
+      };
+      ofFlake =
+        flake:
+        lib.mapAttrs (_: ofSystem) (
+          lib.filterAttrs (_: evaluated: evaluated.config.microvm ? declaredRunner) flake.nixosConfigurations
+        );
+      nested = lib.concatMapAttrs (
+        host: evaluated:
+        lib.mapAttrs' (name: vm: lib.nameValuePair "${host}/${name}" (ofSystem vm.config)) (
+          evaluated.config.microvm.vms or { }
+        )
+      ) self.nixosConfigurations;
+    in
+    ofFlake self
+    // ofFlake template
+    // nested
+    // {
+      # The two that find nixpkgs by themselves.
+      no-flake.runner =
+        builtins.scopedImport { import = _: { system, modules }: nixpkgs.lib.nixosSystem { inherit system modules; }; }
+          ../../examples/no-flake-microvm.nix
+          { system = "x86_64-linux"; nixpkgs = "nixpkgs"; };
+      graphics = ofSystem (
+        builtins.scopedImport
+          { builtins = builtins // { getFlake = name: { inherit self nixpkgs; }.${name}; }; }
+          ../../examples/graphics.nix
+          {
+            self = "self";
+            nixpkgs = "nixpkgs";
+            system = "x86_64-linux";
+            packages = "waypipe";
+          }
+      );
+    };
 
   # Without the words that a release of nixpkgs puts around the message of a
   # removed option.
@@ -73,6 +126,16 @@ let
   );
 
   cases = import ./cases.nix { inherit lib; };
+
+  runner = package: {
+    inherit (package)
+      name
+      canShutdown
+      supportsNotifySocket
+      tapMultiQueue
+      text
+      ;
+  };
 
   # The options as data, for the documentation and for the comparison with Go.
   options =
@@ -108,17 +171,25 @@ in
       inherit (config) warnings;
       inherit (config.services.openssh) authorizedKeysFiles;
       fileSystems = lib.mapAttrs (_: fs: removeAttrs fs [ "noCheck" ]) config.fileSystems;
-      runner = {
-        inherit (config.microvm.declaredRunner)
-          name
-          canShutdown
-          supportsNotifySocket
-          tapMultiQueue
-          text
-          ;
-      };
+      runner = runner config.microvm.declaredRunner;
+      # What these are run on, and by.
+      scripts = lib.mapAttrs (_: toString) config.microvm.deploy;
     }
   ) cases.guests;
+
+  # The same of the examples, as far as the tests look at them.
+  examples = lib.mapAttrs (
+    _: example:
+    {
+      inherit (example.runner) spec;
+      runner = runner example.runner;
+    }
+    // lib.optionalAttrs (example ? config) {
+      failures = failures example.config;
+      inherit (example.config) warnings;
+      inherit (example.config.services.openssh) authorizedKeysFiles;
+    }
+  ) exampleRunners;
 
   # The shell scripts of a guest and of a host, for the tests to run.
   scripts =

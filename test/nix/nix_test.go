@@ -37,7 +37,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const root = "../.."
 
 // attributes of eval.nix, each with a golden file.
-var attributes = []string{"guests", "refused", "hosts", "refusedHosts", "scripts", "options"}
+var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options"}
 
 // sourcesFile says which sources the golden files were made from.
 const sourcesFile = "golden/sources.sha256"
@@ -115,7 +115,7 @@ func sources(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Contains([]string{"nix", "nixos-modules", "test"}, strings.Split(relative, "/")[0]) {
+		if !slices.Contains([]string{"examples", "flake.nix", "nix", "nixos-modules", "template", "test"}, strings.Split(relative, "/")[0]) {
 			continue
 		}
 		data, err := os.ReadFile(f) //nolint:gosec // below the repository
@@ -168,7 +168,7 @@ func staleWithoutNix(t *testing.T) {
 func countCases(t *testing.T) int {
 	t.Helper()
 	n := 0
-	for _, attribute := range attributes[:4] {
+	for _, attribute := range attributes[:5] {
 		n += len(golden[map[string]json.RawMessage](t, attribute))
 	}
 	return n
@@ -242,7 +242,7 @@ func golden[T any](t *testing.T, attribute string) T {
 	return v
 }
 
-// guest is one entry of golden/guests.json.
+// guest is one entry of golden/guests.json and golden/examples.json.
 type guest struct {
 	Spec     json.RawMessage
 	Failures []string
@@ -263,7 +263,15 @@ func TestSpecsBuild(t *testing.T) {
 	if !current {
 		t.Logf("NOT RUN: the comparison of runners with what Nix says of them; the table of capabilities has changed, run: NIXPKGS_LIB=…/lib go test ./test/nix -update")
 	}
-	for name, g := range golden[map[string]guest](t, "guests") {
+	guests := golden[map[string]guest](t, "guests")
+	examples := golden[map[string]guest](t, "examples")
+	if len(examples) < 40 {
+		t.Errorf("found %d guests among the examples", len(examples))
+	}
+	for name, g := range examples {
+		guests["examples/"+name] = g
+	}
+	for name, g := range guests {
 		t.Run(name, func(t *testing.T) {
 			if len(g.Failures) > 0 {
 				t.Fatalf("the modules refuse it: %v", g.Failures)

@@ -4,14 +4,16 @@
 {
   lib,
   system ? "x86_64-linux",
+  # Where the packages are built, if they are built for another machine.
+  buildSystem ? system,
   # Further names that evaluate to packages.
   names ? [ ],
   path ? ./fake-nixpkgs,
 }:
 
 let
-  # 32 characters, as a store path has them.
-  hash = "00000000000000000000000000000000";
+  # 32 characters, as a store path has them. Cross-compiled packages show by it.
+  hash = if buildSystem == system then "00000000000000000000000000000000" else "cccccccccccccccccccccccccccccccc";
 
   stub =
     name: attrs:
@@ -54,10 +56,17 @@ let
     overlays = [ ];
     stdenv = {
       hostPlatform = lib.systems.elaborate system;
-      buildPlatform = lib.systems.elaborate system;
+      buildPlatform = lib.systems.elaborate buildSystem;
       targetPlatform = lib.systems.elaborate system;
     };
-    buildPackages = pkgs;
+    buildPackages =
+      if buildSystem == system then
+        pkgs
+      else
+        import ./stub-pkgs.nix {
+          inherit lib names path;
+          system = buildSystem;
+        };
     callPackage =
       file: args:
       let
@@ -88,8 +97,10 @@ let
     "e2fsprogs"
     "erofs-utils"
     "firecracker"
+    "foot"
     "gptfdisk"
     "initrd"
+    "iproute2"
     "kmod"
     "kvmtool"
     "libusb1"

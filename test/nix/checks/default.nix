@@ -45,6 +45,7 @@ in
 lib.listToAttrs (
   map same [
     "guests"
+    "examples"
     "refused"
     "hosts"
     "refusedHosts"
