@@ -86,7 +86,7 @@ func uses(s *spec.Spec) []use {
 	}
 	add(true, "arch", s.Arch+" guests", func(c Capabilities) bool { return slices.Contains(c.Archs, s.Arch) })
 	for i, n := range s.Interfaces {
-		add(true, fmt.Sprintf("interfaces[%d].type", i), "type "+n.Type, func(c Capabilities) bool { return slices.Contains(c.Interfaces, n.Type) })
+		add(true, fmt.Sprintf("interfaces[%d].type", i), "interfaces of type "+n.Type, func(c Capabilities) bool { return slices.Contains(c.Interfaces, n.Type) })
 		add(n.Tap.Vhost, fmt.Sprintf("interfaces[%d].tap.vhost", i), "vhost-net", func(c Capabilities) bool { return c.TapVhost })
 	}
 	for i, share := range s.Shares {

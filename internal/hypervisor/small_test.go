@@ -2,13 +2,20 @@ package hypervisor
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"microvm/internal/spec"
 )
+
+var update = flag.Bool("update", false, "write the golden files")
 
 // compileFor compiles a document for a hypervisor, on x86_64 and with an initrd
 // unless the members say otherwise.
@@ -72,81 +79,172 @@ const (
 	direct      = `"volumes":[{"image":"a","size":1,"direct":true}]`
 )
 
-// TestWhatTheSmallHypervisorsCannotDoIsRefused: each refusal has the option's
-// path and says what to do, mostly who can.
-func TestWhatTheSmallHypervisorsCannotDoIsRefused(t *testing.T) {
-	type refusal struct{ members, path, want string }
-	everywhere := map[string]refusal{
-		"forwarded ports":              {forwarded, "forwardPorts", "these have: qemu"},
-		"a bridge":                     {bridge, "interfaces[0].type", "these have: qemu"},
-		"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
-		"a USB device":                 {usb, "devices[0].bus", "these have: qemu"},
-		"an image in qcow2":            {qcow2, "volumes[0].imageType", "these have: cloud-hypervisor, crosvm, qemu"},
-		"an emulated CPU":              {`"cpu":"max"`, "cpu", "these have: qemu"},
-		"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
-		"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
-		"a balloon inflated at start":  {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "these have: cloud-hypervisor"},
-		"graphics":                     {`"graphics":{"enable":true}`, "graphics.enable", "qemu"},
-		"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "qemu"},
-		"readiness by an absent vsock": {`"readiness":"guest"`, "readiness", "needs vsock.cid"},
-	}
-	own := map[string]map[string]refusal{
-		"kvmtool": {
-			"virtiofs":                  {virtiofs(1), "shares[0].proto", "these have: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
-			"a 9p share to read only":   {readOnly9p, "shares[0].readOnly", "these have: qemu"},
-			"9p with owners mapped":     {strings.Replace(nine, `"9p"`, `"9p","securityModel":"mapped"`, 1), "shares[0].securityModel", "take qemu"},
-			"a volume's serial":         {serial, "volumes[0].serial", "qemu"},
-			"five disks":                {volumes(5), "volumes", "room for 4 disks, and the spec has 5"},
-			"four beside the store":     {volumes(4) + `,"storeDisk":"/store.img"`, "volumes", "the spec has 5 with the store's"},
-			"two user networks":         {interfaces(2, "user"), "interfaces[1].type", "one user network at most"},
-			"a comma in an image":       {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
-			"a comma in a share":        {strings.Replace(nine, `"/s"`, `"/s,t"`, 1), "shares[0].source", "comma"},
-			"a comma in the store":      {`"storeDisk":"/a,b"`, "storeDisk", "comma"},
-			"a socket elsewhere":        {`"socket":"control.sock"`, "socket", "leave the field out"},
-			"a balloon nobody can set":  {`"balloon":true,"socket":null`, "balloon", "set socket"},
-			"a socket that is off":      {`"readiness":"vmm","socket":null`, "readiness", "set socket"},
-			"a long kernel line":        {`"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "kernelParams", "at most 2047"},
-			"a long one on aarch64":     {`"arch":"aarch64","kernelParams":["` + strings.Repeat("x", 2040) + `"]`, "kernelParams", "at most 2047"},
-			"five disks and a long one": {volumes(5) + `,"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "volumes", "room for 4"},
-		},
-		"alioth": {
-			"9p":                           {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
-			"passthrough":                  {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
-			"a user network":               {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-			"macvtap":                      {macvtap, "interfaces[0].type", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
-			"a volume's serial":            {serial, "volumes[0].serial", "qemu, stratovirt"},
-			"a volume without the cache":   {direct, "volumes[0].direct", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
-			"a socket":                     {`"socket":"control.sock"`, "socket", "alioth has none"},
-			"readiness by a socket it has": {`"readiness":"vmm"`, "readiness", "control socket"},
-		},
-		"stratovirt": {
-			"9p":                          {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
-			"passthrough":                 {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
-			"a user network":              {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-			"a balloon":                   {`"balloon":true`, "balloon", "these have: alioth, cloud-hypervisor, crosvm, firecracker, kvmtool, qemu"},
-			"no control socket":           {`"socket":null`, "socket", "leave the field out"},
-			"little memory":               {`"mem":127`, "mem", "takes 128 to 524288"},
-			"much memory":                 {`"mem":524289`, "mem", "takes 128 to 524288"},
-			"many CPUs":                   {`"vcpu":255`, "vcpu", "254 at most"},
-			"five disks":                  {volumes(5), "volumes", "room for 4 disks"},
-			"three interfaces":            {interfaces(3, "tap"), "interfaces", "room for 2 interfaces"},
-			"six shares":                  {virtiofs(6), "shares", "room for 5"},
-			"five shares beside a vsock":  {virtiofs(5) + `,"vsock":{"cid":3}`, "shares", "room for 5"},
-			"thirty-two devices on virt":  {`"arch":"aarch64",` + volumes(32), "volumes", "room for 31 devices"},
-			"nothing to boot from":        {`"initrdPath":""`, "initrdPath", "nothing to boot from"},
-			"a comma in a volume's image": {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
-		},
-	}
-	for hypervisor, refusals := range own {
-		for name, r := range everywhere {
-			refusals[name] = r
+// refusal is what a hypervisor cannot do: members of a spec, the path of the fault
+// and a part of its message.
+type refusal struct{ members, path, want string }
+
+// refusedByTheSmall is what neither kvmtool, alioth nor StratoVirt can do.
+var refusedByTheSmall = map[string]refusal{
+	"forwarded ports":              {forwarded, "forwardPorts", "these have: qemu"},
+	"a bridge":                     {bridge, "interfaces[0].type", "these have: qemu"},
+	"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
+	"a USB device":                 {usb, "devices[0].bus", "these have: qemu"},
+	"an image in qcow2":            {qcow2, "volumes[0].imageType", "these have: cloud-hypervisor, crosvm, qemu"},
+	"an emulated CPU":              {`"cpu":"max"`, "cpu", "these have: qemu"},
+	"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
+	"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
+	"a balloon inflated at start":  {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "these have: cloud-hypervisor"},
+	"graphics":                     {`"graphics":{"enable":true}`, "graphics.enable", "qemu"},
+	"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "qemu"},
+	"readiness by an absent vsock": {`"readiness":"guest"`, "readiness", "needs vsock.cid"},
+}
+
+// refusals are what each hypervisor cannot do, or cannot do so.
+var refusals = map[string]map[string]refusal{
+	"kvmtool": {
+		"virtiofs":                  {virtiofs(1), "shares[0].proto", "these have: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
+		"a 9p share to read only":   {readOnly9p, "shares[0].readOnly", "these have: qemu"},
+		"9p with owners mapped":     {strings.Replace(nine, `"9p"`, `"9p","securityModel":"mapped"`, 1), "shares[0].securityModel", "take qemu"},
+		"a volume's serial":         {serial, "volumes[0].serial", "qemu"},
+		"five disks":                {volumes(5), "volumes", "room for 4 disks, and the spec has 5"},
+		"four beside the store":     {volumes(4) + `,"storeDisk":"/store.img"`, "volumes", "the spec has 5 with the store's"},
+		"two user networks":         {interfaces(2, "user"), "interfaces[1].type", "one user network at most"},
+		"a comma in an image":       {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		"a comma in a share":        {strings.Replace(nine, `"/s"`, `"/s,t"`, 1), "shares[0].source", "comma"},
+		"a comma in the store":      {`"storeDisk":"/a,b"`, "storeDisk", "comma"},
+		"a socket elsewhere":        {`"socket":"control.sock"`, "socket", "leave the field out"},
+		"a balloon nobody can set":  {`"balloon":true,"socket":null`, "balloon", "set socket"},
+		"a socket that is off":      {`"readiness":"vmm","socket":null`, "readiness", "set socket"},
+		"a long kernel line":        {`"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "kernelParams", "at most 2047"},
+		"a long one on aarch64":     {`"arch":"aarch64","kernelParams":["` + strings.Repeat("x", 2040) + `"]`, "kernelParams", "at most 2047"},
+		"five disks and a long one": {volumes(5) + `,"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "volumes", "room for 4"},
+	},
+	"alioth": {
+		"9p":                           {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
+		"passthrough":                  {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
+		"a user network":               {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+		"macvtap":                      {macvtap, "interfaces[0].type", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"a volume's serial":            {serial, "volumes[0].serial", "qemu, stratovirt"},
+		"a volume without the cache":   {direct, "volumes[0].direct", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"a socket":                     {`"socket":"control.sock"`, "socket", "alioth has none"},
+		"readiness by a socket it has": {`"readiness":"vmm"`, "readiness", "control socket"},
+	},
+	"stratovirt": {
+		"9p":                          {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
+		"passthrough":                 {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
+		"a user network":              {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+		"a balloon":                   {`"balloon":true`, "balloon", "these have: alioth, cloud-hypervisor, crosvm, firecracker, kvmtool, qemu"},
+		"no control socket":           {`"socket":null`, "socket", "leave the field out"},
+		"little memory":               {`"mem":127`, "mem", "takes 128 to 524288"},
+		"much memory":                 {`"mem":524289`, "mem", "takes 128 to 524288"},
+		"many CPUs":                   {`"vcpu":255`, "vcpu", "254 at most"},
+		"five disks":                  {volumes(5), "volumes", "room for 4 disks"},
+		"three interfaces":            {interfaces(3, "tap"), "interfaces", "room for 2 interfaces"},
+		"six shares":                  {virtiofs(6), "shares", "room for 5"},
+		"five shares beside a vsock":  {virtiofs(5) + `,"vsock":{"cid":3}`, "shares", "room for 5"},
+		"thirty-two devices on virt":  {`"arch":"aarch64",` + volumes(32), "volumes", "room for 31 devices"},
+		"nothing to boot from":        {`"initrdPath":""`, "initrdPath", "nothing to boot from"},
+		"a comma in a volume's image": {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+	},
+	"cloud-hypervisor": {
+		"9p":                         {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
+		"a user network":             {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+		"a bridge":                   {bridge, "interfaces[0].type", "these have: qemu"},
+		"vhost-net":                  {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
+		"forwarded ports":            {forwarded, "forwardPorts", "these have: qemu"},
+		"a USB device":               {usb, "devices[0].bus", "these have: qemu"},
+		"an emulated CPU":            {`"cpu":"max"`, "cpu", "these have: qemu"},
+		"credentials":                {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "these have: qemu"},
+		"a balloon nobody can set":   {`"balloon":true,"socket":null`, "balloon", "set socket"},
+		"CPUs twice":                 {`"cloud-hypervisor":{"extraArgs":["--cpus","boot=2"]}`, "cloud-hypervisor.extraArgs", "option vcpu"},
+		"OEM strings twice":          {`"cloud-hypervisor":{"extraArgs":["--platform=oem_strings=[a]"]}`, "cloud-hypervisor.extraArgs", "platformOEMStrings"},
+		"a UUID twice":               {`"cloud-hypervisor":{"extraArgs":["--platform","system_uuid=a"]}`, "cloud-hypervisor.extraArgs", "option machineId"},
+		"a CID twice":                {`"vsock":{"cid":3},"cloud-hypervisor":{"extraArgs":["--vsock","cid=4"]}`, "cloud-hypervisor.extraArgs", "vsock.cid is set"},
+		"a CID that is none":         {`"cloud-hypervisor":{"extraArgs":["--vsock","cid=x"]}`, "cloud-hypervisor.extraArgs", "is not a number"},
+		"an OEM string with a comma": {`"cloud-hypervisor":{"platformOEMStrings":["a,b"]}`, "cloud-hypervisor.platformOEMStrings[0]", "encode it"},
+		"a comma in a volume":        {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		"a comma in a share's place": {strings.Replace(virtiofs(1), `"/s"`, `"/s,t"`, 1), "shares[0].source", "comma"},
+	},
+	"firecracker": {
+		"9p":                       {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
+		"virtiofs":                 {virtiofs(1), "shares[0].proto", "these have: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
+		"passthrough":              {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
+		"a USB device":             {usb, "devices[0].bus", "these have: qemu"},
+		"a user network":           {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+		"macvtap":                  {macvtap, "interfaces[0].type", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"a bridge":                 {bridge, "interfaces[0].type", "these have: qemu"},
+		"vhost-net":                {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
+		"forwarded ports":          {forwarded, "forwardPorts", "these have: qemu"},
+		"an image in qcow2":        {qcow2, "volumes[0].imageType", "these have: cloud-hypervisor, crosvm, qemu"},
+		"a volume's serial":        {serial, "volumes[0].serial", "these have: cloud-hypervisor, crosvm, qemu, stratovirt"},
+		"a volume past the cache":  {direct, "volumes[0].direct", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"an emulated CPU":          {`"cpu":"max"`, "cpu", "these have: qemu"},
+		"huge pages":               {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
+		"virtio-mem":               {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
+		"graphics":                 {`"graphics":{"enable":true}`, "graphics.enable", "these have: cloud-hypervisor, crosvm, qemu"},
+		"credentials":              {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "these have: qemu"},
+		"a balloon nobody can set": {`"balloon":true,"socket":null`, "balloon", "set socket"},
+	},
+	"crosvm": {
+		"a user network":              {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
+		"a bridge":                    {bridge, "interfaces[0].type", "these have: qemu"},
+		"vhost-net":                   {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
+		"forwarded ports":             {forwarded, "forwardPorts", "these have: qemu"},
+		"a USB device":                {usb, "devices[0].bus", "these have: qemu"},
+		"a 9p share to read only":     {readOnly9p, "shares[0].readOnly", "these have: qemu"},
+		"an image in vhdx":            {strings.Replace(qcow2, "qcow2", "vhdx", 1), "volumes[0].imageType", "these have: cloud-hypervisor, qemu"},
+		"an emulated CPU":             {`"cpu":"max"`, "cpu", "these have: qemu"},
+		"huge pages":                  {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
+		"virtio-mem":                  {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
+		"a balloon inflated at start": {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "these have: cloud-hypervisor, firecracker"},
+		"credentials":                 {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "these have: qemu"},
+		"a balloon nobody can set":    {`"balloon":true,"socket":null`, "balloon", "set socket"},
+		"a comma in a volume":         {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		"a relative root":             {`"crosvm":{"pivotRoot":"empty"}`, "crosvm.pivotRoot", "is not absolute"},
+		"9p of the state directory":   {`"crosvm":{"pivotRoot":"/e"},"shares":[{"tag":"t","source":"s","proto":"9p"}]`, "shares[0].source", "write the whole path"},
+	},
+}
+
+// TestWhatHypervisorsCannotDoIsRefused: each refusal has the option's path and
+// says what to do, mostly who can; the golden file has all of what they say.
+func TestWhatHypervisorsCannotDoIsRefused(t *testing.T) {
+	var all strings.Builder
+	for _, hypervisor := range append(slices.Sorted(maps.Keys(refusals)), "qemu") {
+		cases := maps.Clone(refusals[hypervisor])
+		if hypervisor == "qemu" {
+			cases = qemuRefusals()
 		}
-		for name, r := range refusals {
+		if slices.Contains([]string{"alioth", "kvmtool", "stratovirt"}, hypervisor) {
+			maps.Copy(cases, refusedByTheSmall)
+		}
+		for _, name := range slices.Sorted(maps.Keys(cases)) {
 			t.Run(hypervisor+" "+name, func(t *testing.T) {
-				_, err := compileFor(t, hypervisor, r.members)
-				wantFault(t, err, r.path, r.want)
+				_, err := compileFor(t, hypervisor, cases[name].members)
+				wantFault(t, err, cases[name].path, cases[name].want)
+				fmt.Fprintf(&all, "%s, %s\n", hypervisor, name)
+				for line := range strings.Lines(err.Error()) {
+					fmt.Fprintf(&all, "    %s\n", strings.TrimSpace(line))
+				}
 			})
 		}
+	}
+	compareGolden(t, "testdata/refused.golden", all.String())
+}
+
+func compareGolden(t *testing.T, path, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil { //nolint:gosec // a file of the source
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v; write it with: go test ./internal/hypervisor -run Refused -update", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("differs from %s (-want +got):\n%s", path, diff)
 	}
 }
 
@@ -167,6 +265,9 @@ func TestWhatOnlyQEMUsDisplayHasIsRefused(t *testing.T) {
 // TestWhatIsJustPossibleIsCompiled is the other side of the limits.
 func TestWhatIsJustPossibleIsCompiled(t *testing.T) {
 	for name, c := range map[string]struct{ hypervisor, members string }{
+		"9p of the state directory":            {"crosvm", strings.Replace(nine, `"/s"`, `"s"`, 1)},
+		"an absolute root and source":          {"crosvm", `"crosvm":{"pivotRoot":"/e"},` + nine},
+		"virtiofs beside an absolute root":     {"crosvm", `"crosvm":{"pivotRoot":"/e"},` + strings.Replace(virtiofs(1), `"/s"`, `"s"`, 1)},
 		"four disks of kvmtool":                {"kvmtool", volumes(4)},
 		"a user network and a tap":             {"kvmtool", `"interfaces":[{"type":"user","id":"a","mac":"02:00:00:00:00:01"},{"type":"tap","id":"b","mac":"02:00:00:00:00:02"}]`},
 		"9p as it is":                          {"kvmtool", strings.Replace(nine, `"9p"`, `"9p","securityModel":"passthrough"`, 1)},
