@@ -317,6 +317,8 @@ in
       };
     };
 
+    as-large-as-it-comes = just { optimize.enable = false; };
+
     that-reports-nothing = just {
       vsock.cid = 7;
       readiness = "vmm";

@@ -174,6 +174,28 @@ in
       runner = runner config.microvm.declaredRunner;
       # What these are run on, and by.
       scripts = lib.mapAttrs (_: toString) config.microvm.deploy;
+      # The rest of what the modules make of the guest.
+      system = {
+        inherit (config.boot)
+          initrd
+          swraid
+          kernelModules
+          blacklistedKernelModules
+          ;
+        inherit (config.networking) hostId useNetworkd;
+        waitOnline = config.systemd.network.wait-online.enable;
+        tpm2 = config.systemd.tpm2.enable;
+        etc = lib.mapAttrs (_: file: file.text) config.environment.etc;
+        packages = map toString config.environment.systemPackages;
+        documentation = config.documentation.enable;
+        nixDaemon = config.systemd.services.nix-daemon.enable && config.systemd.sockets.nix-daemon.enable;
+        gptGenerator = config.systemd.generators.systemd-gpt-auto-generator;
+        openssh = config.services.openssh.enable;
+        switch = config.system.switch.enable;
+        grub = config.boot.loader.grub.enable;
+        loadsRegistration = config.boot.postBootCommands != "";
+        inherit (config.systemd) mounts;
+      };
     }
   ) cases.guests;
 
@@ -231,8 +253,17 @@ in
       virtiofsd = lib.mapAttrs (_: vm: vm.config.config.microvm.spec.virtiofsd) (
         lib.filterAttrs (_: vm: vm.config != null && vm.config.config.microvm.spec ? virtiofsd) config.microvm.vms
       );
-      inherit (config.boot) kernelModules;
-      bridgeHelper = config.security.wrappers ? qemu-bridge-helper;
+      # The rest of what the module makes of the host.
+      system = {
+        inherit (config.boot) kernelModules;
+        inherit (config.users) users groups;
+        limits = config.security.pam.loginLimits;
+        ksm = config.hardware.ksm.enable;
+        inherit (config.security) wrappers;
+        etc = lib.mapAttrs (_: file: file.text) config.environment.etc;
+        packages = map toString config.environment.systemPackages;
+        units = map toString config.systemd.packages;
+      };
     }
   ) cases.hosts;
 

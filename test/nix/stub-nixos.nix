@@ -25,6 +25,11 @@ in
     warnings = list;
     networking.hostName = option types.str "nixos";
     networking.hostId = option (types.nullOr types.str) null;
+    networking.useNetworkd = off;
+    documentation.enable = on;
+    hardware.ksm.enable = off;
+    users.users = tree;
+    users.groups = tree;
     boot = {
       kernelPackages = value pkgs.linuxPackages;
       kernelParams = list;
@@ -34,6 +39,9 @@ in
       initrd.kernelModules = list;
       initrd.availableKernelModules = list;
       initrd.systemd.enable = off;
+      initrd.systemd.tpm2.enable = on;
+      loader.grub.enable = on;
+      swraid.enable = on;
     };
     fileSystems = tree;
     environment.etc = tree;
@@ -62,7 +70,11 @@ in
       package = value pkgs.systemd;
       packages = list;
       services = tree;
+      sockets = tree;
       targets = tree;
+      generators = tree;
+      network.wait-online.enable = on;
+      tpm2.enable = on;
       tmpfiles.settings = tree;
       mounts = list;
     };
