@@ -30,12 +30,8 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.KVM = KVMRequired
 	p.HoldStdin = true
-	p.Shutdown, err = viaGuest(s, "socket is null, so crosvm cannot be asked", "")
-	if err != nil {
+	if p.Shutdown, err = crosvmShutdown(s, control); err != nil {
 		return err
-	}
-	if control != nil {
-		p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "crosvm has a power button"}
 	}
 	p.Argv = []string{program, "run", "--name", Literal(s.Name), "--mem", strconv.Itoa(s.Mem), "--cpus", strconv.Itoa(s.VCPU)}
 	add := func(words ...string) { p.Argv = append(p.Argv, words...) }
@@ -78,6 +74,17 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	add(Literal(s.Kernel))
 	return nil
+}
+
+// crosvmShutdown: its machine on aarch64 has no power button (aarch64/src/lib.rs).
+func crosvmShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
+	switch {
+	case s.Arch != "x86_64":
+		return viaGuest(s, "crosvm has a power button on x86_64 only", "")
+	case control == nil:
+		return viaGuest(s, "socket is null, so crosvm cannot be asked", "")
+	}
+	return Shutdown{Method: ShutdownPowerButton, Control: control, Why: "crosvm has a power button"}, nil
 }
 
 // crosvmFaults are what crosvm's own sandbox does not start with: it mounts the

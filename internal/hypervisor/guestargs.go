@@ -33,9 +33,11 @@ func elfKernel(s *spec.Spec, p *Plan) string {
 	return Package + "/" + VmlinuxFile
 }
 
-// serialConsole is the kernel's console on the first serial port.
+// serialConsole is the kernel's console on the first serial port: a PL011 on
+// aarch64, but for those that have an 8250 there as well (aarch64/src/fdt.rs of
+// crosvm, src/vmm/src/arch/aarch64/fdt.rs of Firecracker, kvmtool's hw/serial.c).
 func serialConsole(s *spec.Spec) string {
-	if s.Arch == "aarch64" {
+	if s.Arch == "aarch64" && !slices.Contains([]string{"crosvm", "firecracker", "kvmtool"}, s.Hypervisor) {
 		return "console=ttyAMA0"
 	}
 	return "console=ttyS0"

@@ -133,7 +133,7 @@ func kvmtoolFaults(s *spec.Spec, line string) spec.Faults {
 // the words that kvmtool itself would add (x86/kvm.c). Its serial port is an
 // 8250 on both architectures.
 func kvmtoolKernel(s *spec.Spec) []string {
-	words := []string{"console=ttyS0", "reboot=k", "panic=-1"}
+	words := []string{serialConsole(s), "reboot=k", "panic=-1"}
 	if s.Arch != "x86_64" {
 		return words
 	}

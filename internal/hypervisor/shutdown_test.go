@@ -51,6 +51,8 @@ func TestTheGuestIsAskedWhereTheHypervisorCannot(t *testing.T) {
 		{"firecracker", cid + arm, poweroff, vsockSocket, ShutdownGuestOverSSH, "x86_64 only"},
 		{"cloud-hypervisor", cid, "", "", ShutdownPowerButton, "power button"},
 		{"cloud-hypervisor", cid + noSocket, poweroff, vsockSocket, ShutdownGuestOverSSH, "socket is null"},
+		{"crosvm", cid, "", "", ShutdownPowerButton, "power button"},
+		{"crosvm", cid + arm, poweroff, "", ShutdownGuestOverSSH, "x86_64 only"},
 		{"crosvm", cid + noSocket, poweroff, "", ShutdownGuestOverSSH, "socket is null"},
 		{"qemu", cid, "", "", ShutdownCtrlAltDel, "keyboard"},
 		{"qemu", cid + noSocket, poweroff, "", ShutdownGuestOverSSH, "socket is null"},

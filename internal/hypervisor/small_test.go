@@ -262,6 +262,28 @@ func TestWhatOnlyQEMUsDisplayHasIsRefused(t *testing.T) {
 	}
 }
 
+// TestTheConsoleIsTheSerialPortThatTheMachineHas: what has a PL011 on aarch64, and
+// what an 8250 as on x86_64.
+func TestTheConsoleIsTheSerialPortThatTheMachineHas(t *testing.T) {
+	for hypervisor, port := range map[string]string{
+		"alioth": "ttyAMA0", "cloud-hypervisor": "ttyAMA0", "crosvm": "ttyS0", "firecracker": "ttyS0", "kvmtool": "ttyS0", "qemu": "ttyAMA0", "stratovirt": "ttyAMA0",
+	} {
+		for arch, want := range map[string]string{"aarch64": port, "x86_64": "ttyS0"} {
+			p, err := compileFor(t, hypervisor, `"arch":"`+arch+`"`)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := strings.Join(p.Argv, " ")
+			for _, g := range p.Generated {
+				text += g.Content
+			}
+			if !strings.Contains(text, "console="+want+" ") {
+				t.Errorf("%s on %s: no console=%s in %s", hypervisor, arch, want, text)
+			}
+		}
+	}
+}
+
 // TestWhatIsJustPossibleIsCompiled is the other side of the limits.
 func TestWhatIsJustPossibleIsCompiled(t *testing.T) {
 	for name, c := range map[string]struct{ hypervisor, members string }{
