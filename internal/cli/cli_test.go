@@ -252,6 +252,15 @@ func TestTheTableOfHypervisorsIsPrinted(t *testing.T) {
 			t.Errorf("no row for %s in\n%s", name, &h.stdout)
 		}
 	}
+	for _, want := range []string{
+		"QUEUES  MACVTAP-FD  SHARES", "qemu              user,tap,macvtap,bridge  many    yes         9p,virtiofs  pci,usb",
+		"kvmtool           user,tap,macvtap         one     -           9p           pci", "vhost  guest      yes",
+	} {
+		if !strings.Contains(h.stdout.String(), want) {
+			t.Errorf("no %q in\n%s", want, &h.stdout)
+		}
+	}
+	h.stdout.Reset()
 	if code := h.microvm("hypervisors", "--json"); code != 0 {
 		t.Fatal(&h.stderr)
 	}

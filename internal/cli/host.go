@@ -35,11 +35,14 @@ func (c *Command) hypervisors() *cobra.Command {
 				return c.json(table)
 			}
 			w := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "HYPERVISOR\tNETWORK\tSHARES\tDEVICES\tSHUTDOWN\tVSOCK\tBALLOON\tVIRTIO-MEM")
+			_, _ = fmt.Fprintln(w, "HYPERVISOR\tNETWORK\tQUEUES\tMACVTAP-FD\tSHARES\tDEVICES\tSHUTDOWN\tVSOCK\tREADINESS\tBALLOON\tVIRTIO-MEM")
 			for _, name := range slices.Sorted(maps.Keys(table)) {
 				t := table[name]
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", name, words(t.Interfaces), words(t.Shares),
-					words(t.Devices), words(t.Shutdown), t.Vsock, yes(t.Balloon), yes(t.HotplugMem))
+				row := []string{
+					name, words(t.Interfaces), either(t.TapMultiQueue, "many", "one"), yes(t.MacvtapByFD), words(t.Shares), words(t.Devices),
+					words(t.Shutdown), t.Vsock, either(t.GuestReadiness, "guest", "vmm"), yes(t.Balloon), yes(t.HotplugMem),
+				}
+				_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
 			}
 			return w.Flush()
 		},
@@ -55,11 +58,13 @@ func words(list []string) string {
 	return strings.Join(list, ",")
 }
 
-func yes(b bool) string {
+func yes(b bool) string { return either(b, "yes", "-") }
+
+func either(b bool, yes, no string) string {
 	if b {
-		return "yes"
+		return yes
 	}
-	return "-"
+	return no
 }
 
 func (c *Command) balloon() *cobra.Command {

@@ -161,6 +161,38 @@ func TestTheTableOfCapabilitiesIsWhole(t *testing.T) {
 	}
 }
 
+// TestTheTableSaysHowAnInterfaceIsOpened: a macvtap by the launcher, whose
+// descriptors the command line names, or by the hypervisor itself; and a tap with a
+// queue for each CPU or with one.
+func TestTheTableSaysHowAnInterfaceIsOpened(t *testing.T) {
+	table, err := Table()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range table {
+		p, err := compileFor(t, name, `"vcpu":2,`+interfaces(1, "tap"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p.Taps[0].MultiQueue != c.TapMultiQueue {
+			t.Errorf("%s: many queues %t, the table says %t", name, p.Taps[0].MultiQueue, c.TapMultiQueue)
+		}
+		if !slices.Contains(c.Interfaces, "macvtap") {
+			if c.MacvtapByFD {
+				t.Errorf("%s has no macvtap, and opens it by descriptors", name)
+			}
+			continue
+		}
+		if p, err = compileFor(t, name, macvtap); err != nil {
+			t.Fatal(err)
+		}
+		argv := strings.Join(p.Argv, " ")
+		if strings.Contains(argv, MacvtapFD("n", 0)) != c.MacvtapByFD || (p.Macvtaps[0].Queues > 0) != c.MacvtapByFD || strings.Contains(argv, MacvtapDevice("n")) == c.MacvtapByFD {
+			t.Errorf("%s: macvtap by descriptors is %t in the table; %d queues and %s", name, c.MacvtapByFD, p.Macvtaps[0].Queues, argv)
+		}
+	}
+}
+
 func TestUnsetReadinessIsChosenAndExplained(t *testing.T) {
 	tests := map[string]struct{ members, mode, why string }{
 		"a CID":              {`"vsock":{"cid":3}`, ReadyGuest, "vsock.cid is set"},

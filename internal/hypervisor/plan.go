@@ -1,6 +1,11 @@
 // Package hypervisor turns a spec into the plan of one VM: the hypervisor's
 // argument vector and everything the host's helpers have to do for it. There
 // is one file a hypervisor; what each can do is data, in capabilities.json.
+//
+// Written against QEMU 7.2 to 10, Cloud Hypervisor 20 to 53, Firecracker 1.5 to
+// 1.16, crosvm of 2025 and 2026 (it has no releases), kvmtool of August 2024 (nor has
+// it), StratoVirt 2.4 and 2.5 and Alioth 0.12; each file says from which of their
+// documents and sources.
 package hypervisor
 
 // PlanVersion is the version of the runner.json format that this code writes.
