@@ -48,8 +48,10 @@ func (v VM) jailDropIns(plan *hypervisor.Plan) (map[string]string, error) {
 	devices, root := jailDropIn, strings.Builder{}
 	root.WriteString("# Made by install-microvm: the root directory of this VM, which is jailed\n# (firecracker.jailer).\n[Service]\nTemporaryFileSystem=/:ro\n")
 	bind := func(directive, path string) { fmt.Fprintf(&root, "%s=-%s\n", directive, path) }
-	// The linker's list of libraries, and what some of /usr/bin are links into.
-	for _, path := range slices.Concat(hypervisor.JailPrograms, []string{"/etc/ld.so.cache", "/etc/alternatives", "/run/systemd/notify"}) {
+	// The linker's list of libraries, and what some of /usr/bin are links into. The
+	// manager's socket is for ExecStopPost=, which has this root with all privileges,
+	// too; it has mode 0700, so that only root of the host can connect.
+	for _, path := range slices.Concat(hypervisor.JailPrograms, []string{"/etc/ld.so.cache", "/etc/alternatives", "/run/systemd/notify", "/run/systemd/private"}) {
 		bind("BindReadOnlyPaths", path)
 	}
 	if dir := v.Host.LibexecDir; dir != "" && !strings.HasPrefix(dir, "/usr/") && !strings.HasPrefix(dir, nixStore) {

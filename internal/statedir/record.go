@@ -14,6 +14,9 @@ import (
 
 const maxRecord = 1 << 20
 
+// recordAttempts is more than all other helpers of a VM can remove its directory.
+const recordAttempts = 100
+
 // WriteRecord keeps what a helper did, or is about to do, for the VM, under
 // the helper's name. It is root's and lives until RemoveRecord or the next boot.
 func (v VM) WriteRecord(piece string, value any) error {
@@ -22,13 +25,21 @@ func (v VM) WriteRecord(piece string, value any) error {
 		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
 	}
 	dir := v.RuntimeDir()
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // not secret, and written by root only
-		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+	for attempt := 1; ; attempt++ {
+		err := os.MkdirAll(dir, 0o755) //nolint:gosec // not secret, and written by root only
+		if err == nil {
+			err = writeFile(filepath.Join(dir, piece+".json"), data, 0o644)
+		}
+		if err == nil {
+			return nil
+		}
+		// Another helper, still ending the run before, removes the directory for
+		// being empty.
+		removed := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)
+		if !removed || attempt == recordAttempts {
+			return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+		}
 	}
-	if err := writeFile(filepath.Join(dir, piece+".json"), data, 0o644); err != nil {
-		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
-	}
-	return nil
 }
 
 // ReadRecord reads what WriteRecord kept. It returns false where there is none.

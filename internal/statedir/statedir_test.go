@@ -309,6 +309,37 @@ func TestRecordsGoWithTheirDirectory(t *testing.T) {
 	}
 }
 
+// TestARecordIsKeptWhileAnotherGoes is a start on the heels of a stop: systemctl
+// stop does not wait for the helpers.
+func TestARecordIsKeptWhileAnotherGoes(t *testing.T) {
+	h := host(t)
+	vm, err := h.VM("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := make(chan error)
+	go func() {
+		var err error
+		for range 3000 {
+			err = errors.Join(err, vm.WriteRecord("b", 2), vm.RemoveRecord("b"))
+		}
+		end <- err
+	}()
+	for {
+		if err := errors.Join(vm.WriteRecord("a", 1), vm.RemoveRecord("a")); err != nil {
+			t.Error(err)
+		}
+		select {
+		case err := <-end:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+	}
+}
+
 func TestWhatAKilledHelperLeftGoesWithWhatItMade(t *testing.T) {
 	_, vm := installed(t)
 	if err := errors.Join(vm.WriteRecord("a", 1), vm.SetBooted()); err != nil {

@@ -23,7 +23,7 @@ type manager = dbus.BusObject
 // private connects to the manager through its private socket, which is there
 // before the bus is and wants no greeting. Only root may.
 func private(ctx context.Context) (*dbus.Conn, error) {
-	conn, err := dbus.Dial("unix:path="+ofHost(privateSocket), dbus.WithContext(ctx))
+	conn, err := dbus.Dial("unix:path="+privateSocket, dbus.WithContext(ctx))
 	if err != nil {
 		return nil, fmt.Errorf("reach systemd: %w", err)
 	}

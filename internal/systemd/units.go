@@ -25,10 +25,15 @@ type Unit struct {
 	JobPath dbus.ObjectPath
 }
 
-// Running says whether systemd is the service manager here, sd_booted(3).
+// Running says whether systemd is the service manager here, sd_booted(3). What a
+// jailed VM's unit runs has only its socket.
 func Running() bool {
-	_, err := os.Stat(ofHost(running))
-	return err == nil
+	for _, path := range []string{running, privateSocket} {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // dial connects to the manager: root through its private socket, which costs

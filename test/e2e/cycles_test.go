@@ -117,33 +117,27 @@ func TestHelpersThatAreKilledAnywhereAreUndone(t *testing.T) {
 // leftHalfway prints what helpers of VM halfway may have left.
 const leftHalfway = "{ ls /sys/class/net; ls -A /run/microvm; } | grep half; find /var/lib/microvms/halfway -name '*booted*'"
 
+// TestAKilledMacvtapHelperIsUndone is for the VM host, for a container makes no
+// device nodes. Each process takes long there, so that only those calls are tried
+// that change anything.
 func TestAKilledMacvtapHelperIsUndone(t *testing.T) {
-	in(t, "container")
-	if out, err := try("ip link add half-a type veth peer name half-b && ip link add link half-a name half-c type macvtap && ip link delete half-c"); err != nil {
-		_, _ = try("ip link delete half-a")
-		t.Skipf("this kernel makes no macvtap: %s", out)
-	}
+	in(t, "vm")
+	sh(t, "ip link add half-a type veth peer name half-b && ip link set half-b up")
 	t.Cleanup(func() { _, _ = try("ip link delete half-a") })
 	macvtap := func(id string, last int) map[string]any {
 		i := tap(id, last)
 		i["type"], i["macvtap"] = "macvtap", map[string]any{"link": "half-a", "mode": "bridge"}
 		return i
 	}
-	// A container has no devtmpfs; this makes the devices, as another device
-	// manager would.
-	sh(t, `systemd-run -q --unit half-nodes bash -c 'cd /sys/class/net; while sleep 0.005; do
-		for f in */tap*/dev; do [ -e "$f" ] || continue; n=${f%/dev}; n=/dev/${n##*/}; [ -e "$n" ] || { IFS=: read -r a b < "$f" && mknod -m 600 "$n" c "$a" "$b"; }; done; done'`)
-	t.Cleanup(func() { _, _ = try("systemctl stop half-nodes; rm -f /dev/tap[0-9]*") })
 	name := install(t, spec("halfway", func(s map[string]any) {
 		s["interfaces"] = []any{macvtap("mv-half1", 1), macvtap("mv-half2", 2)}
 	}))
-	const calls = "mkdirat,renameat,unlinkat,write,sendto,chmod,fchmod,fchownat,chown"
+	const calls = "mkdirat,renameat,unlinkat,write,sendto,fchmod,fchmodat,fchownat"
 	killed{name: name, helper: "microvm-macvtap-interfaces", calls: calls, left: strings.Replace(leftHalfway, "grep half", "grep -E 'mv-half|halfway'", 1)}.anywhere(t)
 }
 
 // TestAKilledPCIHelperGivesTheDeviceBack is for the VM host, which has a card to
-// take. Each process takes long there, so that only those calls are tried that
-// change anything.
+// take.
 func TestAKilledPCIHelperGivesTheDeviceBack(t *testing.T) {
 	in(t, "vm")
 	address, _ := card(t)
@@ -214,7 +208,7 @@ func (k killed) at(t *testing.T, way, call string, n int) bool {
 	if program != booted {
 		left = strings.Replace(left, "-name '*booted*'", "-name '.microvm-new-*'", 1)
 	}
-	out := sh(t, fmt.Sprintf(`%[1]s > /dev/null
+	out := sh(t, fmt.Sprintf(`{ %[1]s; } > /dev/null 2>&1 || echo was not prepared
 		# The shell tells of whoever is killed.
 		code=$(exec 2> /dev/null; strace -f -qq -o /dev/null -e trace=%[2]s -e inject=%[2]s:signal=KILL:when=%[3]d %[4]s %[5]s %[6]s > /dev/null; echo $?)
 		%[7]s

@@ -23,6 +23,7 @@ const jailedProgram = `#!/bin/sh
     (echo written > "$f") 2> /dev/null && echo writes "$f"
   done
   cat /srv/jail/ro.img
+  timeout 5 nc -N -U /run/systemd/private < /dev/null && echo reaches systemd
   for p in /proc/[0-9]*; do
     [ "$p" = /proc/$$ ] || (tr '\0' ' ' < "$p/cmdline" | sed 's/^/process /; s/$/\n/') 2> /dev/null
   done
@@ -77,7 +78,7 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 	sh(t, "systemd-run -q --unit jail-peer -p User=microvm -p PrivateUsers=yes sleep 98765")
 	t.Cleanup(func() { _, _ = try("systemctl stop jail-peer") })
 	name := install(t, jailedSpec(t, "jailed", true))
-	hidden := []string{"/etc/shadow", "/etc/passwd", "/home", "/root", "/srv/jail/bin/x", "/var/log", "/sys/kernel", "/dev/vda", "/dev/mem", "/dev/shm/other", "/run/systemd/private", "/var/lib/microvms/" + neighbour}
+	hidden := []string{"/etc/shadow", "/etc/passwd", "/home", "/root", "/srv/jail/bin/x", "/var/log", "/sys/kernel", "/dev/vda", "/dev/mem", "/dev/shm/other", "/run/systemd/system", "/var/lib/microvms/" + neighbour}
 	if got := dropIns(t, name); got != "50-jail.conf\nzz-jail-root.conf" {
 		t.Errorf("the drop-ins are %s", got)
 	}
@@ -101,6 +102,9 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 	if strings.Count(view, "writes ") != 2 {
 		t.Error("the hypervisor can write more than it should")
 	}
+	if strings.Contains(view, "reaches systemd") {
+		t.Error("the hypervisor can connect to the service manager")
+	}
 	for line := range strings.Lines(view) {
 		// The child that waits for the guest is the VM's own.
 		if strings.HasPrefix(line, "process ") && !strings.Contains(line, "await-ready") {
@@ -111,6 +115,9 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 	sh(t, "systemctl stop microvm@"+name)
 	if log := sh(t, logs(name)); !strings.Contains(log, "the hypervisor exited after SIGTERM") {
 		t.Errorf("the hypervisor was not stopped by the unit's own command:\n%s", log)
+	}
+	if got := sh(t, "systemctl show -P Result microvm@"+name); got != "success" {
+		t.Errorf("the run ended with %q:\n%s", got, sh(t, logs(name)))
 	}
 	nothingLeft(t, name)
 	jailCanBeLeft(t, name, hidden)

@@ -35,11 +35,17 @@ func main() {
 
 func run(command string) int {
 	fmt.Printf("mvguest: sshd: told to run %q\n", command)
-	if !strings.HasPrefix(command, "systemctl poweroff") && !strings.HasPrefix(command, "systemctl reboot") {
+	var down syscall.Signal
+	switch {
+	case strings.HasPrefix(command, "systemctl poweroff"):
+		down = syscall.SIGPWR
+	case strings.HasPrefix(command, "systemctl reboot"):
+		down = syscall.SIGINT
+	default:
 		return 127
 	}
 	// As under systemd, the answer may still get out.
-	time.AfterFunc(100*time.Millisecond, func() { _ = syscall.Kill(1, syscall.SIGPWR) })
+	time.AfterFunc(100*time.Millisecond, func() { _ = syscall.Kill(1, down) })
 	return 0
 }
 
