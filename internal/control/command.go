@@ -68,21 +68,20 @@ func (b *bounded) Write(data []byte) (int, error) {
 	return b.Buffer.Write(data)
 }
 
-// reachable says whether somebody answers on the control socket.
-func (c *command) reachable(ctx context.Context, network string) (bool, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, filepath.Join(c.dir, c.socket))
-	if err != nil {
-		return false, fmt.Errorf("connect to the control socket: %w", err)
-	}
-	return true, conn.Close()
-}
-
 // crosvm runs crosvm's commands: its socket's protocol is its own and changes.
 type crosvm struct{ command }
 
-// Running implements Client: crosvm answers on the socket once its VM runs.
-func (c *crosvm) Running(ctx context.Context) (bool, error) { return c.reachable(ctx, "unixpacket") }
+// Running implements Client: the guest's CPUs have threads. The socket is there
+// before the VM is made.
+func (c *crosvm) Running(ctx context.Context) (bool, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unixpacket", filepath.Join(c.dir, c.socket))
+	if err != nil {
+		return false, fmt.Errorf("connect to the control socket: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	return hasCPUs(conn.(*net.UnixConn), c.socket, "crosvm_vcpu")
+}
 
 // CtrlAltDel implements Client.
 func (c *crosvm) CtrlAltDel(context.Context) error {

@@ -5,15 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"math/bits"
 	"net"
 	"os"
-	"path/filepath"
-	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Messages of kvmtool's control socket, include/kvm/kvm-ipc.h: a header of two
@@ -118,7 +113,7 @@ func (k *kvmtool) failed(ctx context.Context, err error) error {
 // Running implements Client: the guest's CPUs have threads and are not paused.
 // The socket is there earlier, and then says the same.
 func (k *kvmtool) Running(ctx context.Context) (bool, error) {
-	started, err := k.hasCPUs()
+	started, err := hasCPUs(k.conn, k.path, "kvm-vcpu-")
 	if err != nil || !started {
 		return false, err
 	}
@@ -134,34 +129,6 @@ func (k *kvmtool) Running(ctx context.Context) (bool, error) {
 		return true
 	})
 	return state == kvmtoolRunning, err
-}
-
-// hasCPUs looks for the thread of a guest's CPU in the process that listens.
-func (k *kvmtool) hasCPUs() (bool, error) {
-	raw, err := k.conn.SyscallConn()
-	if err != nil {
-		return false, fmt.Errorf("kvmtool's socket %s: %w", k.path, err)
-	}
-	var peer *unix.Ucred
-	var peerErr error
-	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, peerErr); err != nil {
-		return false, fmt.Errorf("ask who listens on %s: %w", k.path, err)
-	}
-	names, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", peer.Pid))
-	if err != nil {
-		return false, err
-	}
-	for _, name := range names {
-		comm, err := os.ReadFile(name) //nolint:gosec // of the process that the kernel named
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-			return false, fmt.Errorf("look for the guest's CPUs: %w", err)
-		}
-		if strings.HasPrefix(string(comm), "kvm-vcpu-") {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // Balloon implements Client. kvmtool moves the balloon by an amount and does not

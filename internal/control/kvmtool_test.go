@@ -184,23 +184,50 @@ func TestKvmtoolRunsWhenItsCPUsDo(t *testing.T) {
 		}
 	}
 	check(false, "before there is a CPU")
-	end := make(chan struct{})
-	named := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: the name goes with it
-		name := append([]byte("kvm-vcpu-0"), 0)
-		named <- unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&name[0])), 0, 0, 0)
-		<-end
-	}()
-	defer close(end)
-	if err := <-named; err != nil {
-		t.Fatal(err)
-	}
+	haveThread(t, "kvm-vcpu-0")
 	check(true, "with a CPU")
 	l.mu.Lock()
 	l.state = kvmtoolRunning + 1
 	l.mu.Unlock()
 	check(false, "paused")
+}
+
+// haveThread gives this process a thread of that name until the test ends.
+func haveThread(t *testing.T, name string) {
+	t.Helper()
+	end := make(chan struct{})
+	named := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the name goes with it
+		text := append([]byte(name), 0)
+		named <- unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0, 0, 0)
+		<-end
+	}()
+	t.Cleanup(func() { close(end) })
+	if err := <-named; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestCrosvmRunsWhenItsCPUsDo: its socket listens before there is a VM.
+func TestCrosvmRunsWhenItsCPUsDo(t *testing.T) {
+	dir := t.TempDir()
+	client := mustOpen(t, hypervisor.Control{Method: "crosvm", Socket: "web.sock"}, dir)
+	if running, err := client.Running(within(t, time.Second)); err == nil || running {
+		t.Errorf("without a socket: running %t, %v", running, err)
+	}
+	listener, err := net.Listen("unixpacket", filepath.Join(dir, "web.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	if running, err := client.Running(within(t, time.Second)); err != nil || running {
+		t.Errorf("before there is a CPU: running %t, %v", running, err)
+	}
+	haveThread(t, "crosvm_vcpu0")
+	if running, err := client.Running(within(t, time.Second)); err != nil || !running {
+		t.Errorf("with a CPU: running %t, %v", running, err)
+	}
 }
 
 func TestKvmtoolsSocketMayMisbehave(t *testing.T) {
