@@ -170,7 +170,7 @@ func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string)
 		case reacted:
 			s.launcher.logf("the guest goes down, %s after it was first asked", s.elapsed())
 			return nil
-		case ctx.Err() != nil:
+		case over(ctx):
 			return fmt.Errorf("the guest did not go down within %s, asked %d times by %s", s.elapsed(), attempt, how.Method)
 		case err == nil:
 			s.launcher.logf("the guest has not reacted to %s after %s; asking again", how.Method, s.elapsed())
@@ -183,6 +183,13 @@ func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string)
 		s.pause(ctx, pause)
 		pause = min(2*pause, s.times.Again)
 	}
+}
+
+// over says whether ctx has ended. Its own timer may be later than that of a
+// connection with the same deadline.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 // pause keeps a control socket that fails at once from being hammered.
