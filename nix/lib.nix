@@ -49,10 +49,45 @@ rec {
       (part 20 12)
     ];
 
+  # The values of the options of a guest that microvm.nix's module has evaluated,
+  # as this one has them: what it does not know, what has no default there, and
+  # the scripts that it makes of other options.
+  adopt =
+    cfg:
+    if cfg ? hostRunsTapUp then
+      cfg
+    else
+      cfg
+      // {
+        hostRunsTapUp = false;
+        package = null;
+        readiness = null;
+        firecracker = cfg.firecracker // {
+          jailer = false;
+        };
+        vsock = cfg.vsock // {
+          # That guest's sshd reads no key of the host's.
+          ssh.shutdown = false;
+        };
+        interfaces = map (
+          interface: if interface.type == "macvtap" then interface else removeAttrs interface [ "macvtap" ]
+        ) cfg.interfaces;
+        volumes = map (volume: if volume.autoCreate then volume else removeAttrs volume [ "size" ]) cfg.volumes;
+        binScripts = removeAttrs cfg.binScripts [
+          "tap-up"
+          "tap-down"
+          "macvtap-up"
+          "macvtap-down"
+          "pci-setup"
+          "virtiofsd-run"
+        ];
+      };
+
   # The spec of a VM: what the Go programs turn into a runner package.
   mkSpec = import ./spec.nix { inherit lib capabilities; };
 
   # buildRunner { pkgs, microvmConfig, toplevel } makes a runner package from
-  # the values of a guest's microvm.* options and its networking.hostName.
+  # the values of a guest's microvm.* options and its networking.hostName; the
+  # guest may be one of microvm.nix's.
   buildRunner = import ./runner.nix;
 }

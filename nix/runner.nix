@@ -12,12 +12,15 @@ let
   inherit (pkgs) lib;
   microvm-lib = import ./lib.nix { inherit lib; };
 
-  cfg = microvmConfig;
+  cfg = microvm-lib.adopt microvmConfig;
   inherit (cfg) hostName hypervisor vmHostPackages;
   capability = microvm-lib.capabilities.${hypervisor};
   arch = pkgs.stdenv.hostPlatform.parsed.cpu.name;
 
-  spec = microvm-lib.mkSpec { inherit pkgs microvmConfig toplevel; };
+  spec = microvm-lib.mkSpec {
+    inherit pkgs toplevel;
+    microvmConfig = cfg;
+  };
   # JSON cannot hold the paths' context in a file that is passed by name, so it
   # is a file in the store.
   specFile = vmHostPackages.writeText "microvm-${hostName}.json" (builtins.toJSON spec);
@@ -25,7 +28,7 @@ let
   # What runs the build, and what the package's scripts call: the same, unless
   # the host is of another architecture than the builder.
   builder = vmHostPackages.buildPackages.callPackage ./package.nix { };
-  programs = cfg.package;
+  programs = if cfg.package == null then vmHostPackages.callPackage ./package.nix { } else cfg.package;
 
   # What `bin/microvm-run` starts beside the hypervisor when people run it by
   # hand; under systemd the host module's PATH has it all.

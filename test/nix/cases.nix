@@ -55,6 +55,75 @@ let
   };
 in
 {
+  # Systems for build-microvm.
+  flakes =
+    let
+      guest = flakeSystem "web";
+      undefined = throw "this option has no default";
+      # The option values of microvm.nix's module, as far as they differ.
+      theirs = microvm: removeAttrs microvm [
+        "hostRunsTapUp"
+        "package"
+        "readiness"
+        "spec"
+      ] // {
+        vsock = microvm.vsock // {
+          ssh.enable = false;
+        };
+        firecracker = removeAttrs microvm.firecracker [ "jailer" ];
+        interfaces = map (
+          interface:
+          interface
+          // {
+            macvtap.link = undefined;
+            macvtap.mode = undefined;
+          }
+        ) microvm.interfaces;
+        volumes = [
+          {
+            image = "/dev/vg/data";
+            autoCreate = false;
+            size = undefined;
+            mountPoint = "/data";
+            fsType = "xfs";
+            readOnly = false;
+            direct = false;
+            imageType = "raw";
+            serial = null;
+            label = null;
+            mkfsExtraArgs = [ ];
+          }
+        ];
+        binScripts.pci-setup = "modprobe vfio-pci";
+      };
+    in
+    {
+      a-guest = guest;
+      # Its packages are for another machine than this one's.
+      no-guest = import ./fake-nixpkgs/nixos/lib/eval-config.nix {
+        pkgs = import ./stub-pkgs.nix {
+          inherit lib;
+          system = "aarch64-linux";
+          buildSystem = "x86_64-linux";
+        };
+        modules = [ { networking.hostName = "web"; } ];
+      };
+      a-guest-of-microvm-nix = {
+        config.microvm = theirs guest.config.microvm;
+        extendModules =
+          arguments:
+          let
+            inherit (guest.extendModules arguments) config;
+          in
+          {
+            inherit (guest) _module;
+            config = config // {
+              microvm = theirs config.microvm;
+            };
+          };
+      };
+    };
+
   guests = {
     with-nothing-set.config = { };
 

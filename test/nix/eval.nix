@@ -75,6 +75,33 @@ let
     in
     ofFlake self
     // ofFlake template
+    // lib.mapAttrs' (
+      name: original:
+      lib.nameValuePair "build-microvm/${name}" {
+        runner =
+          builtins.scopedImport
+            {
+              builtins = builtins // {
+                getFlake =
+                  flake:
+                  {
+                    self = self // {
+                      inputs = { inherit nixpkgs; };
+                    };
+                    theirs.nixosConfigurations.web = original;
+                  }
+                  .${flake};
+              };
+            }
+            ../../nix/flake-runner.nix
+            {
+              self = "self";
+              flake = "theirs";
+              name = "web";
+              system = "x86_64-linux";
+            };
+      }
+    ) cases.flakes
     // nested
     // {
       # The two that find nixpkgs by themselves.
