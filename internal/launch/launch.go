@@ -118,14 +118,22 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err != nil {
 		return configf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
 	}
-	if err := l.prepare(p, plan, unit); err != nil {
-		return err
-	}
-	extra, err := extraArgs(plan.ExtraArgsScript)
-	if err != nil {
+	if err := l.check(p, plan, unit); err != nil {
 		return err
 	}
 	files, err := openMacvtaps(plan.Macvtaps)
+	if err != nil {
+		return err
+	}
+	// What follows makes files that the hypervisor has to write, and runs what the
+	// package names.
+	if err := switchUser(plan.User); err != nil {
+		return err
+	}
+	if err := l.prepare(plan); err != nil {
+		return err
+	}
+	extra, err := extraArgs(plan.ExtraArgsScript)
 	if err != nil {
 		return err
 	}
@@ -145,9 +153,6 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := values.write(plan.Generated); err != nil {
 		return err
 	}
-	if err := switchUser(plan.User); err != nil {
-		return err
-	}
 	if err := l.announce(plan, listener); err != nil {
 		return err
 	}
@@ -164,8 +169,8 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	return become(program, append(argv, extra...), env, files.inherited())
 }
 
-// prepare does what has to be done before the hypervisor starts.
-func (l *Launcher) prepare(p *runner.Package, plan *hypervisor.Plan, unit string) error {
+// check looks for what has to be there before the hypervisor starts.
+func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) error {
 	for _, f := range plan.Files {
 		if err := readable(f.Path); err != nil {
 			return configf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
@@ -174,6 +179,11 @@ func (l *Launcher) prepare(p *runner.Package, plan *hypervisor.Plan, unit string
 	if missing := Missing(plan, ".", l.remedies(p, unit)); len(missing) > 0 {
 		return fmt.Errorf("%s", strings.Join(missing, "\n"))
 	}
+	return nil
+}
+
+// prepare does what has to be done before the hypervisor starts.
+func (l *Launcher) prepare(plan *hypervisor.Plan) error {
 	if err := removeSockets(".", plan.StaleSockets); err != nil {
 		return err
 	}

@@ -299,6 +299,39 @@ func TestGeneratedFilesAreThereForTheHypervisorAlone(t *testing.T) {
 	}
 }
 
+// TestRootBecomesTheUserThatThePlanNames before anything is made that the
+// hypervisor writes, and before anything of the package runs.
+func TestRootBecomesTheUserThatThePlanNames(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: only root can become somebody else")
+	}
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv:            []string{"/bin/sh", "-c", `cat config > copy; echo more >> data.img; echo "$(id -un) $1" > ran`, "sh"},
+		User:            "nobody",
+		PreStart:        "id -un > prepared",
+		ExtraArgsScript: "id -un",
+		Volumes:         []hypervisor.Volume{{Image: "data.img", SizeMiB: 8, AutoCreate: true, FSType: "ext4"}},
+		Generated:       []hypervisor.GeneratedFile{{Path: "config", Content: "text"}},
+	}), func(c *exec.Cmd) {
+		c.Env = append(c.Env, "NOTIFY_SOCKET=")
+		const nobody = 65534
+		if err := os.Chown(c.Dir, nobody, nobody); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if err := s.exit(); err != nil {
+		t.Fatalf("%v: %s", err, s.log())
+	}
+	for file, want := range map[string]string{"prepared": "nobody\n", "ran": "nobody nobody\n", "copy": "text"} {
+		if got, err := os.ReadFile(filepath.Join(s.dir, file)); err != nil || string(got) != want {
+			t.Errorf("%s holds %q, %v; want %q", file, got, err, want)
+		}
+	}
+	if info, err := os.Stat(filepath.Join(s.dir, "data.img")); err != nil || info.Size() <= 8<<20 {
+		t.Errorf("the hypervisor could not write to its volume: %v, %v", info, err)
+	}
+}
+
 func TestRefusedStarts(t *testing.T) {
 	cases := map[string]struct {
 		plan hypervisor.Plan

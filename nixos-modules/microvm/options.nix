@@ -165,7 +165,7 @@ in
       '';
     };
 
-    user = maybe str "User to change to when the runner is started as root; QEMU and others that can.";
+    user = maybe str "User that the runner becomes where root starts it, before it makes volumes or runs anything; with every hypervisor.";
 
     readiness = maybe (enum [
       "guest"
