@@ -582,6 +582,21 @@ in
       config = { };
     };
 
+    # With everything that says how it is evaluated, and in two places.
+    with-a-vm-for-another-machine.config = {
+      imports = [ { microvm.vms.web.config.microvm.vcpu = 3; } ];
+      microvm.vms.web = {
+        pkgs = import ./stub-pkgs.nix {
+          inherit lib;
+          system = "aarch64-linux";
+        };
+        nixpkgs = ./fake-nixpkgs;
+        specialArgs.size = 700;
+        extraModules = [ ({ size, ... }: { microvm.mem = size; }) ];
+        config = { };
+      };
+    };
+
     with-vms-from-flakes.config.microvm.vms = {
       web.flake = flake "web";
       db = {

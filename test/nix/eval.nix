@@ -157,9 +157,12 @@ let
   runner = package: {
     inherit (package)
       name
+      hypervisor
       canShutdown
       supportsNotifySocket
       tapMultiQueue
+      registerWithMachined
+      machineId
       text
       ;
   };
@@ -276,10 +279,11 @@ in
       inherit (config.systemd) targets;
       tmpfiles = config.systemd.tmpfiles.settings."10-microvm" or { };
       inherit (config.microvm) autostart;
-      # What the host hands down to the VMs that it declares with config.
-      virtiofsd = lib.mapAttrs (_: vm: vm.config.config.microvm.spec.virtiofsd) (
-        lib.filterAttrs (_: vm: vm.config != null && vm.config.config.microvm.spec ? virtiofsd) config.microvm.vms
-      );
+      # The VMs that it declares with config, and what it hands down to them.
+      vms = lib.mapAttrs (
+        _: vm:
+        lib.filterAttrs (name: _: lib.elem name [ "name" "arch" "vcpu" "mem" "qemu" "virtiofsd" ]) vm.config.config.microvm.spec
+      ) (lib.filterAttrs (_: vm: vm.config != null) config.microvm.vms);
       # The rest of what the module makes of the host.
       system = {
         inherit (config.boot) kernelModules;
