@@ -73,6 +73,25 @@ func TestBuildSaysWhatItChose(t *testing.T) {
 	}
 }
 
+// TestShowSaysHowAVMGoesDown: by its hypervisor, by its guest, or by force.
+func TestShowSaysHowAVMGoesDown(t *testing.T) {
+	h := newHost(t)
+	for members, want := range map[string]string{
+		``:                                 "goes down by ctrl-alt-del: ",
+		`,"hypervisor":"cloud-hypervisor"`: "goes down by power-button: Cloud Hypervisor has an ACPI power button\n",
+		`,"hypervisor":"kvmtool","vsock":{"cid":7}`:                           "is asked to reboot, which ends the hypervisor, over ssh on vsock (needs sshd in the guest), else SIGTERM\n",
+		`,"hypervisor":"kvmtool"`:                                             "without vsock.cid its guest cannot be reached: it gets SIGTERM at once, and the guest loses what it has not synced\n",
+		`,"hypervisor":"alioth","vsock":{"cid":7,"ssh":{"shutdown":false}}`:   "vsock.ssh.shutdown is false: it gets SIGTERM at once",
+		`,"hypervisor":"firecracker","socket":null,"vsock":{"cid":7}`:         "goes down by ssh-over-vsock: socket is null",
+		`,"hypervisor":"stratovirt","initrdPath":"vmlinuz","vsock":{"cid":7}`: "goes down by ssh-over-vsock: StratoVirt's machine microvm has no power button",
+	} {
+		h.write(t, "web.json", members)
+		if code := h.microvm("show", "web.json"); code != 0 || !strings.Contains(h.stdout.String(), want) {
+			t.Errorf("%s: exit code %d, without %q: %s%s", members, code, want, &h.stdout, &h.stderr)
+		}
+	}
+}
+
 func TestShowTakesADirectoryASpecAndAName(t *testing.T) {
 	h := newHost(t)
 	h.write(t, "web.json", `,"interfaces":[{"type":"tap","id":"vm-web","mac":"02:00:00:00:00:01"}]`)
