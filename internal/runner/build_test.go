@@ -134,6 +134,15 @@ func TestAForeignPackageIsReadFromItsTextFiles(t *testing.T) {
 	if len(p.Shares) != 1 || p.Shares[0].Source != "/nix/store" || p.Shares[0].Socket != "web-virtiofs-ro-store.sock" {
 		t.Errorf("shares are %+v", p.Shares)
 	}
+	if s := p.Shares[0]; s.PassTag || s.Cache != "auto" || !s.PosixACL || s.InodeFileHandles != "prefer" || !s.ThreadPoolNProc {
+		t.Errorf("the share has not microvm.nix's defaults: %+v", s)
+	}
+	if len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "all are writable") {
+		t.Errorf("the notes are %q", p.Notes)
+	}
+	if p := readPlan(t, packageWith(t, foreign(map[string]string{hypervisorFile: "crosvm\n"}))); !p.Shares[0].PassTag {
+		t.Error("crosvm's virtiofsd is not told its tag")
+	}
 }
 
 func TestWhatAPackageMayNotSay(t *testing.T) {

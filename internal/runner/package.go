@@ -261,11 +261,19 @@ func (p *Package) readDevices(plan *hypervisor.Plan) error {
 
 func (p *Package) readShares(plan *hypervisor.Plan) error {
 	tags, err := p.list(virtiofsDir)
+	if len(tags) > 0 {
+		plan.Notes = append(plan.Notes, "warning: the package does not say which of its shares are read-only: all are writable; build it with this project's modules to have it say so")
+	}
 	for _, tag := range tags {
 		if err := spec.ValidateTag(tag); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.path, virtiofsDir, err)
 		}
-		share := hypervisor.Share{Tag: tag, Cache: "auto", PosixACL: true, SocketGroup: "kvm"}
+		// The rest is in a program of the package's, which root does not run:
+		// microvm.nix's defaults.
+		share := hypervisor.Share{
+			Tag: tag, Cache: "auto", PosixACL: true, SocketGroup: "kvm",
+			InodeFileHandles: "prefer", ThreadPoolNProc: true, PassTag: plan.Hypervisor == "crosvm",
+		}
 		for name, field := range map[string]*string{"source": &share.Source, "socket": &share.Socket} {
 			lines, err := p.lines(virtiofsDir + "/" + tag + "/" + name)
 			if err != nil {

@@ -21,7 +21,8 @@ type device struct {
 	path string
 	// driver is empty where none has it.
 	driver, override, group string
-	bridge                  bool
+	// bridge is a PCI-to-PCI bridge, chipset the host's own bridge to PCI or ISA.
+	bridge, chipset bool
 }
 
 // taken is the record of taking the device. Where an earlier run of the same
@@ -68,6 +69,9 @@ func (s system) inspect(address string) (device, error) {
 	if d.bridge {
 		return device{}, configErrorf("it is a PCI bridge; pass the devices behind it through instead")
 	}
+	if d.chipset {
+		return device{}, configErrorf("it is a bridge of the host's chipset, which the host cannot do without; name the device that the VM is to have")
+	}
 	if d.group == "" {
 		return device{}, s.noGroup()
 	}
@@ -96,6 +100,8 @@ func (s system) read(address string) (device, error) {
 	}
 	// Base class 06, subclasses 04 and 09: PCI-to-PCI bridges.
 	d.bridge = strings.HasPrefix(class, "0x0604") || strings.HasPrefix(class, "0x0609")
+	// 00: host bridge, 01: ISA bridge.
+	d.chipset = strings.HasPrefix(class, "0x0600") || strings.HasPrefix(class, "0x0601")
 	if d.driver, err = linkName(filepath.Join(d.path, "driver")); err != nil {
 		return d, err
 	}

@@ -95,6 +95,14 @@ func TestRefusals(t *testing.T) {
 			build: func(tr *tree) { tr.pci(address, bridge, "pcieport", "4") },
 			want:  "it is a PCI bridge",
 		},
+		"the host bridge": {
+			build: func(tr *tree) { tr.pci(address, "0x060000", "", "4") },
+			want:  "a bridge of the host's chipset",
+		},
+		"the bridge to ISA": {
+			build: func(tr *tree) { tr.pci(address, "0x060100", "lpc_ich", "4") },
+			want:  "a bridge of the host's chipset",
+		},
 		"an IOMMU that is off": {
 			build: func(tr *tree) { tr.pci(address, ethernet, "e1000e", "") },
 			want:  "the IOMMU is off",
