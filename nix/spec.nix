@@ -83,7 +83,7 @@ let
     };
     cloud-hypervisor = {
       cloud-hypervisor = {
-        inherit (cfg.cloud-hypervisor) platformOEMStrings extraArgs;
+        inherit (cfg.cloud-hypervisor) platformOEMStrings landlock extraArgs;
         package = "${cfg.cloud-hypervisor.package}";
       };
     };

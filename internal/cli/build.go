@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -177,7 +178,7 @@ func (c *Command) printPlan(p *hypervisor.Plan) {
 		row("note", "%s", n)
 	}
 	c.printf("command line\n")
-	for _, a := range p.Argv {
+	for _, a := range slices.Concat(p.Argv, p.Landlock) {
 		c.printf("  %s\n", a)
 	}
 }

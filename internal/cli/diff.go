@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"microvm/internal/hypervisor"
@@ -33,11 +34,12 @@ func planLines(p *hypervisor.Plan) []string {
 			lines = append(lines, g.Path+": "+strings.TrimSpace(line))
 		}
 	}
-	for i := 0; i < len(p.Argv); i++ {
-		line := p.Argv[i]
-		if strings.HasPrefix(line, "-") && i+1 < len(p.Argv) && !strings.HasPrefix(p.Argv[i+1], "-") {
+	argv := slices.Concat(p.Argv, p.Landlock)
+	for i := 0; i < len(argv); i++ {
+		line := argv[i]
+		if strings.HasPrefix(line, "-") && i+1 < len(argv) && !strings.HasPrefix(argv[i+1], "-") {
 			i++
-			line += " " + p.Argv[i]
+			line += " " + argv[i]
 		}
 		lines = append(lines, line)
 	}

@@ -151,6 +151,9 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	d.expect(t, "device 0000:01:00.0", Failed, "no IOMMU group")
 	d.expect(t, "device 0000:02:00.0", Failed, "no such device")
 	d.expect(t, "huge pages", Failed, "needs 256 MiB, and 20 MiB are free")
+	plan.Argv = []string{"cloud-hypervisor", "--memory", "size=512M,shared=on,hugepages=on,hotplug_method=virtio-mem,hotplug_size=64M"}
+	d.memory(plan)
+	d.expect(t, "huge pages", Failed, "needs 512 MiB, and 20 MiB are free")
 }
 
 func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {

@@ -278,8 +278,9 @@ func cidOf(host statedir.Host, name string) *int64 {
 	return plan.VsockCID
 }
 
-// hugetlb is an argument that takes memory from huge pages, as QEMU's.
-var hugetlb = regexp.MustCompile(`size=([0-9]+)M,.*hugetlb=on`)
+// hugetlb is an argument that takes memory from huge pages, as QEMU's and Cloud
+// Hypervisor's.
+var hugetlb = regexp.MustCompile(`^(?:.*,)?size=([0-9]+)M,.*(?:hugetlb|hugepages)=on`)
 
 func (d *Doctor) memory(plan *hypervisor.Plan) {
 	need := 0

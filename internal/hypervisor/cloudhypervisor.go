@@ -30,14 +30,17 @@ type chArgs struct {
 	repeat bool
 	// imageType says that --disk knows image_type, since 52; older ones look.
 	imageType bool
+	// hasLandlock says that there is --landlock, since 41.
+	hasLandlock bool
 }
 
 func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
 	a := &chArgs{
 		s: s, p: p,
-		repeat:    b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0),
-		imageType: !b.older(program, 52, 0),
+		repeat:      b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0),
+		imageType:   !b.older(program, 52, 0),
+		hasLandlock: b.atLeast(program, 41, 0),
 	}
 	a.own, a.rest = splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
 	control := controlOf(s, "cloud-hypervisor")
@@ -93,6 +96,7 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	a.shares()
 	a.interfaces()
 	a.devices()
+	a.landlock()
 	for _, word := range a.rest {
 		if word != "--watchdog" { // ours already, and it is taken once only
 			a.add(Literal(word))
@@ -100,6 +104,37 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.Argv = a.argv
 	return nil
+}
+
+// landlock confines Cloud Hypervisor to its VM's files. It sees itself to those
+// that its options name (vmm/src/vm_config.rs), less the directory of a vsock
+// whose path is relative and what it reads of a tap. Of a passed through device
+// it allows the wrong file, as of 53.
+func (a *chArgs) landlock() {
+	asked := slices.Contains(a.rest, "--landlock")
+	var rules []string
+	a.rest, rules = cutValues(a.rest, "--landlock-rules")
+	wanted := *a.s.CloudHypervisor.Landlock && a.hasLandlock && len(a.s.Devices) == 0 && !a.s.Graphics.Enable
+	if !asked && !wanted {
+		if len(rules) > 0 {
+			a.rest = append(a.rest, append([]string{"--landlock-rules"}, rules...)...)
+		}
+		return
+	}
+	words := []string{"--landlock", "--landlock-rules", "path=.,access=rw"}
+	if len(a.p.Taps) > 0 {
+		words = append(words, "path=/sys/devices/virtual/net,access=r")
+	}
+	for _, rule := range rules {
+		words = append(words, Literal(rule))
+	}
+	if !asked {
+		a.p.Landlock = words
+		a.p.Notes = append(a.p.Notes, "Cloud Hypervisor is confined to the VM's files where the host's kernel has Landlock of version 3 (Linux 6.2)")
+		return
+	}
+	a.rest = slices.DeleteFunc(a.rest, func(word string) bool { return word == "--landlock" })
+	a.add(words...)
 }
 
 // faults are what extraArgs says twice.
@@ -320,7 +355,7 @@ func (a *chArgs) interfaces() {
 func (a *chArgs) devices() {
 	var out []string
 	for _, d := range a.s.Devices {
-		out = append(out, "path=/sys/bus/pci/devices/"+d.Path+"/")
+		out = append(out, "path=/sys/bus/pci/devices/"+d.Path)
 	}
 	a.addAll("--device", out)
 }
@@ -346,6 +381,27 @@ func splitOptions(args []string, options ...string) (values map[string][]string,
 		}
 	}
 	return values, rest
+}
+
+// cutValues takes an option with all its values out of a list of arguments.
+func cutValues(args []string, option string) (rest, values []string) {
+	mine := false
+	for _, arg := range args {
+		name, value, inline := strings.Cut(arg, "=")
+		switch {
+		case name == option && inline:
+			values, mine = append(values, value), false
+		case strings.HasPrefix(arg, "-"):
+			if mine = arg == option; !mine {
+				rest = append(rest, arg)
+			}
+		case mine:
+			values = append(values, arg)
+		default:
+			rest = append(rest, arg)
+		}
+	}
+	return rest, values
 }
 
 // optionKey finds KEY=VALUE in comma-separated options.

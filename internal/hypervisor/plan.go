@@ -29,6 +29,9 @@ type Plan struct {
 	// name that is looked up in PATH at the start. Arguments may hold
 	// placeholders, see Placeholder.
 	Argv []string `json:"argv"`
+	// Landlock are arguments behind those of Argv, on a host whose kernel has
+	// Landlock as Cloud Hypervisor wants it; they confine it to its VM's files.
+	Landlock []string `json:"landlock,omitempty"`
 	// ProcessName replaces argv[0] in the process list; empty keeps it.
 	ProcessName string `json:"processName,omitempty"`
 	// Vmlinux is a compressed kernel whose ELF image the package holds as

@@ -146,7 +146,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 		return err
 	}
 	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir()}
-	argv, err := values.expandAll(plan.Argv)
+	argv, err := values.expandAll(slices.Concat(plan.Argv, l.landlock(plan)))
 	if err != nil {
 		return err
 	}

@@ -188,7 +188,7 @@ func TestEveryCommandLineIsInTheProgramsGrammar(t *testing.T) {
 			t.Errorf("%s: there is no grammar of %s", name, program)
 			continue
 		}
-		err = g.check(plan.Argv)
+		err = g.check(slices.Concat(plan.Argv, plan.Landlock))
 		if s.Hypervisor == "cloud-hypervisor" && s.Graphics.Enable {
 			// The released ones do not have it.
 			if err == nil || !strings.Contains(err.Error(), `no option "--gpu"`) {

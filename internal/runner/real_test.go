@@ -110,7 +110,7 @@ func newRealTrial(t *testing.T, programs string, real realProgram, s *spec.Spec)
 	if r.plan, err = realBuilder(t, program).Compile(s); err != nil {
 		t.Fatal(err)
 	}
-	r.plan.Argv = leaveOut(t, s, r.plan.Argv)
+	r.plan.Argv = leaveOut(t, s, slices.Concat(r.plan.Argv, r.plan.Landlock))
 	r.populate(t)
 	kernel := idleKernel()
 	if real.noKernel != "" {
@@ -211,6 +211,12 @@ func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
 	drop("nobody serves a GPU", "--vhost-user", func(v string) bool { return strings.HasPrefix(v, "type=gpu,") })
 	for _, option := range []string{"--vfio-pci", "--vfio", "--device"} {
 		drop("there is no such card", option, all)
+	}
+	// In the version of launch.landlockABI.
+	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
+	if at := slices.Index(argv, "--landlock"); at > 0 && (errno != 0 || abi < 3) {
+		t.Logf("LEFT OUT: %q, for the kernel has no Landlock", argv[at:])
+		argv = argv[:at]
 	}
 	if s.HugepageMem && freeHugePages()*2 < s.Mem {
 		t.Log("LEFT OUT: hugepages=on, for too few huge pages are free; reserve them with sysctl vm.nr_hugepages")

@@ -39,6 +39,7 @@ func (s *Spec) SetDefaults() {
 	setDefault(&s.QEMU.Machine, map[string]string{"aarch64": "virt"}[s.Arch])
 	setDefault(&s.QEMU.Machine, "microvm")
 	setPointer(&s.QEMU.SerialConsole, true)
+	setPointer(&s.CloudHypervisor.Landlock, true)
 	setDefault(&s.Firecracker.DriveIoEngine, "Async")
 }
 

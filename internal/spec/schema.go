@@ -84,7 +84,7 @@ var fixedDefaults = map[string]any{
 	"vsock.ssh.shutdown": true,
 	"graphics.enable":    false, "graphics.backend": "gtk", "graphics.hostmem": "256M",
 	"virtiofsd.inodeFileHandles": "prefer", "virtiofsd.threadPoolSize": nprocWord, "virtiofsd.group": "kvm",
-	"qemu.serialConsole": true, "firecracker.driveIoEngine": "Async",
+	"qemu.serialConsole": true, "cloud-hypervisor.landlock": true, "firecracker.driveIoEngine": "Async",
 }
 
 type generator struct{ docs map[string]string }

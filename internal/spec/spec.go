@@ -277,8 +277,12 @@ type PCIeRootPort struct {
 // CloudHypervisor holds options for hypervisor cloud-hypervisor.
 type CloudHypervisor struct {
 	PlatformOEMStrings []string `json:"platformOEMStrings,omitempty"`
-	ExtraArgs          []string `json:"extraArgs,omitempty"`
-	Package            string   `json:"package,omitempty"`
+	// Landlock confines it to the VM's files where its version and the host's
+	// kernel offer that, and the VM has neither devices nor graphics; nil means
+	// true.
+	Landlock  *bool    `json:"landlock,omitempty"`
+	ExtraArgs []string `json:"extraArgs,omitempty"`
+	Package   string   `json:"package,omitempty"`
 }
 
 // Firecracker holds options for hypervisor firecracker.

@@ -573,6 +573,16 @@ in
           readiness, and with a `--platform` in `extraArgs`.
         '';
       };
+      landlock = mkOption {
+        type = bool;
+        default = true;
+        description = ''
+          Confines cloud-hypervisor to the VM's files by Landlock, where it is of
+          version 41 or newer, the host's kernel is Linux 6.2 or newer, and the VM has
+          neither devices nor graphics. What is added to the running VM has to be in its
+          state directory then.
+        '';
+      };
       extraArgs = words "More arguments for cloud-hypervisor.";
       package = program "cloud-hypervisor" (
         if cfg.graphics.enable then
