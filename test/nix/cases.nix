@@ -197,6 +197,12 @@ in
       registerClosure = false;
     };
 
+    with-less-in-the-store.config =
+      { pkgs, ... }:
+      {
+        microvm.storeDiskExcludedClosures = [ pkgs.xfsprogs ];
+      };
+
     everything-of-qemu.config = {
       networking.hostName = "all";
       services.openssh.enable = true;
@@ -574,6 +580,12 @@ in
         ];
         registerWithMachined = true;
       };
+    };
+
+    # The test hosts start what this one and with-no-vm give systemd.
+    with-a-vm-on-a-tap.config.microvm = {
+      host.orphans = "stop";
+      vms.web.config.microvm.interfaces = [ tap ];
     };
 
     with-a-vm-that-is-not-restarted.config.microvm.vms.web = {

@@ -257,6 +257,8 @@ in
       rebuild = microvm.deploy.rebuild.text;
       rebuildByRestart = isolated.microvm.deploy.rebuild.text;
       storeDisk = isolated.microvm.storeDisk.text;
+      squashedStoreDisk = (guest cases.guests.with-squashfs).config.microvm.storeDisk.text;
+      smallerStoreDisk = (guest cases.guests.with-less-in-the-store).config.microvm.storeDisk.text;
       bootDisk = isolated.microvm.bootDisk.text;
       runner = isolated.microvm.declaredRunner.text;
       inherit (web.microvm.host.package) postInstall;

@@ -79,7 +79,7 @@ let
     inherit writeText;
     writeShellScript = writeText;
     writeShellScriptBin = writeText;
-    writeClosure = _: "/nix/store/${hash}-closure";
+    writeClosure = paths: "/nix/store/${hash}-closure-of-${lib.concatMapStringsSep "-" (p: p.name) paths}";
     closureInfo = _: stub "closure-info" { };
     linux.target = (lib.systems.elaborate system).linux-kernel.target;
     runtimeShell = "/nix/store/${hash}-bash/bin/bash";
