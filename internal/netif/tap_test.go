@@ -11,7 +11,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -257,21 +259,37 @@ func TestDownLeavesWhatBelongsToSomebodyElse(t *testing.T) {
 	})
 }
 
+// TestManyTapsGoInOneTransaction: one by one they take a grace period of RCU each.
 func TestManyTapsGoInOneTransaction(t *testing.T) {
 	inNewNetwork(t, func(t *testing.T) {
-		var record Record
-		if err := set(64).Up(Record{}, keep(&record)); err != nil {
-			t.Error(err)
-			return
+		const many = 64
+		took := func(remove func(Record) error) time.Duration {
+			var record Record
+			if err := set(many).Up(Record{}, keep(&record)); err != nil {
+				t.Error(err)
+			}
+			if got := len(names(t)); got != many {
+				t.Errorf("%d interfaces", got)
+			}
+			began := time.Now()
+			if err := remove(record); err != nil {
+				t.Error(err)
+			}
+			took := time.Since(began)
+			if got := names(t); len(got) != 0 {
+				t.Errorf("left: %v", got)
+			}
+			return took
 		}
-		if got := len(names(t)); got != 64 {
-			t.Errorf("%d interfaces", got)
-		}
-		if err := record.Down(); err != nil {
-			t.Error(err)
-		}
-		if got := names(t); len(got) != 0 {
-			t.Errorf("left: %v", got)
+		single := took(func(record Record) error {
+			all, err := links()
+			doomed := slices.DeleteFunc(slices.Clone(all), func(l netlink.Link) bool { _, ours := record.Interfaces[l.Attrs().Name]; return !ours })
+			return errors.Join(err, deleteAll(all, doomed, 0))
+		})
+		together := took(Record.Down)
+		t.Logf("%d taps: one by one %s, together %s", many, single, together)
+		if together > single/2 {
+			t.Errorf("%d taps take %s together, and %s one by one", many, together, single)
 		}
 	})
 }
