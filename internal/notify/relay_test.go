@@ -157,8 +157,8 @@ func TestNotificationsCostTheGuestLittle(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("one notification: median %s, longest %s", took[50], took[99])
-	if took[50] > 20*time.Millisecond {
-		t.Errorf("the median of 100 notifications is %s", took[50])
+	if took[50] > time.Millisecond {
+		t.Errorf("the median of 100 notifications is %s, more than a millisecond", took[50])
 	}
 }
 
