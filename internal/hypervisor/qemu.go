@@ -70,8 +70,7 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	a := &qemuArgs{s: s, p: p, pci: qemuNeedsPCI(s, hub), hub: hub}
 	a.add(program, "-name", comma(s.Name), "-M", a.machine(), "-m", a.memory(), "-smp", strconv.Itoa(s.VCPU))
 	a.add("-nodefaults", "-no-user-config")
-	// A guest that reboots ends QEMU, and the service manager starts it anew,
-	// with what is installed by then.
+	// A guest that reboots ends QEMU, and the service manager starts it anew.
 	a.add("-no-reboot")
 	a.add("-cpu", a.cpu())
 	a.boot()

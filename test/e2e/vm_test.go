@@ -275,6 +275,14 @@ func TestInstallingWhileTheVMRunsChangesNothingUntilTheRestart(t *testing.T) {
 		t.Errorf("installing changed the running VM from %s to %s", before, got)
 	}
 	sh(t, "ip link show vm-swap-a && microvm list | grep -E 'swap +active +qemu +stale'")
+	// Nor does the service manager's own restart, of this one or of one that has no
+	// helper to pin what it booted.
+	still(t, name, " 256M ")
+	alone := install(t, spec("alone", nil))
+	sh(t, "systemctl start microvm@"+alone)
+	sh(t, "install-microvm -p "+build(t, spec("alone", func(s map[string]any) { s["mem"] = 300 }))+" alone")
+	still(t, alone, " 256M ")
+	sh(t, "systemctl restart microvm@"+alone+" && tr '\\0' ' ' < /proc/$(systemctl show -P MainPID microvm@alone)/cmdline | grep ' 300M '")
 	sh(t, "systemctl restart microvm@"+name)
 	sh(t, "ip link show vm-swap-b && ! ip link show vm-swap-a && microvm list | grep -E 'swap +active +qemu +current'")
 	pid := sh(t, "systemctl show -P MainPID microvm@"+name)
@@ -283,6 +291,19 @@ func TestInstallingWhileTheVMRunsChangesNothingUntilTheRestart(t *testing.T) {
 	}
 	if got := sh(t, "readlink /var/lib/microvms/swap/old"); got == sh(t, "readlink /var/lib/microvms/swap/current") {
 		t.Error("old is current")
+	}
+}
+
+// still kills the hypervisor of a VM and wants the one that comes back to be the
+// same, with words in its command line.
+func still(t *testing.T, name, words string) {
+	t.Helper()
+	booted := "readlink /var/lib/microvms/" + name + "/booted"
+	before, pid := sh(t, booted), sh(t, "systemctl show -P MainPID microvm@"+name)
+	sh(t, "kill -9 "+pid)
+	eventually(t, 10*time.Second, "p=$(systemctl show -P MainPID microvm@"+name+") && test $p != 0 -a $p != "+pid+" && systemctl is-active microvm@"+name+" && tr '\\0' ' ' < /proc/$p/cmdline | grep -- '"+words+"'")
+	if after := sh(t, booted); after != before {
+		t.Errorf("%s boots %s after a crash, and booted %s", name, after, before)
 	}
 }
 
