@@ -1,16 +1,19 @@
 package helper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"os/user"
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -63,6 +66,11 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	cfg.Ready = func() error {
 		return notifyManager(fmt.Sprintf("READY=1\nSTATUS=Serving %d shares\n", len(cfg.Shares)))
 	}
+	cfg.Lost = func(string) {
+		if err := restartVM(t.vm); err != nil {
+			_, _ = fmt.Fprintf(stderr, "microvm-virtiofsd: %s: %v\n", t.vm.Name, err)
+		}
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	err = virtiofsd.Run(ctx, cfg)
@@ -71,6 +79,31 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	}
 	return errors.Join(err, t.vm.RemoveRecord(virtiofsdRecord))
 }
+
+// restartVM asks the service manager to restart the VM that has lost a share. That
+// stops the VM first, while its other shares are still served, and then restarts
+// this unit, which is part of the VM's. A VM that is not up stays so.
+func restartVM(vm statedir.VM) error {
+	unit := "microvm@" + vm.Name + ".service"
+	remedy := "restart it with: systemctl restart " + unit
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return fmt.Errorf("the VM runs without the service manager, and nobody restarts it; stop it, and run it again")
+	}
+	systemctl, err := exec.LookPath("systemctl")
+	if err != nil {
+		return fmt.Errorf("restart the VM: %w; %s", err, remedy)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), restartTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", unit).CombinedOutput() //nolint:gosec // the VM's name was validated
+	if err != nil {
+		return fmt.Errorf("restart the VM: systemctl: %w: %s; %s", err, bytes.TrimSpace(out), remedy)
+	}
+	return nil
+}
+
+// restartTimeout bounds the request for a restart, not the restart.
+const restartTimeout = 30 * time.Second
 
 // virtiofsdDown removes the sockets that the record names, and the record.
 func virtiofsdDown(vm statedir.VM) error {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +27,9 @@ const (
 	briefRun   = time.Second
 	firstPause = 25 * time.Millisecond
 	maxPause   = time.Second
+	// What a virtiofsd says when a hypervisor has connected, unless its log level
+	// is lower than it is of itself.
+	clientLine = "Client connected"
 	// After this long a virtiofsd has said what it has to say at its start.
 	settled = 300 * time.Millisecond
 	// Stopping asks, then insists, and ends within a second.
@@ -327,20 +332,39 @@ func (s *supervisor) keep(ctx context.Context, sv *served) error {
 	var pace pacer
 	for ctx.Err() == nil {
 		begin := time.Now()
-		fault := s.once(ctx, sv, started)
+		client, fault := s.once(ctx, sv, started)
 		if ctx.Err() != nil {
 			return nil
 		}
-		delay, giveUp := pace.after(fault, time.Since(begin))
+		ran := time.Since(begin)
+		delay, giveUp := pace.after(fault, ran)
 		if giveUp {
 			return shareError(sv.Tag, fmt.Errorf("virtiofsd failed %d times in a row, at last: %w", maxFailures, fault))
 		}
 		if fault != nil {
 			s.log.line(sv.Tag, fmt.Sprintf("virtiofsd failed, next try in %v: %v", delay, fault))
 		}
+		if fault != nil && (client || ran >= goodRun) {
+			s.lost(sv)
+		}
 		pause(ctx, delay)
 	}
 	return nil
+}
+
+// lost tells that a share's client is without it.
+func (s *supervisor) lost(sv *served) {
+	s.log.line(sv.Tag, "the guest has lost this share until its VM is restarted: hypervisors do not connect to another virtiofsd")
+	if s.cfg.Lost == nil {
+		return
+	}
+	// On another thread: this one has the share's mounts and filter.
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.cfg.Lost(sv.Tag)
+	}()
+	<-done
 }
 
 // confine prepares the thread.
@@ -396,18 +420,18 @@ func (p *pacer) after(fault error, ran time.Duration) (delay time.Duration, give
 }
 
 // once starts the share's virtiofsd and returns when it and its children are
-// gone: nil where it ended well, which it does when its client left. It calls
-// started once virtiofsd runs.
-func (s *supervisor) once(ctx context.Context, sv *served, started func()) error {
+// gone: a nil error where it ended well, which it does when its client left, and
+// whether it said that it had one. It calls started once virtiofsd runs.
+func (s *supervisor) once(ctx context.Context, sv *served, started func()) (client bool, err error) {
 	out, in, err := os.Pipe()
 	if err != nil {
-		return fmt.Errorf("make a pipe for its output: %w", err)
+		return false, fmt.Errorf("make a pipe for its output: %w", err)
 	}
 	defer func() { _ = out.Close() }()
 	pid, err := sv.start(in)
 	_ = in.Close()
 	if err != nil {
-		return fmt.Errorf("execute %q: %w", sv.program.path, err)
+		return false, fmt.Errorf("execute %q: %w", sv.program.path, err)
 	}
 	started()
 	// A stop that came before the process could be signalled is sent again.
@@ -415,9 +439,13 @@ func (s *supervisor) once(ctx context.Context, sv *served, started func()) error
 		s.signal(unix.SIGTERM)
 	}
 	var last tail
+	var connected atomic.Bool
 	read := make(chan struct{})
 	go func() {
 		copyLines(out, func(line string) {
+			if strings.Contains(line, clientLine) {
+				connected.Store(true)
+			}
 			last.add(line)
 			s.log.line(sv.Tag, line)
 		})
@@ -433,9 +461,9 @@ func (s *supervisor) once(ctx context.Context, sv *served, started func()) error
 		s.killOrphans()
 	}
 	if err != nil {
-		return fmt.Errorf("wait for it: %w", err)
+		return connected.Load(), fmt.Errorf("wait for it: %w", err)
 	}
-	return explain(status, last.take())
+	return connected.Load(), explain(status, last.take())
 }
 
 // start executes virtiofsd with the listening socket.

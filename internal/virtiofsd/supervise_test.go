@@ -105,14 +105,17 @@ type running struct {
 	host
 	log  *logbook
 	stop func() error
+	// lost gets the shares whose virtiofsd failed under a client.
+	lost chan string
 }
 
 // start runs the shares until the test ends or stop is called.
 func start(t *testing.T, h host, shares ...Share) *running {
 	t.Helper()
 	cfg := h.config(shares...)
-	r := &running{host: h, log: &logbook{}}
+	r := &running{host: h, log: &logbook{}, lost: make(chan string, 10)}
 	cfg.Log = r.log
+	cfg.Lost = func(tag string) { r.lost <- tag }
 	ready := make(chan struct{})
 	cfg.Ready = func() error { close(ready); return nil }
 	ctx, cancel := context.WithCancel(context.Background())
@@ -166,6 +169,16 @@ func (r *running) waitLog(t *testing.T, text string) {
 		}
 	}
 	t.Errorf("the log does not say %q", text)
+}
+
+// waitLines waits until the log has text n times.
+func (r *running) waitLines(t *testing.T, text string, n int) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); strings.Count(r.log.String(), text) < n; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("the log does not say %q %d times:\n%s", text, n, r.log)
+		}
+	}
 }
 
 // stat returns a file of the state directory as the host sees it.
@@ -370,13 +383,32 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 	r := start(t, newHost(t), Share{Tag: "home"})
 	r.dial(t, "home").close()
 	r.waitLog(t, "Client disconnected")
-	r.dial(t, "home")
-	for _, pid := range children() {
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			t.Fatal(err)
+	r.waitLines(t, "Waiting for vhost-user socket connection", 2)
+	kill := func() {
+		t.Helper()
+		for _, pid := range children() {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	r.waitLog(t, "killed by SIGKILL")
+	kill()
+	r.waitLines(t, "killed by SIGKILL", 1)
+	if len(r.lost) != 0 {
+		t.Error("a client was lost, of a virtiofsd that had none")
+	}
+	r.dial(t, "home")
+	r.waitLines(t, clientLine, 2)
+	kill()
+	select {
+	case tag := <-r.lost:
+		if tag != "home" {
+			t.Errorf("share %q was lost", tag)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("nobody is told that the client is lost")
+	}
+	r.waitLines(t, "the guest has lost this share", 1)
 	r.dial(t, "home")
 }
 

@@ -84,6 +84,10 @@ type Config struct {
 	Bound func([]Socket) error
 	// Ready is called once all sockets listen; it may be nil.
 	Ready func() error
+	// Lost is called with a share's tag when its virtiofsd failed under a client.
+	// No hypervisor connects to the next one, so the share is of no use to the
+	// guest until its VM is restarted. It may be nil.
+	Lost func(tag string)
 }
 
 // shareError names the share that an error is about.

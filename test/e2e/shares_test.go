@@ -1,0 +1,42 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestAKilledVirtiofsdOrSupervisorHeals: QEMU does not connect to another
+// virtiofsd, and a guest cannot mount its share again while the old mount is in
+// use. So the VM is restarted, and its share works again.
+func TestAKilledVirtiofsdOrSupervisorHeals(t *testing.T) {
+	in(t, "container")
+	sh(t, "mkdir -p /srv/heal && echo hello > /srv/heal/hello")
+	name := install(t, spec("heal", func(s map[string]any) {
+		s["shares"] = []any{map[string]any{"tag": "a", "source": "/srv/heal", "proto": "virtiofs"}}
+		s["volumes"] = []any{map[string]any{"image": "data.img", "size": 64, "label": "data"}}
+		s["kernelParams"] = []string{"mvguest.mount=data:/data:ext4", "mvguest.mount=a:/a:virtiofs", "mvguest.read=/a/hello"}
+	}))
+	// A guest that waits for a share that is dead does not go down.
+	const short = "/run/systemd/system/microvm@heal.service.d"
+	sh(t, "mkdir -p "+short+" && printf '[Service]\\nEnvironment=MICROVM_STOP_TIMEOUT=20\\n' > "+short+"/t.conf && systemctl daemon-reload")
+	t.Cleanup(func() { _, _ = try("rm -r " + short + "; systemctl daemon-reload") })
+	sh(t, "systemctl start microvm@"+name)
+	for i, kill := range []string{"kill -9 $(pgrep -x virtiofsd)", "kill -9 $(systemctl show -P MainPID microvm-virtiofsd@heal)"} {
+		eventually(t, 60*time.Second, fmt.Sprintf("test $(%s | grep -c 'test guest is up') = %d", logs(name), i+1))
+		pid := sh(t, "systemctl show -P MainPID microvm@"+name)
+		began := time.Now()
+		sh(t, kill)
+		eventually(t, 120*time.Second, "p=$(systemctl show -P MainPID microvm@heal) && test $p != 0 -a $p != "+pid+" && systemctl is-active microvm@heal microvm-virtiofsd@heal")
+		t.Logf("%s: back after %s", kill, time.Since(began).Round(time.Millisecond))
+	}
+	eventually(t, 60*time.Second, fmt.Sprintf("test $(%s | grep -cF 'read /a/hello: \"hello') = 3", logs(name)))
+	log := sh(t, logs(name))
+	if !strings.Contains(log, "a: virtiofsd") || !strings.Contains(log, "killed by SIGKILL") {
+		t.Errorf("the log does not name the cause:\n%s", log)
+	}
+	sh(t, "systemctl stop microvm@"+name)
+	nothingLeft(t, name)
+	eventually(t, 5*time.Second, "! pgrep virtiofsd")
+}
