@@ -42,6 +42,9 @@ func (c *Command) console() *cobra.Command {
 			if plan.Console == "" {
 				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", vm.Name, vm.Name)
 			}
+			if resize && !terminal(c.Stdin) {
+				return usageError{errors.New("standard input is no terminal, and has no size to type; leave --resize out")}
+			}
 			return c.attach(cmd.Context(), vm, plan.Console, resize)
 		},
 	}

@@ -71,7 +71,10 @@ func (c *Command) logs() *cobra.Command {
 			if follow {
 				words = append(words, "--follow")
 			}
-			if lines > 0 {
+			if lines < 0 {
+				return usageError{fmt.Errorf("%d is no number of lines; give one from 0 on", lines)}
+			}
+			if cmd.Flags().Changed("lines") {
 				words = append(words, fmt.Sprintf("--lines=%d", lines))
 			}
 			if !terminal(c.Stdout) {

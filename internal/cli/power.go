@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"os/signal"
 	"slices"
 	"strings"
@@ -20,10 +21,15 @@ import (
 // linesOfFailure is how much a unit that failed may say.
 const linesOfFailure = 12
 
-// interruptible returns a context that ends with the first SIGINT or SIGTERM,
-// so that what is half done can be taken back. The second ends the program.
+// interruptible returns a context that ends with the first SIGINT or SIGTERM, or
+// with the terminal, so that what is half done can be taken back. The second ends
+// the program.
 func interruptible(ctx context.Context) (context.Context, func()) {
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup(1) has it
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
 	context.AfterFunc(ctx, stop)
 	return ctx, stop
 }
