@@ -64,8 +64,8 @@ func (o *old) parse(args []string) error {
 		args = args[1:]
 		var err error
 		switch {
-		case o.action == 's' && (word == "--" || len(word) < 2 || word[0] != '-'):
-			// What follows is for ssh.
+		case o.action == 's':
+			// What follows is for ssh, its flags among it.
 			o.further = append([]string{word}, args...)
 			return nil
 		case word == "--":

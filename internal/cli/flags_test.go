@@ -27,6 +27,7 @@ func TestTheFlagsOfMicrovmNixBecomeWords(t *testing.T) {
 		"-r web":                         "run web",
 		"-s web":                         "ssh web",
 		"-s web uptime -p":               "ssh web uptime -p",
+		"-s web -i key -l anna uptime":   "ssh web -i key -l anna uptime",
 		"-s web -- -L 8080:localhost:80": "ssh web -- -L 8080:localhost:80",
 		"list --json":                    "list --json",
 		"create web -f x":                "create web -f x",
