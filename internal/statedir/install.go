@@ -25,7 +25,8 @@ type Origin struct {
 	New bool
 }
 
-// Install makes the package at path the one that the VM's next start uses. It
+// Install makes the package at path the one that the VM's next start uses. Paths
+// may be relative to the working directory. It
 // makes or repairs the VM's directories, copies the package into the store
 // where Nix does not keep it, and switches current last. A nil reload is called
 // for no one; otherwise it is called when the VM's unit links changed.
@@ -37,7 +38,18 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err != nil {
 		return err
 	}
+	for _, p := range []*string{&path, &from.Spec} {
+		if *p == "" {
+			continue
+		}
+		if *p, err = filepath.Abs(*p); err != nil {
+			return fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
+		}
+	}
 	p, err := runner.OpenTrusted(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
+	}
 	if err != nil {
 		return fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
 	}

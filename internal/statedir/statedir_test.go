@@ -97,6 +97,25 @@ func TestInstallMakesAStickyDirectoryOfRootsAndKeepsThePackage(t *testing.T) {
 	}
 }
 
+func TestPathsMayBeRelative(t *testing.T) {
+	h := host(t)
+	vm, err := h.VM("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkg := build(t, h, "a", plain)
+	t.Chdir(filepath.Dir(pkg))
+	if err := vm.Install(context.Background(), "./no-such", Origin{}, nil); err == nil || !strings.Contains(err.Error(), "no-such: no such file or directory; name a runner package") {
+		t.Errorf("a package that is not there: %v", err)
+	}
+	if err := vm.Install(context.Background(), "./a", Origin{Spec: "web.json"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if from, err := vm.Origin(); err != nil || from.Spec != filepath.Join(filepath.Dir(pkg), "web.json") {
+		t.Errorf("%+v, %v", from, err)
+	}
+}
+
 func TestTheLastOriginIsTheOnlyOne(t *testing.T) {
 	_, vm := installed(t)
 	pkg, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
