@@ -2,10 +2,14 @@ package vfio
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // tree is a made-up sysfs and /proc for what is only read: no host has all of
@@ -164,6 +168,20 @@ func TestRefusals(t *testing.T) {
 			},
 			want: `it backs the file system mounted at "/"`,
 		},
+		"the disk of a swap file": {
+			build: func(tr *tree) {
+				dir := tr.pci(address, storage, "ahci", "4")
+				swap := tr.sys.dev + "/swap file"
+				tr.file(swap, "")
+				var st unix.Stat_t
+				if err := unix.Stat(swap, &st); err != nil {
+					tr.t.Fatal(err)
+				}
+				tr.disk(fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), dir+"/ata1/block/sda/sda2")
+				tr.file(tr.sys.proc+"/swaps", "Filename Type Size Used Priority\n"+strings.ReplaceAll(swap, " ", "\\040")+" file 8 0 -2\n")
+			},
+			want: "it backs the swap",
+		},
 		"a drive of a btrfs file system": {
 			build: func(tr *tree) {
 				dir := tr.pci(address, storage, "ahci", "4")
@@ -247,6 +265,31 @@ func TestAFreeDeviceAndItsWholeGroupPass(t *testing.T) {
 	r := Request{Addresses: []string{"0000:01:00.0", "0000:01:00.1"}, Holders: map[string]Record{"db": {Devices: []Taken{{Address: "0000:02:00.0", Group: "5"}}}}}
 	if err := refusal(tr, r); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestTheNodesOfADevice: that of its group, and its own where the kernel has such.
+func TestTheNodesOfADevice(t *testing.T) {
+	tr := newTree(t)
+	d := device{address: "0000:01:00.0", path: tr.pci("0000:01:00.0", ethernet, driverName, "4"), group: "4"}
+	if got, err := tr.sys.nodes(d); err == nil || !strings.Contains(err.Error(), "find its device node") {
+		t.Errorf("without any: %q, %v", got, err)
+	}
+	group, own := tr.sys.dev+"/vfio/4", tr.sys.dev+"/vfio/devices/vfio7"
+	tr.file(group, "")
+	if got, err := tr.sys.nodes(d); err != nil || !slices.Equal(got, []string{group}) {
+		t.Errorf("with the group's: %q, %v", got, err)
+	}
+	tr.file(d.path+"/vfio-dev/vfio7/dev", "511:7\n")
+	tr.file(own, "")
+	if got, err := tr.sys.nodes(d); err != nil || !slices.Equal(got, []string{group, own}) {
+		t.Errorf("with both: %q, %v", got, err)
+	}
+	if err := os.Remove(group); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := tr.sys.nodes(d); err != nil || !slices.Equal(got, []string{own}) {
+		t.Errorf("with its own: %q, %v", got, err)
 	}
 }
 
