@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/mdlayher/vsock"
 	"golang.org/x/sys/unix"
 
@@ -52,6 +53,8 @@ type childOrders struct {
 	PID int `json:"pid"`
 	// Listener is the path of the guest listener where it is a Unix socket.
 	Listener string `json:"listener,omitempty"`
+	// VM is the name by which the unit's journal knows who speaks.
+	VM string `json:"vm,omitempty"`
 }
 
 // guestListener is where the guest will report.
@@ -139,7 +142,7 @@ func listenUnix(socket string, port uint32) (*guestListener, error) {
 // service manager, which reaps it: the hypervisor that this process becomes
 // does not know of it.
 func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener *guestListener) error {
-	orders := childOrders{Readiness: plan.Readiness, Hypervisor: plan.Hypervisor, PID: os.Getpid()}
+	orders := childOrders{Readiness: plan.Readiness, Hypervisor: plan.Hypervisor, PID: os.Getpid(), VM: l.vm}
 	if plan.VsockCID != nil {
 		orders.CID = *plan.VsockCID
 	}
@@ -159,7 +162,7 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 	//nolint:gosec // this program itself
 	_, err = syscall.ForkExec(ourselves(), []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
 		Files: files,
-		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "GOMAXPROCS=1"},
+		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "JOURNAL_STREAM=" + os.Getenv("JOURNAL_STREAM"), "GOMAXPROCS=1"},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
 	})
 	runtime.KeepAlive(listener) // its descriptor has to stay open until here
@@ -231,6 +234,18 @@ func (c *child) logReady() {
 	text := fmt.Sprintf(program+": ready %.3f s after the hypervisor was started", time.Since(c.began).Seconds())
 	if c.first > 0 {
 		text += fmt.Sprintf("; its guest first reported after %.3f s", c.first.Seconds())
+	}
+	c.log(text)
+}
+
+// log writes a line to the journal by a way of its own: on standard error, which
+// is the hypervisor's as well, systemd-journald would take the change of the
+// sender for the end of a line, and the guest is just writing one.
+func (c *child) log(text string) {
+	if ours, err := journal.StderrIsJournalStream(); ours && err == nil {
+		if journal.Send(text, journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "microvm@" + c.orders.VM}) == nil {
+			return
+		}
 	}
 	_, _ = fmt.Fprintln(os.Stderr, text)
 }

@@ -35,6 +35,8 @@ type Launcher struct {
 	// ByHand says that a person runs the package, without units: what is missing
 	// is made by the package's own scripts.
 	ByHand bool
+	// vm is whose unit this is.
+	vm string
 }
 
 func (l *Launcher) logf(format string, args ...any) {
@@ -107,6 +109,7 @@ func dropCapabilities() error {
 // Exec becomes the hypervisor of package p, in the current directory; it
 // returns only on failure. The calling goroutine has to hold its thread.
 func (l *Launcher) Exec(p *runner.Package, unit string) error {
+	l.vm = unit
 	plan, err := p.Plan()
 	if err != nil {
 		return helper.Config(err)
