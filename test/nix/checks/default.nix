@@ -33,8 +33,8 @@ let
   specs = pkgs.runCommandLocal "specs-build" { } (
     lib.concatStrings (
       lib.mapAttrsToList (name: case: ''
-        ${self.packages.${system}.microvm}/bin/microvm build ${pkgs.writeText "${name}.json" (builtins.toJSON case.spec)} -o ${name}
-      '') (golden "guests")
+        ${self.packages.${system}.microvm}/bin/microvm build ${pkgs.writeText "spec.json" (builtins.toJSON case.spec)} -o ${lib.replaceStrings [ "/" ] [ "-" ] name}
+      '') (golden "guests" // golden "examples")
     )
     + "touch $out"
   );
