@@ -74,7 +74,7 @@ vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
           null
           "guest"
         ];
-      tapMultiQueue = capability.tapMultiQueue && cfg.vcpu > 1;
+      tapMultiQueue = builtins.elem arch capability.tapMultiQueue && cfg.vcpu > 1;
       inherit (cfg) registerWithMachined machineId;
     };
   }

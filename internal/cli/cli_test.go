@@ -272,8 +272,8 @@ func TestTheTableOfHypervisorsIsPrinted(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"QUEUES  MACVTAP-FD  SHARES", "qemu              user,tap,macvtap,bridge  many    yes         9p,virtiofs  pci,usb",
-		"kvmtool           user,tap,macvtap         one     -           9p           pci", "vhost  guest      yes",
+		"MULTI-QUEUE     MACVTAP-FD  SHARES", "qemu              user,tap,macvtap,bridge  x86_64,aarch64  yes         9p,virtiofs  pci,usb",
+		"kvmtool           user,tap,macvtap         -               -           9p           pci", "vhost  guest      yes",
 	} {
 		if !strings.Contains(h.stdout.String(), want) {
 			t.Errorf("no %q in\n%s", want, &h.stdout)

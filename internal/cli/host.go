@@ -35,11 +35,11 @@ func (c *Command) hypervisors() *cobra.Command {
 				return c.json(table)
 			}
 			w := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "HYPERVISOR\tNETWORK\tQUEUES\tMACVTAP-FD\tSHARES\tDEVICES\tSHUTDOWN\tVSOCK\tREADINESS\tBALLOON\tVIRTIO-MEM")
+			_, _ = fmt.Fprintln(w, "HYPERVISOR\tNETWORK\tMULTI-QUEUE\tMACVTAP-FD\tSHARES\tDEVICES\tSHUTDOWN\tVSOCK\tREADINESS\tBALLOON\tVIRTIO-MEM")
 			for _, name := range slices.Sorted(maps.Keys(table)) {
 				t := table[name]
 				row := []string{
-					name, words(t.Interfaces), either(t.TapMultiQueue, "many", "one"), yes(t.MacvtapByFD), words(t.Shares), words(t.Devices),
+					name, words(t.Interfaces), words(t.TapMultiQueue), yes(t.MacvtapByFD), words(t.Shares), words(t.Devices),
 					words(t.Shutdown), t.Vsock, either(t.GuestReadiness, "guest", "vmm"), yes(t.Balloon), yes(t.HotplugMem),
 				}
 				_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))

@@ -97,7 +97,7 @@ func HypervisorTable() (string, error) {
 		cell func(hypervisor.Capabilities) string
 	}{
 		{"`interfaces.*.type`", func(c hypervisor.Capabilities) string { return list(c.Interfaces) }},
-		{"multi-queue taps", func(c hypervisor.Capabilities) string { return yes(c.TapMultiQueue) }},
+		{"multi-queue taps", func(c hypervisor.Capabilities) string { return list(c.TapMultiQueue) }},
 		{"macvtap by descriptors", func(c hypervisor.Capabilities) string { return yes(c.MacvtapByFD) }},
 		{"`interfaces.*.tap.vhost`", func(c hypervisor.Capabilities) string { return yes(c.TapVhost) }},
 		{"`forwardPorts`", func(c hypervisor.Capabilities) string { return yes(c.ForwardPorts) }},

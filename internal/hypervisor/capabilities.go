@@ -43,9 +43,11 @@ type Capabilities struct {
 	CredentialFiles   bool `json:"credentialFiles"`
 	// GuestReadiness says that the guest can be handed vmm.notify_socket.
 	GuestReadiness bool `json:"guestReadiness"`
-	TapMultiQueue  bool `json:"tapMultiQueue"`
-	TapVhost       bool `json:"tapVhost"`
-	MacvtapByFD    bool `json:"macvtapByFD"`
+	// TapMultiQueue are the architectures where an interface has a queue for each
+	// CPU.
+	TapMultiQueue []string `json:"tapMultiQueue"`
+	TapVhost      bool     `json:"tapVhost"`
+	MacvtapByFD   bool     `json:"macvtapByFD"`
 	// VolumeSerial and VolumeDirect are volumes[].serial and volumes[].direct.
 	VolumeSerial bool `json:"volumeSerial"`
 	VolumeDirect bool `json:"volumeDirect"`

@@ -130,7 +130,7 @@ func common(s *spec.Spec) (*Plan, error) {
 	}
 	p.Files = files(s)
 	queues := 1
-	if own.TapMultiQueue {
+	if slices.Contains(own.TapMultiQueue, s.Arch) {
 		queues = s.VCPU
 	}
 	for _, n := range s.Interfaces {

@@ -170,12 +170,18 @@ func TestTheTableSaysHowAnInterfaceIsOpened(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range table {
-		p, err := compileFor(t, name, `"vcpu":2,`+interfaces(1, "tap"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p.Taps[0].MultiQueue != c.TapMultiQueue {
-			t.Errorf("%s: many queues %t, the table says %t", name, p.Taps[0].MultiQueue, c.TapMultiQueue)
+		for _, arch := range []string{"x86_64", "aarch64"} {
+			p, err := compileFor(t, name, `"arch":"`+arch+`","vcpu":2,`+interfaces(1, "tap"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			many := slices.Contains(c.TapMultiQueue, arch)
+			asks := slices.ContainsFunc(p.Argv, func(a string) bool {
+				return strings.Contains(a, "queues=2") || strings.Contains(a, "num_queues=4") || strings.Contains(a, "qp=2") || strings.Contains(a, "vq-pairs=2")
+			})
+			if p.Taps[0].MultiQueue != many || asks != many {
+				t.Errorf("%s on %s: a tap of many queues %t, asked for %t, and the table says %t: %q", name, arch, p.Taps[0].MultiQueue, asks, many, p.Argv)
+			}
 		}
 		if !slices.Contains(c.Interfaces, "macvtap") {
 			if c.MacvtapByFD {
@@ -183,7 +189,8 @@ func TestTheTableSaysHowAnInterfaceIsOpened(t *testing.T) {
 			}
 			continue
 		}
-		if p, err = compileFor(t, name, macvtap); err != nil {
+		p, err := compileFor(t, name, macvtap)
+		if err != nil {
 			t.Fatal(err)
 		}
 		argv := strings.Join(p.Argv, " ")

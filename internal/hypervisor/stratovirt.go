@@ -189,8 +189,13 @@ func (a *stratovirtArgs) shares() {
 	}
 }
 
+// interfaces: those of machine microvm are there before it knows how many queues
+// they are to have (machine/src/micro_common), and then have one.
 func (a *stratovirtArgs) interfaces() {
-	queues := min(a.s.VCPU, stratovirtQueues)
+	queues := 1
+	if a.s.Arch == "aarch64" {
+		queues = min(a.s.VCPU, stratovirtQueues)
+	}
 	for i, n := range a.s.Interfaces {
 		id := "net" + strconv.Itoa(i)
 		netdev := "tap,id=" + id
