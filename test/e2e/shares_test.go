@@ -40,3 +40,22 @@ func TestAKilledVirtiofsdOrSupervisorHeals(t *testing.T) {
 	nothingLeft(t, name)
 	eventually(t, 5*time.Second, "! pgrep virtiofsd")
 }
+
+func TestAVMWhoseShareKeepsFailingDoesNotStart(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("badshare", func(s map[string]any) {
+		s["shares"] = []any{map[string]any{"tag": "a", "source": "a", "proto": "virtiofs", "extraArgs": []string{"--cache=nonsense"}}}
+	}))
+	began := time.Now()
+	out, err := try("timeout 60 systemctl start microvm@" + name)
+	t.Logf("systemctl start returned after %s: %v: %s", time.Since(began).Round(time.Millisecond), err, out)
+	if err == nil || strings.Contains(err.Error(), "124") {
+		t.Errorf("systemctl start: %v", err)
+	}
+	if log := sh(t, logs(name)); !strings.Contains(log, `share "a": virtiofsd failed 6 times in a row`) || !strings.Contains(log, "nonsense") {
+		t.Errorf("the log does not name the cause:\n%s", log)
+	}
+	sh(t, "systemctl stop microvm@"+name)
+	nothingLeft(t, name)
+	eventually(t, 5*time.Second, "! pgrep virtiofsd")
+}

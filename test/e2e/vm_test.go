@@ -357,6 +357,29 @@ func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	nothingLeft(t, "stubborn")
 }
 
+func TestAVMThatKeepsFailingIsTriedEverMoreRarely(t *testing.T) {
+	in(t, "container")
+	foreign(t, "failing", "#!/bin/sh\nexit 1\n", "")
+	_, _ = try("timeout 10 systemctl start microvm@failing") // it may be ready for a moment
+	const starts = "journalctl -q -o short-unix -u microvm@failing | grep -F 'Main process exited, code=exited, status=1/FAILURE'"
+	eventually(t, 60*time.Second, "test $("+starts+" | wc -l) -ge 7")
+	var at []float64
+	for line := range strings.Lines(sh(t, starts)) {
+		var seconds float64
+		if _, err := fmt.Sscanf(line, "%f", &seconds); err != nil {
+			t.Fatalf("%q: %v", line, err)
+		}
+		at = append(at, seconds)
+	}
+	first, last := at[1]-at[0], at[6]-at[5]
+	t.Logf("the second try came after %.2f s, the seventh %.2f s after the sixth", first, last)
+	if first > 1 || last < 4*first {
+		t.Errorf("the second try came after %.2f s, the seventh %.2f s after the sixth", first, last)
+	}
+	sh(t, "systemctl stop microvm@failing")
+	nothingLeft(t, "failing")
+}
+
 func TestInstallKilledAnywhereLeavesAWholeState(t *testing.T) {
 	in(t, "container")
 	a := build(t, spec("crash", nil))
