@@ -122,10 +122,10 @@ picture: packages payload # of the demo, for the README (root)
 	mv docs/demo.svg.new docs/demo.svg
 
 .PHONY: bench
-bench: payload ## measure; prints ratios (root, and a C compiler)
+bench: payload ## measure; prints ratios (root, and a C compiler; BENCH=shares for one part)
 	for c in test/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
 	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/bench ./test/bench
-	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/bench
+	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove build/

@@ -1,6 +1,7 @@
 // Command bench measures what the project adds, against the same thing done by
 // other means in the same run, inside a container host. It prints medians and
-// their ratios; it judges nothing.
+// their ratios; it judges nothing. Its arguments choose among taps, starts, shares
+// and units.
 package main
 
 import (
@@ -18,9 +19,14 @@ const assets = "/usr/lib/microvm-test"
 
 func main() {
 	log.SetFlags(0)
-	taps()
-	starts()
-	units()
+	for _, part := range []struct {
+		name    string
+		measure func()
+	}{{"taps", taps}, {"starts", starts}, {"shares", shares}, {"units", units}} {
+		if len(os.Args) == 1 || slices.Contains(os.Args[1:], part.name) {
+			part.measure()
+		}
+	}
 }
 
 // sh runs a script; the benchmark ends where it fails.
