@@ -81,3 +81,39 @@ func TestRunServesSharesWhileItRuns(t *testing.T) {
 	want(t, 1, []string{"/srv/fore", "mend what it says above"}, "run", name)
 	nothingLeft(t, name)
 }
+
+func TestRunInTheForegroundTakesDevicesAndMacvtaps(t *testing.T) {
+	in(t, "vm")
+	address, wire := card(t)
+	driver := "basename $(readlink /sys/bus/pci/devices/" + address + "/driver)"
+	if got := sh(t, driver); got != "e1000e" {
+		t.Fatalf("the card is on %s", got)
+	}
+	sh(t, "ip link set "+wire+" up")
+	before := hostState(t)
+	name := install(t, spec("forehw", func(s map[string]any) {
+		s["interfaces"] = []any{
+			tap("vm-forehw", 1),
+			map[string]any{"type": "macvtap", "id": "mv-forehw", "mac": "02:00:00:00:00:02", "macvtap": map[string]any{"link": wire, "mode": "bridge"}},
+		}
+		s["devices"] = []any{map[string]any{"bus": "pci", "path": address}}
+		s["vsock"] = map[string]any{"cid": 44}
+	}))
+	p := newPane(t, "microvm run "+name+"; echo code $?")
+	eventually(t, 150*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	pid := sh(t, "pgrep -f '^microvm@forehw'")
+	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
+		t.Errorf("the hypervisor runs as %s", got)
+	}
+	if got := sh(t, driver); got != "vfio-pci" {
+		t.Errorf("while the VM runs the card is on %s", got)
+	}
+	sh(t, "ip link show mv-forehw && ip link show vm-forehw")
+	p.keys(t, "C-c")
+	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'code 0'")
+	nothingLeft(t, name)
+	eventually(t, 10*time.Second, "test $("+driver+") = e1000e && ! ip link show mv-forehw && ! ip link show vm-forehw")
+	if after := hostState(t); after != before {
+		t.Errorf("the host was\n%s\nand is\n%s", before, after)
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // packages of the Debian root that both hosts boot.
@@ -17,6 +19,7 @@ var packages = strings.Fields(`
 	systemd systemd-sysv systemd-container dbus udev kmod iproute2 iputils-ping procps psmisc
 	e2fsprogs xfsprogs btrfs-progs dosfstools qemu-system-x86 virtiofsd linux-image-amd64
 	strace netcat-openbsd openssh-client openssh-server tmux less zstd
+	bash-completion zsh fish
 `)
 
 const (
@@ -81,6 +84,14 @@ func ensureRoot() (root, error) {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil {
 		return root{}, err
 	}
+	unlock, err := lock(r.dir)
+	if err != nil {
+		return root{}, err
+	}
+	defer unlock()
+	if _, err := os.Stat(r.tree); err == nil {
+		return r, nil
+	}
 	tmp := r.tree + ".new"
 	err = step("make a Debian "+suite+" root (once; about 2 minutes)", func() error {
 		if err := os.RemoveAll(tmp); err != nil {
@@ -99,6 +110,19 @@ func ensureRoot() (root, error) {
 		return root{}, err
 	}
 	return r, os.Rename(tmp, r.tree)
+}
+
+// lock waits until nobody else makes what goes into dir: what another run left
+// half made is removed, and one that is being made has the machine's /proc in it.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
 }
 
 // prepare adds what a test host has beyond its packages.
