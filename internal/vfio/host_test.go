@@ -170,6 +170,68 @@ func TestAFailureAtAnyRecordGivesTheDeviceBack(t *testing.T) {
 	}
 }
 
+// wiredCard is the VM host's card on the same wire as the spare one, which is in
+// a group of its own.
+func wiredCard(t *testing.T) string {
+	t.Helper()
+	files, err := filepath.Glob("/sys/bus/pci/devices/*/*/net/*/address")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		if mac, _ := readLine(file); mac == "52:54:00:00:00:02" {
+			return strings.Split(file, "/")[5]
+		}
+	}
+	t.Fatal("the VM host has no card with the address 52:54:00:00:00:02")
+	return ""
+}
+
+func TestSeveralDevicesOfSeveralGroupsAreTakenAllOrNone(t *testing.T) {
+	spare, wired := spareCard(t), wiredCard(t)
+	driver := driverOf(t, wired)
+	if groupNode(t, spare) == groupNode(t, wired) {
+		t.Fatalf("%s and %s are in one group", spare, wired)
+	}
+	both := request(spare, wired)
+	var st store
+	if err := both.Up(Record{}, st.save); err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range both.Addresses {
+		if got := driverOf(t, address); got != "vfio-pci" {
+			t.Errorf("%s is with driver %q, want vfio-pci", address, got)
+		}
+		openAs(t, groupNode(t, address))
+	}
+	untouched := func() {
+		t.Helper()
+		wantUntouched(t, spare)
+		if got := driverOf(t, wired); got != driver {
+			t.Errorf("%s is with driver %q, want %q", wired, got, driver)
+		}
+	}
+	if err := st.record.Down(); err != nil {
+		t.Fatal(err)
+	}
+	untouched()
+	// The record after the second device is the last but one.
+	full, calls := errors.New("no space left"), 0
+	err := both.Up(Record{}, func(Record) error {
+		if calls++; calls == 3 {
+			if got := driverOf(t, wired); got != "vfio-pci" {
+				t.Errorf("at its record the second device is with %q", got)
+			}
+			return full
+		}
+		return nil
+	})
+	if !errors.Is(err, full) {
+		t.Errorf("error %v, want %v", err, full)
+	}
+	untouched()
+}
+
 func TestARunThatWasKilledIsUndoneFromItsRecord(t *testing.T) {
 	address := spareCard(t)
 	for stop := 1; stop <= 3; stop++ {
