@@ -122,18 +122,44 @@ const leftHalfway = "{ ls /sys/class/net; ls -A /run/microvm; } | grep half; fin
 // that change anything.
 func TestAKilledMacvtapHelperIsUndone(t *testing.T) {
 	in(t, "vm")
-	sh(t, "ip link add half-a type veth peer name half-b && ip link set half-b up")
-	t.Cleanup(func() { _, _ = try("ip link delete half-a") })
-	macvtap := func(id string, last int) map[string]any {
-		i := tap(id, last)
-		i["type"], i["macvtap"] = "macvtap", map[string]any{"link": "half-a", "mode": "bridge"}
-		return i
-	}
+	macvtap := onHalf(t)
 	name := install(t, spec("halfway", func(s map[string]any) {
 		s["interfaces"] = []any{macvtap("mv-half1", 1), macvtap("mv-half2", 2)}
 	}))
 	const calls = "mkdirat,renameat,unlinkat,write,sendto,fchmod,fchmodat,fchownat"
 	killed{name: name, helper: "microvm-macvtap-interfaces", calls: calls, left: strings.Replace(leftHalfway, "grep half", "grep -E 'mv-half|halfway'", 1)}.anywhere(t)
+}
+
+// onHalf makes an interface for macvtaps to stand on, and returns what makes one.
+func onHalf(t *testing.T) func(id string, last int) map[string]any {
+	t.Helper()
+	sh(t, "ip link add half-a type veth peer name half-b && ip link set half-b up")
+	t.Cleanup(func() { _, _ = try("ip link delete half-a") })
+	return func(id string, last int) map[string]any {
+		i := tap(id, last)
+		i["type"], i["macvtap"] = "macvtap", map[string]any{"link": "half-a", "mode": "bridge"}
+		return i
+	}
+}
+
+// TestAMacvtapHasADescriptorForEachCPU does not wait for the guest, which two CPUs
+// that are emulated twice boot very slowly.
+func TestAMacvtapHasADescriptorForEachCPU(t *testing.T) {
+	in(t, "vm")
+	macvtap := onHalf(t)
+	name := install(t, spec("mvqueues", func(s map[string]any) {
+		s["interfaces"] = []any{macvtap("mv-queues", 1)}
+		s["vcpu"] = 2
+		s["qemu"] = map[string]any{"machine": "q35"}
+	}))
+	sh(t, "mkdir -p /run/systemd/system/microvm@mvqueues.service.d && printf '[Service]\\nEnvironment=MICROVM_STOP_TIMEOUT=6\\n' > /run/systemd/system/microvm@mvqueues.service.d/t.conf && systemctl daemon-reload")
+	t.Cleanup(func() { _, _ = try("rm -r /run/systemd/system/microvm@mvqueues.service.d; systemctl daemon-reload") })
+	sh(t, "systemctl start microvm@"+name)
+	if got := sh(t, "ls -l /proc/$(systemctl show -P MainPID microvm@mvqueues)/fd | grep -c '/dev/tap[0-9]'"); got != "2" {
+		t.Errorf("the hypervisor has %s descriptors of its macvtap, not one for each CPU", got)
+	}
+	sh(t, "systemctl stop microvm@"+name)
+	nothingLeft(t, name)
 }
 
 // TestAKilledPCIHelperGivesTheDeviceBack is for the VM host, which has a card to
