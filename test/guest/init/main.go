@@ -9,7 +9,7 @@
 //	mvguest.mount=SOURCE:PATH:TYPE[:ro]  SOURCE is a label (ext4), a tag (9p, virtiofs) or a device
 //	mvguest.ignore-shutdown              do not react to requests to go down
 //	mvguest.reboot-after=SECONDS         reboot by itself, once a volume has no file "rebooted"
-//	mvguest.notify-count=N               send N STATUS lines first, and print the median time
+//	mvguest.notify-count=N               send N STATUS lines first, and print the median times
 //	mvguest.never-ready                  do not say READY=1
 //	mvguest.ping=ADDRESS                 send pings there and print whether an answer came
 //	mvguest.read=PATH                    print a file

@@ -22,28 +22,32 @@ func notifyHost() error {
 		return nil
 	}
 	say("notify socket %s", address)
-	var times []time.Duration
+	var connects, rests []time.Duration
 	for _, w := range words("notify-count") {
 		n, err := strconv.Atoi(w)
 		if err != nil {
 			return err
 		}
 		for i := range n {
-			began := time.Now()
-			if err := send(address, fmt.Sprintf("STATUS=step %d of %d", i+1, n)); err != nil {
+			connect, rest, err := send(address, fmt.Sprintf("STATUS=step %d of %d", i+1, n))
+			if err != nil {
 				return err
 			}
-			times = append(times, time.Since(began))
+			connects, rests = append(connects, connect), append(rests, rest)
 		}
 	}
-	if len(times) > 0 {
-		slices.Sort(times)
-		say("notify median=%dus of %d", times[len(times)/2].Microseconds(), len(times))
+	if len(rests) > 0 {
+		slices.Sort(connects)
+		slices.Sort(rests)
+		half := len(rests) / 2
+		say("notify median connect=%dus rest=%dus of %d", connects[half].Microseconds(), rests[half].Microseconds(), len(rests))
 	}
 	if has("never-ready") {
-		return send(address, "STATUS=test guest will never be ready")
+		_, _, err := send(address, "STATUS=test guest will never be ready")
+		return err
 	}
-	return send(address, "READY=1\nSTATUS=test guest is up")
+	_, _, err := send(address, "READY=1\nSTATUS=test guest is up")
+	return err
 }
 
 // credential finds a systemd credential on the kernel's command line,
@@ -79,34 +83,37 @@ func credential(name string) string {
 }
 
 // send sends one message as systemd does: connect, write, shut down, and wait
-// until the other side has closed.
-func send(address, message string) error {
+// until the other side has closed. It returns how long the connection took to
+// make, and how long the rest.
+func send(address, message string) (connect, rest time.Duration, err error) {
 	parts := strings.Split(address, ":")
 	if len(parts) != 3 {
-		return fmt.Errorf("address %q is not understood", address)
+		return 0, 0, fmt.Errorf("address %q is not understood", address)
 	}
 	cid, err := strconv.ParseUint(parts[1], 10, 32)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	port, err := strconv.ParseUint(parts[2], 10, 32)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
+	began := time.Now()
 	s, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return 0, 0, err
 	}
 	defer func() { _ = unix.Close(s) }()
 	if err := unix.Connect(s, &unix.SockaddrVM{CID: uint32(cid), Port: uint32(port)}); err != nil {
-		return fmt.Errorf("connect to %s: %w", address, err)
+		return 0, 0, fmt.Errorf("connect to %s: %w", address, err)
 	}
+	connected := time.Now()
 	if _, err := unix.Write(s, []byte(message)); err != nil {
-		return err
+		return 0, 0, err
 	}
 	if err := unix.Shutdown(s, unix.SHUT_WR); err != nil {
-		return err
+		return 0, 0, err
 	}
 	_, _ = unix.Read(s, make([]byte, 1))
-	return nil
+	return connected.Sub(began), time.Since(connected), nil
 }
