@@ -82,6 +82,40 @@ func TestRunServesSharesWhileItRuns(t *testing.T) {
 	nothingLeft(t, name)
 }
 
+// Who is not root takes what root made, and becomes the hypervisor.
+func TestRunAsTheHypervisorsUserSaysWhatIsMissing(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("hand", func(s map[string]any) {
+		s["interfaces"] = []any{tap("vm-hand", 1)}
+	}))
+	const as = "setpriv --reuid microvm --regid kvm --init-groups "
+	out, err := try(as + "microvm run hand")
+	const remedy = "sudo /var/lib/microvms/hand/current/bin/tap-up"
+	if err == nil || !strings.Contains(out, `tap interface "vm-hand" is missing; make it with: `+remedy) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	sh(t, strings.TrimPrefix(remedy, "sudo "))
+	t.Cleanup(func() { _, _ = try("ip link delete vm-hand") })
+	p := newPane(t, as+"microvm run hand; echo code $?")
+	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	pid := sh(t, "pgrep -f '^microvm@hand'")
+	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
+		t.Errorf("the hypervisor runs as %s", got)
+	}
+	sh(t, "cd /var/lib/microvms/hand && "+as+"microvm shutdown ./current")
+	p.shows(t, "code 0")
+	sh(t, "/var/lib/microvms/hand/current/bin/tap-down")
+	if out, err := try("ip link show vm-hand"); err == nil {
+		t.Errorf("the tap is still there: %s", out)
+	}
+	nothingLeft(t, name)
+	// Somebody else may not write into the VM's directory.
+	out, err = try("setpriv --reuid nobody --clear-groups microvm run hand")
+	if err == nil || !strings.Contains(out, "tap-up") {
+		t.Errorf("user nobody is told %q, %v", out, err)
+	}
+}
+
 func TestRunInTheForegroundTakesDevicesAndMacvtaps(t *testing.T) {
 	in(t, "vm")
 	address, wire := card(t)
