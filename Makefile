@@ -77,6 +77,7 @@ payload: # what is laid over a test host's root
 	rm -rf $(PAYLOAD)
 	$(MAKE) --no-print-directory -s install DESTDIR=$(PAYLOAD) PREFIX=/usr
 	install -D -m 644 -t $(PAYLOAD)/usr/lib/microvm-test/examples examples/*.json
+	install -D -m 644 -t $(PAYLOAD)/usr/lib/microvm-test/nixos test/nix/golden/hosts.json
 	@for p in $(HOSTTESTS); do \
 	  ls $$p/*_test.go >/dev/null 2>&1 || continue; \
 	  $(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/$${p##*/}.test ./$$p || exit 1; \

@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// nixosService is what the modules say of one unit, as golden/hosts.json of
+// test/nix has it.
+type nixosService struct {
+	Unit, Service                                    map[string]any
+	Environment                                      map[string]string
+	Requires, Wants, After, Before, PartOf, WantedBy []string
+	OverrideStrategy                                 string
+}
+
+// nixosHost is the services and the autostart of a NixOS host that was evaluated.
+type nixosHost struct {
+	Services  map[string]nixosService
+	Autostart []string
+}
+
+func nixosHosts(t *testing.T) map[string]nixosHost {
+	t.Helper()
+	data, err := os.ReadFile(assets + "/nixos/hosts.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hosts map[string]nixosHost
+	if err := json.Unmarshal(data, &hosts); err != nil {
+		t.Fatal(err)
+	}
+	return hosts
+}
+
+// unitText is the unit file, or the drop-in, that NixOS makes of s. What depends on
+// the test is replaced by r.
+func (s nixosService) unitText(r *strings.Replacer) string {
+	var b strings.Builder
+	line := func(key string, value any) {
+		_, _ = fmt.Fprintf(&b, "%s=%s\n", key, r.Replace(fmt.Sprint(value)))
+	}
+	settings := func(attributes map[string]any) {
+		for key, value := range attributes {
+			values, isList := value.([]any)
+			if !isList {
+				values = []any{value}
+			}
+			for _, v := range values {
+				line(key, v)
+			}
+		}
+	}
+	b.WriteString("[Unit]\n")
+	settings(s.Unit)
+	for key, units := range map[string][]string{"Requires": s.Requires, "Wants": s.Wants, "After": s.After, "Before": s.Before, "PartOf": s.PartOf} {
+		line(key, strings.Join(units, " "))
+	}
+	b.WriteString("[Service]\n")
+	settings(s.Service)
+	for key, value := range s.Environment {
+		line("Environment", fmt.Sprintf("%q", key+"="+value))
+	}
+	return b.String()
+}
+
+// nixosUnits is where the units of a NixOS host are.
+const nixosUnits = "/etc/systemd/system/"
+
+// nixosSwitch puts a host's units where NixOS puts them, read-only and in place of
+// those of the switch before, and starts what every switch starts.
+func nixosSwitch(t *testing.T, h nixosHost, policy, runner, toplevel string) {
+	t.Helper()
+	const store = "/nix/store/00000000000000000000000000000000-"
+	r := strings.NewReplacer(
+		store+"microvm/bin/", "/usr/bin/",
+		store+"microvm-qemu-web", runner,
+		store+"nixos-system-web", toplevel,
+		"case keep in", "case "+policy+" in", "case stop in", "case "+policy+" in",
+	)
+	nixosClear(t)
+	for name, s := range h.Services {
+		// A script is its text, where no store has it.
+		if script, ok := s.Service["ExecStart"].(string); ok && strings.Contains(script, "\n") {
+			put(t, "/run/nixos/"+name, "#!/bin/bash\n"+r.Replace(script), 0o755)
+			s.Service = maps.Clone(s.Service)
+			s.Service["ExecStart"] = "/run/nixos/" + name
+		}
+		path := nixosUnits + name + ".service"
+		if s.OverrideStrategy == "asDropin" {
+			path += ".d/overrides.conf"
+		}
+		put(t, path, s.unitText(r), 0o644)
+		for _, target := range s.WantedBy {
+			sh(t, fmt.Sprintf("mkdir -p %[1]s%[2]s.wants && ln -s %[1]s%[3]s.service %[1]s%[2]s.wants/", nixosUnits, target, name))
+		}
+	}
+	var wants []string
+	for _, vm := range h.Autostart {
+		wants = append(wants, "microvm@"+vm+".service")
+	}
+	put(t, nixosUnits+"microvms.target.d/overrides.conf", "[Unit]\nWants="+strings.Join(wants, " ")+"\n", 0o644)
+	// There it is a part of the store.
+	sh(t, fmt.Sprintf("mount --bind %[1]s %[1]s && mount -o remount,bind,ro %[1]s && ! touch %[1]sx 2>/dev/null", nixosUnits))
+	sh(t, "systemctl daemon-reload && systemctl start microvms.target $(systemctl show -P Wants microvms.target)")
+}
+
+// nixosClear removes what nixosSwitch has put.
+func nixosClear(t *testing.T) {
+	t.Helper()
+	sh(t, "! mountpoint -q "+nixosUnits+" || umount "+nixosUnits)
+	sh(t, "cd "+nixosUnits+" && rm -rf /run/nixos microvm@.service.d microvm@web.service.d microvm-*@.service.d microvm-*@web.service.d install-microvm-web.service microvm-orphans.service microvms.target.d microvms.target.wants sysinit-reactivation.target.wants")
+}
+
+func put(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // systemd reads it
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil { //nolint:gosec // the test's own names
+		t.Fatal(err)
+	}
+}
+
+// TestAVMOfANixOSHostFollowsItsSwitches takes the units that the NixOS modules
+// evaluate to through the life of a declared VM: its first switch, one that changes
+// it, and those after it has left the configuration, by each policy.
+func TestAVMOfANixOSHostFollowsItsSwitches(t *testing.T) {
+	in(t, "container")
+	hosts := nixosHosts(t)
+	with, without := hosts["with-a-vm-on-a-tap"], hosts["with-no-vm"]
+	if len(with.Services) < 10 || !slices.Contains(with.Autostart, "web") || len(without.Services) == 0 {
+		t.Fatalf("the evaluated hosts are %v", hosts)
+	}
+	t.Cleanup(func() {
+		nixosClear(t)
+		sh(t, "rm -f /var/lib/microvms/.declared; systemctl daemon-reload")
+	})
+	cleanUp(t, "web")
+	toplevel := t.TempDir()
+	guest := func(mem int) string {
+		return build(t, spec("web", func(s map[string]any) {
+			s["mem"] = mem
+			s["interfaces"] = []any{tap("vm-web", 1)}
+		}))
+	}
+	command := func() string {
+		return sh(t, "tr '\\0' ' ' < /proc/$(systemctl show -P MainPID microvm@web)/cmdline")
+	}
+
+	nixosSwitch(t, with, "stop", guest(256), toplevel)
+	wantListed(t, "web", "active qemu current")
+	if got := sh(t, "readlink /var/lib/microvms/web/toplevel; cut -d' ' -f1 /var/lib/microvms/.declared"); got != toplevel+"\nweb" {
+		t.Errorf("the installed system and the remembered VMs are %q", got)
+	}
+	sh(t, "ip link show vm-web && systemctl is-active microvm-tap-interfaces@web")
+	want(t, 1, []string{"declared by this host", "nixos-rebuild switch"}, "rm", "--yes", "web")
+	want(t, 1, []string{"declared by this host"}, "update", "web")
+
+	// A switch installs what changed; the restart is the next start.
+	before := sh(t, "systemctl show -P MainPID microvm@web")
+	nixosSwitch(t, with, "stop", guest(300), toplevel)
+	if got := sh(t, "systemctl show -P MainPID microvm@web"); got != before {
+		t.Errorf("the VM was restarted: %s became %s", before, got)
+	}
+	wantListed(t, "web", "active qemu stale")
+	sh(t, "systemctl restart microvm@web")
+	if got := command(); !strings.Contains(got, " 300M ") {
+		t.Errorf("after the restart the VM is %s", got)
+	}
+	waitFor(t, "web", "test guest is up")
+
+	// It leaves the configuration.
+	nixosSwitch(t, without, "keep", "", "")
+	sh(t, "systemctl is-active microvm@web")
+	eventually(t, 10*time.Second, "journalctl -q -o cat -u microvm-orphans | grep 'web is no longer declared and is left'")
+	nixosSwitch(t, without, "stop", "", "")
+	if out, err := try("systemctl is-active microvm@web"); err == nil {
+		t.Errorf("by policy stop the VM is %s", out)
+	}
+	sh(t, "test -L /var/lib/microvms/web/current")
+	nothingLeft(t, "web")
+	sh(t, "! ip link show vm-web 2>/dev/null")
+	sh(t, "systemctl start microvm@web")
+	nixosSwitch(t, without, "purge", "", "")
+	if out := leftovers(t, "web"); out != "" {
+		t.Errorf("policy purge left %s", out)
+	}
+	sh(t, "test ! -e /run/microvm/web && ! pgrep -af '[m]icrovm@web' && ! ip link show vm-web 2>/dev/null")
+	if out := sh(t, "cat /var/lib/microvms/.declared"); out != "" {
+		t.Errorf("the host remembers %q", out)
+	}
+}
