@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,31 +60,69 @@ func inVM(ctx context.Context, r root, payload string, command []string) (code i
 		run("cp", "-a", guest, filepath.Join(stage, "debian")),
 		run("cp", "-a", payload, filepath.Join(stage, "root")),
 		os.WriteFile(filepath.Join(stage, "boot"), []byte(bootScript), 0o644),
-		os.WriteFile(filepath.Join(stage, "command"), []byte(shell(command)), 0o644),
-		run("mke2fs", "-q", "-t", "ext4", "-d", stage, disk, "1G"),
 	)
 	if err != nil {
 		return 0, err
 	}
-	console := filepath.Join(work, "console")
+	v := &vmHost{root: r, base: base, disk: disk, console: filepath.Join(work, "console")}
 	for try := 1; ; try++ {
-		code, err := boot(ctx, r, base, disk, console)
+		err := errors.Join(
+			os.WriteFile(filepath.Join(stage, "command"), []byte(shell(v.without(command))), 0o644),
+			run("mke2fs", "-q", "-F", "-t", "ext4", "-d", stage, disk, "1G"),
+		)
+		if err != nil {
+			return 0, err
+		}
+		code, err := v.boot(ctx)
 		// An emulated CPU that itself emulates virtualization brings the kernel
 		// down now and then, whoever runs the VMs: that says nothing about them.
-		var p *panicError
-		if !errors.As(err, &p) || try == 2 || ctx.Err() != nil {
+		var down *kernelDownError
+		if !errors.As(err, &down) || try == maxBoots || ctx.Err() != nil {
+			if err == nil && v.failed {
+				code = max(code, 1)
+			}
 			return code, err
 		}
-		fmt.Fprintf(os.Stderr, "==> %v\n==> everything once more, in a new VM host\n", p)
+		fmt.Fprintf(os.Stderr, "==> %v\n==> on with the other tests, in a new VM host\n", down)
 	}
 }
 
-// panicError says that the VM host's own kernel went down.
-type panicError struct{ console string }
+// maxBoots is how often a VM host is booted whose kernel goes down.
+const maxBoots = 3
+
+// kernelDownError says that the VM host's own kernel went down.
+type kernelDownError struct{ how, console string }
 
 // Error implements error.
-func (e *panicError) Error() string {
-	return "the kernel of the VM host panicked:\n" + e.console
+func (e *kernelDownError) Error() string {
+	return "the kernel of the VM host " + e.how + ":\n" + e.console
+}
+
+// vmHost is a VM host, booted once or again.
+type vmHost struct {
+	root                root
+	base, disk, console string
+	// passed are the tests that have passed so far, failed says that one did not.
+	passed []string
+	failed bool
+}
+
+// result takes note of how a test ended, in go test's words.
+func (v *vmHost) result(line string) {
+	if rest, ok := strings.CutPrefix(line, "--- PASS: "); ok {
+		name, _, _ := strings.Cut(rest, " ")
+		v.passed = append(v.passed, name)
+	}
+	v.failed = v.failed || strings.HasPrefix(line, "--- FAIL: ")
+}
+
+// without is the command, which runs test binaries, without the tests that have
+// passed.
+func (v *vmHost) without(command []string) []string {
+	if len(v.passed) == 0 {
+		return command
+	}
+	return append(slices.Clone(command), "-test.skip", "^("+strings.Join(v.passed, "|")+")$")
 }
 
 // shell quotes words for sh.
@@ -111,10 +150,10 @@ func (r root) image() (string, error) {
 
 // boot runs the VM until its payload has ended. The accelerator is chosen by
 // name, MICROVM_TEST_ACCEL: a /dev/kvm that opens may still boot nothing.
-func boot(ctx context.Context, r root, base, disk, console string) (int, error) {
+func (v *vmHost) boot(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, vmTimeout)
 	defer cancel()
-	vmlinuz, initrd, err := r.kernel()
+	vmlinuz, initrd, err := v.root.kernel()
 	if err != nil {
 		return 0, err
 	}
@@ -128,9 +167,9 @@ func boot(ctx context.Context, r root, base, disk, console string) (int, error) 
 		"-device", "intel-iommu,intremap=on",
 		"-kernel", vmlinuz, "-initrd", initrd,
 		"-append", "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on microvm.payload systemd.show_status=0 panic=-1",
-		"-serial", "file:"+console,
-		"-drive", "if=none,id=root,format=raw,snapshot=on,cache=unsafe,file="+base, "-device", "virtio-blk-pci,drive=root",
-		"-drive", "if=none,id=payload,format=raw,readonly=on,file="+disk, "-device", "virtio-blk-pci,drive=payload",
+		"-serial", "file:"+v.console,
+		"-drive", "if=none,id=root,format=raw,snapshot=on,cache=unsafe,file="+v.base, "-device", "virtio-blk-pci,drive=root",
+		"-drive", "if=none,id=payload,format=raw,readonly=on,file="+v.disk, "-device", "virtio-blk-pci,drive=payload",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=test,signal=off", "-device", "virtserialport,chardev=test,name=test",
 		"-device", "virtio-rng-pci",
 		// A card to pass through, behind a port of its own, and one beside it
@@ -167,15 +206,20 @@ func boot(ctx context.Context, r root, base, disk, console string) (int, error) 
 			}
 			continue
 		}
+		v.result(text)
 		fmt.Println(text)
 	}
 	err = cmd.Wait()
 	if code >= 0 {
 		return code, nil
 	}
-	text, _ := os.ReadFile(console)
+	text, _ := os.ReadFile(v.console)
 	if at := strings.Index(string(text), "Kernel panic - not syncing"); at >= 0 {
-		return 0, &panicError{tail(string(text[:at]), 40) + string(text[at:])}
+		return 0, &kernelDownError{"panicked", tail(string(text[:at]), 40) + string(text[at:])}
+	}
+	if err == nil && ctx.Err() == nil && !strings.Contains(string(text), "reboot: ") {
+		// The machine was reset, and no reboot was announced: a triple fault.
+		return 0, &kernelDownError{"reset the machine", tail(string(text), 40)}
 	}
 	return 0, fmt.Errorf("the VM host ended without a result (%w):\n%s", errors.Join(errors.New("QEMU exited"), err, ctx.Err()), tail(string(text), 40))
 }
