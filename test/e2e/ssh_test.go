@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // multiplexer answers on a VM's socket as cloud-hypervisor and firecracker do, and
@@ -89,7 +88,7 @@ func TestSSHGetsInThroughAMultiplexer(t *testing.T) {
 	want(t, 1, []string{"nothing listens there"}, "vsock-proxy", name, "23")
 	// On a terminal: a shell, and out again.
 	p := newPane(t, "microvm ssh "+name+" -i "+key+" bash --norc; echo code $?")
-	time.Sleep(time.Second)
+	p.shows(t, `bash-[0-9.]+[#$]`)
 	p.keys(t, "exit 7", "Enter")
 	p.shows(t, "code 7")
 	want(t, 0, nil, "stop", name)

@@ -117,7 +117,7 @@ func (v *vmHost) result(line string) {
 }
 
 // without is the command, which runs test binaries, without the tests that have
-// passed.
+// passed. Each binary gets the same list: their tests have different names.
 func (v *vmHost) without(command []string) []string {
 	if len(v.passed) == 0 {
 		return command

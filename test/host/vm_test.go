@@ -1,9 +1,48 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 )
+
+// TestNoTwoTestsOfTheHostsHaveOneName, for one that has passed is left out of all
+// binaries when a VM host is booted again.
+func TestNoTwoTestsOfTheHostsHaveOneName(t *testing.T) {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^HOSTTESTS := (.+)$`).FindSubmatch(makefile)
+	if line == nil {
+		t.Fatal("the Makefile has no HOSTTESTS")
+	}
+	where := map[string]string{}
+	for _, dir := range strings.Fields(string(line[1])) {
+		files, err := filepath.Glob("../../" + dir + "/*_test.go")
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s has no tests: %v", dir, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(\w+ \*testing\.[TF]\)`).FindAllSubmatch(text, -1) {
+				if other := where[string(m[1])]; other != "" {
+					t.Errorf("%s is in %s and in %s", m[1], other, dir)
+				}
+				where[string(m[1])] = dir
+			}
+		}
+	}
+	if len(where) < 50 {
+		t.Errorf("only %d tests were found", len(where))
+	}
+}
 
 func TestAnotherVMHostGoesOnWhereTheFirstWentDown(t *testing.T) {
 	v := &vmHost{}
