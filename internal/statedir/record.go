@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +18,9 @@ const maxRecord = 1 << 20
 
 // recordAttempts is more than all other helpers of a VM can remove its directory.
 const recordAttempts = 100
+
+// recordPause is the longest pause between two attempts.
+const recordPause = time.Millisecond
 
 // WriteRecord keeps what a helper did, or is about to do, for the VM, under
 // the helper's name. It is root's and lives until RemoveRecord or the next boot.
@@ -39,6 +44,8 @@ func (v VM) WriteRecord(piece string, value any) error {
 		if !removed || attempt == recordAttempts {
 			return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
 		}
+		// Two on slow processors were seen to fall into step.
+		time.Sleep(rand.N(recordPause)) //nolint:gosec // not a secret
 	}
 }
 
