@@ -31,6 +31,11 @@ func spareCard(t *testing.T) string {
 	if os.Getenv("MICROVM_TEST_HOST") != "vm" {
 		t.Skip("needs the VM host with its spare e1000e (MICROVM_TEST_HOST=vm): run make test-vm")
 	}
+	// The test before may have given the card back just now: udev renames its
+	// interface.
+	if out, err := exec.Command("udevadm", "settle").CombinedOutput(); err != nil {
+		t.Fatalf("udevadm settle: %v: %s", err, out)
+	}
 	dirs, err := filepath.Glob("/sys/bus/pci/devices/*")
 	if err != nil {
 		t.Fatal(err)

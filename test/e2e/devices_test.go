@@ -12,6 +12,9 @@ import (
 // the host that is on the same wire.
 func card(t *testing.T) (address, wire string) {
 	t.Helper()
+	// The VM before may be giving the card back just now, and udev renames what
+	// comes.
+	eventually(t, time.Minute, "udevadm settle && grep -q 52:54:00:00:00:01 /sys/bus/pci/devices/*/net/*/address")
 	address = sh(t, "basename $(dirname $(dirname $(grep -l 52:54:00:00:00:01 /sys/bus/pci/devices/*/net/*/address | head -1 | xargs dirname)))")
 	wire = sh(t, "basename $(dirname $(grep -l 52:54:00:00:00:02 /sys/class/net/*/address))")
 	return address, wire
