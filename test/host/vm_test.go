@@ -63,3 +63,24 @@ func TestAnotherVMHostGoesOnWhereTheFirstWentDown(t *testing.T) {
 		t.Error("a test that failed passes in another VM host")
 	}
 }
+
+func TestOnlyTheLastTryOfATestCounts(t *testing.T) {
+	v := &vmHost{forgiving: true}
+	for line, want := range map[string]string{
+		"=== RUN   TestA":               "=== RUN   TestA",
+		"--- FAIL: TestA (1.00s)":       "==> FAILED at the first try: TestA (1.00s)",
+		"    --- FAIL: TestA/b (1.00s)": "    --- FAIL: TestA/b (1.00s)",
+		"FAIL":                          "==> some FAILED at the first try",
+	} {
+		if got := v.result(line); got != want {
+			t.Errorf("%q is printed as %q, want %q", line, got, want)
+		}
+	}
+	if v.failed || len(v.passed) > 0 {
+		t.Errorf("failed %v, passed %q", v.failed, v.passed)
+	}
+	v.forgiving = false
+	if got := v.result("--- FAIL: TestA (1.00s)"); got != "--- FAIL: TestA (1.00s)" || !v.failed {
+		t.Errorf("at the last try %q is printed, failed %v", got, v.failed)
+	}
+}
