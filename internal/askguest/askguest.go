@@ -10,12 +10,12 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/guest"
+	"microvm/internal/printable"
 )
 
 const (
@@ -160,14 +160,14 @@ func start(conn *connection, key guest.Key, line string) (*command, error) {
 func (c *command) wait() error {
 	var failed *ssh.ExitError
 	if err := c.session.Wait(); errors.As(err, &failed) && failed.Signal() == "" {
-		return fmt.Errorf("the command ended with status %d: %s", failed.ExitStatus(), printable(string(c.stderr.data)))
+		return fmt.Errorf("the command ended with status %d: %s", failed.ExitStatus(), oneLine(string(c.stderr.data)))
 	}
 	return nil
 }
 
 // trouble says in one line why a guest could not be asked.
 func trouble(ctx context.Context, err error, limit time.Duration) string {
-	text := printable(err.Error())
+	text := oneLine(err.Error())
 	deadline, _ := ctx.Deadline()
 	switch {
 	case !time.Now().Before(deadline):
@@ -187,13 +187,7 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// printable makes a guest's text one short line that is safe for a terminal.
-func printable(text string) string {
-	text = strings.ToValidUTF8(text[:min(len(text), maxText)], "")
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, strings.Join(strings.Fields(text), " "))
+// oneLine makes a guest's text short.
+func oneLine(text string) string {
+	return printable.Short(strings.Join(strings.Fields(text), " "), maxText)
 }

@@ -234,7 +234,7 @@ func TestAGuestThatCannotBeAskedCostsNoMoreThanTheTimeForIt(t *testing.T) {
 		}}, nil, "log in to the guest: ssh: command", false},
 		"never answers the command": {&scripted{session: func(*scripted, ssh.Channel, *ssh.Request) {
 		}}, quick, "does not answer within 1s", false},
-		"fails": {&scripted{session: status(1, "Failed to \x1b[31mpower\noff: no")}, nil, `the command ended with status 1: Failed to [31mpower off: no`, true},
+		"fails": {&scripted{session: status(1, "Failed to \x1b[31mpower\noff: no")}, nil, `the command ended with status 1: Failed to power off: no`, true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/doctor"
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -141,7 +142,7 @@ func (c *Command) printFindings(findings []doctor.Finding) {
 	}
 	for _, f := range findings {
 		// Logs are among the details, and a guest's words among the logs.
-		c.printf("%s %-*s  %s\n", paint(colours[f.Status], fmt.Sprintf("%-7s", f.Status)), width, f.Check, printable(f.Detail))
+		c.printf("%s %-*s  %s\n", paint(colours[f.Status], fmt.Sprintf("%-7s", f.Status)), width, f.Check, printable.Line(f.Detail))
 		if f.Remedy != "" {
 			c.printf("%-7s %-*s  do: %s\n", "", width, "", f.Remedy)
 		}

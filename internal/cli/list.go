@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -253,7 +254,7 @@ func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, err
 func textLines(text string) []string {
 	var lines []string
 	for line := range strings.Lines(text) {
-		if l := strings.TrimSpace(printable(line)); l != "" {
+		if l := strings.TrimSpace(printable.Line(line)); l != "" {
 			lines = append(lines, l)
 		}
 	}

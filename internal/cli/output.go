@@ -7,7 +7,6 @@ import (
 	"os"
 	"strings"
 	"time"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -92,39 +91,6 @@ func table(w io.Writer, paint palette, header []string, rows [][]cell) {
 			}
 		}
 		_, _ = fmt.Fprintln(w, b.String())
-	}
-}
-
-// printable takes from a line what a terminal would obey. What guests and
-// builds print goes through it.
-func printable(line string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, stripEscapes(line))
-}
-
-// stripEscapes removes control sequences, ECMA-48 5.4: ESC [ … final byte.
-func stripEscapes(s string) string {
-	var b strings.Builder
-	for {
-		i := strings.Index(s, "\x1b[")
-		if i < 0 {
-			b.WriteString(s)
-			return b.String()
-		}
-		b.WriteString(s[:i])
-		s = s[i+2:]
-		end := strings.IndexFunc(s, func(r rune) bool { return r >= '@' && r <= '~' })
-		if end < 0 {
-			return b.String()
-		}
-		s = s[end+1:]
 	}
 }
 

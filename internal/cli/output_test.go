@@ -5,27 +5,9 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 )
-
-func TestNothingOfAGuestReachesATerminalAsACommand(t *testing.T) {
-	for in, want := range map[string]string{
-		"plain":                      "plain",
-		"\x1b[31mred\x1b[0m":         "red",
-		"\x1b]0;title\x07x":          "]0;titlex",
-		"a\tb":                       "a b",
-		"half \x1b[":                 "half ",
-		"\u202edrawkcab":             "drawkcab",
-		"caf\u00e9 \u2192 \x9b31mno": "caf\u00e9 \u2192 \ufffd31mno",
-	} {
-		got := printable(in)
-		if want = strings.ReplaceAll(want, "\ufffd", ""); strings.ReplaceAll(got, "\ufffd", "") != want {
-			t.Errorf("%q became %q, want %q", in, got, want)
-		}
-	}
-}
 
 func TestThereIsNoColourOffATerminalAndNoneWithNoColor(t *testing.T) {
 	var b bytes.Buffer

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"sync"
+
+	"microvm/internal/printable"
 )
 
 // progress shows what is being done to each of several VMs: on a terminal a
@@ -123,7 +125,7 @@ func (w *lineWriter) Close() error {
 }
 
 func (w *lineWriter) line(text string) {
-	text = strings.TrimSpace(printable(text))
+	text = strings.TrimSpace(printable.Line(text))
 	if text == "" {
 		return
 	}

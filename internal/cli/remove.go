@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/helper"
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -146,7 +147,7 @@ func contentsOf(dir string) string {
 		if err != nil || info.Mode()&os.ModeSymlink != 0 || e.Name() == "flake" || e.Name() == "spec" {
 			continue
 		}
-		name := printable(e.Name())
+		name := printable.Line(e.Name())
 		if info.Mode().IsRegular() {
 			name += " " + bytesText(uint64(info.Size())) //nolint:gosec // not negative
 		}

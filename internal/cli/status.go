@@ -11,6 +11,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -185,7 +186,7 @@ func (c *Command) printStatus(s vmStatus) {
 		line("process", fmt.Sprintf("%d, %s of memory, %.1fs of CPU", s.PID, bytesText(s.Memory), s.CPU))
 	}
 	line("addresses", strings.Join(s.Addresses, ", "))
-	line("reports", printable(s.Report))
+	line("reports", printable.Line(s.Report))
 	for _, u := range s.Units {
 		text := fmt.Sprintf("%s: %s (%s)", strings.TrimSuffix(u.Name, ".service"), u.State, u.Sub)
 		if u.Result != "" && u.Result != "success" {
@@ -222,9 +223,9 @@ func (s vmStatus) from() string {
 	case s.Toplevel != "":
 		return "this host's configuration"
 	case s.Flake != "":
-		return "flake " + printable(s.Flake)
+		return "flake " + printable.Line(s.Flake)
 	case s.Spec != "":
-		return "spec " + printable(s.Spec)
+		return "spec " + printable.Line(s.Spec)
 	}
 	return "a package"
 }

@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/mdlayher/vsock"
+
+	"microvm/internal/printable"
 )
 
 // Bounds on what a guest, which may be hostile, can make us take.
@@ -161,7 +161,7 @@ func Parse(data []byte) []string {
 				out = append(out, name+"=1")
 			}
 		case "STATUS":
-			out = append(out, "STATUS="+printable(value))
+			out = append(out, "STATUS="+printable.Short(value, maxStatus))
 		case "EXIT_STATUS", "ERRNO":
 			if value != "" && len(value) <= 3 && strings.Trim(value, "0123456789") == "" {
 				out = append(out, name+"="+value)
@@ -169,21 +169,6 @@ func Parse(data []byte) []string {
 		}
 	}
 	return out
-}
-
-// printable makes a guest's text safe for a terminal.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r == utf8.RuneError || !unicode.IsPrint(r) {
-			return -1
-		}
-		return r
-	}, s)
-	for len(s) > maxStatus {
-		_, size := utf8.DecodeLastRuneInString(s)
-		s = s[:len(s)-size]
-	}
-	return s
 }
 
 // budget lets so many events through a second.

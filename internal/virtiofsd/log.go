@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"microvm/internal/printable"
 )
 
 const (
@@ -59,7 +61,7 @@ func copyLines(r io.Reader, line func(string)) {
 	in := bufio.NewReaderSize(r, maxLine)
 	for {
 		text, err := in.ReadSlice('\n')
-		if s := printable(string(text)); s != "" {
+		if s := strings.TrimSpace(printable.Line(string(text))); s != "" {
 			line(s)
 		}
 		for err == bufio.ErrBufferFull {
@@ -69,19 +71,6 @@ func copyLines(r io.Reader, line func(string)) {
 			return
 		}
 	}
-}
-
-// printable strips what is no printable text.
-func printable(s string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return ' '
-		}
-		if r < ' ' || r >= 0x7f && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, s))
 }
 
 // limiter passes ten events at once and then one each ten seconds: what a

@@ -394,7 +394,7 @@ func TestLogLinesCannotSteerATerminal(t *testing.T) {
 	var got []string
 	in := "plain\n\x1b[31mred\x07\x9b2J\n" + strings.Repeat("x", 3*maxLine) + "\nlast"
 	copyLines(strings.NewReader(in), func(s string) { got = append(got, s) })
-	if len(got) != 4 || got[0] != "plain" || got[1] != "[31mred\ufffd2J" && got[1] != "[31mred2J" || len(got[2]) > maxLine || got[3] != "last" {
+	if len(got) != 4 || got[0] != "plain" || got[1] != "red2J" || len(got[2]) > maxLine || got[3] != "last" {
 		t.Errorf("got %q", got)
 	}
 }
