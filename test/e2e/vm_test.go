@@ -99,7 +99,7 @@ func waitFor(t testing.TB, name, text string) {
 func nothingLeft(t testing.TB, name string) {
 	t.Helper()
 	// systemctl stop waits for the VM's own unit; its helpers follow.
-	eventually(t, 5*time.Second, "test ! -e /run/microvm/"+name+" -a ! -L /var/lib/microvms/"+name+"/booted")
+	eventually(t, 30*time.Second, "test ! -e /run/microvm/"+name+" -a ! -L /var/lib/microvms/"+name+"/booted")
 	if out, _ := try("find /var/lib/microvms/" + name + " -type s"); out != "" {
 		t.Errorf("sockets are still there: %s", out)
 	}
