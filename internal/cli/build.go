@@ -56,9 +56,22 @@ func (c *Command) build() *cobra.Command {
 	return cmd
 }
 
-// builder asks programs for their versions.
+// builder asks programs for their versions, each once.
 func builder() *hypervisor.Builder {
-	return &hypervisor.Builder{Version: programVersion, GuestKernel: kernel.Version}
+	type answer struct {
+		major, minor int
+		err          error
+	}
+	answers := map[string]answer{}
+	version := func(program string) (major, minor int, err error) {
+		a, ok := answers[program]
+		if !ok {
+			a.major, a.minor, a.err = programVersion(program)
+			answers[program] = a
+		}
+		return a.major, a.minor, a.err
+	}
+	return &hypervisor.Builder{Version: version, GuestKernel: kernel.Version}
 }
 
 var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)

@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,18 +21,19 @@ type aliothArgs struct {
 	objects []string
 }
 
+func (alioth) faults(_ *Builder, s *spec.Spec) spec.Faults {
+	return slices.Concat(fixedSocket(s, "alioth has none"), refuseReadiness(s, false))
+}
+
 func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Alioth.Package, "alioth", "alioth")
-	var err error
-	p.Readiness, err = readiness(s, true, nil, "")
-	if err := asFaults(fixedSocket(s, "alioth has none"), err); err != nil {
-		return err
-	}
+	p.Readiness = readiness(s, true, nil, "")
 	p.KVM = KVMRequired
 	// Its serial port asks standard input for its terminal settings, and ends
 	// where there are none.
 	p.TerminalStdin = true
 	p.StaleSockets = nil
+	var err error
 	if p.Shutdown, err = viaGuest(s, "alioth has no control socket", ""); err != nil {
 		return err
 	}

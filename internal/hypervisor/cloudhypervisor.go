@@ -36,28 +36,21 @@ type chArgs struct {
 
 func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	own, rest := chOptions(s)
+	s, err := withVsock(s, own["--vsock"])
+	if err != nil {
+		return err
+	}
 	a := &chArgs{
-		s: s, p: p,
+		s: s, p: p, own: own, rest: rest,
 		repeat:      b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0),
 		imageType:   !b.older(program, 52, 0),
 		hasLandlock: b.atLeast(program, 41, 0),
 	}
-	a.own, a.rest = splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
 	control := controlOf(s, "cloud-hypervisor")
-	faults := slices.Concat(refuseCommas(s), refuseDisplay(s), a.faults())
 	cid, socket := a.vsock()
-	if cid != "" && s.Vsock.CID == nil {
-		n, err := strconv.ParseInt(cid, 10, 64)
-		if err != nil {
-			faults.Addf("cloud-hypervisor.extraArgs", "--vsock: cid=%s is not a number", cid)
-		}
-		s.Vsock.CID, p.VsockCID = &n, &n
-	}
-	var err error
-	p.Readiness, err = readiness(s, true, control, socket)
-	if err := asFaults(faults, err); err != nil {
-		return err
-	}
+	p.VsockCID = s.Vsock.CID
+	p.Readiness = readiness(s, true, control, socket)
 	p.KVM = KVMRequired
 	p.Shutdown, err = viaGuest(s, "socket is null, so Cloud Hypervisor cannot be asked", socket)
 	if err != nil {
@@ -137,31 +130,54 @@ func (a *chArgs) landlock() {
 	a.add(words...)
 }
 
-// faults are what extraArgs says twice.
-func (a *chArgs) faults() spec.Faults {
-	var faults spec.Faults
+func (cloudHypervisor) faults(_ *Builder, s *spec.Spec) spec.Faults {
 	const path = "cloud-hypervisor.extraArgs"
-	if _, ok := optionKey(a.own["--cpus"], "boot"); ok {
+	faults := slices.Concat(refuseCommas(s), refuseDisplay(s), refuseBalloon(s))
+	own, _ := chOptions(s)
+	if with, err := withVsock(s, own["--vsock"]); err != nil {
+		faults.Addf(path, "%v", err)
+	} else {
+		faults = append(faults, refuseReadiness(with, s.Socket.Value != nil)...)
+	}
+	if _, ok := optionKey(own["--cpus"], "boot"); ok {
 		faults.Addf(path, "--cpus has boot=, which is option vcpu; take it out here")
 	}
-	if _, ok := optionKey(a.own["--platform"], "oem_strings"); ok {
+	if _, ok := optionKey(own["--platform"], "oem_strings"); ok {
 		faults.Addf(path, "--platform has oem_strings=, which is option cloud-hypervisor.platformOEMStrings; move them there")
 	}
-	if _, ok := optionKey(a.own["--platform"], "system_uuid"); ok && a.s.MachineID.Value != nil {
+	if _, ok := optionKey(own["--platform"], "system_uuid"); ok && s.MachineID.Value != nil {
 		faults.Addf(path, "--platform has system_uuid=, which is option machineId; take one of them out")
 	}
-	if _, ok := optionKey(a.own["--vsock"], "cid"); ok && a.s.Vsock.CID != nil {
+	if _, ok := optionKey(own["--vsock"], "cid"); ok && s.Vsock.CID != nil {
 		faults.Addf(path, "--vsock has cid=, and vsock.cid is set; take one of them out")
 	}
-	for i, text := range a.s.CloudHypervisor.PlatformOEMStrings {
+	for i, text := range s.CloudHypervisor.PlatformOEMStrings {
 		if strings.ContainsAny(text, ",[]\"") {
 			faults.Addf(fmt.Sprintf("cloud-hypervisor.platformOEMStrings[%d]", i), "%q has one of , [ ] \", which end the string for Cloud Hypervisor; encode it", text)
 		}
 	}
-	if a.s.Balloon && a.s.Socket.Value == nil {
-		faults.Addf("balloon", "is set through the control socket; set socket")
-	}
 	return faults
+}
+
+// chOptions takes what is merged with ours out of extraArgs.
+func chOptions(s *spec.Spec) (own map[string][]string, rest []string) {
+	return splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
+}
+
+// withVsock is the spec with the CID that --vsock in extraArgs gives, where it
+// has none of its own.
+func withVsock(s *spec.Spec, option []string) (*spec.Spec, error) {
+	cid, ok := optionKey(option, "cid")
+	if !ok || s.Vsock.CID != nil {
+		return s, nil
+	}
+	n, err := strconv.ParseInt(cid, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("--vsock: cid=%s is not a number", cid)
+	}
+	with := *s
+	with.Vsock.CID = &n
+	return &with, nil
 }
 
 func (a *chArgs) add(words ...string) { a.argv = append(a.argv, words...) }

@@ -1,9 +1,9 @@
 package hypervisor
 
 import (
-	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
 
@@ -47,10 +47,13 @@ func (b *Builder) older(program string, major, minor int) bool {
 	return b.atLeast(program, 0, 0) && !b.atLeast(program, major, minor)
 }
 
-// Compiler turns a valid spec, with its defaults set, into the parts of a plan
-// that depend on the hypervisor. It returns spec.Faults for combinations that
-// the hypervisor cannot run.
+// Compiler knows one hypervisor.
 type Compiler interface {
+	// faults are what the hypervisor cannot do, beside what the table of
+	// capabilities says, of a spec that has its defaults and need not be valid.
+	faults(b *Builder, s *spec.Spec) spec.Faults
+	// compile turns a spec without faults into the parts of a plan that depend on
+	// the hypervisor.
 	compile(b *Builder, s *spec.Spec, p *Plan) error
 }
 
@@ -68,16 +71,16 @@ var compilers = map[string]Compiler{
 // Compile turns a valid spec into its plan. The error is spec.Faults where the
 // hypervisor cannot do what the spec asks for.
 func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
-	faults, err := unsupported(s)
-	if err != nil {
-		return nil, err
-	}
 	c, ok := compilers[s.Hypervisor]
 	if !ok {
 		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(compilers)))}}
 	}
-	if len(faults) > 0 {
-		return nil, Rules(s)
+	faults, err := b.faults(s)
+	if err == nil {
+		err = faults.Err()
+	}
+	if err != nil {
+		return nil, err
 	}
 	p, err := common(s)
 	if err != nil {
@@ -92,17 +95,30 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	return p, nil
 }
 
-// Rules are those rules of a spec's hypervisor that can be told of a spec that is
-// not valid yet, for spec.ParseFile; Compile has the others.
+// Rules are the rules of a spec's hypervisor, for spec.ParseFile: the spec need
+// not be valid otherwise. Of those that depend on the hypervisor's version it has
+// the newest one's; Compile asks the program.
 func Rules(s *spec.Spec) spec.Faults {
-	faults, err := unsupported(s)
+	newest := &Builder{Version: func(string) (major, minor int, err error) { return math.MaxInt, 0, nil }}
+	faults, err := newest.faults(s)
 	if err != nil {
 		return nil // the hypervisor's name is at fault, which the spec says itself
 	}
-	if s.Hypervisor == "qemu" {
-		faults = append(faults, qemuFaults(s)...)
-	}
 	return faults
+}
+
+// faults are what the hypervisor has not, and what it cannot do with what it has.
+func (b *Builder) faults(s *spec.Spec) (spec.Faults, error) {
+	faults, err := unsupported(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range compilers[s.Hypervisor].faults(b, s) {
+		if !slices.ContainsFunc(faults, func(have spec.Fault) bool { return have.Path == f.Path }) {
+			faults = append(faults, f)
+		}
+	}
+	return faults, nil
 }
 
 // common fills in what does not depend on the hypervisor.
@@ -221,46 +237,49 @@ func program(pkg, name, fallback string) string {
 	return filepath.Join(pkg, "bin", name)
 }
 
+// refuseReadiness refuses a readiness that nobody could report.
+func refuseReadiness(s *spec.Spec, hasControl bool) spec.Faults {
+	switch {
+	case s.Readiness == ReadyGuest && s.Vsock.CID == nil:
+		return spec.Faults{{Path: "readiness", Message: "\"guest\" needs vsock.cid; set one, or readiness to \"vmm\""}}
+	case s.Readiness == ReadyVMM && !hasControl:
+		return spec.Faults{{Path: "readiness", Message: "\"vmm\" needs the control socket; set socket, or readiness to \"none\""}}
+	}
+	return nil
+}
+
+// refuseBalloon refuses a balloon that nobody could set.
+func refuseBalloon(s *spec.Spec) spec.Faults {
+	if !s.Balloon || s.Socket.Value != nil {
+		return nil
+	}
+	return spec.Faults{{Path: "balloon", Message: "is set through the control socket; set socket"}}
+}
+
 // readiness chooses what READY=1 means, and says why.
-func readiness(s *spec.Spec, guest bool, control *Control, vsockSocket string) (Readiness, error) {
+func readiness(s *spec.Spec, guest bool, control *Control, vsockSocket string) Readiness {
 	byGuest := Readiness{Mode: ReadyGuest, VsockSocket: vsockSocket}
 	byVMM := Readiness{Mode: ReadyVMM, Control: control}
 	switch {
-	case s.Readiness == ReadyGuest && s.Vsock.CID == nil:
-		return Readiness{}, spec.Faults{{Path: "readiness", Message: "\"guest\" needs vsock.cid; set one, or readiness to \"vmm\""}}
-	case s.Readiness == ReadyVMM && control == nil:
-		return Readiness{}, spec.Faults{{Path: "readiness", Message: "\"vmm\" needs the control socket; set socket, or readiness to \"none\""}}
 	case s.Readiness == ReadyGuest:
 		byGuest.Why = "the spec says so"
-		return byGuest, nil
+		return byGuest
 	case s.Readiness == ReadyVMM:
 		byVMM.Why = "the spec says so"
-		return byVMM, nil
+		return byVMM
 	case s.Readiness == ReadyNone:
-		return Readiness{Mode: ReadyNone, Why: "the spec says so"}, nil
+		return Readiness{Mode: ReadyNone, Why: "the spec says so"}
 	case guest && s.Vsock.CID != nil:
 		byGuest.Why = "vsock.cid is set and " + s.Hypervisor + " can tell the guest where to report"
-		return byGuest, nil
+		return byGuest
 	case control != nil:
 		byVMM.Why = "no vsock.cid is set, so the hypervisor's control socket answers"
 		if s.Vsock.CID != nil {
 			byVMM.Why = s.Hypervisor + " cannot tell the guest where to report, so its control socket answers"
 		}
-		return byVMM, nil
+		return byVMM
 	}
-	return Readiness{Mode: ReadyNone, Why: "there is neither a vsock.cid nor a control socket"}, nil
-}
-
-// asFaults joins faults and other errors; nil where there are none.
-func asFaults(faults spec.Faults, err error) error {
-	var more spec.Faults
-	if errors.As(err, &more) {
-		return append(faults, more...).Err()
-	}
-	if err != nil {
-		return err
-	}
-	return faults.Err()
+	return Readiness{Mode: ReadyNone, Why: "there is neither a vsock.cid nor a control socket"}
 }
 
 func deref[T any](p *T) T {

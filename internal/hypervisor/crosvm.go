@@ -13,23 +13,20 @@ import (
 // in its src/crosvm/cmdline.rs.
 type crosvm struct{}
 
+func (crosvm) faults(_ *Builder, s *spec.Spec) spec.Faults {
+	return slices.Concat(refuseCommas(s), refuseDisplay(s), crosvmFaults(s), refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
+}
+
 func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Crosvm.Package, "crosvm", "crosvm")
 	control := controlOf(s, "crosvm")
 	if control != nil {
 		control.Program = program
 	}
-	faults := slices.Concat(refuseCommas(s), refuseDisplay(s), crosvmFaults(s))
-	if s.Balloon && control == nil {
-		faults.Addf("balloon", "is set through the control socket; set socket")
-	}
-	var err error
-	p.Readiness, err = readiness(s, true, control, "")
-	if err := asFaults(faults, err); err != nil {
-		return err
-	}
+	p.Readiness = readiness(s, true, control, "")
 	p.KVM = KVMRequired
 	p.HoldStdin = true
+	var err error
 	if p.Shutdown, err = crosvmShutdown(s, control); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"microvm/internal/spec"
@@ -22,19 +23,21 @@ const (
 // object is a JSON object.
 type object = map[string]any
 
+func (firecracker) faults(_ *Builder, s *spec.Spec) spec.Faults {
+	faults := slices.Concat(refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
+	if s.Firecracker.Jailer {
+		_, hidden := firecrackerJail(s)
+		faults = append(faults, hidden...)
+	}
+	return faults
+}
+
 func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Firecracker.Package, "firecracker", "firecracker")
 	control := controlOf(s, "firecracker")
-	var faults spec.Faults
-	if s.Balloon && control == nil {
-		faults.Addf("balloon", "is set through the API socket; set socket")
-	}
-	var err error
-	p.Readiness, err = readiness(s, true, control, vsockSocket)
-	if err := asFaults(faults, err); err != nil {
-		return err
-	}
+	p.Readiness = readiness(s, true, control, vsockSocket)
 	p.KVM = KVMRequired
+	var err error
 	if p.Shutdown, err = firecrackerShutdown(s, control); err != nil {
 		return err
 	}
@@ -59,7 +62,11 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	for _, word := range s.Firecracker.ExtraArgs {
 		p.Argv = append(p.Argv, Literal(word))
 	}
-	return firecrackerJail(s, p, program)
+	if s.Firecracker.Jailer {
+		p.Jail, _ = firecrackerJail(s)
+		p.Notes = append(p.Notes, "firecracker.jailer: the VM's unit has a root directory of its own; microvm run, in the foreground, has none")
+	}
+	return nil
 }
 
 func firecrackerShutdown(s *spec.Spec, control *Control) (Shutdown, error) {

@@ -16,15 +16,12 @@ import (
 var JailPrograms = []string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store"}
 
 // firecrackerJail collects the host's files for a VM that is to have a root of
-// its own, and refuses what could not be seen there.
-func firecrackerJail(s *spec.Spec, p *Plan, program string) error {
-	if !s.Firecracker.Jailer {
-		return nil
-	}
+// its own; the faults are about what could not be seen there.
+func firecrackerJail(s *spec.Spec) (*Jail, spec.Faults) {
 	j := &jailer{readOnly: map[string]bool{}, writable: map[string]bool{}}
-	j.readsIf("firecracker.package", program)
+	j.readsIf("firecracker.package", program(s.Firecracker.Package, "firecracker", "firecracker"))
 	j.readsIf("extraArgsScript", deref(s.ExtraArgsScript))
-	for _, f := range p.Files {
+	for _, f := range files(s) {
 		j.file(f.Role, f.Path, j.readOnly)
 	}
 	for i, v := range s.Volumes {
@@ -34,9 +31,7 @@ func firecrackerJail(s *spec.Spec, p *Plan, program string) error {
 		j.word(fmt.Sprintf("firecracker.extraArgs[%d]", i), word)
 	}
 	j.config("firecracker.extraConfig", s.Firecracker.ExtraConfig)
-	p.Jail = &Jail{ReadOnly: slices.Sorted(maps.Keys(j.readOnly)), Writable: slices.Sorted(maps.Keys(j.writable))}
-	p.Notes = append(p.Notes, "firecracker.jailer: the VM's unit has a root directory of its own; microvm run, in the foreground, has none")
-	return j.faults.Err()
+	return &Jail{ReadOnly: slices.Sorted(maps.Keys(j.readOnly)), Writable: slices.Sorted(maps.Keys(j.writable))}, j.faults
 }
 
 // jailer collects files.

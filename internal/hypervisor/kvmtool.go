@@ -26,7 +26,14 @@ const (
 	maxKvmtoolSocket = 107
 )
 
-func (kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
+// guest fills in what the guest is told, and returns its kernel's command line.
+func (kvmtool) guest(s *spec.Spec, p *Plan, control *Control) (line string, err error) {
+	p.Readiness = readiness(s, true, control, "")
+	p.Shutdown, err = viaGuest(s, "kvmtool has neither a power button nor keys to press, and its own stop command ends it as a signal does", "")
+	return kernelCommandLine(s, p, kvmtoolKernel(s)...), err
+}
+
+func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := program(s.Kvmtool.Package, "lkvm", "lkvm")
 	name := kvmtoolName(s)
 	// Below HOME, kvm-ipc.c.
@@ -34,13 +41,8 @@ func (kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	if s.Socket.Value == nil {
 		control = nil // it is there all the same, and nobody uses it
 	}
-	var err error
-	p.Readiness, err = readiness(s, true, control, "")
-	if err == nil {
-		p.Shutdown, err = viaGuest(s, "kvmtool has neither a power button nor keys to press, and its own stop command ends it as a signal does", "")
-	}
-	line := kernelCommandLine(s, p, kvmtoolKernel(s)...)
-	if err := asFaults(kvmtoolFaults(s, line), err); err != nil {
+	line, err := k.guest(s, p, control)
+	if err != nil {
 		return err
 	}
 	p.KVM = KVMRequired
@@ -96,12 +98,13 @@ func kvmtoolName(s *spec.Spec) string {
 	return s.Name
 }
 
-func kvmtoolFaults(s *spec.Spec, line string) spec.Faults {
-	faults := refuseCommas(s)
-	faults = append(faults, fixedSocket(s, "kvmtool has its own, .lkvm/NAME.sock in the state directory")...)
-	if s.Balloon && s.Socket.Value == nil {
-		faults.Addf("balloon", "is set through the control socket; set socket")
-	}
+func (k kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
+	faults := slices.Concat(
+		refuseCommas(s),
+		fixedSocket(s, "kvmtool has its own, .lkvm/NAME.sock in the state directory"),
+		refuseBalloon(s),
+		refuseReadiness(s, s.Socket.Value != nil),
+	)
 	disks := len(s.Volumes)
 	if *s.StoreOnDisk {
 		disks++
@@ -123,8 +126,10 @@ func kvmtoolFaults(s *spec.Spec, line string) spec.Faults {
 			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool keeps no owners beside the files; write none or passthrough, or take qemu, which has %s", share.SecurityModel)
 		}
 	}
-	if n, err := kernelLineLength(line); err == nil && n > maxKernelLine {
-		faults.Addf("kernelParams", "the kernel's command line has %d bytes with what kvmtool needs; at most %d arrive, so shorten it", n, maxKernelLine)
+	if line, err := k.guest(s, &Plan{}, nil); err == nil {
+		if n, err := kernelLineLength(line); err == nil && n > maxKernelLine {
+			faults.Addf("kernelParams", "the kernel's command line has %d bytes with what kvmtool needs; at most %d arrive, so shorten it", n, maxKernelLine)
+		}
 	}
 	return faults
 }

@@ -42,21 +42,14 @@ type qemuArgs struct {
 }
 
 func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
+	program := qemuProgram(s)
 	control := (*Control)(nil)
 	if s.Socket.Value != nil {
 		control = &Control{Method: "qmp", Socket: *s.Socket.Value}
 	}
+	hub := b.hub(program)
+	p.Readiness = readiness(s, true, control, "")
 	var err error
-	faults := qemuFaults(s)
-	p.Readiness, err = readiness(s, true, control, "")
-	hub := b.atLeast(program, 9, 2)
-	if n := qemuDevices(s, hub); qemuNeedsPCI(s, hub) && n > pciSlots {
-		faults.Addf("qemu.machine", "%s has room for %d devices and the spec has %d; merge volumes or shares, or set devices[].qemu.bus to ports of qemu.pcieRootPorts", s.QEMU.Machine, pciSlots, n)
-	}
-	if err := asFaults(faults, err); err != nil {
-		return err
-	}
 	if p.Shutdown, err = qemuShutdown(s, control); err != nil {
 		return err
 	}
@@ -98,8 +91,19 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 
 func isMicrovm(s *spec.Spec) bool { return strings.HasPrefix(s.QEMU.Machine, "microvm") }
 
-func qemuFaults(s *spec.Spec) spec.Faults {
-	var faults spec.Faults
+func qemuProgram(s *spec.Spec) string {
+	return program(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
+}
+
+// hub says that QEMU has chardev hub, which sends one serial port to several.
+func (b *Builder) hub(program string) bool { return b.atLeast(program, 9, 2) }
+
+func (qemu) faults(b *Builder, s *spec.Spec) spec.Faults {
+	faults := slices.Concat(refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
+	hub := b.hub(qemuProgram(s))
+	if n := qemuDevices(s, hub); qemuNeedsPCI(s, hub) && n > pciSlots {
+		faults.Addf("qemu.machine", "%s has room for %d devices and the spec has %d; merge volumes or shares, or set devices[].qemu.bus to ports of qemu.pcieRootPorts", s.QEMU.Machine, pciSlots, n)
+	}
 	if isMicrovm(s) && s.Arch != "x86_64" {
 		faults.Addf("qemu.machine", "microvm exists on x86_64 only; use virt on %s", s.Arch)
 	}
@@ -119,9 +123,6 @@ func qemuFaults(s *spec.Spec) spec.Faults {
 	}
 	if s.HugepageMem && s.Mem%2 != 0 {
 		faults.Addf("mem", "%d is odd, and huge pages have 2 MiB each; take %d", s.Mem, s.Mem+1)
-	}
-	if s.Balloon && s.Socket.Value == nil {
-		faults.Addf("balloon", "is set through the control socket; set socket")
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
 		if limit := maxFwCfgName - len(credentialPrefix); len(name) > limit {

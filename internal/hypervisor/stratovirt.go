@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -39,27 +40,23 @@ const (
 )
 
 func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Stratovirt.Package, "stratovirt", "stratovirt")
+	program := stratovirtProgram(s)
 	control := controlOf(s, "qmp")
 	if s.Arch != "aarch64" {
 		p.Notes = append(p.Notes, "StratoVirt's machine microvm tells the guest of its devices on the kernel's command line: its kernel needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES, which NixOS' has and Debian's has not")
 	}
 	a := &stratovirtArgs{s: s, p: p, slot: 1, rng: stratovirtRNG(b, program)}
-	var err error
-	p.Readiness, err = readiness(s, true, control, "")
-	if err := asFaults(a.faults(), err); err != nil {
-		return err
-	}
+	p.Readiness = readiness(s, true, control, "")
 	p.KVM = KVMRequired
 	// Its serial port on standard output sets the terminal that standard input is,
 	// and does not start where that is none.
 	p.TerminalStdin = true
 	p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine virt has a power button"}
 	if s.Arch != "aarch64" {
-		p.Shutdown, err = viaGuest(s, "StratoVirt's machine microvm has no power button and no keyboard", "")
-	}
-	if err != nil {
-		return err
+		var err error
+		if p.Shutdown, err = viaGuest(s, "StratoVirt's machine microvm has no power button and no keyboard", ""); err != nil {
+			return err
+		}
 	}
 	a.notes()
 	a.add(program, "-name", Literal(s.Name), "-machine", a.machine(), "-m", fmt.Sprintf("%dM", s.Mem), "-smp", strconv.Itoa(s.VCPU))
@@ -82,6 +79,10 @@ func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
+func stratovirtProgram(s *spec.Spec) string {
+	return program(s.Stratovirt.Package, "stratovirt", "stratovirt")
+}
+
 // stratovirtRNG says whether the program surely has virtio-rng: from 2.5 on only
 // where it was built with it, which cannot be asked. The guest has the CPU's own.
 func stratovirtRNG(b *Builder, program string) bool {
@@ -99,9 +100,8 @@ func (a *stratovirtArgs) notes() {
 	noteMachineID(a.s, a.p)
 }
 
-func (a *stratovirtArgs) faults() spec.Faults {
-	s := a.s
-	faults := refuseCommas(s)
+func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
+	faults := slices.Concat(refuseCommas(s), refuseReadiness(s, s.Socket.Value != nil))
 	if s.Socket.Value == nil {
 		faults.Addf("socket", "is null, and StratoVirt does not start without its control socket; leave the field out")
 	}
@@ -118,7 +118,7 @@ func (a *stratovirtArgs) faults() spec.Faults {
 	if s.InitrdPath == "" && disks == 0 {
 		faults.Addf("initrdPath", "is missing, and there is no disk either: StratoVirt starts no kernel that has nothing to boot from")
 	}
-	for _, has := range []bool{a.rng, s.Vsock.CID != nil} {
+	for _, has := range []bool{stratovirtRNG(b, stratovirtProgram(s)), s.Vsock.CID != nil} {
 		if has {
 			others++
 		}

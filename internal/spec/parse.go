@@ -74,7 +74,8 @@ func (s *Spec) finish(form Faults, rules []Rule) error {
 	all := slices.Concat(form, content)
 	for _, rule := range rules {
 		all = append(all, slices.DeleteFunc(rule(s), func(r Fault) bool {
-			return slices.ContainsFunc(all, func(f Fault) bool { return f.Path == r.Path })
+			return slices.ContainsFunc(all, func(f Fault) bool { return f.Path == r.Path }) ||
+				slices.ContainsFunc(form, func(f Fault) bool { return dependent(r.Path, f.Path) })
 		})...)
 	}
 	return all.Err()
@@ -82,9 +83,11 @@ func (s *Spec) finish(form Faults, rules []Rule) error {
 
 // dependsOn are the options whose rules ask for the value of others.
 var dependsOn = map[string][]string{
+	"balloon":           {"socket"},
 	"forwardPorts":      {"interfaces"},
 	"hotpluggedMem":     {"hotplugMem"},
 	"initialBalloonMem": {"balloon", "mem"},
+	"readiness":         {"socket", "vsock"},
 	"storeDisk":         {"storeOnDisk"},
 }
 
@@ -95,7 +98,11 @@ func follows(path string, form Fault) bool {
 	if strings.HasPrefix(form.Message, "unknown option") {
 		return false // nothing that has a meaning was left out
 	}
-	return element(path) == element(form.Path) || slices.Contains(dependsOn[path], topLevel(form.Path))
+	return element(path) == element(form.Path) || dependent(path, form.Path)
+}
+
+func dependent(path, on string) bool {
+	return slices.Contains(dependsOn[path], topLevel(on))
 }
 
 // element cuts a path behind the index of its list, where it has one.
