@@ -52,6 +52,7 @@ func (c *Command) Run(args []string) int {
 	root.SetArgs(args)
 	root.SetOut(c.Stdout)
 	root.SetErr(c.Stderr)
+	strictHelp(root) // writes the scripts where the root writes by now
 	err = root.Execute()
 	var several severalError
 	var missing errNoVM
@@ -94,11 +95,7 @@ func (c *Command) root() *cobra.Command {
 			if len(words) == 0 {
 				return nil
 			}
-			hint := ""
-			if near := cmd.SuggestionsFor(words[0]); len(near) > 0 {
-				hint = fmt.Sprintf(" (did you mean %q?)", near[0])
-			}
-			return usageError{fmt.Errorf("there is no command %q%s; see: microvm --help", words[0], hint)}
+			return noCommand(cmd, words[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -124,6 +121,47 @@ func (c *Command) root() *cobra.Command {
 		root.AddCommand(sub)
 	}
 	return root
+}
+
+// noCommand is the error of a word that is none of cmd's commands.
+func noCommand(cmd *cobra.Command, word string) error {
+	hint := ""
+	if near := cmd.SuggestionsFor(word); len(near) > 0 {
+		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+	}
+	return usageError{fmt.Errorf("there is no command %q%s; see: %s --help", strings.TrimPrefix(cmd.CommandPath()+" "+word, "microvm "), hint, cmd.CommandPath())}
+}
+
+// strictHelp makes cobra's own commands, help and completion, refuse a word that
+// they do not know: they print something else then, and all is well with them.
+func strictHelp(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Args = func(_ *cobra.Command, words []string) error {
+				of := root
+				for _, word := range words {
+					next, rest, err := of.Find([]string{word})
+					if err != nil || next == of || len(rest) > 0 {
+						return noCommand(of, word)
+					}
+					of = next
+				}
+				return nil
+			}
+		case "completion":
+			cmd.Args = func(cmd *cobra.Command, words []string) error {
+				if len(words) == 0 {
+					return nil
+				}
+				return noCommand(cmd, words[0])
+			}
+			cmd.SuggestionsMinimumDistance = root.SuggestionsMinimumDistance
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		}
+	}
 }
 
 // wrongWords says what is wrong with the number of a command's words: those that

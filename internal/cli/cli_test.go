@@ -136,6 +136,12 @@ func TestExitCodesAndLastLines(t *testing.T) {
 		want string
 	}{
 		"no such command":       {[]string{"biuld"}, 2, "did you mean \"build\"?"},
+		"no command's help":     {[]string{"help", "nope"}, 2, `there is no command "nope"; see: microvm --help`},
+		"help on a near one":    {[]string{"help", "biuld"}, 2, `there is no command "biuld" (did you mean "build"?)`},
+		"help within a command": {[]string{"help", "build", "nope"}, 2, `there is no command "build nope"; see: microvm build --help`},
+		"no shell of ours":      {[]string{"completion", "nope"}, 2, `there is no command "completion nope"; see: microvm completion --help`},
+		"a shell, nearly":       {[]string{"completion", "bsh"}, 2, `(did you mean "bash"?)`},
+		"help on a wrong shell": {[]string{"help", "completion", "nope"}, 2, `there is no command "completion nope"`},
 		"no such flag":          {[]string{"build", "--fast", "web.json"}, 2, "--help"},
 		"a word too many":       {[]string{"schema", "please"}, 2, `"please" is one word too many; the command is: microvm schema; see: microvm schema --help`},
 		"a word in the list":    {[]string{"list", "web"}, 2, `"web" is one word too many; the command is: microvm list`},

@@ -120,7 +120,7 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 			}
 			return rest, nil
 		default:
-			return nil, fmt.Errorf("there is no flag -%c; there are -c, -u, -R, -r, -s, -l and -f", l)
+			return nil, fmt.Errorf("there is no flag -%c; there are -c, -u, -R, -r, -s, -l, -f and -p", l)
 		}
 	}
 	return rest, nil

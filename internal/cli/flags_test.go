@@ -50,7 +50,7 @@ func TestWrongFlagsAreRefused(t *testing.T) {
 		"-c":          "-c needs a word after it",
 		"-ul":         "exclude each other",
 		"-c a -r b":   "exclude each other",
-		"-ux web":     "there is no flag -x",
+		"-ux web":     "there is no flag -x; there are -c, -u, -R, -r, -s, -l, -f and -p",
 		"-f x":        "-f goes with -c",
 		"-u web -p x": "-p goes with -c",
 	}

@@ -69,7 +69,7 @@ func either(b bool, yes, no string) string {
 
 func (c *Command) balloon() *cobra.Command {
 	return &cobra.Command{
-		Use:   "balloon NAME [MIB]",
+		Use:   "balloon DIR|NAME [MIB]",
 		Short: "Print or set how much memory a guest has, by its balloon",
 		Args:  cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -42,9 +42,9 @@ func (c *Command) list() *cobra.Command {
 		Short: "List the VMs of this host",
 		Long: "List the VMs of this host. RUNNER is\n\n" +
 			"  current     the VM was started with what is installed\n" +
-			"  stale       something newer is installed; a restart takes it\n" +
+			"  stale       something else is installed; a restart takes it\n" +
 			"  not booted  it is not in use\n" +
-			"  outdated    the flake or spec gives something newer; an update makes it.\n" +
+			"  outdated    the flake or spec gives something else; an update makes it.\n" +
 			"              Only --check finds out, and evaluates every VM's source\n" +
 			"  data only   the VM was removed, and its data was kept",
 		Args: cobra.NoArgs,
@@ -232,7 +232,7 @@ func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, err
 	out, err := nix(ctx, &words, "eval", "--raw", installable(flake, vm.Name))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		return false, fmt.Errorf("nix could not evaluate flake %s (%w); mend what it says:%s", flake, err, indent(tail(textLines(words.String()), linesOfFailure)))
+		return false, fmt.Errorf("nix could not evaluate flake %s (%w); fix what it says:%s", flake, err, indent(tail(textLines(words.String()), linesOfFailure)))
 	}
 	if err != nil {
 		return false, err

@@ -107,6 +107,7 @@ var (
 	environment = [][2]string{
 		{"MICROVM_STATE_DIR", "Where the VMs are, by default /var/lib/microvms."},
 		{"MICROVM_RUNTIME_DIR", "Where the helpers record what they did, by default /run/microvm."},
+		{"MICROVM_UNIT_DIR", "Where the links and drop-ins of each VM's unit are, by default /etc/systemd/system.control."},
 		{"MICROVM_USER, MICROVM_GROUP", "As whom hypervisors run, by default microvm and kvm."},
 		{"NO_COLOR", "Where it is set, there is no colour. Elsewhere there is some on terminals."},
 	}

@@ -200,7 +200,7 @@ func (c *Command) enableVM(ctx context.Context, name string) error {
 func (c *Command) disable() *cobra.Command {
 	return &cobra.Command{
 		Use:   "disable NAME…",
-		Short: "Make VMs start at boot no more",
+		Short: "Stop starting VMs at boot",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.eachVM(args, func(vm statedir.VM) error {

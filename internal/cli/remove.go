@@ -196,7 +196,7 @@ func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 	undo := []func([]string, statedir.Host, io.Writer) int{helper.Tap, helper.Macvtap, helper.PCI, helper.Virtiofsd}
 	for _, down := range undo {
 		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != helper.ExitOK {
-			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; mend what it says above, and try again", vm.Name)
+			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", vm.Name)
 		}
 	}
 	return nil

@@ -199,7 +199,7 @@ func (r *foreground) plan() (*hypervisor.Plan, error) {
 
 func (r *foreground) call(h oneHelper, verb string) error {
 	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != helper.ExitOK {
-		return fmt.Errorf("the %s of %s cannot be brought %s; mend what it says above, and run it again", h.what, r.vm.Name, verb)
+		return fmt.Errorf("the %s of %s cannot be brought %s; fix what it says above, and run it again", h.what, r.vm.Name, verb)
 	}
 	return nil
 }
@@ -257,7 +257,7 @@ func (r *foreground) virtiofsd(ctx context.Context) error {
 			return errInterrupted
 		}
 		if err != nil {
-			return fmt.Errorf("the shares of %s cannot be served; mend what it says above, and run it again", r.vm.Name)
+			return fmt.Errorf("the shares of %s cannot be served; fix what it says above, and run it again", r.vm.Name)
 		}
 	}
 }

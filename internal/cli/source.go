@@ -135,7 +135,7 @@ func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) 
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGINT {
 			return fmt.Errorf("nix: %w", context.Canceled)
 		}
-		return fmt.Errorf("nix could not build %s from flake %s (%w); mend what it says above, or see what the flake has with: nix flake show", name, flake, err)
+		return fmt.Errorf("nix could not build %s from flake %s (%w); fix what it says above, or see what the flake has with: nix flake show", name, flake, err)
 	}
 	return err
 }

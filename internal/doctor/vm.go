@@ -330,7 +330,7 @@ func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what
 		if len(u.Last) > 0 {
 			detail += ": " + strings.Join(u.Last, "; ")
 		}
-		d.failed(check, detail, "mend that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+		d.failed(check, detail, "fix that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)
 	case !wanted:
 		d.ok(check, "not needed: the runner has no %s", what)
 	case u.Skipped:

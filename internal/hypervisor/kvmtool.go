@@ -110,7 +110,11 @@ func (k kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 		disks++
 	}
 	if disks > kvmtoolDiskLimit {
-		faults.Addf("volumes", "kvmtool has room for %d disks, and the spec has %d with the store's; merge some", kvmtoolDiskLimit, disks)
+		with := ""
+		if *s.StoreOnDisk {
+			with = " with the store's"
+		}
+		faults.Addf("volumes", "kvmtool has room for %d disks, and the spec has %d%s; merge some", kvmtoolDiskLimit, disks, with)
 	}
 	users := 0
 	for i, n := range s.Interfaces {

@@ -106,7 +106,7 @@ var refusals = map[string]map[string]refusal{
 		"a 9p share to read only":   {readOnly9p, "shares[0].readOnly", "these have: qemu"},
 		"9p with owners mapped":     {strings.Replace(nine, `"9p"`, `"9p","securityModel":"mapped"`, 1), "shares[0].securityModel", "take qemu"},
 		"a volume's serial":         {serial, "volumes[0].serial", "qemu"},
-		"five disks":                {volumes(5), "volumes", "room for 4 disks, and the spec has 5"},
+		"five disks":                {volumes(5), "volumes", "room for 4 disks, and the spec has 5; merge"},
 		"four beside the store":     {volumes(4) + `,"storeDisk":"/store.img"`, "volumes", "the spec has 5 with the store's"},
 		"two user networks":         {interfaces(2, "user"), "interfaces[1].type", "one user network at most"},
 		"a comma in an image":       {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},

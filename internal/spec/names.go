@@ -113,10 +113,31 @@ func ValidateInside(path string) error {
 	switch {
 	case path == "":
 		return fmt.Errorf("the path is empty; name one, or leave the field out")
-	case !filepath.IsLocal(path) || filepath.Clean(path) != path || path == ".":
-		return fmt.Errorf("%q has to be a plain relative path inside the state directory, such as %q", path, filepath.Base(path))
+	case !isInside(path):
+		return fmt.Errorf("%q has to be a plain relative path inside the state directory, %s", path, inside(path))
 	}
 	return validateText(path)
+}
+
+// validatePath checks a path that is absolute, or stays inside its directory.
+func validatePath(path string) error {
+	if !filepath.IsAbs(path) && !isInside(path) {
+		return fmt.Errorf("%q has to be a plain relative path inside the state directory, %s, or an absolute path", path, inside(path))
+	}
+	return validateText(path)
+}
+
+func isInside(path string) bool {
+	return filepath.IsLocal(path) && filepath.Clean(path) == path && path != "."
+}
+
+// inside says what to write in the place of a path that does not stay inside its
+// directory: its last part, where that would do.
+func inside(path string) string {
+	if base := filepath.Base(path); isInside(base) {
+		return fmt.Sprintf("such as %q", base)
+	}
+	return "without \".\" and \"..\""
 }
 
 // ValidateJailPath checks the absolute path of a host's file that a jailed VM is

@@ -219,6 +219,9 @@ func readTree(data []byte) (any, error) {
 
 // describeSyntax adds the line to a syntax error.
 func describeSyntax(data []byte, err error) error {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return errors.New(`the document is empty; the least that it can be is {"name": "web", "kernel": "/path/to/the/kernel"}`)
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the document ends in the middle; a bracket or a quote is not closed")
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -230,6 +231,49 @@ func TestTheExamplesAreValid(t *testing.T) {
 		if _, err := ParseFile(f); err != nil {
 			t.Errorf("%s: %v", f, err)
 		}
+	}
+}
+
+// TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken: no advice is what
+// was just refused.
+func TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken(t *testing.T) {
+	const without = `without "." and ".."`
+	for path, want := range map[string]string{
+		"../..": without, "..": without, ".": without, "a/..": without, "../up": `such as "up"`, "./x": `such as "x"`, "a//b": `such as "b"`,
+	} {
+		for field, document := range map[string]string{
+			"volumes[0].image": `{"name":"web","kernel":"/k","volumes":[{"image":"` + path + `","autoCreate":false}]}`,
+			"shares[0].source": `{"name":"web","kernel":"/k","shares":[{"tag":"a","source":"` + path + `"}]}`,
+		} {
+			_, err := Parse([]byte(document))
+			want := fmt.Sprintf("%s: %q has to be a plain relative path inside the state directory, %s, or an absolute path", field, path, want)
+			if err == nil || err.Error() != want {
+				t.Errorf("%v, want %s", err, want)
+			}
+		}
+		if err := ValidateInside(path); err == nil || !strings.HasSuffix(err.Error(), "inside the state directory, "+want) {
+			t.Errorf("%s, which may not be absolute: %v", path, err)
+		}
+	}
+	if err := ValidateInside("/"); err == nil || !strings.HasSuffix(err.Error(), without) {
+		t.Errorf("the root directory: %v", err)
+	}
+}
+
+// TestAnEmptyDocumentIsCalledSo, with the least that is none; which is accepted.
+func TestAnEmptyDocumentIsCalledSo(t *testing.T) {
+	for _, document := range []string{"", " \n\t\n"} {
+		_, err := Parse([]byte(document))
+		if err == nil || !strings.Contains(err.Error(), "the document is empty") {
+			t.Fatalf("%q: %v", document, err)
+		}
+		_, least, _ := strings.Cut(err.Error(), " can be is ")
+		if _, err := Parse([]byte(least)); err != nil {
+			t.Errorf("what is called the least document is refused: %v", err)
+		}
+	}
+	if _, err := Parse([]byte(`{"name": "web"`)); err == nil || !strings.Contains(err.Error(), "ends in the middle") {
+		t.Errorf("half a document: %v", err)
 	}
 }
 

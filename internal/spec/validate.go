@@ -267,15 +267,11 @@ func (v *validator) volumes() {
 }
 
 func (v *validator) image(at string, vol Volume) {
-	if filepath.IsAbs(vol.Image) {
-		v.check(at+".image", validateText(vol.Image))
-		return
-	}
 	if vol.Image == "" {
 		v.faults.Addf(at+".image", "is missing; give the image's path, such as \"data.img\"")
 		return
 	}
-	v.check(at+".image", ValidateInside(vol.Image))
+	v.check(at+".image", validatePath(vol.Image))
 }
 
 func (v *validator) created(at string, i int, vol Volume) {
@@ -306,10 +302,8 @@ func (v *validator) shares() {
 		tags.add(at+".tag", share.Tag)
 		if share.Source == "" {
 			v.faults.Addf(at+".source", "is missing; give the directory to share")
-		}
-		v.check(at+".source", validateText(share.Source))
-		if !filepath.IsAbs(share.Source) && share.Source != "" {
-			v.check(at+".source", ValidateInside(share.Source))
+		} else {
+			v.check(at+".source", validatePath(share.Source))
 		}
 		v.absolute(at+".mountPoint", share.MountPoint)
 		v.texts(at+".extraArgs", share.ExtraArgs)

@@ -76,7 +76,7 @@ func (v VM) jailDropIns(plan *hypervisor.Plan) (map[string]string, error) {
 				err = jailFile(path)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("a jailed VM cannot have %s: %w; move it, or mend what it says, or set firecracker.jailer to false", path, err)
+				return nil, fmt.Errorf("a jailed VM cannot have %s: %w; move it, or fix what it says, or set firecracker.jailer to false", path, err)
 			}
 			bind(set.directive, path)
 			if strings.HasPrefix(path, "/dev/") {
