@@ -212,6 +212,7 @@ func AwaitReady(text string, notifySocket string) error {
 	if err != nil {
 		err = errors.Join(err, notify.Send(notifySocket, "STATUS="+err.Error()))
 	}
+	err = errors.Join(err, notify.Send(notifySocket, notify.NoMore))
 	// Its sender's unit is found by its process, which has to be there still.
 	return errors.Join(err, notify.Barrier(notifySocket, barrierTimeout))
 }

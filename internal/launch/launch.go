@@ -381,6 +381,9 @@ func become(program string, argv, env []string, inherit []int) error {
 			return fmt.Errorf("hand descriptor %d to the hypervisor: %w", fd, err)
 		}
 	}
+	if err := scopeSignals(); err != nil {
+		return err
+	}
 	err := unix.Exec(program, argv, env)
 	return fmt.Errorf("execute the hypervisor %s: %w", program, err)
 }
@@ -392,7 +395,7 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	if err := unix.Access(program, unix.X_OK); err != nil {
 		return configf("%s: %w; build the package again", program, err)
 	}
-	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed "+runner.RunProgram+" of a package without a plan"); err != nil {
+	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed "+runner.RunProgram+" of a package without a plan", notify.NoMore); err != nil {
 		return err
 	}
 	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
@@ -448,7 +451,7 @@ func (l *Launcher) announce(plan *hypervisor.Plan, listener *guestListener) erro
 		return nil
 	}
 	if plan.Readiness.Mode == hypervisor.ReadyNone {
-		return notify.Send(l.Notify, "READY=1", "STATUS=Executed "+plan.Hypervisor)
+		return notify.Send(l.Notify, "READY=1", "STATUS=Executed "+plan.Hypervisor, notify.NoMore)
 	}
 	return l.startChild(context.Background(), plan, listener)
 }

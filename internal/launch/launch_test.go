@@ -94,7 +94,7 @@ func TestTheLauncherBecomesTheHypervisor(t *testing.T) {
 		Env:             []string{roleShow + "=" + file, "KEY=value"},
 		ExtraArgsScript: "echo '  -more  args '",
 	}), func(c *exec.Cmd) { c.Env = append(c.Env, "MICROVM_STATE_DIR=/x") })
-	if got := s.told(); got != "READY=1\nSTATUS=Executed stand-in" {
+	if got := s.told(); got != "READY=1\nSTATUS=Executed stand-in\nNOTIFYACCESS=none" {
 		t.Errorf("the service manager was told %q", got)
 	}
 	got := seen(t, file)
@@ -138,8 +138,10 @@ func TestReadyIsSaidWhenQEMURunsTheVM(t *testing.T) {
 	if got := s.told(); got != "READY=1\nSTATUS=stand-in runs the VM" {
 		t.Errorf("the service manager was told %q", got)
 	}
-	if got := s.told(); got != "BARRIER=1" {
-		t.Errorf("the service manager was told %q", got)
+	for _, want := range []string{"NOTIFYACCESS=none", "BARRIER=1"} {
+		if got := s.told(); got != want {
+			t.Errorf("the service manager was told %q, want %q", got, want)
+		}
 	}
 	gone(t)
 }
@@ -171,7 +173,7 @@ func guestPlan(t *testing.T, says string) *hypervisor.Plan {
 func TestReadyIsSaidWhenTheGuestSaysIt(t *testing.T) {
 	s := launch(t, pack(t, guestPlan(t, "STATUS=Starting a|MAINPID=1|STATUS=Starting b|READY=1\nSTATUS=up|STATUS=later")))
 	extend := fmt.Sprintf("\nEXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds())
-	for _, want := range []string{"STATUS=Starting a" + extend, "STATUS=Starting b" + extend, "READY=1\nSTATUS=up", "STATUS=later" + extend, "BARRIER=1"} {
+	for _, want := range []string{"STATUS=Starting a" + extend, "STATUS=Starting b" + extend, "READY=1\nSTATUS=up", "STATUS=later" + extend, "NOTIFYACCESS=none", "BARRIER=1"} {
 		if got := s.told(); got != want {
 			t.Errorf("the service manager was told %q, want %q", got, want)
 		}

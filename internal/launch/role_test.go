@@ -28,6 +28,7 @@ import (
 // which this program stands in as well.
 const (
 	rolePackage = "LAUNCH_TEST_PACKAGE" // run the launcher on this package
+	roleBound   = "LAUNCH_TEST_BOUND"   // without new privileges, as in a unit
 	roleQMP     = "LAUNCH_TEST_QMP"     // be a hypervisor with this QMP behaviour
 	roleGuest   = "LAUNCH_TEST_GUEST"   // be a hypervisor whose guest says this
 	roleShow    = "LAUNCH_TEST_SHOW"    // write what was inherited into this file
@@ -51,6 +52,11 @@ func TestMain(m *testing.M) {
 
 func launchPackage(dir string) int {
 	runtime.LockOSThread()
+	if os.Getenv(roleBound) != "" {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return 1
+		}
+	}
 	l := &Launcher{Stderr: os.Stderr, Notify: os.Getenv("NOTIFY_SOCKET")}
 	p, err := runner.Open(dir)
 	if err == nil {

@@ -16,6 +16,11 @@ import (
 // Socket is the service manager's socket, or "" where nobody listens.
 func Socket() string { return os.Getenv("NOTIFY_SOCKET") }
 
+// NoMore makes the service manager take no more messages of the unit until it is
+// started again: what comes from a hypervisor could keep its stop waiting for
+// ever. systemd 254; older ones do not know it.
+const NoMore = "NOTIFYACCESS=none"
+
 // Send sends assignments, such as READY=1, to the socket of a service manager.
 // It does nothing where socket is empty.
 func Send(socket string, assignments ...string) error {
