@@ -162,6 +162,8 @@ let
       unitConfig = moved (condition "virtiofs");
     };
     "microvm@" = template {
+      # The program that stops a VM divides the time that systemd gives it.
+      environment.MICROVM_STOP_TIMEOUT = toString cfg.host.stopTimeout;
       # What makes and grows the volumes of any VM, and forwards ports.
       path = [
         pkgs.e2fsprogs
@@ -174,6 +176,7 @@ let
         User = user;
         Group = group;
         TimeoutStartSec = cfg.host.startupTimeout;
+        TimeoutStopSec = cfg.host.stopTimeout;
       }
       // moved {
         # As in the unit: what is not there is the wrapper's to tell.
@@ -353,6 +356,9 @@ in
             "config and updateFlake exclude each other; a VM that is declared here is updated with the host."
           )
           (refuse (own && vm.evaluatedConfig != null) "config and evaluatedConfig exclude each other; remove one.")
+          (refuse (vm.flake != null && vm.evaluatedConfig != null)
+            "flake and evaluatedConfig exclude each other; each of them is the VM's whole system, so remove one."
+          )
           (refuse (vm.updateFlake != null && vm.flake == null && !own)
             "updateFlake is for a VM that is installed from a flake; set flake, too."
           )
@@ -436,6 +442,7 @@ in
         );
     };
 
+    microvm.host.orphans = lib.mkIf cfg.host.stopOrphans (lib.mkDefault "stop");
     microvm.autostart = builtins.filter (name: cfg.vms.${name}.autostart) names;
 
     users.users.${user} = {

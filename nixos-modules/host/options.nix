@@ -179,6 +179,16 @@ in
         description = "How many seconds a VM may take until it is ready.";
       };
 
+      stopTimeout = mkOption {
+        type = types.ints.positive;
+        default = 90;
+        description = ''
+          How many seconds a VM may take to go down. All but the last 15 of them,
+          or half where that is less, are the guest's own; then its hypervisor is
+          ended by force.
+        '';
+      };
+
       useNotifySockets = mkOption {
         type = types.bool;
         default = false;
@@ -216,6 +226,15 @@ in
           lets it run on and says so, `stop` shuts it down and keeps its data,
           `purge` removes its data, too. VMs that the `microvm` command created
           are never touched.
+        '';
+      };
+
+      stopOrphans = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Whether `orphans` is `stop` where nothing else is set: the name that it
+          has in a proposal for microvm.nix.
         '';
       };
     };

@@ -35,6 +35,18 @@ let
     wanted: has: option: what:
     refuse (wanted && !(has capability)) "microvm.${option}: ${cfg.hypervisor} has no ${what}. ${others has}";
 
+  # The wrapper makes, finds and removes sockets beneath the state directory only.
+  beneath =
+    option: path:
+    refuse
+      (
+        path != null
+        && lib.any (part: builtins.elem part [ "" "." ".." ]) (lib.splitString "/" path)
+      )
+      "${option} is \"${toString path}\"; sockets are in the VM's state directory, so give a plain relative path, such as \"${
+        let name = baseNameOf path; in if builtins.elem name [ "" "." ".." ] then "vm.sock" else name
+      }\".";
+
   virtiofs = builtins.filter ({ proto, ... }: proto == "virtiofs") cfg.shares;
   translates = lib.any (
     word: lib.hasInfix "--translate-uid" word || lib.hasInfix "--translate-gid" word
@@ -81,6 +93,11 @@ lib.mkIf cfg.guest.enable {
       { tag, socket, ... }:
       refuse (socket == null) "virtiofs share \"${tag}\" has no socket; set one, or leave the option out."
     ) virtiofs
+    ++ map (
+      { tag, socket, ... }: beneath "the socket of virtiofs share \"${tag}\"" socket
+    ) virtiofs
+    ++ [ (beneath "microvm.socket" cfg.socket) ]
+    ++ lib.optional cfg.graphics.enable (beneath "microvm.graphics.socket" cfg.graphics.socket)
     ++ map (
       { tag, posixAcl, extraArgs, ... }:
       refuse (posixAcl && translates (cfg.virtiofsd.extraArgs ++ extraArgs))

@@ -160,8 +160,10 @@ in
       default = "${hostName}.sock";
       defaultText = literalExpression ''"''${config.networking.hostName}.sock"'';
       description = ''
-        The hypervisor's control socket, in the VM's state directory. Without it
-        (`null`) the VM cannot be asked to shut down.
+        The hypervisor's control socket, as a path relative to the VM's state
+        directory. Without it (`null`) the guest can be asked to shut down only
+        where `vsock.cid` is set, over SSH (see `vsock.ssh.shutdown`), `balloon` is
+        refused, and StratoVirt does not start.
       '';
     };
 
@@ -351,7 +353,7 @@ in
                 type = nullOr str;
                 default = if config.proto == "virtiofs" then "${hostName}-virtiofs-${config.tag}.sock" else null;
                 defaultText = literalExpression ''if proto == "virtiofs" then "''${hostName}-virtiofs-''${tag}.sock" else null'';
-                description = "Socket of the share's virtiofsd, in the VM's state directory.";
+                description = "Socket of the share's virtiofsd, as a path relative to the VM's state directory.";
               };
               mountPoint = mkOption {
                 type = types.path;
@@ -467,7 +469,7 @@ in
         type = str;
         default = "${hostName}-gpu.sock";
         defaultText = literalExpression ''"''${config.networking.hostName}-gpu.sock"'';
-        description = "Socket of the vhost-user GPU that cloud-hypervisor and crosvm use.";
+        description = "Socket of the vhost-user GPU that cloud-hypervisor and crosvm use, as a path relative to the VM's state directory.";
       };
       vulkan = maybe (enum [
         "venus"

@@ -404,6 +404,13 @@ in
       microvm.mem = 31;
     };
 
+    with-sockets-in-a-directory = just {
+      socket = "sockets/control.sock";
+      shares = [ (home // { socket = "sockets/home.sock"; }) ];
+      # Nobody uses it without a display.
+      graphics.socket = "/run/web-gpu.sock";
+    };
+
     without-control-socket-and-machine-id = just {
       socket = null;
       machineId = null;
@@ -451,6 +458,16 @@ in
       ];
     };
     virtiofs-without-socket = just { shares = [ (home // { socket = null; }) ]; };
+    a-control-socket-elsewhere = just { socket = "/run/web.sock"; };
+    a-control-socket-above = just { socket = "../web.sock"; };
+    a-control-socket-with-no-name = just { socket = "sockets/"; };
+    a-share-with-a-socket-elsewhere = just { shares = [ (home // { socket = "/run/web home.sock"; }) ]; };
+    a-display-with-a-socket-elsewhere = just {
+      graphics = {
+        enable = true;
+        socket = "/run/web-gpu.sock";
+      };
+    };
     acls-with-translated-ids-of-one-share = just {
       shares = [ (home // { extraArgs = [ "--translate-uid=guest:0:1000:1" ]; }) ];
     };
@@ -643,6 +660,9 @@ in
         user = "vmm";
         group = "vmm";
         startupTimeout = 60;
+        stopTimeout = 300;
+        # What is said of orphans counts.
+        stopOrphans = true;
         tapScript = "ip link set $id master br0";
         orphans = "purge";
       };
@@ -705,6 +725,11 @@ in
       vms.web.config.microvm.vsock.cid = 3;
     };
 
+    that-stops-orphans.config.microvm.host.stopOrphans = true;
+
+    # Its own list of bridges, instead of all.
+    with-a-bridge-of-its-own.config.environment.etc."qemu/bridge.conf".text = "allow br0\n";
+
     with-libvirt.config.virtualisation.libvirtd.enable = true;
 
     that-is-none.config.microvm.host.enable = false;
@@ -729,6 +754,10 @@ in
     };
     a-vm-of-its-own-that-is-evaluated-elsewhere.config.microvm.vms.web = {
       config = { };
+      evaluatedConfig = flakeSystem "web";
+    };
+    a-vm-from-a-flake-that-is-evaluated-elsewhere.config.microvm.vms.web = {
+      flake = flake "web";
       evaluatedConfig = flakeSystem "web";
     };
     an-origin-of-no-flake.config.microvm.vms.web = {
