@@ -159,12 +159,8 @@ func (s *Session) follow(ctx context.Context, conn net.Conn) error {
 
 // lead is connected to the hypervisor and serves those who come later.
 func (s *Session) lead(ctx context.Context, listener net.Listener) error {
-	file, err := guest.Connect(s.Dir, s.Socket)
+	conn, err := guest.DialUnix(ctx, s.Dir, s.Socket, unix.SOCK_STREAM)
 	if err != nil {
-		return err
-	}
-	conn, err := net.FileConn(file) // has a descriptor of its own
-	if err := errors.Join(err, file.Close()); err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close() }()

@@ -9,8 +9,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/guest"
 )
 
 const (
@@ -29,14 +34,17 @@ type api struct {
 	client       http.Client
 }
 
-func newAPI(socket, base string) *api {
-	return &api{socket: socket, base: "http://localhost" + base, client: http.Client{
+func newAPI(dir, socket, base string) *api {
+	return &api{socket: filepath.Join(dir, socket), base: "http://localhost" + base, client: http.Client{
 		Timeout: apiTimeout,
 		Transport: &http.Transport{
 			DisableKeepAlives: true, MaxResponseHeaderBytes: 1 << 16,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				var d net.Dialer
-				return d.DialContext(ctx, "unix", socket)
+				conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
+				if err != nil {
+					return nil, err // no nil pointer of a type
+				}
+				return conn, nil
 			},
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

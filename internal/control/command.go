@@ -7,13 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/guest"
 )
 
 // command runs a hypervisor's own program for control, never as root: the
@@ -74,13 +77,12 @@ type crosvm struct{ command }
 // Running implements Client: the guest's CPUs have threads. The socket is there
 // before the VM is made.
 func (c *crosvm) Running(ctx context.Context) (bool, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unixpacket", filepath.Join(c.dir, c.socket))
+	conn, err := guest.DialUnix(ctx, c.dir, c.socket, unix.SOCK_SEQPACKET)
 	if err != nil {
-		return false, fmt.Errorf("connect to the control socket: %w", err)
+		return false, fmt.Errorf("control socket: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	return hasCPUs(conn.(*net.UnixConn), c.socket, "crosvm_vcpu")
+	return hasCPUs(conn, c.socket, "crosvm_vcpu")
 }
 
 // CtrlAltDel implements Client.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"syscall"
 
 	"microvm/internal/hypervisor"
@@ -39,7 +38,8 @@ func errNoWay(hypervisor, what string) error {
 }
 
 // Open connects to the control interface c of the VM whose state directory is
-// dir.
+// dir. Its socket is beneath that, and no link on the way is followed: the VM's
+// user could lead root's words to a neighbour's hypervisor.
 func Open(ctx context.Context, c hypervisor.Control, dir string) (Client, error) {
 	return OpenAs(ctx, c, dir, nil)
 }
@@ -50,15 +50,15 @@ func OpenAs(ctx context.Context, c hypervisor.Control, dir string, as *syscall.C
 	program := command{program: c.Program, dir: dir, socket: c.Socket, as: as}
 	switch c.Method {
 	case "qmp":
-		return DialQMP(ctx, filepath.Join(dir, c.Socket))
+		return DialQMP(ctx, dir, c.Socket)
 	case "cloud-hypervisor":
-		return &cloudHypervisor{newAPI(filepath.Join(dir, c.Socket), "/api/v1/")}, nil
+		return &cloudHypervisor{newAPI(dir, c.Socket, "/api/v1/")}, nil
 	case "firecracker":
-		return &firecracker{newAPI(filepath.Join(dir, c.Socket), "/")}, nil
+		return &firecracker{newAPI(dir, c.Socket, "/")}, nil
 	case "crosvm":
 		return &crosvm{program}, nil
 	case "kvmtool":
-		return dialKvmtool(ctx, filepath.Join(dir, c.Socket), c.Memory)
+		return dialKvmtool(ctx, dir, c.Socket, c.Memory)
 	}
 	return nil, fmt.Errorf("control method %q is not known; update microvm on this host", c.Method)
 }

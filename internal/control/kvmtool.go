@@ -8,7 +8,12 @@ import (
 	"math/bits"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/guest"
 )
 
 // Messages of kvmtool's control socket, include/kvm/kvm-ipc.h: a header of two
@@ -40,13 +45,12 @@ type kvmtool struct {
 	memory int
 }
 
-func dialKvmtool(ctx context.Context, path string, memory int) (*kvmtool, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
+func dialKvmtool(ctx context.Context, dir, socket string, memory int) (*kvmtool, error) {
+	conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
 	if err != nil {
-		return nil, fmt.Errorf("connect to kvmtool's socket %s: %w", path, err)
+		return nil, fmt.Errorf("kvmtool's socket: %w", err)
 	}
-	return &kvmtool{conn: conn.(*net.UnixConn), path: path, memory: memory}, nil
+	return &kvmtool{conn: conn, path: filepath.Join(dir, socket), memory: memory}, nil
 }
 
 // Close implements Client.

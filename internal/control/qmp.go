@@ -8,7 +8,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/guest"
 )
 
 // maxLine bounds one message. QEMU's longest, the greeting and lists of
@@ -45,17 +50,16 @@ type message struct {
 	Event
 }
 
-// DialQMP connects to the socket and leaves the negotiation behind. The
+// DialQMP connects to the socket beneath dir and leaves the negotiation behind. The
 // context bounds only this call.
-func DialQMP(ctx context.Context, path string) (*QMP, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", path)
+func DialQMP(ctx context.Context, dir, socket string) (*QMP, error) {
+	conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
 	if err != nil {
-		return nil, fmt.Errorf("connect to QMP socket %s: %w", path, err)
+		return nil, fmt.Errorf("QMP socket: %w", err)
 	}
 	q := &QMP{conn: conn, in: bufio.NewReader(conn)}
 	if err := q.negotiate(ctx); err != nil {
-		return nil, fmt.Errorf("QMP socket %s: %w", path, errors.Join(err, conn.Close()))
+		return nil, fmt.Errorf("QMP socket %s: %w", filepath.Join(dir, socket), errors.Join(err, conn.Close()))
 	}
 	return q, nil
 }

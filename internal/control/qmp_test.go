@@ -97,7 +97,7 @@ func TestDialRefusesMisbehavingServers(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			q, err := DialQMP(within(t, 300*time.Millisecond), serve(t, c.script))
+			q, err := dialPath(within(t, 300*time.Millisecond), serve(t, c.script))
 			if err == nil {
 				t.Fatal("connected", q.Close())
 			}
@@ -110,7 +110,7 @@ func TestDialRefusesMisbehavingServers(t *testing.T) {
 
 func TestDialNamesASocketThatIsNotThere(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "absent")
-	_, err := DialQMP(within(t, time.Second), path)
+	_, err := dialPath(within(t, time.Second), path)
 	if err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v, want an error that names %s", err, path)
 	}
@@ -133,7 +133,7 @@ func TestAnswerThatComesInPiecesAndBetweenEvents(t *testing.T) {
 		hold(r)
 	})
 	ctx := within(t, 2*time.Second)
-	q, err := DialQMP(ctx, path)
+	q, err := dialPath(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestLateAnswerDoesNotSpoilTheConnection(t *testing.T) {
 		hold(r)
 	})
 	ctx := within(t, 2*time.Second)
-	q, err := DialQMP(ctx, path)
+	q, err := dialPath(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,7 @@ func TestFloodOfEventsIsBounded(t *testing.T) {
 		hold(r)
 	})
 	ctx := within(t, 2*time.Second)
-	q, err := DialQMP(ctx, path)
+	q, err := dialPath(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +206,7 @@ func TestEndlessEventsEndWithTheContext(t *testing.T) {
 			}
 		}
 	})
-	q, err := DialQMP(within(t, time.Second), path)
+	q, err := dialPath(within(t, time.Second), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,11 +245,15 @@ func qemu(t *testing.T, args ...string) string {
 	return path
 }
 
+func dialPath(ctx context.Context, path string) (*QMP, error) {
+	return DialQMP(ctx, filepath.Dir(path), filepath.Base(path))
+}
+
 // dial connects to a QEMU that is still starting.
 func dial(t *testing.T, path string) *QMP {
 	t.Helper()
 	for ctx := within(t, 20*time.Second); ; time.Sleep(5 * time.Millisecond) {
-		q, err := DialQMP(ctx, path)
+		q, err := dialPath(ctx, path)
 		if err == nil {
 			t.Cleanup(func() { _ = q.Close() })
 			return q
@@ -323,7 +327,7 @@ func TestBalloonIsFollowedUntilItIsThere(t *testing.T) {
 		hold(r)
 	})
 	ctx := within(t, 5*time.Second)
-	q, err := DialQMP(ctx, path)
+	q, err := dialPath(ctx, path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,7 +92,7 @@ func vsockRemedy(err error) string {
 // the port on the host's side.
 func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	limit := within(ctx)
-	file, err := connect(a.Dir, a.Socket, limit)
+	file, err := connect(a.Dir, a.Socket, unix.SOCK_STREAM, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reach the guest: %w", err)
 	}
@@ -148,9 +149,28 @@ func handshake(file *os.File, limit time.Duration, port uint32) error {
 // Connect connects to a Unix socket beneath a VM's state directory. The VM's
 // user can put a link in its place, which is not followed: it could lead root's
 // words to any other socket of the host.
-func Connect(dir, socket string) (*os.File, error) { return connect(dir, socket, connectTimeout) }
+func Connect(dir, socket string) (*os.File, error) {
+	return connect(dir, socket, unix.SOCK_STREAM, connectTimeout)
+}
 
-func connect(dir, socket string, limit time.Duration) (*os.File, error) {
+// DialUnix is Connect, bounded by ctx, to a socket of the given type, such as
+// unix.SOCK_STREAM.
+func DialUnix(ctx context.Context, dir, socket string, kind int) (*net.UnixConn, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
+	}
+	file, err := connect(dir, socket, kind, within(ctx))
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.FileConn(file) // has a descriptor of its own
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+func connect(dir, socket string, kind int, limit time.Duration) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
 		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
 	}
@@ -167,7 +187,7 @@ func connect(dir, socket string, limit time.Duration) (*os.File, error) {
 		return fail(err)
 	}
 	defer func() { _ = unix.Close(found) }()
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fail(err)
 	}

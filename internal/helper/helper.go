@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 
+	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
 )
@@ -32,7 +33,8 @@ func (e usageError) Error() string { return string(e) }
 func Usage(text string) error { return usageError(text) }
 
 // Report prints err, where there is one, as lines that begin with the program's
-// name, and returns the exit code that it deserves.
+// name, and returns the exit code that it deserves. Hypervisors, guests and
+// builds have a say in an error, and root's terminal does not obey them.
 func Report(stderr io.Writer, program, vm string, err error) int {
 	if err == nil {
 		return ExitOK
@@ -41,7 +43,7 @@ func Report(stderr io.Writer, program, vm string, err error) int {
 	if vm != "" {
 		prefix += vm + ": "
 	}
-	for line := range strings.Lines(err.Error()) {
+	for line := range strings.Lines(printable.Text(err.Error())) {
 		_, _ = fmt.Fprintln(stderr, prefix+strings.TrimRight(line, "\n"))
 	}
 	return ExitCode(err)

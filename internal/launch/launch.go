@@ -22,6 +22,7 @@ import (
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/notify"
+	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
 )
@@ -44,7 +45,8 @@ func (l *Launcher) logf(format string, args ...any) {
 	if l.ByHand {
 		who = "microvm"
 	}
-	_, _ = fmt.Fprintf(l.Stderr, who+": "+format+"\n", args...)
+	// The hypervisor, its guest and a package's program have a say in it.
+	_, _ = fmt.Fprintln(l.Stderr, printable.Text(who+": "+fmt.Sprintf(format, args...)))
 }
 
 // configf is an error that a retry cannot help.

@@ -127,7 +127,7 @@ func TestReadyIsSaidWhenQEMURunsTheVM(t *testing.T) {
 	}))
 	s.silent(500 * time.Millisecond) // stopped by -S
 	ctx := context.Background()
-	q, err := control.DialQMP(ctx, filepath.Join(s.dir, "other.sock"))
+	q, err := control.DialQMP(ctx, s.dir, "other.sock")
 	if err != nil {
 		t.Fatal(err)
 	}

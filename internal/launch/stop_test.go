@@ -181,6 +181,7 @@ func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
 	}{
 		"one that returns early":    {"echo going down; kill -USR1 $(cat pid)", []string{"microvm-shutdown: going down", "exited after"}, false},
 		"one that waits as well":    {"kill -USR1 $(cat pid); while kill -0 $(cat pid); do sleep 0.1; done 2>/dev/null; sleep 60", []string{"exited after"}, false},
+		"one that says more":        {"printf 'going\\033]0;x\\007 down\\n'; kill -USR1 $(cat pid)", []string{"microvm-shutdown: going]0;x down\n", "exited after"}, false},
 		"one that fails":            {"echo no socket >&2; exit 1", []string{"microvm-shutdown: no socket", "exit status 1", "SIGTERM"}, true},
 		"one that leaves a process": {"sleep 5 & kill -USR1 $(cat pid)", []string{"exited after"}, false},
 		"one that hangs":            {"sleep 5 & sleep 60", []string{"signal: killed", "SIGTERM"}, true},

@@ -23,6 +23,22 @@ func Line(text string) string {
 	}, withoutSequences(text))
 }
 
+// Text is Line for a text of several lines: its line breaks stay, and its tabs,
+// which indent and align.
+func Text(text string) string {
+	var b strings.Builder
+	for {
+		end := strings.IndexAny(text, "\t\n")
+		if end < 0 {
+			b.WriteString(Line(text))
+			return b.String()
+		}
+		b.WriteString(Line(strings.TrimSuffix(text[:end], "\r")))
+		b.WriteByte(text[end])
+		text = text[end+1:]
+	}
+}
+
 // Short is Line, cut to at most limit bytes, at the end of a character.
 func Short(text string, limit int) string {
 	text = Line(text)

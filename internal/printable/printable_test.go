@@ -24,6 +24,12 @@ func TestNothingReachesATerminalAsACommand(t *testing.T) {
 	}
 }
 
+func TestATextKeepsItsLines(t *testing.T) {
+	if got, want := Text("a\x1b[2J:\r\n\tb\tc\rd \x1b[\ne\n"), "a:\n\tb\tc d \ne\n"; got != want {
+		t.Errorf("it became %q, want %q", got, want)
+	}
+}
+
 func TestALongTextIsCutBetweenCharacters(t *testing.T) {
 	for limit, want := range []string{"", "", "\u00e9", "\u00e9", "\u00e9\u00e9", "\u00e9\u00e9x", "\u00e9\u00e9x"} {
 		if got := Short("\u00e9\u00e9x", limit); got != want {

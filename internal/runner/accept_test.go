@@ -314,7 +314,7 @@ func (q *trial) confirm(ctx context.Context, ended <-chan error) error {
 		}
 	}
 	for {
-		client, err := control.DialQMP(ctx, filepath.Join(q.dir, *q.spec.Socket.Value))
+		client, err := control.DialQMP(ctx, q.dir, *q.spec.Socket.Value)
 		if err == nil {
 			defer func() { _ = client.Close() }()
 			var status struct {
