@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/guest"
+	"microvm/internal/rootlock"
 )
 
 // Escape is ctrl-], which ends a session, as in telnet(1).
@@ -108,21 +109,11 @@ func (s *Session) attach(ctx context.Context) error {
 // meet finds the one who leads, or becomes it. The directory is locked while
 // nobody knows who that is.
 func (s *Session) meet() (net.Listener, net.Conn, error) {
-	dir := filepath.Dir(s.Meeting)
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // not secret
+	unlock, err := rootlock.Take(filepath.Dir(s.Meeting))
+	if err != nil {
 		return nil, nil, err
 	}
-	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open %s: %w", dir, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
-		err = unix.Flock(fd, unix.LOCK_EX)
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
+	defer unlock()
 	conn, err := net.Dial("unix", s.Meeting)
 	if err == nil {
 		return nil, conn, nil

@@ -200,7 +200,7 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 			t.Errorf("when the VM goes down a session ends with %v", err)
 		}
 	}
-	if left, _ := filepath.Glob(filepath.Join(v.dir, "run", "*")); left != nil {
+	if left, _ := filepath.Glob(filepath.Join(v.dir, "run", ".meeting*")); left != nil {
 		t.Errorf("left behind: %q", left)
 	}
 }
@@ -240,6 +240,25 @@ func TestSocketOfOneWhoWasKilledIsReplaced(t *testing.T) {
 	if err := p.end(t); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLockOfAnotherUserHoldsNobodyUp: everybody can open /run/microvm, and lock it.
+func TestLockOfAnotherUserHoldsNobodyUp(t *testing.T) {
+	v := newVM(t)
+	run := filepath.Join(v.dir, "run")
+	if err := os.Mkdir(run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.Open(run, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	v.attach(t, true)
+	until(t, "connected", v.connected)
 }
 
 func TestReaderThatDoesNotReadHoldsNobodyUp(t *testing.T) {

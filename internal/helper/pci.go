@@ -7,8 +7,7 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
-
+	"microvm/internal/rootlock"
 	"microvm/internal/statedir"
 	"microvm/internal/vfio"
 )
@@ -100,25 +99,12 @@ func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
 }
 
 // withPCILock runs do while no other VM's devices change hands: between seeing
-// that nobody has a device and recording who does, nobody else may look. The
-// lock is on the runtime directory itself, so that no file is left over.
+// that nobody has a device and recording who does, nobody else may look.
 func withPCILock(host statedir.Host, do func() error) error {
-	if err := os.MkdirAll(host.RuntimeDir, 0o755); err != nil { //nolint:gosec // not secret
+	unlock, err := rootlock.Take(host.RuntimeDir)
+	if err != nil {
 		return err
 	}
-	fd, err := unix.Open(host.RuntimeDir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", host.RuntimeDir, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	for {
-		err = unix.Flock(fd, unix.LOCK_EX)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("lock %s: %w", host.RuntimeDir, err)
-	}
+	defer unlock()
 	return do()
 }
