@@ -45,7 +45,7 @@ func TestRunThatFailsTakesBackWhatItMade(t *testing.T) {
 	// A helper that fails: the interface is somebody else's.
 	sh(t, "ip link add vm-forefail type bridge")
 	t.Cleanup(func() { _, _ = try("ip link delete vm-forefail") })
-	want(t, 1, []string{"vm-forefail", "mend what it says above"}, "run", name)
+	want(t, 1, []string{"vm-forefail", "fix what it says above"}, "run", name)
 	sh(t, "ip link show vm-forefail")
 	nothingLeft(t, name)
 }
@@ -78,7 +78,7 @@ func TestRunServesSharesWhileItRuns(t *testing.T) {
 	// One that cannot be served.
 	sh(t, "rm -r /srv/fore && touch /srv/fore")
 	t.Cleanup(func() { _, _ = try("rm /srv/fore") })
-	want(t, 1, []string{"/srv/fore", "mend what it says above"}, "run", name)
+	want(t, 1, []string{"/srv/fore", "fix what it says above"}, "run", name)
 	nothingLeft(t, name)
 }
 
