@@ -16,6 +16,7 @@ import (
 	"microvm/internal/helper"
 	"microvm/internal/notify"
 	"microvm/internal/statedir"
+	"microvm/internal/systemd"
 )
 
 const (
@@ -55,8 +56,7 @@ func Command(args []string, host statedir.Host, stderr io.Writer) int {
 }
 
 // stopUnit is stop as ExecStop= of the unit, which names the hypervisor. Within
-// MICROVM_STOP_TIMEOUT seconds, which should be the unit's TimeoutStopSec=, it
-// is gone, by force in the end.
+// the unit's TimeoutStopSec= it is gone, by force in the end.
 func (l *Launcher) stopUnit(ctx context.Context, vm statedir.VM) error {
 	text := os.Getenv("MAINPID")
 	if text == "" {
@@ -70,11 +70,52 @@ func (l *Launcher) stopUnit(ctx context.Context, vm statedir.VM) error {
 		l.logf("process %d, the hypervisor, is gone already", pid)
 		return nil
 	}
-	times := DefaultStop
+	return l.Stop(ctx, vm, pid, l.stopTimes(ctx, vm))
+}
+
+// askManager is how long systemd may take to say what its unit's time is: it
+// answers in a millisecond, and a stop that waits for it comes too late.
+const askManager = time.Second
+
+// stopTimes divides MICROVM_STOP_TIMEOUT seconds, or else the unit's
+// TimeoutStopSec=, or where systemd cannot be asked, as in a jail, the default.
+func (l *Launcher) stopTimes(ctx context.Context, vm statedir.VM) Stop {
 	if s, err := strconv.Atoi(os.Getenv("MICROVM_STOP_TIMEOUT")); err == nil && s > 0 {
-		times = stopWithin(time.Duration(s) * time.Second)
+		return stopWithin(time.Duration(s) * time.Second)
 	}
-	return l.Stop(ctx, vm, pid, times)
+	limit, err := bounded(ctx, askManager, func(ctx context.Context) (time.Duration, error) {
+		return systemd.StopTimeout(ctx, "microvm@"+vm.Name+".service")
+	})
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) { // a jail has no bus
+			l.logf("%v; the guest gets what TimeoutStopSec=90 leaves it", err)
+		}
+		return DefaultStop
+	}
+	return stopWithin(limit)
+}
+
+// bounded calls ask, and waits for it no longer than limit, whatever it waits
+// for itself.
+func bounded[T any](ctx context.Context, limit time.Duration, ask func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	type answer struct {
+		value T
+		err   error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		value, err := ask(ctx)
+		answers <- answer{value, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, fmt.Errorf("systemd did not answer within %s: %w", limit, ctx.Err())
+	}
 }
 
 // sameUnit says whether a process is of the unit that this one is of. Its

@@ -17,6 +17,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/systemd"
 )
 
 // Stop is how long each stage of a stop may take.
@@ -33,11 +34,19 @@ type Stop struct {
 }
 
 // DefaultStop fits into the 90 s that the unit gives.
-var DefaultStop = stopWithin(90 * time.Second)
+var DefaultStop = stopWithin(defaultTotal)
+
+const defaultTotal = 90 * time.Second
 
 // stopWithin divides the time that the service manager gives to a stop, so that
-// the last stage is over before that ends.
+// the last stage is over before that ends. Where that is systemd.Infinity, the
+// guest that was asked is waited for until it is down.
 func stopWithin(total time.Duration) Stop {
+	if total == systemd.Infinity {
+		s := stopWithin(defaultTotal)
+		s.Graceful, s.Login = total, time.Minute
+		return s
+	}
 	term := min(5*time.Second, total/6)
 	graceful := total - 3*term
 	return Stop{Graceful: graceful, Again: 3 * time.Second, Login: graceful / 10, Term: term}

@@ -3,6 +3,7 @@ package launch
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
 )
 
 // quick are the stages of a stop in a test.
@@ -213,6 +216,44 @@ func TestStopFitsIntoTheUnitsTime(t *testing.T) {
 		if s.Graceful <= 0 || s.Term <= 0 || s.Graceful+s.Term >= total {
 			t.Errorf("of %s it takes %s and %s", total, s.Graceful, s.Term)
 		}
+	}
+}
+
+// TestAStopWithoutLimitWaits, which a sum beyond what a time holds would end at
+// once.
+func TestAStopWithoutLimitWaits(t *testing.T) {
+	s := stopWithin(systemd.Infinity)
+	ctx, cancel := context.WithTimeout(context.Background(), s.Graceful)
+	defer cancel()
+	if over(ctx) {
+		t.Error("it is over at once")
+	}
+	if s.Login > time.Hour || s.Term != DefaultStop.Term || s.Again != DefaultStop.Again {
+		t.Errorf("what is no wait for the guest has no limit either: %+v", s)
+	}
+}
+
+func TestTheVariableGoesBeforeTheUnitsTime(t *testing.T) {
+	var log bytes.Buffer
+	l := &Launcher{Stderr: &log}
+	t.Setenv("MICROVM_STOP_TIMEOUT", "33")
+	if got := l.stopTimes(context.Background(), statedir.VM{Name: "none"}); got != stopWithin(33*time.Second) || log.Len() > 0 {
+		t.Errorf("%+v, %s", got, &log)
+	}
+	t.Setenv("MICROVM_STOP_TIMEOUT", "")
+	if systemd.Running() {
+		return // it can be asked, which the tests in a host do
+	}
+	if got := l.stopTimes(context.Background(), statedir.VM{Name: "none"}); got != DefaultStop || !strings.Contains(log.String(), "TimeoutStopSec= of microvm@none.service") {
+		t.Errorf("without a manager: %+v, %s", got, &log)
+	}
+}
+
+func TestASilentManagerIsNotWaitedFor(t *testing.T) {
+	began := time.Now()
+	_, err := bounded(context.Background(), 20*time.Millisecond, func(context.Context) (int, error) { select {} })
+	if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
+		t.Errorf("%v after %s", err, took)
 	}
 }
 

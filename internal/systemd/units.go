@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
+	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 )
 
@@ -72,6 +75,39 @@ func listUnits(ctx context.Context, conn *dbus.Conn, patterns []string) ([]Unit,
 		return nil, fmt.Errorf("ask systemd for its units: %w", err)
 	}
 	return units, nil
+}
+
+// Infinity is a time without limit.
+const Infinity time.Duration = math.MaxInt64
+
+// StopTimeout is the TimeoutStopSec= of a service that is loaded.
+func StopTimeout(ctx context.Context, unit string) (time.Duration, error) {
+	conn, err := dial(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: %w", unit, err)
+	}
+	defer func() { _ = conn.Close() }()
+	var value dbus.Variant
+	path := dbus.ObjectPath(managerPath + "/unit/" + systemd.PathBusEscape(unit))
+	err = conn.Object("org.freedesktop.systemd1", path).
+		CallWithContext(ctx, propertiesInterface+".Get", 0, serviceInterface, "TimeoutStopUSec").Store(&value)
+	if err != nil {
+		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: %w", unit, err)
+	}
+	us, ok := value.Value().(uint64)
+	if !ok {
+		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: it is no number", unit)
+	}
+	return fromMicroseconds(us), nil
+}
+
+// fromMicroseconds takes systemd's times; 0 is no limit either,
+// systemd.service(5).
+func fromMicroseconds(us uint64) time.Duration {
+	if us == 0 || us > uint64(Infinity/time.Microsecond) {
+		return Infinity
+	}
+	return time.Duration(us) * time.Microsecond //nolint:gosec // compared above
 }
 
 // Properties returns the properties of a service that is loaded, those of

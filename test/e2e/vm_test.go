@@ -199,7 +199,7 @@ func TestTapHasAQueueForEachCPU(t *testing.T) {
 func TestGuestThatIgnoresTheRequestIsTerminated(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("deaf", params("mvguest.ignore-shutdown")))
-	sh(t, "mkdir -p /run/systemd/system/microvm@deaf.service.d && printf '[Service]\\nEnvironment=MICROVM_STOP_TIMEOUT=15\\n' > /run/systemd/system/microvm@deaf.service.d/t.conf && systemctl daemon-reload")
+	sh(t, "mkdir -p /run/systemd/system/microvm@deaf.service.d && printf '[Service]\\nTimeoutStopSec=15\\n' > /run/systemd/system/microvm@deaf.service.d/t.conf && systemctl daemon-reload")
 	sh(t, "systemctl start microvm@"+name)
 	waitFor(t, name, "test guest is up")
 	began := time.Now()

@@ -1,0 +1,17 @@
+package systemd
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+func TestTimesOfSystemd(t *testing.T) {
+	for us, want := range map[uint64]time.Duration{
+		90_000_000: 90 * time.Second, 0: Infinity, math.MaxUint64: Infinity, math.MaxInt64: Infinity, 1: time.Microsecond,
+	} {
+		if got := fromMicroseconds(us); got != want {
+			t.Errorf("%d µs: %s, want %s", us, got, want)
+		}
+	}
+}
