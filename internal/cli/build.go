@@ -30,7 +30,10 @@ func (c *Command) build() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build SPEC -o DIR",
 		Short: "Compile a spec into a runner package",
-		Args:  cobra.ExactArgs(1),
+		Long: "Compile a spec into a runner package. What it is to be warned of, it says on\n" +
+			"standard error: a kernel that is not there, among others, for the package may be\n" +
+			"for another host.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if out == "" {
 				return usageError{errors.New("where should the package go? Name a directory with -o DIR")}
@@ -46,7 +49,7 @@ func (c *Command) build() *cobra.Command {
 			c.printf("built %s: %s under %s\n", out, plan.Name, plan.Hypervisor)
 			c.printf("ready when: %s (%s)\n", plan.Readiness.Mode, plan.Readiness.Why)
 			c.printf("goes down by: %s (%s)\n", plan.Shutdown.Method, plan.Shutdown.Why)
-			for _, n := range plan.Notes {
+			for _, n := range slices.Concat(plan.Notes, notesOf(absent(plan))) {
 				_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
 			}
 			return nil
@@ -199,8 +202,13 @@ func (c *Command) printPlan(p *hypervisor.Plan) {
 func (c *Command) shutdown() *cobra.Command {
 	return &cobra.Command{
 		Use:   "shutdown DIR|NAME",
-		Short: "Ask a VM's guest to go down, and wait for it",
-		Args:  cobra.ExactArgs(1),
+		Short: "Ask the guest of a VM that is run by hand to go down, and wait for it",
+		Long: "Ask the guest of a VM that is run by hand to go down, and wait for it: of package\n" +
+			"DIR, run in the current directory, or of a VM that microvm run NAME runs. What\n" +
+			"does not go down within 90 s is ended.\n\n" +
+			"A VM that runs as a service is stopped with microvm stop: its service would\n" +
+			"start it again.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.shutDown(cmd.Context(), args[0])
 		},
@@ -227,8 +235,32 @@ func (c *Command) shutDown(ctx context.Context, word string) error {
 	if err != nil {
 		return err
 	}
+	if name := serviceOf(pid); name != "" {
+		return fmt.Errorf("%s runs as a service, which starts it again; stop it with: microvm stop %s", name, name)
+	}
 	l := &launch.Launcher{Stderr: c.Stderr}
 	return l.StopPackage(ctx, p, dir, pid, launch.DefaultStop)
+}
+
+// serviceOf is the VM as whose service a process runs, by its control group;
+// empty where it runs as none.
+func serviceOf(pid int) string {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return ""
+	}
+	return serviceIn(string(data))
+}
+
+// serviceIn finds the VM in the lines of /proc/PID/cgroup, cgroups(7).
+func serviceIn(groups string) string {
+	for line := range strings.Lines(groups) {
+		unit, ok := strings.CutSuffix(filepath.Base(strings.TrimSpace(line)), ".service")
+		if name, vm := strings.CutPrefix(unit, "microvm@"); ok && vm {
+			return name
+		}
+	}
+	return ""
 }
 
 // inUse is the package that a running VM was started with, and where it runs:

@@ -73,6 +73,59 @@ func TestBuildSaysWhatItChose(t *testing.T) {
 	}
 }
 
+// TestAFileThatIsNotThereIsNamedAndNotPartOfThePackage: another host may have it.
+func TestAFileThatIsNotThereIsNamedAndNotPartOfThePackage(t *testing.T) {
+	h := newHost(t)
+	h.write(t, "web.json", `,"initrdPath":"initrd"`)
+	packages := map[string]string{}
+	for _, there := range []string{"none", "all"} {
+		if there == "all" {
+			h.write(t, "initrd", "")
+		}
+		if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
+			t.Fatalf("exit code %d: %s", code, &h.stderr)
+		}
+		warned := strings.Contains(h.stderr.String(), "microvm: warning: initrdPath: "+filepath.Join(h.dir, "initrd")+" is not there; the VM starts only where it is\n")
+		if warned != (there == "none") || strings.Contains(h.stderr.String(), "kernel: ") {
+			t.Errorf("with %s there: %q", there, &h.stderr)
+		}
+		plan, ok := planAt("web")
+		if !ok {
+			t.Fatal("no package")
+		}
+		text, err := json.Marshal(plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		packages[there] = string(text)
+	}
+	if packages["none"] != packages["all"] {
+		t.Errorf("the package depends on the host that it was built on:\n%s\n%s", packages["none"], packages["all"])
+	}
+}
+
+// TestAVMThatCannotStartIsNotCreatedToBeStarted, and leaves nothing.
+func TestAVMThatCannotStartIsNotCreatedToBeStarted(t *testing.T) {
+	if os.Geteuid() != 0 {
+		return // only root creates VMs, which the tests in a host do
+	}
+	h := newHost(t)
+	h.write(t, "web.json", `,"initrdPath":"initrd"`)
+	for _, flag := range []string{"--start", "--enable"} {
+		code := h.microvm("create", "web", "-s", "web.json", flag)
+		if code != 1 || !strings.Contains(h.stderr.String(), "web cannot start, so it was not created: initrdPath: "+filepath.Join(h.dir, "initrd")+" is not there") {
+			t.Errorf("%s: exit code %d: %s", flag, code, &h.stderr)
+		}
+		if _, err := os.Lstat(filepath.Join(h.dir, "state/web")); err == nil {
+			t.Errorf("%s: the VM is there", flag)
+		}
+	}
+	s := source{absent: []hypervisor.File{{Role: "credentialFiles.key", Path: "/run/key"}}}
+	if err := s.startable("web"); err != nil {
+		t.Errorf("a credential that is made at boot: %v", err)
+	}
+}
+
 // TestShowSaysHowAVMGoesDown: by its hypervisor, by its guest, or by force.
 func TestShowSaysHowAVMGoesDown(t *testing.T) {
 	h := newHost(t)
@@ -126,6 +179,20 @@ func TestShowTakesADirectoryASpecAndAName(t *testing.T) {
 	var plan hypervisor.Plan
 	if err := json.Unmarshal(h.stdout.Bytes(), &plan); err != nil || plan.Taps[0].ID != "vm-web" {
 		t.Errorf("show --json printed %s: %v", &h.stdout, err)
+	}
+}
+
+func TestAVMThatRunsAsAServiceIsKnownByItsControlGroup(t *testing.T) {
+	for groups, want := range map[string]string{
+		"0::/system.slice/system-microvm.slice/microvm@web.a.service\n":                               "web.a",
+		"2:pids:/user.slice\n1:name=systemd:/system.slice/system-microvm.slice/microvm@web.service\n": "web",
+		"0::/user.slice/user-0.slice/session-1.scope\n":                                               "",
+		"0::/system.slice/system-microvm.slice/microvm@web.service/inner\n":                           "",
+		"0::/microvm@.slice\n": "",
+	} {
+		if got := serviceIn(groups); got != want {
+			t.Errorf("%q: %q, want %q", groups, got, want)
+		}
 	}
 }
 

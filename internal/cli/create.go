@@ -29,7 +29,8 @@ func (c *Command) create() *cobra.Command {
 		Long: "Make a VM from a flake, a spec or a runner package. Where it comes from is\n" +
 			"recorded, for microvm update. Without -f, -s and -p, and on a host that has\n" +
 			"Nix, it is flake " + defaultFlake + ".\n\n" +
-			"A build that fails, or is interrupted, leaves nothing behind.",
+			"A build that fails, or is interrupted, leaves nothing behind. A file of the VM's\n" +
+			"that is not on this host is warned of, and with --start or --enable refused.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
@@ -101,12 +102,17 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 		return err
 	}
 	s := source{path: o.pkg}
-	if o.pkg == "" {
-		if s, err = c.buildFrom(ctx, name, from, c.Stderr); err != nil {
-			return notCreated(name, err)
-		}
+	if o.pkg != "" {
+		s.look()
+	} else if s, err = c.buildFrom(ctx, name, from, c.Stderr); err != nil {
+		return notCreated(name, err)
 	}
 	defer s.remove()
+	if o.start || o.enable {
+		if err := s.startable(name); err != nil {
+			return err
+		}
+	}
 	if err := c.installNew(ctx, vm, s.path, from); err != nil {
 		return err
 	}

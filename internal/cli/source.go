@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,6 +97,47 @@ type source struct {
 	// path is the package; dir, where it is set, holds it and is removed.
 	path, dir string
 	notes     []string
+	// absent are the files of the package's plan that are not on this host.
+	absent []hypervisor.File
+}
+
+// absent are the files that a plan needs and that are not on this host. The
+// package does not depend on them: it may be built for another one.
+func absent(plan *hypervisor.Plan) []hypervisor.File {
+	var out []hypervisor.File
+	for _, f := range plan.Files {
+		if _, err := os.Stat(f.Path); errors.Is(err, fs.ErrNotExist) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+func notesOf(files []hypervisor.File) []string {
+	var out []string
+	for _, f := range files {
+		out = append(out, fmt.Sprintf("warning: %s: %s is not there; the VM starts only where it is", f.Role, f.Path))
+	}
+	return out
+}
+
+// startable is an error where a VM that is made of s cannot start for want of a
+// file. Credentials may be there by the time of the start.
+func (s source) startable(name string) error {
+	for _, f := range s.absent {
+		if !strings.HasPrefix(f.Role, "credentialFiles.") {
+			return fmt.Errorf("%s cannot start, so it was not created: %s: %s is not there; put it there, or correct the spec; without --start and --enable it is created all the same", name, f.Role, f.Path)
+		}
+	}
+	return nil
+}
+
+// look sees which files of the package are not on this host.
+func (s *source) look() {
+	if plan, ok := planAt(s.path); ok {
+		s.absent = absent(plan)
+		s.notes = append(s.notes, notesOf(s.absent)...)
+	}
 }
 
 func (s source) remove() {
@@ -124,6 +166,7 @@ func (c *Command) buildFrom(ctx context.Context, name string, from statedir.Orig
 		s.remove()
 		return source{}, err
 	}
+	s.look()
 	return s, nil
 }
 

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -199,6 +200,29 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 	d.expect(t, "unit microvm-virtiofsd@web", OK, "not needed: the runner has no virtiofs shares")
 	d.expect(t, "unit microvm-set-booted@web", OK, "not started")
 	d.expect(t, "unit microvm-machined@web", OK, "not needed: the runner has no registration with systemd-machined")
+	for what, u := range map[string]Unit{
+		"a try that waits":   {Active: "activating", Sub: "auto-restart", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
+		"a try under way":    {Active: "activating", Sub: "start", Result: "success", Restarts: 7},
+		"one that ends well": {Active: "activating", Sub: "auto-restart", Result: "success", Restarts: 3},
+	} {
+		t.Log(what)
+		d.units(vm, plan, map[string]Unit{"microvm": u})
+		d.expect(t, "unit microvm@web", Failed, fmt.Sprintf("keeps failing, restarted %d times", u.Restarts))
+		d.expect(t, "unit microvm@web", Failed, "microvm stop web")
+		if u.Last != nil {
+			d.expect(t, "unit microvm@web", Failed, "last with exit-code: no kernel")
+		}
+	}
+	for what, u := range map[string]Unit{
+		"a first start":         {Active: "activating", Sub: "start", Result: "success"},
+		"a first crash":         {Active: "activating", Sub: "auto-restart", Result: "exit-code"},
+		"a guest that reboots":  {Active: "activating", Sub: "start", Result: "success", Restarts: 1},
+		"a guest that rebooted": {Active: "active", Sub: "running", Result: "success", Restarts: 4},
+	} {
+		t.Log(what)
+		d.units(vm, plan, map[string]Unit{"microvm": u})
+		d.expect(t, "unit microvm@web", OK, u.Active)
+	}
 	plan.Machined = &hypervisor.Machined{}
 	d.units(vm, plan, nil)
 	d.expect(t, "unit microvm-machined@web", Failed, "nothing pulls it in")

@@ -21,11 +21,24 @@ type Unit struct {
 	// Active is systemd's word: active, failed, inactive and so on; empty where
 	// the unit is not loaded.
 	Active string
+	// Sub is systemd's finer word: auto-restart while it waits for its next try.
+	Sub    string
 	Result string
+	// Restarts is how often systemd has started it again by itself since its count
+	// was last reset, which a run of ten seconds does.
+	Restarts uint32
 	// Skipped says that its condition was not met when it was last started.
 	Skipped bool
 	// Last is what it logged last, where it failed.
 	Last []string
+}
+
+// KeepsFailing says whether a VM's unit is in a loop of restarts. A guest that
+// reboots is restarted as well, once; a second restart in a row, of a VM that is
+// not up, is one of a run that was short.
+func (u Unit) KeepsFailing() bool {
+	const twice = 2
+	return u.Active == "activating" && (u.Restarts >= twice || u.Restarts > 0 && u.Sub == "auto-restart")
 }
 
 // ExamineVM checks what a VM needs, and says what became of its units. units
@@ -325,11 +338,14 @@ func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what
 	name := template + "@" + vm.Name
 	check := "unit " + name
 	switch {
-	case u.Active == "failed":
-		detail := "failed with " + u.Result
-		if len(u.Last) > 0 {
-			detail += ": " + strings.Join(u.Last, "; ")
+	case template == "microvm" && u.KeepsFailing():
+		detail := fmt.Sprintf("keeps failing, restarted %d times without a run of 10 s", u.Restarts)
+		if u.Result != "success" && u.Result != "" { // that of a try under way
+			detail += ", last with " + u.Result
 		}
+		d.failed(check, detail+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+	case u.Active == "failed":
+		detail := "failed with " + u.Result + u.lastWords()
 		d.failed(check, detail, "fix that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)
 	case !wanted:
 		d.ok(check, "not needed: the runner has no %s", what)
@@ -342,6 +358,13 @@ func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what
 	default:
 		d.ok(check, "%s", u.Active)
 	}
+}
+
+func (u Unit) lastWords() string {
+	if len(u.Last) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(u.Last, "; ")
 }
 
 // pulledIn says whether the VM's unit requires a helper: by the link that an

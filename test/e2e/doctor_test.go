@@ -87,6 +87,16 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 			t.Errorf("%s: %+v, want %q", check, got, text)
 		}
 	}
+	// Its guest would go down, and be back at once.
+	pid := sh(t, "systemctl show -P MainPID microvm@patient")
+	for _, word := range []string{name, "/var/lib/microvms/patient/current"} {
+		if out, err := try("cd /var/lib/microvms/patient && microvm shutdown " + word); err == nil || !strings.Contains(out, "patient runs as a service, which starts it again; stop it with: microvm stop patient") {
+			t.Errorf("shutdown %s: %v: %s", word, err, out)
+		}
+	}
+	if got := sh(t, "systemctl show -P MainPID microvm@patient"); got != pid {
+		t.Errorf("it ran as process %s, and runs as %s", pid, got)
+	}
 	want(t, 0, nil, "stop", name)
 	// A foreign interface in place of the tap fails the helper.
 	eventually(t, 5*time.Second, "ip link add vm-patient type bridge") // the helpers follow the VM
@@ -97,4 +107,18 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	}
 	want(t, 1, []string{"failed", "do: ", "failed; do what"}, "doctor", name)
 	want(t, 3, nil, "doctor", "nobody")
+}
+
+func TestDoctorFindsAVMThatKeepsFailing(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("loops", func(s map[string]any) { s["qemu"] = map[string]any{"extraArgs": []string{"-nonsense"}} }))
+	want(t, 1, nil, "start", name)
+	eventually(t, 30*time.Second, "test $(systemctl show -P NRestarts microvm@loops) -ge 2")
+	if got := findings(t, name)["unit microvm@loops"]; got.Status != "failed" || !strings.HasPrefix(got.Detail, "keeps failing, restarted ") || !strings.Contains(got.Detail, "-nonsense: invalid option") || !strings.Contains(got.Remedy, "microvm stop loops") || !strings.Contains(got.Remedy, "microvm logs loops") {
+		t.Errorf("%+v", got)
+	}
+	want(t, 0, nil, "stop", name)
+	if got := findings(t, name)["unit microvm@loops"]; got.Status != "ok" {
+		t.Errorf("one that was stopped: %+v", got)
+	}
 }
