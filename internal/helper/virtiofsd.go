@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
 	"os/user"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
 	"microvm/internal/statedir"
 	"microvm/internal/virtiofsd"
 )
@@ -62,6 +65,7 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 		return err
 	}
 	cfg.Log = stderr
+	cfg.Others = func() ([]virtiofsd.Writable, error) { return writtenByOthers(t.vm) }
 	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(virtiofsdRecord, s) }
 	cfg.Ready = func() error {
 		return notifyManager(fmt.Sprintf("READY=1\nSTATUS=Serving %d shares\n", len(cfg.Shares)))
@@ -152,6 +156,59 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, e
 		cfg.Shares = append(cfg.Shares, share)
 	}
 	return cfg, nil
+}
+
+// writtenByOthers lists the directories that the guests of other VMs write, or
+// will after their next start.
+func writtenByOthers(vm statedir.VM) ([]virtiofsd.Writable, error) {
+	names, err := vm.Host.Names()
+	if err != nil {
+		return nil, err
+	}
+	var all []virtiofsd.Writable
+	for _, name := range names {
+		if name == vm.Name {
+			continue
+		}
+		other := statedir.VM{Host: vm.Host, Name: name}
+		for _, open := range []func() (*runner.Package, error){other.Booted, other.Current} {
+			written, err := writtenBy(other, open)
+			if err != nil {
+				return nil, fmt.Errorf("read the shares of VM %q: %w", name, err)
+			}
+			all = append(all, written...)
+		}
+	}
+	return all, nil
+}
+
+// writtenBy lists the directories that a VM's guest writes with one of its
+// packages; none where there is no such package.
+func writtenBy(vm statedir.VM, open func() (*runner.Package, error)) ([]virtiofsd.Writable, error) {
+	p, err := open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return nil, err
+	}
+	var all []virtiofsd.Writable
+	for _, s := range plan.Shares {
+		if s.ReadOnly {
+			continue
+		}
+		source := s.Source
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(vm.Dir(), source)
+		}
+		all = append(all, virtiofsd.Writable{VM: vm.Name, Tag: s.Tag, Source: source})
+	}
+	return all, nil
 }
 
 // lookupGroup returns the id of a group.

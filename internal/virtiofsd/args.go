@@ -1,6 +1,7 @@
 package virtiofsd
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -8,20 +9,27 @@ import (
 // listenFD is the descriptor on which virtiofsd finds its listening socket.
 const listenFD = 3
 
+// modcapsOption is virtiofsd's, of which it heeds only the last.
+const modcapsOption = "--modcaps"
+
 // argv is virtiofsd's command line for the share, whose directory is mounted
-// at dir. A share that lies inside a state directory is confined: its guest
-// must not leave anything there that counts on the host.
+// at dir. The guest of a confined share must not leave anything there that counts
+// on the host.
 func (s *Share) argv(p *program, dir string, confined bool) ([]string, error) {
 	// No guest makes device nodes of the host's.
 	caps := "-mknod"
 	if confined {
 		caps += ":-setfcap"
 	}
+	extra, modcaps := s.modcaps()
+	for _, list := range modcaps {
+		caps += ":" + list
+	}
 	args := []string{
 		p.path,
 		"--fd=" + strconv.Itoa(listenFD),
 		"--shared-dir=" + dir,
-		"--modcaps=" + caps,
+		modcapsOption + "=" + caps,
 		"--thread-pool-size=" + strconv.Itoa(s.Threads),
 	}
 	if s.Cache != "" {
@@ -46,7 +54,37 @@ func (s *Share) argv(p *program, dir string, confined bool) ([]string, error) {
 	if !p.translate && s.translates() {
 		return nil, configErrorf("%s is too old to translate user and group ids (--translate-uid); update it to 1.13", p.path)
 	}
-	return append(args, s.ExtraArgs...), nil
+	return append(args, extra...), nil
+}
+
+// modcaps splits the lists of capabilities from the other ExtraArgs.
+func (s *Share) modcaps() (others, lists []string) {
+	for i := 0; i < len(s.ExtraArgs); i++ {
+		arg := s.ExtraArgs[i]
+		list, given := strings.CutPrefix(arg, modcapsOption+"=")
+		if arg == modcapsOption && i+1 < len(s.ExtraArgs) {
+			i++
+			list, given = s.ExtraArgs[i], true
+		}
+		if given {
+			lists = append(lists, list)
+		} else {
+			others = append(others, arg)
+		}
+	}
+	return others, lists
+}
+
+// confined says whether the guest is kept from making what counts on the host.
+// What a guest cannot write needs no guard, unless a state directory is around
+// it. Outside of those, an operator may do without, for a share that is a guest's
+// system: the capability to set capabilities stands for both.
+func (s *Share) confined(inside bool) bool {
+	if inside || s.ReadOnly {
+		return inside
+	}
+	_, lists := s.modcaps()
+	return !slices.Contains(strings.Split(strings.ToLower(strings.Join(lists, ":")), ":"), "+setfcap")
 }
 
 // translates says whether ids are to be translated.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,7 +123,7 @@ func inodeOf(fd int) (inode, error) {
 }
 
 // walker opens a source component by component, because links are followed
-// outside the state directories and never inside them.
+// where operators make them, and never where a hypervisor or a guest could.
 type walker struct {
 	// root is the directory of all state directories; inside is set when the
 	// walk enters it, by whatever path.
@@ -134,6 +135,12 @@ type walker struct {
 	// user; created says that it did.
 	ownerGID int
 	created  bool
+	// lookup makes nothing.
+	lookup bool
+	// covers finds the directories that guests write. It is asked only where the
+	// path goes through a link or up; trail is where the walk came through.
+	covers func() ([]cover, error)
+	trail  []inode
 
 	links int
 	at    int
@@ -143,10 +150,8 @@ type walker struct {
 // openSource opens the source directory of a share, creates it where it is
 // missing, and returns a handle that the caller closes.
 func openSource(cfg *Config, source string) (fd int, w *walker, err error) {
-	if !filepath.IsAbs(source) {
-		source = filepath.Join(cfg.StateDir, source)
-	}
-	w = &walker{ownerUID: uint32(cfg.OwnerUID), ownerGID: cfg.OwnerGID, at: -1} //nolint:gosec // a uid is 32 bits
+	source = cfg.absSource(source)
+	w = cfg.walker()
 	if err := w.findRoot(cfg.StateRoot); err != nil {
 		return -1, nil, err
 	}
@@ -155,6 +160,10 @@ func openSource(cfg *Config, source string) (fd int, w *walker, err error) {
 		return -1, nil, fmt.Errorf("open source %q: %w", source, err)
 	}
 	return w.at, w, nil
+}
+
+func (c *Config) walker() *walker {
+	return &walker{ownerUID: uint32(c.OwnerUID), ownerGID: c.OwnerGID, covers: sync.OnceValues(c.covers), at: -1} //nolint:gosec // a uid is 32 bits
 }
 
 // findRoot notes which directory holds the state directories.
@@ -195,8 +204,10 @@ func (w *walker) walk(path string) error {
 func (w *walker) start() error {
 	w.close()
 	fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	w.at = fd
-	return err
+	if err != nil {
+		return err
+	}
+	return w.enter(fd)
 }
 
 // push puts the components of a path before those that are left.
@@ -215,12 +226,20 @@ func (w *walker) step(name string) error {
 	if name == ".." && w.inside {
 		return configErrorf("it goes up with \"..\" inside the state directory; write the path without")
 	}
+	if name == ".." {
+		if err := w.refuseUp(); err != nil {
+			return err
+		}
+	}
 	// O_DIRECTORY makes an automount point mount.
 	fd, err := unix.Openat(w.at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	switch err {
 	case nil:
 		return w.enter(fd)
 	case unix.ENOENT:
+		if w.lookup {
+			break
+		}
 		return w.make(name)
 	case unix.ENOTDIR, unix.ELOOP:
 		return w.follow(name)
@@ -230,11 +249,24 @@ func (w *walker) step(name string) error {
 
 // enter makes fd the place to go on from.
 func (w *walker) enter(fd int) error {
-	closeFD(w.at)
+	w.close()
 	w.at = fd
 	id, err := inodeOf(fd)
 	w.inside = w.inside || id == w.root
+	w.trail = append(w.trail, id)
 	return err
+}
+
+// refuseUp refuses to go up from where a guest can move directories about.
+func (w *walker) refuseUp() error {
+	share, err := w.covering()
+	if err != nil {
+		return fmt.Errorf("\"..\": %w", err)
+	}
+	if share == nil {
+		return nil
+	}
+	return configErrorf("it goes up with \"..\" inside %v, whose guest could have moved what is there; write the path without", share)
 }
 
 // make creates a missing component: the last one for the hypervisor's user,
@@ -274,6 +306,13 @@ func (w *walker) follow(name string) error {
 	}
 	if st.Uid == w.ownerUID && st.Uid != 0 {
 		return configErrorf("%q is a symbolic link that belongs to the hypervisor's user; it is not followed: remove it", name)
+	}
+	share, err := w.covering()
+	if err != nil {
+		return fmt.Errorf("%q is a symbolic link: %w", name, err)
+	}
+	if share != nil {
+		return configErrorf("%q is a symbolic link inside %v, and is not followed, because that guest could have made it: remove it, or name the directory that it leads to", name, share)
 	}
 	if w.links++; w.links > maxLinks {
 		return configErrorf("%q: %w", name, unix.ELOOP)

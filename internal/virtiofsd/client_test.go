@@ -306,6 +306,13 @@ func (c *client) chmod(t *testing.T, node, handle uint64, mode uint32) unix.Errn
 	return errno
 }
 
+func (c *client) chown(t *testing.T, node uint64, uid, gid uint32) unix.Errno {
+	t.Helper()
+	const setUID, setGID = 1 << 1, 1 << 2
+	_, errno := c.must(t, fuseSetattr, node, le(uint32(setUID|setGID), uint32(0), uint64(0), [5]uint64{}, [3]uint32{}, uint32(0), uint32(0), uid, gid, uint32(0)))
+	return errno
+}
+
 // setxattr is for a share with ACLs: its request has the extended form.
 func (c *client) setxattr(t *testing.T, node uint64, key string, value []byte) unix.Errno {
 	t.Helper()

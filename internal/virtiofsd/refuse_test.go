@@ -171,6 +171,90 @@ func TestAnOperatorsLinkToTheSourceIsFollowed(t *testing.T) {
 	}
 }
 
+func TestLinksThatAGuestCouldHaveMadeAreNotFollowed(t *testing.T) {
+	h := newHost(t)
+	outside := filepath.Dir(h.root)
+	for _, dir := range []string{"/data", "/data/sub", "/ops", "/secret", "/up"} {
+		mustMkdir(t, outside+dir, 0o755, 0)
+	}
+	for link, target := range map[string]string{
+		"/data/pub": outside + "/secret", "/data/sub/pub": "../../secret",
+		"/ops/data": "../data", "/ops/secret": "../secret", "/up/up": "..",
+	} {
+		if err := os.Symlink(target, outside+link); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tests := map[string]struct {
+		source, written string
+		readOnly        bool
+		// want is in the error; opened is where the walk ends without.
+		want, opened string
+	}{
+		"in the source":                   {source: "/data/pub", written: "/data", want: `"pub" is a symbolic link inside share "data"`},
+		"below the source":                {source: "/data/sub/pub", written: "/data", want: `"pub" is a symbolic link inside share "data"`},
+		"by an operator's link":           {source: "/ops/data/pub", written: "/data", want: `"pub" is a symbolic link inside share "data"`},
+		"in a source that is a link":      {source: "/data/pub", written: "/ops/data", want: `"pub" is a symbolic link inside share "data"`},
+		"up":                              {source: "/data/sub/../../secret", written: "/data", want: `goes up with ".." inside share "data"`},
+		"to a source around the link":     {source: "/up/up", written: "/up/up", want: `"up" is a symbolic link inside share "data"`},
+		"a source that is missing":        {source: "/ops/secret", written: "/nowhere", opened: "/secret"},
+		"a source that another's link is": {source: "/ops/secret", written: "/data/pub", opened: "/secret"},
+		"an operator's, beside":           {source: "/ops/secret", written: "/data", opened: "/secret"},
+		"up, beside":                      {source: "/ops/../secret", written: "/data", opened: "/secret"},
+		"an operator's into the source":   {source: "/ops/data/sub", written: "/data", opened: "/data/sub"},
+		"the source itself":               {source: "/ops/data", written: "/ops/data", opened: "/data"},
+		"in a source that is read only":   {source: "/data/pub", written: "/data", readOnly: true, opened: "/secret"},
+	}
+	for title, test := range tests {
+		own := h.config(Share{Tag: "data", Source: outside + test.written, ReadOnly: test.readOnly})
+		foreign := h.config()
+		foreign.Others = func() ([]Writable, error) {
+			return []Writable{{VM: "db", Tag: "data", Source: outside + test.written}}, nil
+		}
+		for vm, cfg := range map[string]Config{"web": own, "db": foreign} {
+			if test.readOnly && vm == "db" {
+				continue
+			}
+			t.Run(title+" of "+vm, func(t *testing.T) {
+				fd, _, err := openSource(&cfg, outside+test.source)
+				if test.want != "" {
+					if err == nil || !strings.Contains(err.Error(), test.want+` of VM "`+vm+`"`) || !errors.Is(err, ErrConfig) {
+						t.Errorf("error %v, want one with %q", err, test.want)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer closeFD(fd)
+				if path, err := os.Readlink(procFD(fd)); err != nil || path != outside+test.opened {
+					t.Errorf("opened %q, %v", path, err)
+				}
+			})
+		}
+	}
+}
+
+func TestWhoDoesNotKnowWhatGuestsWriteFollowsNoLink(t *testing.T) {
+	h := newHost(t)
+	outside := filepath.Dir(h.root)
+	mustMkdir(t, outside+"/data", 0o755, 0)
+	if err := os.Symlink("data", outside+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	cfg := h.config()
+	unread := errors.New("unread")
+	cfg.Others = func() ([]Writable, error) { return nil, unread }
+	if _, _, err := openSource(&cfg, outside+"/link"); !errors.Is(err, unread) {
+		t.Errorf("error %v", err)
+	}
+	fd, _, err := openSource(&cfg, outside+"/data")
+	if err != nil {
+		t.Fatalf("without a link: %v", err)
+	}
+	closeFD(fd)
+}
+
 // A hypervisor that swaps its directory for a link again and again must never
 // get the link's target.
 func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
@@ -344,6 +428,14 @@ func TestCommandLines(t *testing.T) {
 		t.Errorf("error %v, want one about --tag", err)
 	}
 	// 1.8 does not know --readonly; the mount is read-only all the same.
+	own := Share{ExtraArgs: []string{"--modcaps=+sys_admin", "--xattr", "--modcaps", "-fsetid:+SETFCAP"}}
+	got, err = own.argv(new, "/run/m", true)
+	want = []string{
+		"/usr/libexec/virtiofsd", "--fd=3", "--shared-dir=/run/m", "--modcaps=-mknod:-setfcap:+sys_admin:-fsetid:+SETFCAP", "--thread-pool-size=0", "--xattr",
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %q, %v\nwant %q", got, err, want)
+	}
 	if got, err := (&Share{Tag: "home", ReadOnly: true}).argv(old, "/run/m", true); err != nil || slices.Contains(got, "--readonly") {
 		t.Errorf("got %q, %v; want no --readonly", got, err)
 	}
@@ -353,6 +445,26 @@ func TestCommandLines(t *testing.T) {
 	}
 	if _, err := translating.argv(new, "/run/m", true); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWhoseGuestIsConfined(t *testing.T) {
+	allowed := []string{"--modcaps=-chown:+setfcap"}
+	for _, test := range []struct {
+		share        Share
+		inside, want bool
+	}{
+		{share: Share{}, want: true},
+		{share: Share{ReadOnly: true}, want: false},
+		{share: Share{ReadOnly: true}, inside: true, want: true},
+		{share: Share{ExtraArgs: allowed}, want: false},
+		{share: Share{ExtraArgs: allowed}, inside: true, want: true},
+		{share: Share{ExtraArgs: []string{"--modcaps=-setfcap"}}, want: true},
+		{share: Share{ExtraArgs: []string{"+setfcap"}}, want: true},
+	} {
+		if got := test.share.confined(test.inside); got != test.want {
+			t.Errorf("%+v, inside %v: %v", test.share, test.inside, got)
+		}
 	}
 }
 

@@ -80,6 +80,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become the reaper of virtiofsd's children: %w", err)
 	}
+	if cfg.Others != nil {
+		cfg.Others = sync.OnceValues(cfg.Others)
+	}
 	s := &supervisor{cfg: &cfg, log: &logger{w: cfg.Log}, stateDir: -1}
 	defer s.close()
 	if err := s.prepare(); err != nil {
@@ -161,7 +164,7 @@ func (s *supervisor) open(share *Share) error {
 	if err != nil {
 		return err
 	}
-	sv.source, sv.confined, sv.made = fd, w.inside, w.created
+	sv.source, sv.confined, sv.made = fd, share.confined(w.inside), w.created
 	if err := s.refuseStateDir(sv); err != nil {
 		return err
 	}
@@ -178,7 +181,7 @@ func (s *supervisor) open(share *Share) error {
 // refuseStateDir refuses to give a guest its own state directory to write: as
 // root there it could replace the links that say what root trusts.
 func (s *supervisor) refuseStateDir(sv *served) error {
-	if sv.ReadOnly || !sv.confined {
+	if sv.ReadOnly {
 		return nil
 	}
 	source, err := inodeOf(sv.source)

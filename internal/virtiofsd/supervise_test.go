@@ -262,19 +262,33 @@ func TestAReadOnlyShareStaysAsItIs(t *testing.T) {
 
 func TestAGuestCannotMakeWhatCountsOnTheHost(t *testing.T) {
 	needDaemon(t)
-	r := start(t, newHost(t), Share{Tag: "home", PosixACL: true})
+	for where, share := range map[string]Share{
+		"in the state directory":       {Source: "home"},
+		"elsewhere":                    {Source: "../../data"},
+		"with capabilities of its own": {Source: "../../data", ExtraArgs: []string{"--modcaps", "-mknod:+sys_chroot"}},
+	} {
+		t.Run(where, func(t *testing.T) {
+			share.Tag, share.PosixACL = "home", true
+			makeWhatCounts(t, start(t, newHost(t), share), share.Source)
+		})
+	}
+}
+
+// makeWhatCounts tries as the guest of the share "home".
+func makeWhatCounts(t *testing.T, r *running, source string) {
+	t.Helper()
 	c := r.dial(t, "home")
 
 	// Having served another user, virtiofsd is hidden from processes without
 	// CAP_SYS_PTRACE, and the supervisor has to look at its descriptors.
-	if err := os.Chmod(filepath.Join(r.vm, "home"), 0o777); err != nil {
+	if err := os.Chmod(filepath.Join(r.vm, source), 0o777); err != nil {
 		t.Fatal(err)
 	}
 	c.uid = 1000
 	if _, _, errno := c.create(t, "of-user", 0o644); errno != 0 {
 		t.Fatalf("create as a user: %v", errno)
 	}
-	if st, _ := r.stat(t, "home/of-user"); st.Uid != c.uid {
+	if st, _ := r.stat(t, source+"/of-user"); st.Uid != c.uid {
 		t.Errorf("the file belongs to %d, want %d", st.Uid, c.uid)
 	}
 	c.uid = 0
@@ -282,7 +296,7 @@ func TestAGuestCannotMakeWhatCountsOnTheHost(t *testing.T) {
 	if errno := c.mknod(t, "null", unix.S_IFCHR|0o666, uint32(unix.Mkdev(1, 3))); errno != unix.EPERM {
 		t.Errorf("make a device node: %v, want EPERM", errno)
 	}
-	if _, exists := r.stat(t, "home/null"); exists {
+	if _, exists := r.stat(t, source+"/null"); exists {
 		t.Error("the device node exists")
 	}
 	if errno := c.mknod(t, "fifo", unix.S_IFIFO|0o644, 0); errno != 0 {
@@ -310,6 +324,12 @@ func TestAGuestCannotMakeWhatCountsOnTheHost(t *testing.T) {
 	if errno := c.chmod(t, node, 0, 0o1777); errno != 0 {
 		t.Errorf("chmod 1777: %v", errno)
 	}
+	if errno := c.chown(t, node, 1000, 100); errno != 0 {
+		t.Errorf("chown: %v", errno)
+	}
+	if st, _ := r.stat(t, source+"/sh"); st.Uid != 1000 || st.Gid != 100 || st.Mode&0o7777 != 0o1777 {
+		t.Errorf("the file is %d:%d %04o, want 1000:100 1777", st.Uid, st.Gid, st.Mode&0o7777)
+	}
 	if errno := c.setxattr(t, node, "user.test", []byte("x")); errno != 0 {
 		t.Errorf("set an attribute: %v", errno)
 	}
@@ -328,7 +348,7 @@ func TestAGuestCannotMakeWhatCountsOnTheHost(t *testing.T) {
 	if errno := c.chmod(t, dir, 0, 0o4775); errno != unix.EPERM {
 		t.Errorf("chmod 4775 of a directory: %v, want EPERM", errno)
 	}
-	err := filepath.Walk(filepath.Join(r.vm, "home"), func(path string, info os.FileInfo, err error) error {
+	err := filepath.Walk(filepath.Join(r.vm, source), func(path string, info os.FileInfo, err error) error {
 		if err == nil && !info.IsDir() && info.Mode()&(os.ModeSetuid|os.ModeSetgid|os.ModeDevice) != 0 {
 			t.Errorf("the guest left %s %v", path, info.Mode())
 		}
@@ -337,10 +357,30 @@ func TestAGuestCannotMakeWhatCountsOnTheHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if st, _ := r.stat(t, "home/shared"); st.Mode&0o7777 != 0o2775 {
+	if st, _ := r.stat(t, source+"/shared"); st.Mode&0o7777 != 0o2775 {
 		t.Errorf("the directory has mode %04o, want 2775", st.Mode&0o7777)
 	}
 	r.waitLog(t, "home: the guest asked for file mode 4755: refused")
+}
+
+// Where the guest's system is in a share, its packages bring such files.
+func TestAnOperatorMayAllowWhatCountsOnTheHost(t *testing.T) {
+	needDaemon(t)
+	r := start(t, newHost(t), Share{Tag: "home", Source: "../../data", PosixACL: true, ExtraArgs: []string{"--modcaps=+setfcap"}})
+	c := r.dial(t, "home")
+	node, _, errno := c.create(t, "su", 0o755)
+	if errno != 0 {
+		t.Fatalf("create: %v", errno)
+	}
+	if errno := c.setxattr(t, node, "security.capability", le(uint32(0x02000001), uint32(2), uint32(0), uint32(0), uint32(0))); errno != 0 {
+		t.Errorf("give the file capabilities: %v", errno)
+	}
+	if errno := c.chmod(t, node, 0, 0o4755); errno != 0 {
+		t.Errorf("chmod 4755: %v", errno)
+	}
+	if errno := c.mknod(t, "null", unix.S_IFCHR|0o666, uint32(unix.Mkdev(1, 3))); errno != unix.EPERM {
+		t.Errorf("make a device node: %v, want EPERM", errno)
+	}
 }
 
 func TestAGuestsLinksLeadNowhereOnTheHost(t *testing.T) {
@@ -489,6 +529,41 @@ func TestAShareThatKeepsFailingEndsWithTheReason(t *testing.T) {
 	}
 	if _, exists := h.stat(t, "other.sock"); exists {
 		t.Error("the other share's socket is left")
+	}
+}
+
+// The guest of a share outside the state directory is root there, too, and so are
+// its links: neither this VM's shares nor another's are led away by them.
+func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
+	needDaemon(t)
+	h := newHost(t)
+	outside := filepath.Dir(h.root)
+	writable := Share{Tag: "data", Source: outside + "/data"}
+	r := start(t, h, writable)
+	c := r.dial(t, "data")
+	if errno := c.symlink(t, "pub", "/"); errno != 0 {
+		t.Fatalf("symlink: %v", errno)
+	}
+	if err := r.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if st, _ := h.stat(t, "../../data/pub"); st.Uid != 0 || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		t.Fatalf("the guest made %o of user %d, want a link of root's", st.Mode, st.Uid)
+	}
+	for _, source := range []string{outside + "/data/pub", outside + "/data/pub/etc", "../../data/pub"} {
+		pub := Share{Tag: "pub", Source: source}
+		err := refused(t, h, writable, pub)
+		if want := `share "data" of VM "web"`; !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `share "pub"`) || !errors.Is(err, ErrConfig) {
+			t.Errorf("source %q: error %v, want one with %q", source, err, want)
+		}
+		cfg := h.config(pub)
+		cfg.Log = &logbook{}
+		cfg.Ready = func() error { return errors.New("it became ready") }
+		cfg.Others = func() ([]Writable, error) { return []Writable{{VM: "db", Tag: "all", Source: outside + "/data"}}, nil }
+		err = Run(t.Context(), cfg)
+		if want := `share "all" of VM "db"`; err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, ErrConfig) {
+			t.Errorf("source %q: error %v, want one with %q", source, err, want)
+		}
 	}
 }
 

@@ -9,9 +9,10 @@
 // The package holds the design's trust rules for shares: the hypervisor's user
 // can write most of the state directory, and a guest writes into its shares as
 // root. Sockets are therefore bound through a directory handle, sources are
-// opened without following a link once the state directory is entered, and
-// what virtiofsd gets is that open directory, mounted in a mount namespace
-// that nobody else sees. It knows neither units nor specs.
+// opened without following a link once the state directory, or a directory that
+// a guest writes, is entered, and what virtiofsd gets is that open directory,
+// mounted in a mount namespace that nobody else sees. A guest that writes is kept
+// from making what gives rights on the host. It knows neither units nor specs.
 //
 // The daemon is virtiofsd 1.8 or newer, https://gitlab.com/virtio-fs/virtiofsd.
 package virtiofsd
@@ -62,7 +63,9 @@ type Share struct {
 	Threads int
 	// PassTag gives virtiofsd --tag, which crosvm needs.
 	PassTag bool
-	// ExtraArgs come last, so that they win.
+	// ExtraArgs come last, so that they win; their --modcaps adds to ours. With
+	// +setfcap in it, a guest may make set-user-ID files and give files
+	// capabilities, outside the state directories.
 	ExtraArgs []string
 }
 
@@ -77,6 +80,9 @@ type Config struct {
 	// are the hypervisor's.
 	OwnerUID, OwnerGID int
 	Shares             []Share
+	// Others returns what the guests of other VMs write. It is called only where
+	// a source's path goes through a link or up; nil means that there are none.
+	Others func() ([]Writable, error)
 	// Log receives whole lines.
 	Log io.Writer
 	// Bound is called with the sockets once all are bound and before anything

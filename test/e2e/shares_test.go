@@ -59,3 +59,34 @@ func TestAVMWhoseShareKeepsFailingDoesNotStart(t *testing.T) {
 	nothingLeft(t, name)
 	eventually(t, 5*time.Second, "! pgrep virtiofsd")
 }
+
+// TestAShareIsNotLedAwayByTheGuestOfAnother: a guest is root in its share, and
+// its links look like an operator's. The two are different VMs, whose packages
+// tell what their guests write.
+func TestAShareIsNotLedAwayByTheGuestOfAnother(t *testing.T) {
+	in(t, "container")
+	sh(t, "mkdir -p /srv/taken/real && ln -sfn /etc /srv/taken/pub && ln -sfn taken /srv/way")
+	t.Cleanup(func() { _, _ = try("rm -r /srv/taken /srv/way") })
+	share := func(source string) func(map[string]any) {
+		return func(s map[string]any) {
+			s["shares"] = []any{map[string]any{"tag": "a", "source": source, "proto": "virtiofs"}}
+		}
+	}
+	install(t, spec("taker", share("/srv/taken")))
+	name := install(t, spec("taken", share("/srv/taken/pub")))
+	if out, err := try("systemctl start microvm-virtiofsd@" + name); err == nil {
+		t.Errorf("the share is served: %s", out)
+	}
+	if code := sh(t, "systemctl show -P ExecMainStatus microvm-virtiofsd@"+name); code != "78" {
+		t.Errorf("exit code %s, want 78", code)
+	}
+	want := `share "a": open source "/srv/taken/pub": "pub" is a symbolic link inside share "a" of VM "taker" (source "/srv/taken")`
+	if log := sh(t, logs(name)); !strings.Contains(log, want) {
+		t.Errorf("the log does not say %s:\n%s", want, log)
+	}
+	// An operator's link, in a directory that no guest writes, is followed.
+	other := install(t, spec("wayfarer", share("/srv/way/real")))
+	sh(t, "systemctl start microvm-virtiofsd@"+other)
+	sh(t, "systemctl stop microvm-virtiofsd@"+other)
+	eventually(t, 5*time.Second, "! pgrep virtiofsd")
+}
