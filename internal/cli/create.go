@@ -95,7 +95,7 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 	if err != nil {
 		return err
 	}
-	if vm.Installed() {
+	if vm.Adopted() && vm.Installed() {
 		return errExists(name)
 	}
 	if err := needsRoot("create a VM"); err != nil {
@@ -113,10 +113,14 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 			return err
 		}
 	}
+	how := "created in"
+	if vm.Installed() {
+		how = "taken over in" // from microvm.nix
+	}
 	if err := c.installNew(ctx, vm, s.path, from); err != nil {
 		return err
 	}
-	c.printf("%s: created in %s\n", name, vm.Dir())
+	c.printf("%s: %s %s\n", name, how, vm.Dir())
 	for _, n := range s.notes {
 		_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
 	}
@@ -133,7 +137,7 @@ func notCreated(name string, err error) error {
 
 // installNew installs a VM that was not there, or nothing of it.
 func (c *Command) installNew(ctx context.Context, vm statedir.VM, path string, from statedir.Origin) error {
-	existed := vm.Exists()
+	existed, taken := vm.Exists(), vm.Installed()
 	from.New = true
 	// A signal from here on waits: it takes milliseconds, and is whole or undone.
 	whole := context.WithoutCancel(ctx)
@@ -143,7 +147,7 @@ func (c *Command) installNew(ctx context.Context, vm statedir.VM, path string, f
 		return nil
 	case errors.Is(err, statedir.ErrExists):
 		return errExists(vm.Name)
-	case errors.As(err, new(*runner.UntrustedError)) || !vm.Exists():
+	case errors.As(err, new(*runner.UntrustedError)) || !vm.Exists() || taken:
 		return err
 	case existed:
 		return errors.Join(err, vm.RemoveKeepingData(whole, systemd.Reload))

@@ -27,9 +27,11 @@ const (
 type vmStatus struct {
 	row
 	// Flake, Spec and Toplevel say where it comes from; at most one is set.
-	Flake     string `json:"flake,omitempty"`
-	Spec      string `json:"spec,omitempty"`
-	Toplevel  string `json:"toplevel,omitempty"`
+	Flake    string `json:"flake,omitempty"`
+	Spec     string `json:"spec,omitempty"`
+	Toplevel string `json:"toplevel,omitempty"`
+	// foreign is a VM that something else installed.
+	foreign   bool
 	Directory string `json:"directory"`
 	// AtBoot is systemd's UnitFileState of the VM's unit.
 	AtBoot   string       `json:"atBoot,omitempty"`
@@ -83,6 +85,7 @@ func (c *Command) statusOf(ctx context.Context, vm statedir.VM) (vmStatus, error
 		return s, err
 	}
 	s.Flake, s.Spec, s.Toplevel = from.Flake, from.Spec, from.Toplevel
+	s.foreign = vm.Installed() && !vm.Adopted()
 	if !systemd.Running() {
 		s.State = "unknown"
 		return s, nil
@@ -226,6 +229,8 @@ func (s vmStatus) from() string {
 		return "flake " + printable.Line(s.Flake)
 	case s.Spec != "":
 		return "spec " + printable.Line(s.Spec)
+	case s.foreign:
+		return "unknown, as this program did not install it"
 	}
 	return "a package"
 }

@@ -109,11 +109,25 @@ func (c *Command) updatable() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") {
+		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") || hasOriginOfItsOwn(vm) {
 			out = append(out, name)
 		}
 	}
 	return out, nil
+}
+
+// hasOriginOfItsOwn says whether the VM comes from microvm.nix with a flake, or
+// seems to: it is to be said that it is not updated.
+func hasOriginOfItsOwn(vm statedir.VM) bool {
+	if vm.Adopted() || !vm.Installed() {
+		return false
+	}
+	for _, name := range []string{"flake", "spec"} {
+		if _, err := os.Lstat(filepath.Join(vm.Dir(), name)); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // updateAll updates VMs, several at a time.
@@ -152,9 +166,11 @@ func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
 	case from.Flake != "":
 		return from, checkFlake(from.Flake)
 	case from.Spec != "":
-		return from, rootsSpec(from.Spec)
+		return from, rootsSpec(vm.Host, from.Spec)
 	case !vm.Installed():
 		return from, notInstalled(vm)
+	case !vm.Adopted():
+		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", vm.Name, filepath.Join(vm.Dir(), "flake"))
 	}
 	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", vm.Name, vm.Name)
 }
@@ -162,7 +178,10 @@ func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
 // rootsSpec refuses a spec that somebody else could have changed since it was
 // recorded: who writes a spec chooses which of the host's directories its guest
 // sees. The person who calls sudo is trusted as root is.
-func rootsSpec(path string) error {
+func rootsSpec(host statedir.Host, path string) error {
+	if host.InGuestsReach(path) {
+		return fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example, and create the VM anew from there", path, host.StateDir)
+	}
 	info, err := os.Stat(path)
 	if err != nil {
 		return fmt.Errorf("look at spec: %w; put it back, or create the VM anew from where it is now", err)

@@ -5,10 +5,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // tempPrefix marks what a crash may leave behind; the next change removes it.
@@ -51,41 +55,84 @@ func writeLink(target, path string) error {
 	return nil
 }
 
+// mostNames is how many entries of a directory that a hypervisor can fill are
+// looked at.
+const mostNames = 4096
+
+// leftIn are the names of what a crash may have left in dir of changes of the
+// file base, or of any where it is empty.
+func leftIn(dir, base string) ([]string, error) {
+	f, err := os.Open(dir) //nolint:gosec // a directory of ours
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for leftovers: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	names, err := f.Readdirnames(mostNames)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+		return nil, fmt.Errorf("look for leftovers: %w", err)
+	}
+	prefix := tempPrefix
+	if base != "" {
+		prefix += base + "-"
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, prefix) }), nil
+}
+
 // removeLeftoversOf removes what a crash left of the changes of one file. Unlike
 // removeLeftovers it does not disturb who changes another just now.
 func removeLeftoversOf(path string) error {
-	entries, err := os.ReadDir(filepath.Dir(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	names, err := leftIn(filepath.Dir(path), filepath.Base(path))
 	if err != nil {
-		return fmt.Errorf("look for leftovers: %w", err)
+		return err
 	}
-	for _, e := range entries {
-		if e.IsDir() || !strings.HasPrefix(e.Name(), tempPrefix+filepath.Base(path)+"-") {
-			continue
-		}
-		if err := os.Remove(filepath.Join(filepath.Dir(path), e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove leftover: %w", err)
+	for _, name := range names {
+		left := filepath.Join(filepath.Dir(path), name)
+		if err := unix.Unlink(left); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EISDIR) {
+			return fmt.Errorf("remove leftover %s: %w", left, err)
 		}
 	}
 	return nil
 }
 
-// removeLeftovers removes what a crash left in dir. Entries that are not
-// root's cannot be ours and stay.
-func removeLeftovers(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("look for leftovers: %w", err)
+// removeFilesLeft removes what a crash left in the directory of a VM, whose
+// hypervisor may be filling it meanwhile: files of root's, which ours are, and
+// never a tree.
+func removeFilesLeft(dir string) error {
+	names, err := leftIn(dir, "")
+	for _, name := range names {
+		var st unix.Stat_t
+		left := filepath.Join(dir, name)
+		if err := unix.Lstat(left, &st); err == nil && st.Uid == 0 {
+			_ = unix.Unlink(left) // what cannot be removed is in nobody's way
+		}
 	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), tempPrefix) {
-			continue
-		}
-		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("remove leftover: %w", err)
-		}
+	return err
+}
+
+// removeLeftovers removes what a crash left in dir, in which only root writes.
+func removeLeftovers(dir string) error {
+	names, err := leftIn(dir, "")
+	for _, name := range names {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	if err != nil {
+		return fmt.Errorf("remove leftovers: %w", err)
+	}
+	return nil
+}
+
+// clearName makes a name in a VM's directory free. A directory is moved aside:
+// what a hypervisor put into it may be more than can be removed.
+func clearName(path string) error {
+	err := unix.Unlink(path)
+	if errors.Is(err, unix.EISDIR) {
+		err = os.Rename(path, tempName(path))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove %s, which is not root's: %w", path, err)
 	}
 	return nil
 }

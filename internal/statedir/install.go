@@ -15,16 +15,6 @@ import (
 	"microvm/internal/runner"
 )
 
-// Origin says where updates of a VM come from; at most one field is set.
-type Origin struct {
-	// Flake is a flake reference, Spec the absolute path of a spec.
-	Flake, Spec string
-	// Toplevel is the system of a VM that the host declares fully.
-	Toplevel string
-	// New refuses a VM that has a package already, with ErrExists.
-	New bool
-}
-
 // Install makes the package at path the one that the VM's next start uses. Paths
 // may be relative to the working directory. It
 // makes or repairs the VM's directories, copies the package into the store
@@ -61,12 +51,15 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if _, err := v.jailDropIns(plan); err != nil {
 		return err // before anything is changed
 	}
+	if from.Spec != "" && v.Host.InGuestsReach(from.Spec) {
+		return fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example", from.Spec, v.Host.StateDir)
+	}
 	unlock, err := v.Host.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if from.New && v.Installed() {
+	if from.New && v.Installed() && v.Adopted() {
 		return ErrExists
 	}
 	if err := v.makeDir(gid); err != nil {
@@ -95,22 +88,32 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	return nil
 }
 
-// lock keeps other installations and collections away. It locks the state
-// directory itself, so that no lock file is left behind.
+// lockName is the file that installations, removals and collections lock, one
+// at a time. Nobody but root can open it, and so nobody else can hold it.
+const lockName = ".lock"
+
+// lock keeps other installations and collections away.
 func (h Host) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(h.StateDir, 0o755); err != nil { //nolint:gosec // operators look into it
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	fd, err := unix.Open(h.StateDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err := h.own(); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(h.StateDir, lockName)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open state directory %s: %w", h.StateDir, err)
+		return nil, fmt.Errorf("open lock %s: %w", path, err)
 	}
 	unlock = func() { _ = unix.Close(fd) }
-	// A host that comes from microvm.nix has this directory owned by the
-	// hypervisors' user, who could then replace every VM's.
-	if err := errors.Join(unix.Fchown(fd, 0, 0), unix.Fchmod(fd, 0o755)); err != nil {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
 		unlock()
-		return nil, fmt.Errorf("own state directory %s: %w", h.StateDir, err)
+		return nil, fmt.Errorf("look at lock %s: %w", path, err)
+	}
+	if st.Uid != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0 {
+		unlock()
+		return nil, fmt.Errorf("lock %s is not a file that only root can open, so that others could hold it for ever; remove it with: rm -r %s", path, path)
 	}
 	for {
 		err := unix.Flock(fd, unix.LOCK_EX)
@@ -119,17 +122,51 @@ func (h Host) lock() (unlock func(), err error) {
 		}
 		if err != nil {
 			unlock()
-			return nil, fmt.Errorf("lock state directory %s: %w", h.StateDir, err)
+			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		return unlock, nil
 	}
 }
 
+// own makes the state directory root's. On a host that comes from microvm.nix
+// the hypervisors' user owns it, who could replace every VM's in it, and could
+// have made what root believes.
+func (h Host) own() error {
+	fd, err := unix.Open(h.StateDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return fmt.Errorf("open state directory %s: %w", h.StateDir, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("look at state directory %s: %w", h.StateDir, err)
+	}
+	if st.Uid != 0 || st.Mode&0o022 != 0 {
+		for _, name := range []string{originName, storeName, lockName} {
+			if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
+				path := filepath.Join(h.StateDir, name)
+				return &runner.UntrustedError{Path: path, Reason: fmt.Sprintf("others than root can write to %[1]s, and could have made it; if you know that nobody did, run: chown root:root %[1]s; chmod 755 %[1]s", h.StateDir)}
+			}
+		}
+	}
+	if err := errors.Join(unix.Fchown(fd, 0, 0), unix.Fchmod(fd, 0o755)); err != nil {
+		return fmt.Errorf("own state directory %s: %w", h.StateDir, err)
+	}
+	return nil
+}
+
 // makeDir makes the VM's directory: root's, and sticky, so that the
 // hypervisor can create files and cannot replace root's.
 func (v VM) makeDir(gid int) error {
-	if err := os.Mkdir(v.Dir(), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := os.Mkdir(v.Dir(), 0o700)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make directory of VM %s: %w", v.Name, err)
+	}
+	if err == nil {
+		// Of a VM of that name whose directory was removed by hand.
+		if err := v.forget(); err != nil {
+			return err
+		}
 	}
 	fd, err := unix.Open(v.Dir(), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -142,70 +179,29 @@ func (v VM) makeDir(gid int) error {
 	if err := unix.Fchmod(fd, 0o1775); err != nil {
 		return fmt.Errorf("set the mode of %s: %w", v.Dir(), err)
 	}
-	return v.clean()
+	if err := v.clean(); err != nil {
+		return err
+	}
+	return v.makeRecord()
 }
 
 // clean removes what a crash, or somebody else, left under names of root's.
 func (v VM) clean() error {
-	if err := removeLeftovers(v.Dir()); err != nil {
+	if err := removeFilesLeft(v.Dir()); err != nil {
 		return err
 	}
 	for _, name := range rootsNames {
 		var st unix.Stat_t
 		path := filepath.Join(v.Dir(), name)
-		if err := unix.Lstat(path, &st); err != nil || st.Uid == 0 {
+		if err := unix.Lstat(path, &st); err != nil || st.Uid == 0 && st.Mode&unix.S_IFMT != unix.S_IFDIR {
 			continue
 		}
 		// Taken over from microvm.nix, or planted: never root's word.
-		if err := os.RemoveAll(path); err != nil {
-			return fmt.Errorf("remove %s, which is not root's: %w", path, err)
-		}
-	}
-	return nil
-}
-
-// record writes down where updates come from.
-func (v VM) record(from Origin) error {
-	origins := map[string]string{"flake": from.Flake, "spec": from.Spec, "toplevel": from.Toplevel}
-	for name, value := range origins {
-		path := filepath.Join(v.Dir(), name)
-		var err error
-		switch {
-		case value == "":
-			continue
-		case name == "toplevel":
-			err = writeLink(value, path)
-		default:
-			err = writeFile(path, []byte(value+"\n"), 0o644)
-		}
-		if err != nil {
-			return err
-		}
-		for other := range origins {
-			if other == name {
-				continue
-			}
-			if err := os.Remove(filepath.Join(v.Dir(), other)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("forget the former origin: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-// switchTo points current at the package, and old at what current was.
-func (v VM) switchTo(target string) error {
-	current := filepath.Join(v.Dir(), "current")
-	before, err := os.Readlink(current)
-	if err == nil && before == target {
-		return nil
-	}
-	if err == nil {
-		if err := writeLink(before, filepath.Join(v.Dir(), "old")); err != nil {
+		if err := clearName(path); err != nil {
 			return err
 		}
 	}
-	return writeLink(target, current)
+	return nil
 }
 
 // root makes Nix keep what the VM's links lead to.
@@ -217,8 +213,10 @@ func (v VM) root() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as Nix makes its own
 		return fmt.Errorf("keep the VM's packages from Nix's garbage collector: %w", err)
 	}
-	for prefix, link := range map[string]string{"": "current", "booted-": "booted", "old-": "old"} {
-		if err := writeLink(filepath.Join(v.Dir(), link), filepath.Join(dir, prefix+v.Name)); err != nil {
+	for prefix, link := range map[string]string{
+		"": filepath.Join(v.Dir(), "current"), "booted-": filepath.Join(v.Dir(), "booted"), "old-": filepath.Join(v.recordDir(), "old"),
+	} {
+		if err := writeLink(link, filepath.Join(dir, prefix+v.Name)); err != nil {
 			return err
 		}
 	}

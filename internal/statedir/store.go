@@ -34,9 +34,7 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 	if err := os.MkdirAll(store, 0o755); err != nil { //nolint:gosec // packages are public
 		return "", fmt.Errorf("make the store: %w", err)
 	}
-	if err := removeLeftovers(store); err != nil {
-		return "", err
-	}
+	_ = removeLeftovers(store) // what cannot be removed is in nobody's way
 	if _, err := os.Lstat(target); err == nil {
 		return target, nil
 	}
@@ -151,17 +149,25 @@ func copyEntry(from, to string, d fs.DirEntry) error {
 }
 
 // CollectGarbage removes the packages of the store that no VM's current,
-// booted or old leads to, and returns their paths.
+// booted or old leads to, and returns their paths. It removes as well what
+// removals of VMs left that were killed.
 func (h Host) CollectGarbage() ([]string, error) {
+	removed, err := h.collectPackages()
+	// Without the lock: hypervisors decided how long it takes.
+	names, errNames := leftIn(h.StateDir, "")
+	err = errors.Join(err, errNames)
+	for _, name := range names {
+		err = errors.Join(err, removeTree(filepath.Join(h.StateDir, name)))
+	}
+	return removed, err
+}
+
+func (h Host) collectPackages() ([]string, error) {
 	unlock, err := h.lock()
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	// What a removal left that was killed; the lock says that none is at work.
-	if err := removeLeftovers(h.StateDir); err != nil {
-		return nil, err
-	}
 	store := filepath.Join(h.StateDir, storeName)
 	entries, err := os.ReadDir(store)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -201,8 +207,8 @@ func (h Host) alive() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, name := range vms {
-		for _, link := range []string{"current", "booted", "old"} {
-			if target, err := os.Readlink(filepath.Join(h.StateDir, name, link)); err == nil {
+		for _, link := range []string{name + "/current", name + "/booted", originName + "/" + name + "/current", originName + "/" + name + "/old"} {
+			if target, err := os.Readlink(filepath.Join(h.StateDir, link)); err == nil {
 				alive[target] = true
 			}
 		}

@@ -346,7 +346,7 @@ func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 		want(t, 0, nil, "create", name, "-f", ref)
 	}
 	declared := install(t, spec("up-declared", nil))
-	sh(t, "ln -s /nix/store/x-nixos-system /var/lib/microvms/up-declared/toplevel")
+	sh(t, "install-microvm -p /var/lib/microvms/up-declared/current --toplevel /nix/store/x-nixos-system up-declared")
 	packaged := install(t, spec("up-packaged", nil))
 	for _, name := range []string{"up-a", "up-b", "up-c"} {
 		n.vm(t, ref, spec(name, func(s map[string]any) { s["mem"] = 300 }))

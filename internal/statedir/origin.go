@@ -1,0 +1,193 @@
+package statedir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/runner"
+)
+
+// originName is the directory, beside the VMs, of what root believes about
+// each: where its updates come from, what is installed, and what was before.
+//
+// The files of the same meaning in a VM's own directory are copies, for people
+// and for microvm.nix, and are never read here. That they belong to root says
+// nothing: a guest's root makes files of the host's root in a writable share,
+// and a hypervisor that was broken out of can move them wherever a name is free.
+const originName = ".origin"
+
+// fromName is the file that says where updates come from: a word, flake, spec
+// or toplevel, a space, and what it is.
+const fromName = "from"
+
+// Origin says where updates of a VM come from; at most one field is set.
+type Origin struct {
+	// Flake is a flake reference, Spec the absolute path of a spec.
+	Flake, Spec string
+	// Toplevel is the system of a VM that the host declares fully.
+	Toplevel string
+	// New refuses a VM that this program has installed already, with ErrExists.
+	New bool
+}
+
+// entry is the origin as a word and a value, which is empty where there is none.
+func (o Origin) entry() (kind, value string) {
+	switch {
+	case o.Toplevel != "":
+		return "toplevel", o.Toplevel
+	case o.Flake != "":
+		return "flake", o.Flake
+	}
+	return "spec", o.Spec
+}
+
+// recordDir is where root keeps what it believes about the VM.
+func (v VM) recordDir() string { return filepath.Join(v.Host.StateDir, originName, v.Name) }
+
+// Adopted says whether this program installed the VM, and thus knows where it
+// comes from. One of microvm.nix is not, before it is installed here once.
+func (v VM) Adopted() bool {
+	_, err := os.Readlink(filepath.Join(v.recordDir(), "current"))
+	return err == nil && v.checkRecord() == nil
+}
+
+// Origin reads where updates of the VM come from.
+func (v VM) Origin() (Origin, error) {
+	err := v.checkRecord()
+	if errors.Is(err, fs.ErrNotExist) {
+		return Origin{}, nil
+	}
+	if err != nil {
+		return Origin{}, fmt.Errorf("read where %s comes from: %w", v.Name, err)
+	}
+	path := filepath.Join(v.recordDir(), fromName)
+	data, err := os.ReadFile(path) //nolint:gosec // below a directory that was seen to be root's
+	if errors.Is(err, fs.ErrNotExist) {
+		return Origin{}, nil
+	}
+	if err != nil {
+		return Origin{}, fmt.Errorf("read where %s comes from: %w", v.Name, err)
+	}
+	switch kind, value, _ := strings.Cut(strings.TrimSuffix(string(data), "\n"), " "); kind {
+	case "flake":
+		return Origin{Flake: value}, nil
+	case "spec":
+		return Origin{Spec: value}, nil
+	case "toplevel":
+		return Origin{Toplevel: value}, nil
+	}
+	return Origin{}, fmt.Errorf("read where %s comes from: %s says nothing that is known here; install the VM again with: install-microvm", v.Name, path)
+}
+
+// checkRecord says whether only root, or the caller, could have made what is in
+// the VM's record. Where there is none the error is fs.ErrNotExist.
+func (v VM) checkRecord() error {
+	for _, dir := range []string{v.Host.StateDir, filepath.Dir(v.recordDir()), v.recordDir()} {
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return fmt.Errorf("look at the VM's record: %w", err)
+		}
+		st, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || !info.IsDir() || st.Uid != 0 && int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+			return &runner.UntrustedError{Path: dir, Reason: "others than root could say there what root installs"}
+		}
+	}
+	return nil
+}
+
+// makeRecord makes the VM's record.
+func (v VM) makeRecord() error {
+	for _, dir := range []string{filepath.Dir(v.recordDir()), v.recordDir()} {
+		err := os.Mkdir(dir, 0o755) //nolint:gosec // not secret, and written by root only
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = os.Chmod(dir, 0o755) //nolint:gosec // whatever the umask is
+		}
+		if err != nil {
+			return fmt.Errorf("make the record of VM %s: %w", v.Name, err)
+		}
+	}
+	if err := v.checkRecord(); err != nil {
+		return err
+	}
+	return removeLeftovers(v.recordDir())
+}
+
+// forget removes the VM's record.
+func (v VM) forget() error {
+	if err := os.RemoveAll(v.recordDir()); err != nil {
+		return fmt.Errorf("remove the record of VM %s: %w", v.Name, err)
+	}
+	return nil
+}
+
+// record writes down where updates come from.
+func (v VM) record(from Origin) error {
+	kind, value := from.entry()
+	if value == "" {
+		return nil
+	}
+	if err := writeFile(filepath.Join(v.recordDir(), fromName), []byte(kind+" "+value+"\n"), 0o644); err != nil {
+		return err
+	}
+	// The copies. Nothing depends on them, so one that the hypervisor is in the way
+	// of stops nobody.
+	for _, name := range []string{"flake", "spec", "toplevel"} {
+		path := filepath.Join(v.Dir(), name)
+		switch {
+		case name != kind:
+			_ = unix.Unlink(path)
+		case name == "toplevel":
+			_ = writeLink(value, path)
+		default:
+			_ = writeFile(path, []byte(value+"\n"), 0o644)
+		}
+	}
+	return nil
+}
+
+// switchTo points current at the package, and old at what current was.
+func (v VM) switchTo(target string) error {
+	current := filepath.Join(v.recordDir(), "current")
+	before, err := os.Readlink(current)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read what is installed: %w", err)
+	}
+	if before != "" && before != target {
+		if err := writeLink(before, filepath.Join(v.recordDir(), "old")); err != nil {
+			return err
+		}
+		_ = writeLink(before, filepath.Join(v.Dir(), "old")) // a copy
+	}
+	if before != target {
+		if err := writeLink(target, current); err != nil {
+			return err
+		}
+	}
+	return writeLink(target, filepath.Join(v.Dir(), "current"))
+}
+
+// InGuestsReach says whether a file is below the directories of the VMs, where
+// guests and hypervisors write: what is there is nobody's word, whoever owns it.
+func (h Host) InGuestsReach(path string) bool {
+	below := func(path, dir string) bool {
+		rel, err := filepath.Rel(dir, path)
+		return err == nil && rel != ".." && !strings.HasPrefix(rel, "../")
+	}
+	if below(path, h.StateDir) {
+		return true
+	}
+	// Where one of them is not there it has no links, either.
+	dir, errDir := filepath.EvalSymlinks(h.StateDir)
+	file, errFile := filepath.EvalSymlinks(path)
+	return errDir == nil && errFile == nil && below(file, dir)
+}
