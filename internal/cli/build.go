@@ -218,11 +218,7 @@ func (c *Command) shutdown() *cobra.Command {
 // shutDown asks the guest of a package that runs in the current directory, or
 // of a VM.
 func (c *Command) shutDown(ctx context.Context, word string) error {
-	path, dir, err := c.inUse(word)
-	if err != nil {
-		return err
-	}
-	p, err := runner.Open(path)
+	p, dir, err := c.openInUse(word)
 	if err != nil {
 		return err
 	}
@@ -231,15 +227,15 @@ func (c *Command) shutDown(ctx context.Context, word string) error {
 	if err != nil {
 		return err
 	}
-	pid, err := hypervisorOf(plan, dir)
+	target, err := c.hypervisorOf(ctx, plan, dir)
 	if err != nil {
 		return err
 	}
-	if name := serviceOf(pid); name != "" {
+	if name := serviceOf(target.PID()); name != "" {
 		return fmt.Errorf("%s runs as a service, which starts it again; stop it with: microvm stop %s", name, name)
 	}
 	l := &launch.Launcher{Stderr: c.Stderr}
-	return l.StopPackage(ctx, p, dir, pid, launch.DefaultStop)
+	return l.StopPackage(ctx, p, dir, target, launch.DefaultStop)
 }
 
 // serviceOf is the VM as whose service a process runs, by its control group;
@@ -263,11 +259,29 @@ func serviceIn(groups string) string {
 	return ""
 }
 
+// openInUse opens what inUse finds. Root reads a VM's package only if it is
+// root's; a package by hand is that of whoever names it.
+func (c *Command) openInUse(word string) (p *runner.Package, dir string, err error) {
+	path, dir, err := c.inUse(word)
+	if err != nil {
+		return nil, "", err
+	}
+	open := runner.Open
+	if os.Geteuid() == 0 && dir != byHand {
+		open = runner.OpenTrusted
+	}
+	p, err = open(path)
+	return p, dir, err
+}
+
+// byHand is the directory in which a package by hand runs.
+const byHand = "."
+
 // inUse is the package that a running VM was started with, and where it runs:
 // that of a VM, or one that is run by hand in the current directory.
 func (c *Command) inUse(word string) (path, dir string, err error) {
 	if info, err := os.Stat(word); !c.named(word) && err == nil && info.IsDir() {
-		return word, ".", nil
+		return word, byHand, nil
 	}
 	vm, err := c.vm(word)
 	if err != nil {
@@ -281,14 +295,27 @@ func (c *Command) inUse(word string) (path, dir string, err error) {
 }
 
 // hypervisorOf is the process that runs plan in dir.
-func hypervisorOf(plan *hypervisor.Plan, dir string) (int, error) {
+func (c *Command) hypervisorOf(ctx context.Context, plan *hypervisor.Plan, dir string) (*launch.Process, error) {
 	if ssh := plan.Shutdown.SSH; ssh != nil {
 		return launch.KeyOwner(dir, ssh.Key)
 	}
 	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
-		return 0, fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
+		return nil, fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
 	}
-	return launch.SocketOwner(filepath.Join(dir, plan.Shutdown.Control.Socket))
+	return launch.SocketOwner(ctx, dir, plan.Shutdown.Control.Socket, c.runners(dir)...)
+}
+
+// runners are the users as whom a VM in dir may run: the hypervisors', and who
+// asks, for what he runs himself. Root runs no installed VM.
+func (c *Command) runners(dir string) []int {
+	var users []int
+	if self := os.Geteuid(); self != 0 || dir == byHand {
+		users = append(users, self)
+	}
+	if uid, _, err := c.Host.Account(); err == nil {
+		users = append(users, uid)
+	}
+	return users
 }
 
 func (c *Command) schema() *cobra.Command {

@@ -17,7 +17,6 @@ import (
 
 	"microvm/internal/control"
 	"microvm/internal/hypervisor"
-	"microvm/internal/runner"
 )
 
 func (c *Command) hypervisors() *cobra.Command {
@@ -86,11 +85,7 @@ func (c *Command) balloon() *cobra.Command {
 }
 
 func (c *Command) setBalloon(ctx context.Context, word string, guest int) error {
-	path, dir, err := c.inUse(word)
-	if err != nil {
-		return err
-	}
-	p, err := runner.Open(path)
+	p, dir, err := c.openInUse(word)
 	if err != nil {
 		return err
 	}

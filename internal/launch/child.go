@@ -253,15 +253,27 @@ func (c *child) log(text string) {
 
 // watch returns a channel that is closed when the process is gone.
 func watch(pid int) (<-chan struct{}, error) {
-	gone := make(chan struct{})
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
+		gone := make(chan struct{})
 		close(gone)
 		return gone, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("watch process %d: %w", pid, err)
 	}
+	defer func() { _ = unix.Close(fd) }()
+	return ended(fd)
+}
+
+// ended returns a channel that is closed when the process of a pidfd is gone. The
+// pidfd stays the caller's.
+func ended(pidfd int) (<-chan struct{}, error) {
+	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0) //nolint:gosec // a descriptor
+	if err != nil {
+		return nil, fmt.Errorf("watch a process: %w", err)
+	}
+	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
 		defer func() { _ = unix.Close(fd) }()

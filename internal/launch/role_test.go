@@ -27,11 +27,12 @@ import (
 // launcher runs in a process of its own, which becomes the hypervisor, for
 // which this program stands in as well.
 const (
-	rolePackage = "LAUNCH_TEST_PACKAGE" // run the launcher on this package
-	roleBound   = "LAUNCH_TEST_BOUND"   // without new privileges, as in a unit
-	roleQMP     = "LAUNCH_TEST_QMP"     // be a hypervisor with this QMP behaviour
-	roleGuest   = "LAUNCH_TEST_GUEST"   // be a hypervisor whose guest says this
-	roleShow    = "LAUNCH_TEST_SHOW"    // write what was inherited into this file
+	rolePackage  = "LAUNCH_TEST_PACKAGE"  // run the launcher on this package
+	roleBound    = "LAUNCH_TEST_BOUND"    // without new privileges, as in a unit
+	roleQMP      = "LAUNCH_TEST_QMP"      // be a hypervisor with this QMP behaviour
+	roleGuest    = "LAUNCH_TEST_GUEST"    // be a hypervisor whose guest says this
+	roleListener = "LAUNCH_TEST_LISTENER" // listen on descriptor 3 and be gone
+	roleShow     = "LAUNCH_TEST_SHOW"     // write what was inherited into this file
 )
 
 func TestMain(m *testing.M) {
@@ -40,6 +41,8 @@ func TestMain(m *testing.M) {
 		os.Exit(Command(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
 	case os.Getenv(roleShow) != "":
 		os.Exit(show(os.Getenv(roleShow)))
+	case os.Getenv(roleListener) != "":
+		os.Exit(beListener())
 	case os.Getenv(roleQMP) != "":
 		os.Exit(serveQMP(os.Getenv(roleQMP)))
 	case os.Getenv(roleGuest) != "":

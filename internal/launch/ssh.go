@@ -24,25 +24,16 @@ func newKey(plan *hypervisor.Plan) (string, error) {
 
 // KeyOwner is the hypervisor that runs in dir, by the key that its start left
 // there as name.
-func KeyOwner(dir, name string) (int, error) {
+func KeyOwner(dir, name string) (*Process, error) {
 	k, err := guest.ReadKey(dir, name)
 	if err != nil {
-		return 0, fmt.Errorf("%w; is the VM running?", err)
+		return nil, fmt.Errorf("%w; is the VM running?", err)
 	}
 	// What it says is its owner's word, for whom root is not to end a process.
 	if k.UID != os.Geteuid() {
-		return 0, fmt.Errorf("%s belongs to user %d; stop the VM as that user, or with: microvm stop NAME", filepath.Join(dir, name), k.UID)
+		return nil, fmt.Errorf("%s belongs to user %d; stop the VM as that user, or with: microvm stop NAME", filepath.Join(dir, name), k.UID)
 	}
-	ours, err := os.Stat(dir)
-	if err != nil {
-		return 0, fmt.Errorf("find the hypervisor: %w", err)
-	}
-	// The number may mean another process by now.
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", k.PID))
-	if err != nil || k.PID <= 1 || !os.SameFile(ours, theirs) {
-		return 0, fmt.Errorf("process %d, which was the hypervisor, does not run in %s now; the VM is down, or runs as another user", k.PID, dir)
-	}
-	return k.PID, nil
+	return hypervisorIn(dir, k.PID, []int{k.UID})
 }
 
 // askOverSSH asks the guest. It returns nil when the guest goes down or the

@@ -84,7 +84,7 @@ func stopOverSSH(t *testing.T, s *started, pkg string, times Stop) string {
 	}
 	defer func() { _ = p.Close() }()
 	var log logBuffer
-	if err := (&Launcher{Stderr: &log}).StopPackage(context.Background(), p, s.dir, s.cmd.Process.Pid, times); err != nil {
+	if err := (&Launcher{Stderr: &log}).StopPackage(context.Background(), p, s.dir, held(t, s.cmd.Process.Pid), times); err != nil {
 		t.Error(err)
 	}
 	if err := s.exit(); err == nil {
@@ -103,11 +103,11 @@ func TestAGuestGetsAKeyOfItsOwnAndIsAskedWithIt(t *testing.T) {
 	if err != nil || info.Mode() != 0o600 {
 		t.Fatalf("the key is %v, %v; nobody else may read it", info.Mode(), err)
 	}
-	if pid, err := KeyOwner(s.dir, hypervisor.ShutdownKeyFile); err != nil || pid != s.cmd.Process.Pid {
-		t.Errorf("the hypervisor is found as process %d, %v; it is %d", pid, err, s.cmd.Process.Pid)
+	if p, err := KeyOwner(s.dir, hypervisor.ShutdownKeyFile); err != nil || p.pid != s.cmd.Process.Pid {
+		t.Errorf("the hypervisor is found as process %v, %v; it is %d", p, err, s.cmd.Process.Pid)
 	}
-	if pid, err := KeyOwner(t.TempDir(), hypervisor.ShutdownKeyFile); err == nil {
-		t.Errorf("in another directory process %d is found", pid)
+	if p, err := KeyOwner(t.TempDir(), hypervisor.ShutdownKeyFile); err == nil {
+		t.Errorf("in another directory process %d is found", p.pid)
 	}
 	if os.Geteuid() == 0 {
 		theirs := t.TempDir()
@@ -119,8 +119,8 @@ func TestAGuestGetsAKeyOfItsOwnAndIsAskedWithIt(t *testing.T) {
 		if err := errors.Join(os.WriteFile(path, data, 0o600), os.Chown(path, 65534, 65534)); err != nil {
 			t.Fatal(err)
 		}
-		if pid, err := KeyOwner(theirs, "key"); err == nil || !strings.Contains(err.Error(), "microvm stop") {
-			t.Errorf("another user's word counts for root: %d, %v", pid, err)
+		if p, err := KeyOwner(theirs, "key"); err == nil || !strings.Contains(err.Error(), "microvm stop") {
+			t.Errorf("another user's word counts for root: %v, %v", p, err)
 		}
 	}
 	told := make(chan string, 1)

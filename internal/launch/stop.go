@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -61,23 +62,36 @@ func (l *Launcher) Stop(ctx context.Context, vm statedir.VM, pid int, times Stop
 		return helper.Config(err)
 	}
 	defer func() { _ = p.Close() }()
-	return l.StopPackage(ctx, p, vm.Dir(), pid, times)
+	target, err := HoldProcess(pid)
+	if err != nil {
+		return err
+	}
+	return l.StopPackage(ctx, p, vm.Dir(), target, times)
 }
 
-// StopPackage is Stop for a package by hand; dir is the state directory.
-func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir string, pid int, times Stop) error {
+// StopPackage is Stop for a package by hand; dir is the state directory. A target
+// of nil is a hypervisor that is gone already. It lets go of target.
+func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir string, target *Process, times Stop) error {
 	plan, err := p.Plan()
 	if err != nil {
 		return helper.Config(err)
 	}
+	if plan.Shutdown.Method == hypervisor.ShutdownScript && os.Geteuid() == 0 {
+		return helper.Config(fmt.Errorf("%s brings a program of its own for the shutdown, which does not run as root; stop the VM with: microvm stop NAME, or as the user that runs it", p.Dir()))
+	}
+	return l.stopPlan(ctx, p, plan, dir, target, times)
+}
+
+func (l *Launcher) stopPlan(ctx context.Context, p *runner.Package, plan *hypervisor.Plan, dir string, target *Process, times Stop) error {
+	var err error
 	if ssh := plan.Shutdown.SSH; ssh != nil {
 		// It is of no use to anybody without the guest that knows it.
 		defer func() { _ = removeFiles(dir, unix.S_IFREG, []string{ssh.Key}) }()
 	}
-	target, err := openProcess(pid)
-	if err != nil || target == nil {
-		return err
+	if target == nil {
+		return nil
 	}
+	defer target.release()
 	s := &stopping{launcher: l, process: target, began: time.Now(), times: times}
 	graceful, cancel := context.WithTimeout(ctx, times.Graceful)
 	defer cancel()
@@ -102,15 +116,16 @@ func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir strin
 	return s.force(ctx)
 }
 
-// process is a hypervisor, held by a descriptor that cannot come to mean
+// Process is a hypervisor, held by a descriptor that cannot come to mean
 // another process, pidfd_open(2).
-type process struct {
+type Process struct {
 	pid, fd int
-	dead    <-chan struct{}
+	// dead is closed when it is gone.
+	dead <-chan struct{}
 }
 
-// openProcess returns nil where the process is gone already.
-func openProcess(pid int) (*process, error) {
+// HoldProcess returns nil where the process is gone already.
+func HoldProcess(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil, nil
@@ -118,11 +133,27 @@ func openProcess(pid int) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hold process %d: %w", pid, err)
 	}
-	dead, err := watch(pid)
-	return &process{pid: pid, fd: fd, dead: dead}, err
+	dead, err := ended(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return &Process{pid: pid, fd: fd, dead: dead}, nil
 }
 
-func (p *process) signal(s unix.Signal) error {
+// PID is its number.
+func (p *Process) PID() int { return p.pid }
+
+// release ends the hold.
+func (p *Process) release() { _ = unix.Close(p.fd) }
+
+// there says whether its number still is its own.
+func (p *Process) there() bool {
+	err := unix.PidfdSendSignal(p.fd, 0, nil, 0)
+	return err == nil || errors.Is(err, unix.EPERM)
+}
+
+func (p *Process) signal(s unix.Signal) error {
 	err := unix.PidfdSendSignal(p.fd, s, nil, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
@@ -132,7 +163,7 @@ func (p *process) signal(s unix.Signal) error {
 
 type stopping struct {
 	launcher *Launcher
-	process  *process
+	process  *Process
 	began    time.Time
 	times    Stop
 }

@@ -75,13 +75,28 @@ func (v *victim) stop(t *testing.T, pkg string, times Stop) (string, error) {
 	}
 	defer func() { _ = p.Close() }()
 	var log logBuffer
-	err = (&Launcher{Stderr: &log}).StopPackage(context.Background(), p, v.dir, v.cmd.Process.Pid, times)
+	plan, err := p.Plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// StopPackage runs no package's program as root, who may run this test.
+	err = (&Launcher{Stderr: &log}).stopPlan(context.Background(), p, plan, v.dir, held(t, v.cmd.Process.Pid), times)
 	select {
 	case <-v.end:
 	case <-time.After(time.Second):
 		t.Error("stop returned and the hypervisor lives")
 	}
 	return log.String(), err
+}
+
+// held is HoldProcess of a test's own process.
+func held(t *testing.T, pid int) *Process {
+	t.Helper()
+	p, err := HoldProcess(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func qmpPlan(method string) *hypervisor.Plan {

@@ -31,6 +31,22 @@ func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
 	}
 }
 
+// TestShutdownEndsTheVMAndNobodyElse: the hypervisors' user can put a link to a
+// socket of root's, here PID 1's, where its own was.
+func TestShutdownEndsTheVMAndNobodyElse(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("bait", nil))
+	p := newPane(t, "microvm run "+name+"; echo code $?")
+	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	const socket, as = "/var/lib/microvms/bait/bait.sock", "setpriv --reuid microvm --regid kvm --init-groups "
+	sh(t, as+"mv "+socket+" "+socket+".kept && "+as+"ln -s /run/systemd/private "+socket)
+	want(t, 1, []string{"too many levels of symbolic links"}, "shutdown", name)
+	sh(t, as+"mv -T "+socket+".kept "+socket)
+	want(t, 0, []string{"asking the guest to go down"}, "shutdown", name)
+	p.shows(t, "code 0")
+	nothingLeft(t, name)
+}
+
 func TestRunThatFailsTakesBackWhatItMade(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("forefail", func(s map[string]any) {
