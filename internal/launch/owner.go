@@ -86,18 +86,18 @@ func hypervisorIn(dir string, pid int, users []int) (*Process, error) {
 func (p *Process) isNot(dir string, users []int) string {
 	owner, err := userOf(p.pid)
 	if err != nil {
-		return fmt.Sprintf("cannot be looked at (%v)", err)
+		return fmt.Sprintf("is hidden from us (%v)", err)
 	}
 	if !slices.Contains(users, owner) {
 		return fmt.Sprintf("is user %d's", owner)
 	}
 	ours, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Sprintf("cannot be looked for (%v)", err)
+		return fmt.Sprintf("is sought in a directory that is not there (%v)", err)
 	}
 	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", p.pid))
 	if err != nil {
-		return fmt.Sprintf("cannot be looked at (%v)", err)
+		return fmt.Sprintf("is hidden from us (%v)", err)
 	}
 	if !os.SameFile(ours, theirs) {
 		return "does not run in " + dir
