@@ -99,12 +99,16 @@ func removeLeftoversOf(path string) error {
 
 // removeFilesLeft removes what a crash left in the directory of a VM, whose
 // hypervisor may be filling it meanwhile: files of root's, which ours are, and
-// never a tree.
+// never a tree. Those of booted are left to ClearBooted, as a start that makes
+// one just now waits for nobody.
 func removeFilesLeft(dir string) error {
 	names, err := leftIn(dir, "")
 	for _, name := range names {
 		var st unix.Stat_t
 		left := filepath.Join(dir, name)
+		if strings.HasPrefix(name, tempPrefix+"booted-") {
+			continue
+		}
 		if err := unix.Lstat(left, &st); err == nil && st.Uid == 0 {
 			_ = unix.Unlink(left) // what cannot be removed is in nobody's way
 		}

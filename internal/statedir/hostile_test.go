@@ -55,7 +55,8 @@ func eventually(t *testing.T, what string, done func() bool) {
 func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 	h, vm := installed(t)
 	mine := filepath.Join(vm.Dir(), tempPrefix+"current-1")
-	if err := os.Symlink("/nowhere", mine); err != nil {
+	starting := filepath.Join(vm.Dir(), tempPrefix+"booted-1")
+	if err := errors.Join(os.Symlink("/nowhere", mine), os.Symlink("/nowhere", starting)); err != nil {
 		t.Fatal(err)
 	}
 	// A tree that never ends, the file that a launcher is making a volume in, and
@@ -72,6 +73,9 @@ func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 	}
 	if exists(mine) {
 		t.Error("what a crash of ours left is still there")
+	}
+	if !exists(starting) {
+		t.Error("what a start makes just now is gone")
 	}
 	for _, name := range []string{".microvm-new-x/100", ".microvm-new-data.img"} {
 		if !exists(filepath.Join(vm.Dir(), name)) {

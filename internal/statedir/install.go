@@ -145,7 +145,7 @@ func (h Host) own() error {
 		for _, name := range []string{originName, storeName, lockName} {
 			if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 				path := filepath.Join(h.StateDir, name)
-				return &runner.UntrustedError{Path: path, Reason: fmt.Sprintf("others than root can write to %[1]s, and could have made it; if you know that nobody did, run: chown root:root %[1]s; chmod 755 %[1]s", h.StateDir)}
+				return fmt.Errorf("others than root can write to %[1]s and could have made %[2]s, which root goes by; see that nobody did, and run: chown root:root %[1]s; chmod 755 %[1]s", h.StateDir, path)
 			}
 		}
 	}
