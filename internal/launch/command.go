@@ -66,11 +66,16 @@ func (l *Launcher) stopUnit(ctx context.Context, vm statedir.VM) error {
 	if err != nil || pid <= 1 {
 		return errors.New("MAINPID is " + text + ", which is no hypervisor's; this is run by microvm@.service")
 	}
-	if !sameUnit(pid) {
+	// Held before it is looked at, so that it is what was looked at.
+	target, err := HoldProcess(pid)
+	if err != nil {
+		return err
+	}
+	if target == nil || !sameUnit(pid) || !target.there() {
 		l.logf("process %d, the hypervisor, is gone already", pid)
 		return nil
 	}
-	return l.Stop(ctx, vm, pid, l.stopTimes(ctx, vm))
+	return l.Stop(ctx, vm, target, l.stopTimes(ctx, vm))
 }
 
 // askManager is how long systemd may take to say what its unit's time is: it

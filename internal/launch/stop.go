@@ -53,19 +53,15 @@ func stopWithin(total time.Duration) Stop {
 	return Stop{Graceful: graceful, Again: 3 * time.Second, Login: graceful / 10, Term: term}
 }
 
-// Stop asks the guest of vm to go down and waits until process pid, its
-// hypervisor, is gone: it never returns early, because the service manager
-// kills what still runs then.
-func (l *Launcher) Stop(ctx context.Context, vm statedir.VM, pid int, times Stop) error {
+// Stop asks the guest of vm to go down and waits until target, its hypervisor,
+// is gone: it never returns early, because the service manager kills what still
+// runs then.
+func (l *Launcher) Stop(ctx context.Context, vm statedir.VM, target *Process, times Stop) error {
 	p, err := vm.Booted()
 	if err != nil {
 		return helper.Config(err)
 	}
 	defer func() { _ = p.Close() }()
-	target, err := HoldProcess(pid)
-	if err != nil {
-		return err
-	}
 	return l.StopPackage(ctx, p, vm.Dir(), target, times)
 }
 
