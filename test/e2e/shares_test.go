@@ -90,3 +90,29 @@ func TestAShareIsNotLedAwayByTheGuestOfAnother(t *testing.T) {
 	sh(t, "systemctl stop microvm-virtiofsd@"+other)
 	eventually(t, 5*time.Second, "! pgrep virtiofsd")
 }
+
+// TestAGuestLeavesNoSetUserIDFileInAShareElsewhere has a real guest try; what else
+// it may not do is in the tests of internal/virtiofsd.
+func TestAGuestLeavesNoSetUserIDFileInAShareElsewhere(t *testing.T) {
+	in(t, "container")
+	sh(t, "mkdir -p /srv/plant")
+	t.Cleanup(func() { _, _ = try("rm -r /srv/plant") })
+	name := install(t, spec("planter", func(s map[string]any) {
+		s["shares"] = []any{map[string]any{"tag": "a", "source": "/srv/plant", "proto": "virtiofs"}}
+		s["kernelParams"] = []string{"mvguest.mount=a:/a:virtiofs"}
+	}))
+	sh(t, "systemctl start microvm@"+name)
+	waitFor(t, name, "test guest is up")
+	out := sh(t, "(echo setuid /a/su; echo mknod /a/sda; echo write /a/plain hello; echo down) | timeout 60 microvm console "+name+" 2>&1")
+	for _, want := range []string{"setuid (<nil>) (operation not permitted)", "mknod (operation not permitted)", "wrote (<nil>)"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the guest does not say %q:\n%s", want, out)
+		}
+	}
+	if got := sh(t, "cd /srv/plant && stat -c '%n %u %a' *"); got != "plain 0 644\nsu 0 755" {
+		t.Errorf("the guest left %q", got)
+	}
+	if log := sh(t, logs(name)); !strings.Contains(log, "a: the guest asked for file mode 4755: refused") {
+		t.Errorf("the log does not say what was refused:\n%s", log)
+	}
+}
