@@ -75,7 +75,7 @@ func (s *Spec) finish(form Faults, rules []Rule) error {
 	for _, rule := range rules {
 		all = append(all, slices.DeleteFunc(rule(s), func(r Fault) bool {
 			return slices.ContainsFunc(all, func(f Fault) bool { return f.Path == r.Path }) ||
-				slices.ContainsFunc(form, func(f Fault) bool { return dependent(r.Path, f.Path) })
+				slices.ContainsFunc(form, func(f Fault) bool { return slices.Contains(rulesDependOn[r.Path], topLevel(f.Path)) })
 		})...)
 	}
 	return all.Err()
@@ -83,12 +83,16 @@ func (s *Spec) finish(form Faults, rules []Rule) error {
 
 // dependsOn are the options whose rules ask for the value of others.
 var dependsOn = map[string][]string{
-	"balloon":           {"socket"},
 	"forwardPorts":      {"interfaces"},
 	"hotpluggedMem":     {"hotplugMem"},
 	"initialBalloonMem": {"balloon", "mem"},
-	"readiness":         {"socket", "vsock"},
 	"storeDisk":         {"storeOnDisk"},
+}
+
+// rulesDependOn is the same for the rules of hypervisors.
+var rulesDependOn = map[string][]string{
+	"balloon":   {"socket"},
+	"readiness": {"socket", "vsock"},
 }
 
 // follows says whether a fault at path may only be there because the value that
@@ -98,11 +102,7 @@ func follows(path string, form Fault) bool {
 	if strings.HasPrefix(form.Message, "unknown option") {
 		return false // nothing that has a meaning was left out
 	}
-	return element(path) == element(form.Path) || dependent(path, form.Path)
-}
-
-func dependent(path, on string) bool {
-	return slices.Contains(dependsOn[path], topLevel(on))
+	return element(path) == element(form.Path) || slices.Contains(dependsOn[path], topLevel(form.Path))
 }
 
 // element cuts a path behind the index of its list, where it has one.

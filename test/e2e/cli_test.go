@@ -635,7 +635,7 @@ func many(t *testing.T) []string {
 	}
 	sh(t, "install-microvm -p "+dir+" many000 && cd /var/lib/microvms && for i in {001..199}; do cp -a many000 many$i; done")
 	t.Cleanup(func() {
-		_, _ = try("systemctl stop 'microvm@many*'; rm -rf /var/lib/microvms/many* /etc/systemd/system.control/microvm@many*; systemctl daemon-reload")
+		_, _ = try("systemctl stop 'microvm@many*'; rm -rf /var/lib/microvms/many* /var/lib/microvms/.origin/many* /etc/systemd/system.control/microvm@many*; systemctl daemon-reload")
 	})
 	return names
 }

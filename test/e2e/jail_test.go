@@ -168,7 +168,7 @@ func TestJailOfTheRealFirecracker(t *testing.T) {
 		t.Skip("MICROVM_TEST_HYPERVISORS names no directory with firecracker")
 	}
 	sh(t, "mkdir -p /var/lib/microvms/other /srv/jail && touch /var/lib/microvms/other/secret && truncate -s 16M /srv/jail/rw.img && chown microvm /srv/jail/rw.img")
-	t.Cleanup(func() { _, _ = try("rm -r /var/lib/microvms/other /srv/jail") })
+	t.Cleanup(func() { _, _ = try("rm -rf /var/lib/microvms/other /var/lib/microvms/.origin/other /srv/jail") })
 	name := install(t, spec("jailfc", func(s map[string]any) {
 		s["hypervisor"] = "firecracker"
 		s["firecracker"] = map[string]any{"package": hypervisorsDir, "jailer": true}
