@@ -557,7 +557,7 @@ func TestEnablingWhereUnitsAreReadOnlySaysWhatToDo(t *testing.T) {
 	in(t, "container")
 	const name, units = "declared", "/etc/systemd/system"
 	cleanUp(t, name)
-	sh(t, "mount --bind "+units+" "+units+" && mount -o remount,bind,ro "+units)
+	sh(t, "mkdir -p "+units+"/microvms.target.wants && mount --bind "+units+" "+units+" && mount -o remount,bind,ro "+units)
 	t.Cleanup(func() { sh(t, "umount "+units+" && systemctl daemon-reload") })
 	file := writeSpec(t, spec(name, nil))
 	want(t, 1, []string{"declared: created", "declared was created, and: declared will not start at boot", "ead-only", "on NixOS name it in microvm.autostart"}, "create", name, "-s", file, "--enable")
