@@ -187,7 +187,7 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// oneLine makes a guest's text short.
+// oneLine makes a guest's text one short line that a terminal does not obey.
 func oneLine(text string) string {
 	return printable.Short(strings.Join(strings.Fields(text), " "), maxText)
 }

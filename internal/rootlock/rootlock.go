@@ -29,7 +29,11 @@ func Take(dir string) (unlock func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the lock %s: %w", path, err)
 	}
-	for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+	var st unix.Stat_t
+	if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0) {
+		err = fmt.Errorf("it is not a file that only user %d can open, so that others could hold it for ever; remove it with: rm -r %s", os.Geteuid(), path)
+	}
+	for locking := err == nil; locking; locking = errors.Is(err, unix.EINTR) {
 		err = unix.Flock(fd, unix.LOCK_EX)
 	}
 	if err != nil {

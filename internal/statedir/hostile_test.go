@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/rootlock"
 )
 
 // within fails the test if do takes longer than anything here does.
@@ -209,7 +211,7 @@ func TestNobodyButRootCanHoldTheLock(t *testing.T) {
 
 func TestALockThatOthersCanOpenIsRefused(t *testing.T) {
 	h, _ := installed(t)
-	lock := filepath.Join(h.StateDir, lockName)
+	lock := filepath.Join(h.StateDir, rootlock.Name)
 	for what, harm := range map[string]func() error{
 		"that everybody can open": func() error { return os.Chmod(lock, 0o644) },
 		"of another user":         func() error { return os.Chown(lock, attacker, 0) },

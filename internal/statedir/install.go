@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/rootlock"
 	"microvm/internal/runner"
 )
 
@@ -88,11 +89,7 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	return nil
 }
 
-// lockName is the file that installations, removals and collections lock, one
-// at a time. Nobody but root can open it, and so nobody else can hold it.
-const lockName = ".lock"
-
-// lock keeps other installations and collections away.
+// lock keeps other installations, removals and collections away.
 func (h Host) lock() (unlock func(), err error) {
 	if err := os.MkdirAll(h.StateDir, 0o755); err != nil { //nolint:gosec // operators look into it
 		return nil, fmt.Errorf("make state directory: %w", err)
@@ -100,32 +97,7 @@ func (h Host) lock() (unlock func(), err error) {
 	if err := h.own(); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(h.StateDir, lockName)
-	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock %s: %w", path, err)
-	}
-	unlock = func() { _ = unix.Close(fd) }
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		unlock()
-		return nil, fmt.Errorf("look at lock %s: %w", path, err)
-	}
-	if st.Uid != 0 || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0 {
-		unlock()
-		return nil, fmt.Errorf("lock %s is not a file that only root can open, so that others could hold it for ever; remove it with: rm -r %s", path, path)
-	}
-	for {
-		err := unix.Flock(fd, unix.LOCK_EX)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			unlock()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		return unlock, nil
-	}
+	return rootlock.Take(h.StateDir)
 }
 
 // own makes the state directory root's. On a host that comes from microvm.nix
@@ -142,7 +114,7 @@ func (h Host) own() error {
 		return fmt.Errorf("look at state directory %s: %w", h.StateDir, err)
 	}
 	if st.Uid != 0 || st.Mode&0o022 != 0 {
-		for _, name := range []string{originName, storeName, lockName} {
+		for _, name := range []string{originName, storeName, rootlock.Name} {
 			if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil {
 				path := filepath.Join(h.StateDir, name)
 				return fmt.Errorf("others than root can write to %[1]s and could have made %[2]s, which root goes by; see that nobody did, and run: chown root:root %[1]s; chmod 755 %[1]s", h.StateDir, path)

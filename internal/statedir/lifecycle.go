@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"microvm/internal/hypervisor"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 )
 

@@ -118,7 +118,6 @@ func pass(dir *os.File, remove func(name string) error) (removed int, failed, er
 			removed++
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, unix.ENOENT) { // removed meanwhile
-
 			return removed, failed, nil
 		}
 		if err != nil {
