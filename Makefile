@@ -53,7 +53,7 @@ install: man ## install programs, units and their companions (PREFIX=, DESTDIR=)
 	install -D -m 644 build/completions/bash '$(DESTDIR)$(BASHDIR)/microvm'
 	install -D -m 644 build/completions/zsh '$(DESTDIR)$(ZSHDIR)/_microvm'
 	install -D -m 644 build/completions/fish '$(DESTDIR)$(FISHDIR)/microvm.fish'
-	@if [ -z '$(DESTDIR)' ]; then systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; fi
+	@if [ -z '$(DESTDIR)' ]; then systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && '$(BINDIR)/install-microvm' --relink; fi
 
 .PHONY: uninstall
 uninstall: ## remove what install installed; VMs and their state stay

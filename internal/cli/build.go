@@ -287,11 +287,10 @@ func (c *Command) inUse(word string) (path, dir string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	path = filepath.Join(vm.Dir(), "booted")
-	if _, err := os.Lstat(path); err != nil {
+	if vm.BootedTarget() == "" {
 		return "", "", notRunning(vm)
 	}
-	return path, vm.Dir(), nil
+	return vm.BootedLink(), vm.Dir(), nil
 }
 
 // hypervisorOf is the process that runs plan in dir.

@@ -113,7 +113,8 @@ var (
 		{"NO_COLOR", "Where it is set, there is no colour. Elsewhere there is some on terminals."},
 	}
 	files = [][2]string{
-		{"/var/lib/microvms/NAME", "The VM's directory: its volumes and sockets, and the links current, booted and old."},
+		{"/var/lib/microvms/NAME", "The VM's directory: its volumes and sockets, and the links current and old."},
+		{"/run/microvm/NAME", "What the VM was started with, in the link booted, and what its helpers did for it."},
 	}
 )
 

@@ -199,7 +199,7 @@ func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", vm.Name)
 		}
 	}
-	return nil
+	return vm.ClearBooted()
 }
 
 // stopHelpers stops what may be left of the VM's helpers, and forgets failures.

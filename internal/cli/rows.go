@@ -116,7 +116,7 @@ func neighbours() map[string][]netip.Addr {
 func describeVM(vm statedir.VM) row {
 	r := row{Name: vm.Name, State: "inactive", Hypervisor: "-"}
 	r.Current, _ = os.Readlink(filepath.Join(vm.Dir(), "current"))
-	r.Booted, _ = os.Readlink(filepath.Join(vm.Dir(), "booted"))
+	r.Booted = vm.BootedTarget()
 	switch {
 	case r.Current == "":
 		r.Runner = runnerNone
@@ -128,11 +128,11 @@ func describeVM(vm statedir.VM) row {
 		r.Runner = runnerStale
 	}
 	// While a VM runs, what it was started with is what counts.
-	link := "current"
+	link := filepath.Join(vm.Dir(), "current")
 	if r.Booted != "" {
-		link = "booted"
+		link = vm.BootedLink()
 	}
-	if plan, ok := planAt(filepath.Join(vm.Dir(), link)); ok {
+	if plan, ok := planAt(link); ok {
 		r.Hypervisor = plan.Hypervisor
 		r.MACs, r.helpers = macs(plan), statedir.Helpers(plan)
 		if plan.VsockCID != nil {

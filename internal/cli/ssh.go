@@ -109,7 +109,7 @@ func notRunning(vm statedir.VM) error {
 
 // runningPlan is the plan of a VM that runs.
 func runningPlan(vm statedir.VM) (*hypervisor.Plan, error) {
-	if _, err := os.Lstat(vm.Dir() + "/booted"); err != nil {
+	if vm.BootedTarget() == "" {
 		return nil, notRunning(vm)
 	}
 	p, err := vm.Booted()

@@ -313,8 +313,8 @@ func (c *Command) report(name string, s source, o updating, p *progress, r updat
 
 // booted says whether a VM has been started.
 func (c *Command) booted(name string) bool {
-	_, err := os.Lstat(filepath.Join(c.Host.StateDir, name, "booted"))
-	return err == nil
+	vm, err := c.Host.VM(name)
+	return err == nil && vm.BootedTarget() != ""
 }
 
 // restartIfNeeded makes the VM run what is installed.
@@ -323,14 +323,14 @@ func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updatin
 	if err != nil {
 		return fmt.Errorf("%s: read what is installed: %w", vm.Name, err)
 	}
-	booted, err := os.Readlink(filepath.Join(vm.Dir(), "booted"))
+	booted := vm.BootedTarget()
 	switch {
-	case err == nil && booted == current:
+	case booted == current:
 		if !o.json {
 			p.print(c.Stdout, vm.Name+": no restart is needed\n")
 		}
 		return nil
-	case err != nil && o.all:
+	case booted == "" && o.all:
 		return nil // it is down, and nobody named it
 	}
 	p.step(vm.Name, "restarting")

@@ -367,12 +367,32 @@ func (u Unit) lastWords() string {
 	return ": " + strings.Join(u.Last, "; ")
 }
 
-// pulledIn says whether the VM's unit requires a helper: by the link that an
-// installation makes, or by one of the host's configuration.
+// pulledIn reports whether the VM's unit wants a helper: by a link, or by a line
+// of a drop-in, of an installation or of the host's configuration.
 func (d *Doctor) pulledIn(vm statedir.VM, template string) bool {
-	link := filepath.Join("microvm@"+vm.Name+".service.requires", template+"@"+vm.Name+".service")
+	helper := template + "@" + vm.Name + ".service"
 	for _, dir := range []string{d.Host.UnitDir, d.path("etc/systemd/system"), d.path("run/systemd/system")} {
-		if _, err := os.Lstat(filepath.Join(dir, link)); err == nil {
+		unit := filepath.Join(dir, "microvm@"+vm.Name+".service")
+		for _, links := range []string{".wants", ".requires"} {
+			if _, err := os.Lstat(filepath.Join(unit+links, helper)); err == nil {
+				return true
+			}
+		}
+		dropIns, _ := filepath.Glob(filepath.Join(unit+".d", "*.conf"))
+		for _, path := range dropIns {
+			if data, err := os.ReadFile(path); err == nil && wants(string(data), helper) { //nolint:gosec // a directory of root's
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// wants reports whether the text of a drop-in pulls a unit in, systemd.unit(5).
+func wants(dropIn, unit string) bool {
+	for line := range strings.Lines(dropIn) {
+		key, value, _ := strings.Cut(line, "=")
+		if key := strings.TrimSpace(key); (key == "Wants" || key == "Requires") && slices.Contains(strings.Fields(value), unit) {
 			return true
 		}
 	}

@@ -15,9 +15,13 @@ import (
 )
 
 const usage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
+       install-microvm --relink
 
 Makes the runner package PACKAGE the one that the next start of VM NAME uses.
 A running VM keeps what it was started with.
+
+With --relink, after an upgrade of microvm, it makes the links and drop-ins of the
+units of all installed VMs anew.
 `
 
 // Run does what the arguments say and returns the exit code.
@@ -31,10 +35,17 @@ func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr 
 	flags.StringVar(&from.Flake, "flake", "", "")
 	flags.StringVar(&from.Spec, "spec", "", "")
 	flags.StringVar(&from.Toplevel, "toplevel", "", "")
+	relink := flags.Bool("relink", false, "")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
 		_, _ = fmt.Fprint(stdout, usage)
 		return helper.ExitOK
+	}
+	if err == nil && *relink && len(args) == 1 {
+		return helper.Report(stderr, program, "", host.Relink(ctx, systemd.Reload))
+	}
+	if err == nil && *relink {
+		err = errors.New("--relink takes no other arguments")
 	}
 	if err == nil && (flags.NArg() != 1 || *pkg == "") {
 		err = errors.New("a package and exactly one name are needed, as in: install-microvm -p PACKAGE NAME")

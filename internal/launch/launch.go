@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,19 +53,16 @@ func (l *Launcher) logf(format string, args ...any) {
 // configf is an error that a retry cannot help.
 func configf(format string, args ...any) error { return helper.Config(fmt.Errorf(format, args...)) }
 
-// Start becomes the hypervisor of vm; it returns only on failure. It pins
-// booted where the VM has no helper unit that did so.
+// Start becomes the hypervisor of vm, with the package that microvm-set-booted@
+// has pinned; it returns only on failure.
 func (l *Launcher) Start(vm statedir.VM) error {
 	// Credentials belong to a thread, and the one that executes the hypervisor
 	// decides what that has.
 	runtime.LockOSThread()
-	if err := pin(vm); err != nil {
-		return err
-	}
-	if err := dropCapabilities(); err != nil {
-		return err
-	}
 	p, err := vm.Booted()
+	if errors.Is(err, fs.ErrNotExist) && vm.Exists() {
+		return notPinned(vm)
+	}
 	if err != nil {
 		return helper.Config(err)
 	}
@@ -74,38 +72,14 @@ func (l *Launcher) Start(vm statedir.VM) error {
 	return l.Exec(p, vm.Name)
 }
 
-// pin sets booted where it is missing. A VM with helpers has it set by
-// microvm-set-booted@ before; for one without, this saves a process.
-func pin(vm statedir.VM) error {
-	path := filepath.Join(vm.Dir(), "booted")
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err == nil {
-		if st.Uid == 0 {
-			return nil
-		}
-		// A start that was killed before it could hand the link over.
-		if err := os.Remove(path); err != nil { //nolint:gosec // the VM's name was validated
-			return fmt.Errorf("remove what an interrupted start left: %w", err)
-		}
+// notPinned says why microvm-set-booted@ has pinned nothing.
+func notPinned(vm statedir.VM) error {
+	p, err := vm.Current()
+	if err != nil {
+		return helper.Config(err)
 	}
-	return helper.Config(vm.SetBooted())
-}
-
-// dropCapabilities gives up what pin needed, for this thread and all that it
-// executes.
-func dropCapabilities() error {
-	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
-		return fmt.Errorf("drop ambient capabilities: %w", err)
-	}
-	if os.Geteuid() == 0 {
-		return nil // by hand, as root: the operator's own choice
-	}
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
-		return fmt.Errorf("drop capabilities: %w", err)
-	}
-	return nil
+	_ = p.Close()
+	return fmt.Errorf("no runner was pinned for this start\nhint: microvm-set-booted@%[1]s.service failed, see: journalctl -u microvm-set-booted@%[1]s", vm.Name)
 }
 
 // Exec becomes the hypervisor of package p, in the current directory; it
@@ -227,7 +201,7 @@ func (l *Launcher) checkKVM(need hypervisor.KVM) error {
 }
 
 // Remedies say what to do where something is missing that a helper makes.
-type Remedies struct{ Taps, Macvtaps, Shares string }
+type Remedies struct{ Taps, Macvtaps, Shares, Devices string }
 
 func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 	if l.ByHand {
@@ -236,6 +210,7 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 			Taps:     "make it with: sudo " + filepath.Join(bin, "tap-up"),
 			Macvtaps: "make it with: sudo " + filepath.Join(bin, "macvtap-up"),
 			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
+			Devices:  "take it with: sudo " + filepath.Join(bin, "pci-setup"),
 		}
 	}
 	start := func(helper string) string {
@@ -245,6 +220,7 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 		Taps:     start("microvm-tap-interfaces"),
 		Macvtaps: start("microvm-macvtap-interfaces"),
 		Shares:   start("microvm-virtiofsd"),
+		Devices:  start("microvm-pci-devices"),
 	}
 }
 
@@ -267,7 +243,24 @@ func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
 			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, remedies.Shares))
 		}
 	}
+	for _, d := range plan.PCI {
+		if !handedOver(d.Address) {
+			out = append(out, fmt.Sprintf("PCI device %s was not handed over to VFIO; %s", d.Address, remedies.Devices))
+		}
+	}
 	return out
+}
+
+// handedOver reports whether a PCI device has the driver vfio-pci, and who runs this
+// may use its IOMMU group: Documentation/driver-api/vfio.rst of the kernel.
+func handedOver(address string) bool {
+	device := "/sys/bus/pci/devices/" + address
+	driver, err := os.Readlink(device + "/driver")
+	if err != nil || filepath.Base(driver) != "vfio-pci" {
+		return false
+	}
+	group, err := os.Readlink(device + "/iommu_group")
+	return err == nil && unix.Access("/dev/vfio/"+filepath.Base(group), unix.R_OK|unix.W_OK) == nil
 }
 
 // preStart runs the spec's commands, unprivileged as everything here.

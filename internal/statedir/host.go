@@ -107,16 +107,21 @@ func (v VM) Exists() bool {
 // Current opens the installed package, which has to be root's.
 func (v VM) Current() (*runner.Package, error) { return v.open("current") }
 
-// Booted opens the package in use since the last start.
-func (v VM) Booted() (*runner.Package, error) { return v.open("booted") }
-
 func (v VM) open(link string) (*runner.Package, error) {
 	if !v.Exists() {
-		return nil, fmt.Errorf("there is no VM %q in %s; create it with: microvm create %s -s SPEC", v.Name, v.Host.StateDir, v.Name)
+		return nil, v.notFound()
 	}
-	p, err := runner.OpenTrusted(filepath.Join(v.Dir(), link))
+	return openTrusted(filepath.Join(v.Dir(), link))
+}
+
+func (v VM) notFound() error {
+	return fmt.Errorf("VM %q not found in %s\nhint: create it with: microvm create %s -s SPEC", v.Name, v.Host.StateDir, v.Name)
+}
+
+func openTrusted(link string) (*runner.Package, error) {
+	p, err := runner.OpenTrusted(link)
 	if err != nil {
-		return nil, fmt.Errorf("follow %s: %w", filepath.Join(v.Dir(), link), err)
+		return nil, fmt.Errorf("follow %s: %w", link, err)
 	}
 	return p, nil
 }

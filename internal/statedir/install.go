@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -87,6 +88,57 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 		return reload(ctx)
 	}
 	return nil
+}
+
+// Relink gives the units of all installed VMs what this version gives a VM that it
+// installs now, and calls reload, where it is not nil, if anything changed. It is
+// for an upgrade of this program. A VM that cannot be relinked does not keep the
+// others from it.
+func (h Host) Relink(ctx context.Context, reload func(context.Context) error) error {
+	if os.Geteuid() != 0 {
+		return errors.New("relinking needs root; run it with sudo")
+	}
+	names, err := h.Names()
+	if err != nil || len(names) == 0 {
+		return err
+	}
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	var errs error
+	changed := false
+	for _, name := range names {
+		vm := VM{Host: h, Name: name}
+		if !vm.Adopted() || !vm.Installed() {
+			continue
+		}
+		one, err := vm.relink()
+		if err != nil {
+			errs = errors.Join(errs, fmt.Errorf("%s: %w", name, err))
+		}
+		changed = changed || one
+	}
+	if changed && reload != nil {
+		errs = errors.Join(errs, reload(ctx))
+	}
+	return errs
+}
+
+// relink is Relink of one VM.
+func (v VM) relink() (changed bool, err error) {
+	p, err := v.Current()
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return false, err
+	}
+	changed, err = v.linkUnits(plan)
+	return changed, errors.Join(err, v.root())
 }
 
 // lock keeps other installations, removals and collections away.
@@ -186,7 +238,7 @@ func (v VM) root() error {
 		return fmt.Errorf("keep the VM's packages from Nix's garbage collector: %w", err)
 	}
 	for prefix, link := range map[string]string{
-		"": filepath.Join(v.Dir(), "current"), "booted-": filepath.Join(v.Dir(), "booted"), "old-": filepath.Join(v.recordDir(), "old"),
+		"": filepath.Join(v.Dir(), "current"), "booted-": v.runtimeBooted(), "old-": filepath.Join(v.recordDir(), "old"),
 	} {
 		if err := writeLink(link, filepath.Join(dir, prefix+v.Name)); err != nil {
 			return err
@@ -194,6 +246,9 @@ func (v VM) root() error {
 	}
 	return nil
 }
+
+// machinedUnit registers a VM that is up.
+const machinedUnit = "microvm-machined"
 
 // Helpers are the units that a plan needs beside the VM's own.
 func Helpers(p *hypervisor.Plan) []string {
@@ -207,27 +262,81 @@ func Helpers(p *hypervisor.Plan) []string {
 	add(len(p.Macvtaps) > 0, "microvm-macvtap-interfaces")
 	add(len(p.PCI) > 0, "microvm-pci-devices")
 	add(len(p.Shares) > 0, "microvm-virtiofsd")
-	add(p.Machined != nil, "microvm-machined")
+	add(p.Machined != nil, machinedUnit)
 	return out
 }
 
-// linkUnits makes the VM's unit require the helpers that its plan needs, and no
-// others: a unit that is only skipped by its condition costs each start time.
-// It says whether anything changed.
+// linkUnits gives the VM's unit what its plan needs beside the template. It
+// reports whether anything changed.
 func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
-	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.requires")
-	want := map[string]bool{}
-	for _, h := range Helpers(plan) {
-		want[h+"@"+v.Name+".service"] = true
+	links, err := v.removeOldLinks()
+	if err != nil {
+		return false, err
 	}
-	changed := false
-	have, err := os.ReadDir(dir)
+	dropIns, err := v.linkDropIns(plan)
+	return links || dropIns, err
+}
+
+// helpersName is the drop-in that pulls in the helpers of a VM.
+const helpersName = "50-helpers.conf"
+
+// helpersDropIn wants helpers, and no others than the VM needs: a unit that is only
+// skipped by its condition costs each start time. One that fails is
+// started anew at each try of the VM, which it would not be if it were required.
+// PartOf= stops and restarts the VM with its helper, as requiring it would; what
+// registers a VM is done with it then.
+func (v VM) helpersDropIn(templates []string) string {
+	var wants, partOf []string
+	for _, template := range templates {
+		unit := template + "@" + v.Name + ".service"
+		wants = append(wants, unit)
+		if template != machinedUnit {
+			partOf = append(partOf, unit)
+		}
+	}
+	if wants == nil {
+		return ""
+	}
+	text := "# Made by install-microvm: the helpers that this VM needs.\n[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
+	if partOf != nil {
+		text += "PartOf=" + strings.Join(partOf, " ") + "\n"
+	}
+	return text
+}
+
+// helpersInUse are the helpers that plan needs, and those of the package that the VM
+// was started with: a helper that nothing wants any more stops, and would take away
+// under a running VM what it made.
+func (v VM) helpersInUse(plan *hypervisor.Plan) []string {
+	out := Helpers(plan)
+	p, err := v.Booted()
+	if err != nil {
+		return out
+	}
+	defer func() { _ = p.Close() }()
+	booted, err := p.Plan()
+	if err != nil {
+		return out
+	}
+	for _, template := range Helpers(booted) {
+		if !slices.Contains(out, template) {
+			out = append(out, template)
+		}
+	}
+	return out
+}
+
+// removeOldLinks removes the links by which earlier versions made the VM's unit
+// require its helpers: a unit whose requirement failed is not tried again.
+func (v VM) removeOldLinks() (changed bool, err error) {
+	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.requires")
+	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read the VM's unit links: %w", err)
 	}
-	for _, e := range have {
-		if want[e.Name()] {
-			delete(want, e.Name())
+	for _, e := range entries {
+		// Others may have made links of their own.
+		if !strings.HasPrefix(e.Name(), "microvm-") {
 			continue
 		}
 		changed = true
@@ -235,23 +344,8 @@ func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 			return false, fmt.Errorf("remove unit link: %w", err)
 		}
 	}
-	if len(want) > 0 {
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
-			return false, fmt.Errorf("make the VM's unit links: %w", err)
-		}
-	}
-	for name := range want {
-		changed = true
-		template, _, _ := strings.Cut(name, "@")
-		if err := writeLink("../"+template+"@.service", filepath.Join(dir, name)); err != nil {
-			return false, err
-		}
-	}
-	if len(have) > 0 && len(Helpers(plan)) == 0 {
-		_ = os.Remove(dir) // only where empty
-	}
-	dropIns, err := v.linkDropIns(plan)
-	return changed || dropIns, err
+	_ = os.Remove(dir) // only where empty
+	return changed, nil
 }
 
 // linkDropIns gives the VM's unit what its plan needs and others do not.
@@ -260,10 +354,12 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	helpers := v.helpersInUse(plan)
 	for _, d := range []struct {
 		name, text string
 		wanted     bool
 	}{
+		{helpersName, v.helpersDropIn(helpers), len(helpers) > 0},
 		{"50-bridge.conf", bridgeDropIn, plan.Bridge},
 		{"50-namespaces.conf", namespacesDropIn, plan.Namespaces},
 		{jailName, jail[jailName], plan.Jail != nil},
@@ -293,7 +389,7 @@ const bridgeDropIn = `# Made by install-microvm: this VM has an interface of typ
 # NoNewPrivileges= and everything that implies it would prevent.
 [Service]
 NoNewPrivileges=no
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_CHOWN CAP_SETUID CAP_SETGID CAP_SETPCAP
+CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_SETPCAP
 PrivateUsers=no
 RestrictAddressFamilies=
 RestrictNamespaces=no

@@ -60,6 +60,8 @@ func (v VM) jailDropIns(plan *hypervisor.Plan) (map[string]string, error) {
 		}
 		bind("BindReadOnlyPaths", dir)
 	}
+	// What the VM was started with.
+	bind("BindReadOnlyPaths", v.RuntimeDir())
 	for _, path := range []string{"/dev/kvm", "/dev/net/tun"} {
 		bind("BindPaths", path)
 	}

@@ -136,11 +136,7 @@ func (v VM) remove(ctx context.Context, reload func(context.Context) error, file
 			return fmt.Errorf("let Nix collect the VM's packages: %w", err)
 		}
 	}
-	unit := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service")
-	if err := os.RemoveAll(unit + ".requires"); err != nil {
-		return fmt.Errorf("remove the VM's unit links: %w", err)
-	}
-	if _, err := v.linkDropIns(&hypervisor.Plan{}); err != nil {
+	if _, err := v.linkUnits(&hypervisor.Plan{}); err != nil {
 		return err
 	}
 	return reload(ctx)

@@ -35,7 +35,7 @@ func TestARollbackGoesBackAndASecondOneForth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	link := h.UnitDir + "/microvm@web.service.requires/microvm-tap-interfaces@web.service"
+	link := h.UnitDir + "/microvm@web.service.d/50-helpers.conf"
 	for i, want := range []string{first, second, first} {
 		if err := vm.Rollback(context.Background(), reloads(&told)); err != nil {
 			t.Fatal(err)
@@ -44,7 +44,7 @@ func TestARollbackGoesBackAndASecondOneForth(t *testing.T) {
 			t.Errorf("after %d rollbacks current is %s (%v), want %s", i+1, got, err, want)
 		}
 		if exists(link) != (want == second) {
-			t.Errorf("after %d rollbacks the link to the tap's helper is there: %v", i+1, exists(link))
+			t.Errorf("after %d rollbacks the drop-in for the tap's helper is there: %v", i+1, exists(link))
 		}
 	}
 	if told != 4 {
@@ -90,7 +90,7 @@ func TestARemovalLeavesNothingAndFollowsNoLink(t *testing.T) {
 	if !exists(precious + "/file") {
 		t.Error("the removal followed a link out of the directory")
 	}
-	for _, path := range []string{vm.Dir(), h.UnitDir + "/microvm@web.service.requires", h.GCRoots + "/microvm/web", h.GCRoots + "/microvm/booted-web", h.GCRoots + "/microvm/old-web"} {
+	for _, path := range []string{vm.Dir(), h.UnitDir + "/microvm@web.service.d", h.GCRoots + "/microvm/web", h.GCRoots + "/microvm/booted-web", h.GCRoots + "/microvm/old-web"} {
 		if exists(path) {
 			t.Errorf("%s is still there", path)
 		}

@@ -29,11 +29,20 @@ func (v VM) WriteRecord(piece string, value any) error {
 	if err != nil {
 		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
 	}
-	dir := v.RuntimeDir()
+	err = v.inRuntimeDir(func() error { return writeFile(filepath.Join(v.RuntimeDir(), piece+".json"), data, 0o644) })
+	if err != nil {
+		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+	}
+	return nil
+}
+
+// inRuntimeDir makes the VM's runtime directory and calls write, which makes a
+// file in it.
+func (v VM) inRuntimeDir(write func() error) error {
 	for attempt := 1; ; attempt++ {
-		err := os.MkdirAll(dir, 0o755) //nolint:gosec // not secret, and written by root only
+		err := os.MkdirAll(v.RuntimeDir(), 0o755) //nolint:gosec // not secret, and written by root only
 		if err == nil {
-			err = writeFile(filepath.Join(dir, piece+".json"), data, 0o644)
+			err = write()
 		}
 		if err == nil {
 			return nil
@@ -42,7 +51,7 @@ func (v VM) WriteRecord(piece string, value any) error {
 		// being empty.
 		removed := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)
 		if !removed || attempt == recordAttempts {
-			return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+			return err
 		}
 		// Two on slow processors were seen to fall into step.
 		time.Sleep(rand.N(recordPause)) //nolint:gosec // not a secret
@@ -80,7 +89,13 @@ func (v VM) RemoveRecord(piece string) error {
 	if err := removeLeftoversOf(path); err != nil {
 		return err
 	}
-	if err := unix.Rmdir(v.RuntimeDir()); err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
+	return v.removeRuntimeDir()
+}
+
+// removeRuntimeDir removes the VM's runtime directory where it is empty.
+func (v VM) removeRuntimeDir() error {
+	err := unix.Rmdir(v.RuntimeDir())
+	if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("remove %s: %w", v.RuntimeDir(), err)
 	}
 	return nil

@@ -207,8 +207,12 @@ func (h Host) alive() (map[string]bool, error) {
 		return nil, err
 	}
 	for _, name := range vms {
-		for _, link := range []string{name + "/current", name + "/booted", originName + "/" + name + "/current", originName + "/" + name + "/old"} {
-			if target, err := os.Readlink(filepath.Join(h.StateDir, link)); err == nil {
+		vm := VM{Host: h, Name: name}
+		for _, link := range []string{
+			filepath.Join(vm.Dir(), "current"), filepath.Join(vm.recordDir(), "current"), filepath.Join(vm.recordDir(), "old"),
+			vm.runtimeBooted(), vm.copyOfBooted(),
+		} {
+			if target, err := os.Readlink(link); err == nil {
 				alive[target] = true
 			}
 		}

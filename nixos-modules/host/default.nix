@@ -103,8 +103,6 @@ let
       builtins.toJSON (toString text)
     );
 
-  condition = file: { ConditionPathExists = [ "" "${stateDir}/%i/booted/share/microvm/${file}" ]; };
-
   # Drop-ins for the templates. They never restart a VM: what does is below.
   template =
     extra:
@@ -147,19 +145,14 @@ let
     "microvm-set-booted@" = template { };
     "microvm-machined@" = template { };
     "microvm-tap-interfaces@" = template {
-      unitConfig = moved (condition "tap-interfaces");
       environment = lib.optionalAttrs (tapScript != null) { MICROVM_TAP_SCRIPT = "${tapScript}"; };
     };
-    "microvm-macvtap-interfaces@" = template {
-      unitConfig = moved (condition "macvtap-interfaces");
-    };
+    "microvm-macvtap-interfaces@" = template { };
     "microvm-pci-devices@" = template {
       path = [ pkgs.kmod ];
-      unitConfig = moved (condition "pci-devices");
     };
     "microvm-virtiofsd@" = template {
       path = [ cfg.virtiofsd.package ];
-      unitConfig = moved (condition "virtiofs");
     };
     "microvm@" = template {
       # The program that stops a VM divides the time that systemd gives it.
@@ -234,10 +227,15 @@ let
         ++ lib.optional (
           ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
         ) ownTapScript;
-        requires =
+        # As the drop-in of install-microvm has it: a helper that fails is started
+        # anew at each try of the VM, which one that is required is not.
+        partOf = map (helper: "${helper}@${name}.service") (helpersOf microvm);
+        wants =
           map (helper: "${helper}@${name}.service") (helpersOf microvm)
-          ++ lib.optional registers "microvm-machined@${name}.service";
-        wants = lib.optional registers "systemd-machined.service";
+          ++ lib.optionals registers [
+            "microvm-machined@${name}.service"
+            "systemd-machined.service"
+          ];
         after = lib.optional registers "systemd-machined.service";
       };
       "install-microvm-${name}" = install name;
@@ -390,6 +388,8 @@ in
               environment = settings;
               serviceConfig = {
                 Type = "oneshot";
+                # An update of the programs: the VMs that nobody declares as well.
+                ExecStartPre = "-${package}/bin/install-microvm --relink";
                 ExecStart = orphans;
               };
             };

@@ -115,7 +115,9 @@ func TestHelpersThatAreKilledAnywhereAreUndone(t *testing.T) {
 }
 
 // leftHalfway prints what helpers of VM halfway may have left.
-const leftHalfway = "{ ls /sys/class/net; ls -A /run/microvm; } | grep half; find /var/lib/microvms/halfway -name '*booted*'"
+const leftHalfway = "ls /sys/class/net | grep half; " + recordsOfHalfway
+
+const recordsOfHalfway = "find /run/microvm -path '/run/microvm/halfway*'; find /var/lib/microvms/halfway -name '*booted*'"
 
 // TestAKilledMacvtapHelperIsUndone is for the VM host, for a container makes no
 // device nodes. Each process takes long there, so that only those calls are tried
@@ -127,7 +129,7 @@ func TestAKilledMacvtapHelperIsUndone(t *testing.T) {
 		s["interfaces"] = []any{macvtap("mv-half1", 1), macvtap("mv-half2", 2)}
 	}))
 	const calls = "mkdirat,renameat,unlinkat,write,sendto,fchmod,fchmodat,fchownat"
-	killed{name: name, helper: "microvm-macvtap-interfaces", calls: calls, left: strings.Replace(leftHalfway, "grep half", "grep -E 'mv-half|halfway'", 1)}.anywhere(t)
+	killed{name: name, helper: "microvm-macvtap-interfaces", calls: calls, left: leftHalfway}.anywhere(t)
 }
 
 // onHalf makes an interface for macvtaps to stand on, and returns what makes one.
@@ -178,7 +180,7 @@ func TestAKilledPCIHelperGivesTheDeviceBack(t *testing.T) {
 	const calls = "mkdirat,renameat,unlinkat,write,fchmod,fchmodat,fchownat"
 	began := time.Now()
 	killed{name: name, helper: "microvm-pci-devices", calls: calls,
-		left: driver + " | grep -v e1000e; ls -A /run/microvm | grep half; grep -v null /sys/bus/pci/devices/" + address + "/driver_override; ls /dev/vfio | grep '[0-9]'"}.anywhere(t)
+		left: driver + " | grep -v e1000e; " + recordsOfHalfway + "; grep -v null /sys/bus/pci/devices/" + address + "/driver_override; ls /dev/vfio | grep '[0-9]'"}.anywhere(t)
 	t.Logf("all of it took %s", time.Since(began).Round(time.Second))
 }
 
@@ -232,7 +234,8 @@ func (k killed) at(t *testing.T, way, call string, n int) bool {
 	}
 	left := k.left
 	if program != booted {
-		left = strings.Replace(left, "-name '*booted*'", "-name '.microvm-new-*'", 1)
+		// What is pinned is for all of them.
+		left = fmt.Sprintf("{ %s; } | grep -vxE '/run/microvm/%[2]s(/booted)?|/var/lib/microvms/%[2]s/booted'", left, k.name)
 	}
 	out := sh(t, fmt.Sprintf(`{ %[1]s; } > /dev/null 2>&1 || echo was not prepared
 		# The shell tells of whoever is killed.

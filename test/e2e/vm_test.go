@@ -275,18 +275,18 @@ func TestInstallingWhileTheVMRunsChangesNothingUntilTheRestart(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("swap", func(s map[string]any) { s["interfaces"] = []any{tap("vm-swap-a", 1)} }))
 	sh(t, "systemctl start microvm@"+name)
-	before := sh(t, "readlink /var/lib/microvms/swap/booted; systemctl show -P MainPID microvm@swap")
+	before := sh(t, "readlink /run/microvm/swap/booted; systemctl show -P MainPID microvm@swap")
 	newer := build(t, spec("swap", func(s map[string]any) {
 		s["interfaces"] = []any{tap("vm-swap-b", 1)}
 		s["mem"] = 300
 	}))
 	sh(t, "install-microvm -p "+newer+" swap")
-	if got := sh(t, "readlink /var/lib/microvms/swap/booted; systemctl show -P MainPID microvm@swap"); got != before {
+	if got := sh(t, "readlink /run/microvm/swap/booted; systemctl show -P MainPID microvm@swap"); got != before {
 		t.Errorf("installing changed the running VM from %s to %s", before, got)
 	}
 	sh(t, "ip link show vm-swap-a && microvm list | grep -E 'swap +active +qemu +stale'")
 	// Nor does the service manager's own restart, of this one or of one that has no
-	// helper to pin what it booted.
+	// other helper.
 	still(t, name, " 256M ")
 	alone := install(t, spec("alone", nil))
 	sh(t, "systemctl start microvm@"+alone)
@@ -308,7 +308,7 @@ func TestInstallingWhileTheVMRunsChangesNothingUntilTheRestart(t *testing.T) {
 // same, with words in its command line.
 func still(t *testing.T, name, words string) {
 	t.Helper()
-	booted := "readlink /var/lib/microvms/" + name + "/booted"
+	booted := "readlink /run/microvm/" + name + "/booted"
 	before, pid := sh(t, booted), sh(t, "systemctl show -P MainPID microvm@"+name)
 	sh(t, "kill -9 "+pid)
 	eventually(t, 10*time.Second, "p=$(systemctl show -P MainPID microvm@"+name+") && test $p != 0 -a $p != "+pid+" && systemctl is-active microvm@"+name+" && tr '\\0' ' ' < /proc/$p/cmdline | grep -- '"+words+"'")

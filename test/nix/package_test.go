@@ -128,7 +128,7 @@ func TestEveryPathMoves(t *testing.T) {
 			}
 		}
 	}
-	if n < 10 {
+	if n < 6 {
 		t.Errorf("found %d directives", n)
 	}
 }
