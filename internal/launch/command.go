@@ -24,9 +24,10 @@ const (
 	usage   = "usage: microvm-run-wrapper run|stop|post|register NAME"
 )
 
-// Command is microvm-run-wrapper: run becomes the hypervisor of a VM, stop
-// asks its guest to go down, post cleans up, register
-// registers it with systemd-machined.
+// Command is microvm-run-wrapper: run becomes the hypervisor of a VM, stop asks
+// its guest to go down, post cleans up, register registers it with
+// systemd-machined. The words by which this program runs itself are not in the
+// usage.
 func Command(args []string, host statedir.Host, stderr io.Writer) int {
 	if len(args) != 2 {
 		return helper.Report(stderr, program, "", helper.Usage(usage))
@@ -47,6 +48,8 @@ func Command(args []string, host statedir.Host, stderr io.Writer) int {
 		err = l.stopUnit(ctx, vm)
 	case "post":
 		err = l.Post(ctx, vm, os.Getenv("SERVICE_RESULT"), os.Getenv("EXIT_STATUS"))
+	case settleCommand:
+		err = settle(ctx, vm)
 	case "register":
 		err = l.Register(ctx, vm)
 	default:

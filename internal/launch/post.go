@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -56,9 +57,46 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		errs = errors.Join(errs, systemd.CancelJob(ctx, run.StartJob))
 	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
-		errs = errors.Join(errs, systemd.ResetFailed(ctx, unit))
+		errs = errors.Join(errs, l.startOver(ctx, vm, unit, result))
 	}
 	return errs
+}
+
+// startOver starts the count of a unit's restarts over. That resets the result of
+// the run as well, which systemd logs when this process has ended; so for a run that
+// failed it is left to a process outside of the unit.
+func (l *Launcher) startOver(ctx context.Context, vm statedir.VM, unit, result string) error {
+	if result == "success" {
+		return systemd.ResetFailed(ctx, unit)
+	}
+	return systemd.RunApart(ctx, "microvm-run-wrapper-settle-"+vm.Name+".service", []string{ourselves(), settleCommand, vm.Name})
+}
+
+// settleCommand is the word by which this program starts a unit's count of restarts
+// over, once systemd has logged how its last run ended.
+const settleCommand = "settle"
+
+const (
+	// settleTimeout is longer than systemd takes to end a unit whose processes are
+	// gone.
+	settleTimeout = 10 * time.Second
+	settlePause   = 20 * time.Millisecond
+)
+
+// settle waits until the unit of vm has ended its last run, and starts the count of
+// its restarts over.
+func settle(ctx context.Context, vm statedir.VM) error {
+	unit := "microvm@" + vm.Name + ".service"
+	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); time.Sleep(settlePause) {
+		units, err := systemd.ListUnits(ctx, unit)
+		if err != nil {
+			return err
+		}
+		if len(units) == 0 || !strings.HasPrefix(units[0].Sub, "stop") && !strings.HasPrefix(units[0].Sub, "final") {
+			break
+		}
+	}
+	return systemd.ResetFailed(ctx, unit)
 }
 
 // neverReady says how far a run got that ended before it was ready. The

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
 )
 
 // Run is what is known of a service's last run while its ExecStopPost= runs.
@@ -81,6 +84,25 @@ func ResetFailed(ctx context.Context, unit string) error {
 	defer c.Close()
 	if err := c.ResetFailedUnitContext(ctx, unit); err != nil {
 		return fmt.Errorf("reset the restart count of %s: %w", unit, err)
+	}
+	return nil
+}
+
+// RunApart has systemd run a command in a unit of its own, and does not wait for
+// it. The unit is gone when the command has ended.
+func RunApart(ctx context.Context, unit string, argv []string) error {
+	c, err := connect(ctx)
+	if err != nil {
+		return fmt.Errorf("reach systemd: %w", err)
+	}
+	defer c.Close()
+	_, err = c.StartTransientUnitContext(ctx, unit, "replace", []systemd.Property{
+		systemd.PropExecStart(argv, true),
+		systemd.PropType("oneshot"),
+		{Name: "CollectMode", Value: dbus.MakeVariant("inactive-or-failed")},
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", unit, err)
 	}
 	return nil
 }
