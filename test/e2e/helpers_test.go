@@ -84,3 +84,21 @@ func TestAVMOfAnEarlierVersionIsStoppedAsWhatItWas(t *testing.T) {
 	nothingLeft(t, name)
 	sh(t, "! ip link show vm-earlier")
 }
+
+// TestAHostWithoutUserNamespacesIsMended: systemd cannot start the hypervisor then,
+// and that is the host's to mend, not the package's.
+func TestAHostWithoutUserNamespacesIsMended(t *testing.T) {
+	in(t, "vm")
+	name := install(t, spec("nouserns", nil))
+	before := sh(t, "sysctl -n user.max_user_namespaces")
+	t.Cleanup(func() { sh(t, "sysctl -q user.max_user_namespaces="+before) })
+	sh(t, "sysctl -q user.max_user_namespaces=0")
+	if out, err := try("microvm start " + name); err == nil {
+		t.Fatalf("it started without a user namespace: %s", out)
+	}
+	eventually(t, time.Minute, "test $(systemctl show -P NRestarts microvm@"+name+") -ge 2")
+	sh(t, "sysctl -q user.max_user_namespaces="+before)
+	eventually(t, 2*time.Minute, "systemctl is-active microvm@"+name)
+	sh(t, "systemctl stop microvm@"+name)
+	nothingLeft(t, name)
+}
