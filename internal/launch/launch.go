@@ -69,6 +69,13 @@ func (l *Launcher) Start(vm statedir.VM) error {
 	if err := os.Chdir(vm.Dir()); err != nil {
 		return helper.Config(fmt.Errorf("enter the state directory: %w", err))
 	}
+	plan, err := p.Plan()
+	if err != nil {
+		return helper.Config(err)
+	}
+	if err := checkHelpers(vm, plan); err != nil {
+		return err
+	}
 	return l.Exec(p, vm.Name)
 }
 
@@ -201,7 +208,7 @@ func (l *Launcher) checkKVM(need hypervisor.KVM) error {
 }
 
 // Remedies say what to do where something is missing that a helper makes.
-type Remedies struct{ Taps, Macvtaps, Shares, Devices string }
+type Remedies struct{ Taps, Macvtaps, Shares string }
 
 func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 	if l.ByHand {
@@ -210,7 +217,6 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 			Taps:     "make it with: sudo " + filepath.Join(bin, "tap-up"),
 			Macvtaps: "make it with: sudo " + filepath.Join(bin, "macvtap-up"),
 			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
-			Devices:  "take it with: sudo " + filepath.Join(bin, "pci-setup"),
 		}
 	}
 	start := func(helper string) string {
@@ -220,7 +226,6 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 		Taps:     start("microvm-tap-interfaces"),
 		Macvtaps: start("microvm-macvtap-interfaces"),
 		Shares:   start("microvm-virtiofsd"),
-		Devices:  start("microvm-pci-devices"),
 	}
 }
 
@@ -241,11 +246,6 @@ func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
 	for _, s := range plan.Shares {
 		if _, err := os.Stat(filepath.Join(dir, s.Socket)); err != nil {
 			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, remedies.Shares))
-		}
-	}
-	for _, d := range plan.PCI {
-		if !handedOver(d.Address) {
-			out = append(out, fmt.Sprintf("PCI device %s was not handed over to VFIO; %s", d.Address, remedies.Devices))
 		}
 	}
 	return out

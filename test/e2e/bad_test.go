@@ -158,7 +158,7 @@ func TestVMThatDoesNotExistIsNamed(t *testing.T) {
 	in(t, "container")
 	out, err := try("timeout 30 systemctl start microvm@nosuch")
 	log := sh(t, logs("nosuch"))
-	if err == nil || !strings.Contains(log, `no VM "nosuch"`) {
+	if err == nil || !strings.Contains(log, `VM "nosuch" not found`) {
 		t.Errorf("%v: %s\n%s", err, out, log)
 	}
 }
