@@ -53,7 +53,9 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		errs = errors.Join(errs, vm.ClearBooted())
 	}
 	if !final && !run.Ready && run.StartJob != 0 {
-		errs = errors.Join(errs, systemd.CancelJob(ctx, run.StartJob))
+		// Recorded first: who waits for the job reads it when the job is gone.
+		errs = errors.Join(errs, vm.WriteAttempt(statedir.Attempt{Job: run.StartJob, Result: result, Status: status}),
+			systemd.CancelJob(ctx, run.StartJob))
 	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
 		errs = errors.Join(errs, systemd.ResetFailed(ctx, unit))
