@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"microvm/internal/hypervisor"
+	"microvm/test/need"
 )
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": ["oob"]}}` + "\n"
@@ -223,10 +224,7 @@ func TestEndlessEventsEndWithTheContext(t *testing.T) {
 // qemu starts a real one whose CPUs are stopped, and returns its QMP socket.
 func qemu(t *testing.T, args ...string) string {
 	t.Helper()
-	program, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		t.Skip("no qemu-system-x86_64 in PATH; on Debian: apt-get install qemu-system-x86")
-	}
+	program := need.Program(t, "qemu-system-x86_64")
 	path := filepath.Join(t.TempDir(), "qmp")
 	args = append([]string{"-S", "-display", "none", "-nodefaults", "-qmp", "unix:" + path + ",server=on,wait=off"}, args...)
 	cmd := exec.Command(program, args...) //nolint:gosec // the test's own arguments

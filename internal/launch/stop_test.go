@@ -16,6 +16,7 @@ import (
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/test/need"
 )
 
 // quick are the stages of a stop in a test.
@@ -142,7 +143,7 @@ func TestGuestIsAskedAgainAndWaitedFor(t *testing.T) {
 
 func TestGuestThatIgnoresTheRequestIsEndedByForce(t *testing.T) {
 	t.Parallel()
-	program := need(t, "qemu-system-x86_64", "qemu-system-x86")
+	program := need.Program(t, "qemu-system-x86_64")
 	v := victimOf(t, nil, program, "-M", "q35,accel=tcg", "-m", "32", "-S", "-display", "none", "-nodefaults", "-qmp", "unix:qmp.sock,server=on,wait=off")
 	log, err := v.stop(t, pack(t, qmpPlan(hypervisor.ShutdownPowerButton)), quick)
 	if err != nil {
@@ -255,10 +256,24 @@ func TestTheVariableGoesBeforeTheUnitsTime(t *testing.T) {
 	if got := l.stopTimes(context.Background(), statedir.VM{Name: "none"}); got != stopWithin(33*time.Second) || log.Len() > 0 {
 		t.Errorf("%+v, %s", got, &log)
 	}
-	t.Setenv("MICROVM_STOP_TIMEOUT", "")
+}
+
+// TestWithoutAManagerAStopTakesTheDefaultTimes, in a mount namespace where none
+// is to be seen.
+func TestWithoutAManagerAStopTakesTheDefaultTimes(t *testing.T) {
 	if systemd.Running() {
-		return // it can be asked, which the tests in a host do
+		need.Root(t)
+		again := exec.Command(need.Program(t, "unshare"), "--mount", "/bin/sh", "-c", `mount -t tmpfs none /run && exec "$0" "$@"`, //nolint:gosec // this very program
+			self(t), "-test.run=^"+t.Name()+"$", "-test.v")
+		out, err := again.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+			t.Errorf("where no manager is to be seen: %v\n%s", err, out)
+		}
+		return
 	}
+	var log bytes.Buffer
+	l := &Launcher{Stderr: &log}
+	t.Setenv("MICROVM_STOP_TIMEOUT", "")
 	if got := l.stopTimes(context.Background(), statedir.VM{Name: "none"}); got != DefaultStop || !strings.Contains(log.String(), "TimeoutStopSec= of microvm@none.service") {
 		t.Errorf("without a manager: %+v, %s", got, &log)
 	}
