@@ -354,7 +354,7 @@ func TestPackageWithoutAPlanStartsAndStops(t *testing.T) {
 	nothingLeft(t, "foreign")
 }
 
-func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
+func TestAForeignHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	in(t, "container")
 	foreign(t, "stubborn", "#!/bin/bash\ntrap '' TERM\nwhile :; do sleep 1; done\n", "")
 	sh(t, "systemctl start microvm@stubborn && systemctl stop microvm@stubborn")
