@@ -138,6 +138,10 @@ test-units: assets ## unit tests of what wants a real root, in another container
 test-vm: assets ## tests that want a kernel of their own, in a VM (root)
 	@test/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
 
+.PHONY: soak
+soak: packages assets ## what goes wrong rarely, hundreds of times (root; about 10 minutes)
+	@test/go-test soak $(HOST) container $(PAYLOAD) /usr/bin/env MICROVM_TEST_SOAK=1 $(SUITE) e2e -test.run 'Many|Anywhere|AnyMoment' $(TESTFLAGS)
+
 .PHONY: lint
 lint: go-version ## golangci-lint, gofmt
 	@test/go-test lint nice test/lint '$(GO)'
