@@ -32,10 +32,6 @@ func TestMain(m *testing.M) {
 	if host == "vm" {
 		holdVM()
 	}
-	if host == "" {
-		println("test/e2e: not inside a test host; run make test-container or make test-vm")
-		os.Exit(0)
-	}
 	os.Exit(m.Run())
 }
 
@@ -110,6 +106,9 @@ func in(t *testing.T, want string) {
 }
 
 func TestSystemdRunsHere(t *testing.T) {
+	if host == "" {
+		t.Skip("this is shown in the test hosts; run make test-container or make test-vm")
+	}
 	if got := sh(t, "ps -o comm= 1"); got != "systemd" {
 		t.Fatalf("process 1 is %q", got)
 	}
