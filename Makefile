@@ -123,19 +123,19 @@ test: packages ## lint, unit tests, then the test hosts
 	grep -hE '^(ok|FAIL|PASS)' build/test-logs/*; exit $$status
 
 .PHONY: test-unit
-test-unit: go-version ## unit tests
+test-unit: packages ## unit tests
 	@test/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v ./...'
 
 .PHONY: test-container
-test-container: assets ## end-to-end tests in a container with a real systemd (root)
+test-container: packages assets ## end-to-end tests in a container with a real systemd (root)
 	@test/go-test container $(HOST) container $(PAYLOAD) $(SUITE) e2e $(TESTFLAGS)
 
 .PHONY: test-units
-test-units: assets ## unit tests of what wants a real root, in another container (root)
+test-units: packages assets ## unit tests of what wants a real root, in another container (root)
 	@test/go-test units $(HOST) container $(PAYLOAD) $(SUITE) units $(TESTFLAGS)
 
 .PHONY: test-vm
-test-vm: assets ## tests that want a kernel of their own, in a VM (root)
+test-vm: packages assets ## tests that want a kernel of their own, in a VM (root)
 	@test/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
 
 .PHONY: soak

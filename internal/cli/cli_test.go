@@ -328,6 +328,7 @@ func TestHelpNamesTheFlagsOfMicrovmNix(t *testing.T) {
 }
 
 func TestRunNamesWhatIsMissing(t *testing.T) {
+	need.Program(t, "qemu-system-x86_64") // its absence would be named first
 	h := newHost(t)
 	h.write(t, "web.json", `,"interfaces":[{"type":"tap","id":"vm-no-such-tap","mac":"02:00:00:00:00:01"}],
 		"shares":[{"tag":"home","source":"home","proto":"virtiofs"}]`)

@@ -26,6 +26,7 @@ const owner = 12345
 func inNewNetwork(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	need.Root(t)
+	need.Program(t, "ip")
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skip("needs /dev/net/tun; modprobe tun")
 	}
