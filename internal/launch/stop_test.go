@@ -20,7 +20,7 @@ import (
 )
 
 // quick are the stages of a stop in a test.
-var quick = Stop{Graceful: 2 * time.Second, Again: 300 * time.Millisecond, Term: 500 * time.Millisecond}
+var quick = Stop{Graceful: 8 * time.Second, Again: 300 * time.Millisecond, Term: 500 * time.Millisecond}
 
 // logBuffer takes lines from several goroutines.
 type logBuffer struct {
@@ -84,7 +84,7 @@ func (v *victim) stop(t *testing.T, pkg string, times Stop) (string, error) {
 	err = (&Launcher{Stderr: &log}).stopPlan(context.Background(), p, plan, v.dir, held(t, v.cmd.Process.Pid), times)
 	select {
 	case <-v.end:
-	case <-time.After(time.Second):
+	case <-time.After(time.Minute):
 		t.Error("stop returned and the hypervisor lives")
 	}
 	return log.String(), err
@@ -202,8 +202,8 @@ func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
 		"one that waits as well":    {"kill -USR1 $(cat pid); while kill -0 $(cat pid); do sleep 0.1; done 2>/dev/null; sleep 60", []string{"exited after"}, false},
 		"one that says more":        {"printf 'going\\033]0;x\\007 down\\n'; kill -USR1 $(cat pid)", []string{"microvm-shutdown: going]0;x down\n", "exited after"}, false},
 		"one that fails":            {"echo no socket >&2; exit 1", []string{"microvm-shutdown: no socket", "exit status 1", "SIGTERM"}, true},
-		"one that leaves a process": {"sleep 5 & kill -USR1 $(cat pid)", []string{"exited after"}, false},
-		"one that hangs":            {"sleep 5 & sleep 60", []string{"signal: killed", "SIGTERM"}, true},
+		"one that leaves a process": {"sleep 60 & kill -USR1 $(cat pid)", []string{"exited after"}, false},
+		"one that hangs":            {"sleep 60 & sleep 60", []string{"signal: killed", "SIGTERM"}, true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -219,7 +219,7 @@ func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
 			if forced := strings.Contains(log, "SIGTERM"); forced != c.forced {
 				t.Errorf("ended by force: %v, want %v:\n%s", forced, c.forced, log)
 			}
-			if took := time.Since(began); took > 2*quick.Graceful {
+			if took := time.Since(began); took > 40*time.Second {
 				t.Errorf("it took %s", took)
 			}
 		})
