@@ -77,8 +77,8 @@ func newTrial(t *testing.T, s *spec.Spec) *trial {
 // missingOnHost says what the host lacks for s.
 func missingOnHost(s *spec.Spec) string {
 	for _, n := range s.Interfaces {
-		if n.Type == "bridge" {
-			return "qemu-bridge-helper wants a bridge that /etc/qemu/bridge.conf allows"
+		if n.Type == "bridge" && need.Host() == "" {
+			return "qemu-bridge-helper wants a bridge that /etc/qemu/bridge.conf allows; this is shown in the container host"
 		}
 		if n.Type != "user" && os.Geteuid() != 0 {
 			return "making a tap needs root"
@@ -253,10 +253,35 @@ func inNetworkNamespace(f func() error) error {
 	return <-done
 }
 
+// bridges makes the bridges of the spec, in this network namespace, and lets
+// QEMU's helper use them: a test host is thrown away.
+func (q *trial) bridges() error {
+	for _, n := range q.spec.Interfaces {
+		if n.Type != "bridge" || n.Bridge == nil {
+			continue
+		}
+		if out, err := exec.Command("ip", "link", "add", *n.Bridge, "type", "bridge").CombinedOutput(); err != nil {
+			return fmt.Errorf("make bridge %s: %w: %s", *n.Bridge, err, out)
+		}
+		const allowed = "/etc/qemu/bridge.conf"
+		err := os.MkdirAll(filepath.Dir(allowed), 0o755)
+		if err == nil {
+			err = os.WriteFile(allowed, []byte("allow "+*n.Bridge+"\n"), 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // run starts QEMU and ends it.
 func (q *trial) run() error {
 	argv, err := q.argv()
 	if err != nil {
+		return err
+	}
+	if err := q.bridges(); err != nil {
 		return err
 	}
 	defer func() {
