@@ -1,6 +1,11 @@
 package systemd
 
-import "testing"
+import (
+	"slices"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+)
 
 func TestWhatIsTriedAgain(t *testing.T) {
 	always := Run{restart: "always", prevent: exitCodes([]any{[]int32{78, 200}, []int32{}})}
@@ -24,5 +29,28 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	}
 	if exitCodes(nil) != nil || exitCodes("no list") != nil || exitCodes([]any{}) != nil {
 		t.Error("exit codes of what has none")
+	}
+}
+
+// TestConditionsAreReadAsTheBusHasThem: a(sbbsi), and a(sasbttttuii) for commands.
+func TestConditionsAreReadAsTheBusHasThem(t *testing.T) {
+	conditions := dbus.MakeVariantWithSignature([][]any{
+		{"ConditionPathExists", false, true, "/x", int32(-1)}, {"ConditionHost", true, false, "a", int32(1)},
+	}, dbus.ParseSignatureMust("a(sbbsi)"))
+	if got := unmet(conditions); !slices.Equal(got, []string{"ConditionPathExists=!/x"}) {
+		t.Errorf("conditions that do not hold: %q", got)
+	}
+	untested := dbus.MakeVariantWithSignature([][]any{{"ConditionHost", true, false, "a", int32(0)}}, dbus.ParseSignatureMust("a(sbbsi)"))
+	if got := unmet(untested); !slices.Equal(got, []string{"ConditionHost=|a"}) {
+		t.Errorf("conditions that nobody looked at: %q", got)
+	}
+	run := dbus.MakeVariantWithSignature([][]any{
+		{"/bin/test", []string{"/bin/test", "-e", "/x"}, false, uint64(0), uint64(0), uint64(0), uint64(0), uint32(0), int32(0), int32(0)},
+	}, dbus.ParseSignatureMust("a(sasbttttuii)"))
+	if got := commands("ExecCondition=", run); !slices.Equal(got, []string{"ExecCondition=/bin/test -e /x"}) {
+		t.Errorf("commands: %q", got)
+	}
+	if unmet(dbus.Variant{}) != nil || commands("x", dbus.Variant{}) != nil {
+		t.Error("a unit that has none")
 	}
 }

@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -51,6 +52,10 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 	}
 	s := State{Active: text("ActiveState"), Sub: text("SubState"), Result: text("Result")}
 	s.Unmet = append(unmet(props["Conditions"]), unmet(props["Asserts"])...)
+	// One that was up since has been let through.
+	if entered, _ := props["ActiveEnterTimestampMonotonic"].Value().(uint64); s.Result == "exec-condition" || entered == 0 {
+		s.Unmet = append(s.Unmet, commands("ExecCondition=", props["ExecCondition"])...)
+	}
 	var required []string
 	for _, name := range []string{"Requires", "Requisite", "BindsTo"} {
 		units, _ := props[name].Value().([]string)
@@ -69,6 +74,22 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 		}
 	}
 	return s, nil
+}
+
+// commands reads a property that is a list of commands: program, arguments,
+// whether a failure is ignored, and what became of the last run.
+func commands(name string, property dbus.Variant) []string {
+	list, _ := property.Value().([][]any)
+	var out []string
+	for _, c := range list {
+		if len(c) < 2 {
+			continue
+		}
+		if words, ok := c[1].([]string); ok {
+			out = append(out, name+strings.Join(words, " "))
+		}
+	}
+	return out
 }
 
 // unmet reads the property Conditions or Asserts of a unit: name, whether it is a

@@ -28,11 +28,11 @@ func TestEveryEndOfAStartIsToldFromTheOthers(t *testing.T) {
 		{"job-done", runsOn, "[Service]\\n", 0, []string{"job-done: is up"}},
 		{"job-fails", runsOn, "[Service]\\nExecStartPre=/bin/false\\n", 1, []string{"microvm@job-fails failed before the VM was ready, and systemd tries again"}},
 		{"job-final", runsOn, "[Service]\\nRestart=no\\nExecStartPre=/bin/false\\n", 1, []string{"microvm@job-final failed (exit-code)"}},
-		{"job-config", runsOn, "[Service]\\nExecStartPre=/bin/sh -c \"exit 217\"\\nRestartPreventExitStatus=217\\n", 1, []string{"microvm@job-config failed (exit-code)"}},
+		{"job-config", runsOn, "[Service]\\nExecStart=\\nExecStart=/bin/sh -c \"exit 99\"\\nRestartPreventExitStatus=99\\n", 1, []string{"microvm@job-config failed (exit-code)"}},
 		{"job-late", runsOn, "[Service]\\nTimeoutStartSec=1\\n" + slow, 6, []string{"not ready within the time that TimeoutStartSec= of microvm@job-late gives", "systemd tries again"}},
 		{"job-waits", runsOn, "[Unit]\\nJobRunningTimeoutSec=1\\n[Service]\\n" + slow, 6, []string{"JobRunningTimeoutSec= of microvm@job-waits"}},
 		{"job-skips", runsOn, "[Unit]\\nConditionPathExists=/nowhere\\n", 7, []string{"systemd skipped microvm@job-skips", "ConditionPathExists=/nowhere"}},
-		{"job-declines", runsOn, "[Service]\\nExecCondition=/bin/false\\n", 7, []string{"systemd skipped microvm@job-declines"}},
+		{"job-declines", runsOn, "[Service]\\nExecCondition=/bin/false\\n", 7, []string{"systemd skipped microvm@job-declines", "ExecCondition=/bin/false"}},
 		{"job-asserts", runsOn, "[Unit]\\nAssertPathExists=/nowhere\\n", 1, []string{"an assertion of microvm@job-asserts does not hold", "AssertPathExists=/nowhere"}},
 		{"job-needs", runsOn, "[Unit]\\nRequires=job-needed.service\\nAfter=job-needed.service\\n", 1, []string{"job-needed failed"}},
 	} {
