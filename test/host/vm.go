@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	vmTimeout = 40 * time.Minute
+	vmTimeout = 55 * time.Minute
 	// exitWord comes before the exit code on the output of a VM.
 	exitWord = "MICROVM-TEST-EXIT "
 )
