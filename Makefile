@@ -15,8 +15,18 @@ COMMANDS := microvm install-microvm
 HELPERS  := $(filter-out $(COMMANDS),$(notdir $(wildcard cmd/*)))
 PAYLOAD  := build/payload
 GO       ?= go
-# Packages whose tests run in the test hosts as well.
-HOSTTESTS := test/e2e internal/netif internal/vfio internal/virtiofsd internal/statedir
+# Packages whose tests run in the test hosts: the whole product in a container;
+# unit tests that want a real root's programs, in another container; and what
+# wants a kernel of its own, in a VM.
+TESTS_e2e   := test/e2e
+TESTS_units := internal/cli internal/control internal/kernel internal/launch internal/netif internal/runner internal/statedir internal/virtiofsd test/need
+TESTS_vm    := test/e2e internal/kvm internal/launch internal/netif internal/vfio
+HOSTTESTS   := $(sort $(TESTS_e2e) $(TESTS_units) $(TESTS_vm))
+ASSETS      := $(PAYLOAD)/usr/lib/microvm-test
+HOST        := build/test-host
+SUITE       := /usr/lib/microvm-test/suite
+# Debian's golang does not fetch a newer one of itself unless it is told to.
+export GOTOOLCHAIN ?= auto
 export CGO_ENABLED = 0
 
 .PHONY: help
@@ -68,65 +78,92 @@ uninstall: ## remove what install installed; VMs and their state stay
 	rmdir '$(DESTDIR)$(LIBEXECDIR)' 2>/dev/null || test ! -d '$(DESTDIR)$(LIBEXECDIR)'
 	@if [ -z '$(DESTDIR)' ]; then systemctl daemon-reload; fi
 
+.PHONY: go-version
+go-version: # fails at once where Go is too old to fetch a newer one
+	@test/go-version '$(GO)'
+
 .PHONY: packages
-packages: # what the test hosts need outside; only on Debian and its kin
+packages: go-version # what the tests need outside; only on Debian and its kin
 	@test/packages
 
+.PHONY: $(HOST)
+$(HOST): # makes and boots the test hosts
+	@$(GO) build -o $(HOST) ./test/host
+
 .PHONY: payload
-payload: # what is laid over a test host's root
-	rm -rf $(PAYLOAD)
-	$(MAKE) --no-print-directory -s install DESTDIR=$(PAYLOAD) PREFIX=/usr
-	install -D -m 644 -t $(PAYLOAD)/usr/lib/microvm-test/examples examples/*.json
-	install -D -m 644 -t $(PAYLOAD)/usr/lib/microvm-test/nixos test/nix/golden/hosts.json
-	@for p in $(HOSTTESTS); do \
-	  ls $$p/*_test.go >/dev/null 2>&1 || continue; \
-	  $(GO) test -c -o $(PAYLOAD)/usr/lib/microvm-test/$${p##*/}.test ./$$p || exit 1; \
-	done
-	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/nixstandin ./test/nixstandin
-	install -m 755 -t $(PAYLOAD)/usr/lib/microvm-test test/demo test/suite
+payload: $(HOST) # what is laid over a test host's root
+	@rm -rf $(PAYLOAD)
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(PAYLOAD) PREFIX=/usr
+	@install -D -m 644 -t $(ASSETS)/examples examples/*.json
+	@install -D -m 644 -t $(ASSETS)/nixos test/nix/golden/hosts.json
+	@mkdir -p $(ASSETS)/src $(ASSETS)/lists
+	@git ls-files -coz --exclude-standard | xargs -0 cp --parents -t $(ASSETS)/src
+	@printf '%s\n' $(TESTS_e2e) > $(ASSETS)/lists/e2e
+	@printf '%s\n' $(TESTS_units) > $(ASSETS)/lists/units
+	@printf '%s\n' $(TESTS_vm) > $(ASSETS)/lists/vm
+	@for p in $(HOSTTESTS); do $(GO) test -c -o $(ASSETS)/$${p##*/}.test ./$$p || exit 1; done
+	@$(GO) build -o $(ASSETS)/nixstandin ./test/nixstandin
+	@install -m 755 -t $(ASSETS) test/demo test/suite
 	@if [ -n "$$MICROVM_TEST_HYPERVISORS" ]; then \
-	  install -D -t $(PAYLOAD)/usr/lib/microvm-test/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
+	  install -D -t $(ASSETS)/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
+
+.PHONY: assets
+assets: payload # the payload with the test guest
+	@$(HOST) assets $(PAYLOAD)
+
+# The stages run side by side: most of what one does is to wait, for the network,
+# for a guest, for a time to pass. The one that takes longest comes first.
+STAGES := test-vm test-container test-units lint test-unit
 
 .PHONY: test
-test: packages lint test-unit test-container test-vm ## lint, unit tests, then both test hosts
-	@test/skips
-	@grep -hE '^(ok|FAIL|PASS)' build/test-logs/*
+test: packages ## lint, unit tests, then the test hosts
+	@rm -rf build/test-logs
+	@$(MAKE) --no-print-directory -k -j $(words $(STAGES)) $(STAGES); status=$$?; \
+	test/times; test/skips || status=1; \
+	grep -hE '^(ok|FAIL|PASS)' build/test-logs/*; exit $$status
 
 .PHONY: test-unit
-test-unit: ## unit tests
-	@echo '==> unit tests'
-	$(GO) vet ./...
-	test/go-test unit $(GO) test -v ./...
+test-unit: packages ## unit tests
+	@test/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v ./...'
 
 .PHONY: test-container
-test-container: payload ## end-to-end tests in a container with a real systemd (root)
-	test/go-test container $(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/suite $(TESTFLAGS)
+test-container: packages assets ## end-to-end tests in a container with a real systemd (root)
+	@test/go-test container $(HOST) container $(PAYLOAD) $(SUITE) e2e $(TESTFLAGS)
+
+.PHONY: test-units
+test-units: packages assets ## unit tests of what wants a real root, in another container (root)
+	@test/go-test units $(HOST) container $(PAYLOAD) $(SUITE) units $(TESTFLAGS)
 
 .PHONY: test-vm
-test-vm: payload ## end-to-end tests in a VM with a kernel of its own (root)
-	test/go-test vm $(GO) run ./test/host vm $(PAYLOAD) /usr/lib/microvm-test/suite $(TESTFLAGS)
+test-vm: packages assets ## tests that want a kernel of their own, in a VM (root)
+	@test/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
+
+.PHONY: soak
+soak: packages assets ## what goes wrong rarely, hundreds of times (root; about 10 minutes)
+	@test/go-test soak $(HOST) container $(PAYLOAD) /usr/bin/env MICROVM_TEST_SOAK=1 $(SUITE) e2e -test.run 'Many|Anywhere|AnyMoment' $(TESTFLAGS)
 
 .PHONY: lint
-lint: ## golangci-lint, gofmt
-	@echo '==> lint (the first time builds the linter, a few minutes)'
-	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
-	$(GO) -C tools build -o ../build/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
-	build/golangci-lint run ./...
+lint: go-version ## golangci-lint, gofmt
+	@test/go-test lint nice test/lint '$(GO)'
+
+.PHONY: test-fresh
+test-fresh: go-version ## make test on a new Debian 13 and 12 (root; FRESH=13 or FRESH=12 for one, TARGET=test-unit for a part)
+	$(GO) run ./test/fresh -target '$(or $(TARGET),test)' $(or $(FRESH),13 12)
 
 .PHONY: demo
-demo: packages payload ## start, show, ping and stop a VM in a throwaway container host (root)
-	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/demo
+demo: packages assets ## start, show, ping and stop a VM in a throwaway container host (root)
+	@$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/demo
 
 .PHONY: picture
-picture: packages payload # of the demo, for the README (root)
-	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/demo | $(GO) run ./test/picture > docs/demo.svg.new
+picture: packages assets # of the demo, for the README (root)
+	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/demo | $(GO) run ./test/picture > docs/demo.svg.new
 	mv docs/demo.svg.new docs/demo.svg
 
 .PHONY: bench
-bench: payload ## measure; prints ratios (root, and a C compiler; BENCH=shares for one part)
+bench: assets ## measure; prints ratios (root, and a C compiler; BENCH=shares for one part)
 	for c in test/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
 	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/bench ./test/bench
-	$(GO) run ./test/host container $(PAYLOAD) /usr/lib/microvm-test/bench $(BENCH)
+	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove build/

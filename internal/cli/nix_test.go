@@ -4,24 +4,20 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
 	"microvm/internal/statedir"
+	"microvm/test/need"
 )
 
 // newNixHost is a host of root's, with the nix of this machine.
 func newNixHost(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root; run it with sudo")
-	}
-	if _, err := exec.LookPath("nix"); err != nil {
-		t.Skip("needs nix; install it, on Debian the package nix-bin")
-	}
+	need.Root(t)
+	need.Program(t, "nix")
 	dir, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)

@@ -6,14 +6,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"microvm/test/need"
 )
 
 // rootsHost is a host of root's, without Nix.
 func rootsHost(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root; run it with sudo")
-	}
+	need.Root(t)
 	dir, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)

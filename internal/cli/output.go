@@ -155,16 +155,17 @@ func several(errs []error, of int) error {
 // Error implements error, a line a VM.
 func (e severalError) Error() string { return errors.Join(e.errs...).Error() }
 
-// code is the exit code: 4 where some went well, 3 where no VM exists.
+// code is the exit code: 4 where some went well; where all went wrong in the
+// same way, that of each.
 func (e severalError) code() int {
 	if len(e.errs) < e.of {
 		return exitPartly
 	}
+	code := codeOf(e.errs[0])
 	for _, err := range e.errs {
-		var missing errNoVM
-		if !errors.As(err, &missing) {
+		if codeOf(err) != code {
 			return helper.ExitFailed
 		}
 	}
-	return exitNoVM
+	return code
 }

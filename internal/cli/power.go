@@ -104,25 +104,24 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 		return nil, nil
 	}
 	var failed []error
-	names := map[string]string{}
+	names, byUnit := map[string]string{}, map[string]statedir.VM{}
 	var units []string
 	for _, vm := range vms {
 		if job != systemd.Stop && !vm.Installed() {
 			failed = append(failed, notInstalled(vm))
 			continue
 		}
-		names[vmUnit(vm.Name)] = vm.Name
+		names[vmUnit(vm.Name)], byUnit[vmUnit(vm.Name)] = vm.Name, vm
 		units = append(units, vmUnit(vm.Name))
 	}
 	began, asked := time.Now(), false
 	err := systemd.RunJobs(ctx, job, units, func(r systemd.Result) {
 		asked = true
-		name := names[r.Unit]
-		if r.Result == systemd.Done {
-			say(c.Stdout, name, "%s", did[job])
+		if err := c.ended(ctx, job, byUnit[r.Unit], r, began); err != nil {
+			failed = append(failed, err)
 			return
 		}
-		failed = append(failed, jobError(ctx, job, name, r, began))
+		say(c.Stdout, names[r.Unit], "%s", did[job])
 	})
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -135,40 +134,6 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 
 func notInstalled(vm statedir.VM) error {
 	return fmt.Errorf("%s has no runner, only data in %s; install it with: microvm create %s", vm.Name, vm.Dir(), vm.Name)
-}
-
-// jobError says why a job failed, in the words of the unit that failed.
-func jobError(ctx context.Context, job systemd.Job, name string, r systemd.Result, began time.Time) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, name, name)
-	}
-	if r.Err != nil {
-		return r.Err
-	}
-	units, err := systemd.ListUnits(ctx, "microvm*@"+name+".service")
-	if err != nil {
-		return fmt.Errorf("%s %s (%s): %w", name, didNot[job], r.Result, err)
-	}
-	unit, retries := vmUnit(name), false
-	for _, u := range units {
-		switch {
-		case u.Name == vmUnit(name):
-			retries = u.Active == "activating"
-		case u.Active == "failed":
-			unit = u.Name
-		}
-	}
-	text := fmt.Sprintf("%s %s: %s ended with %q", name, didNot[job], strings.TrimSuffix(unit, ".service"), r.Result)
-	// A start that never became ready is ended as canceled, and tried again.
-	if retries && job != systemd.Stop {
-		text = fmt.Sprintf("%s %s: %s failed before the VM was ready, and systemd tries again; end that with: microvm stop %s",
-			name, didNot[job], strings.TrimSuffix(unit, ".service"), name)
-	}
-	lines := lastLines(ctx, linesOfFailure, began, unit)
-	if len(lines) == 0 {
-		return fmt.Errorf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, name)
-	}
-	return fmt.Errorf("%s; see all with: microvm logs %s; its last lines:%s", text, name, indent(lines))
 }
 
 func (c *Command) enable() *cobra.Command {

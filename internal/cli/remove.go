@@ -220,6 +220,11 @@ func (c *Command) stopHelpers(ctx context.Context, name string) error {
 		}
 	}
 	var errs error
-	err = systemd.RunJobs(ctx, systemd.Stop, active, func(r systemd.Result) { errs = errors.Join(errs, r.Err) })
+	err = systemd.RunJobs(ctx, systemd.Stop, active, func(r systemd.Result) {
+		if r.Err == nil && r.Result != systemd.Done {
+			r.Err = fmt.Errorf("%s did not stop: %s", strings.TrimSuffix(r.Unit, ".service"), judge(jobFacts{job: systemd.Stop, name: name, result: r}).text)
+		}
+		errs = errors.Join(errs, r.Err)
+	})
 	return errors.Join(err, errs)
 }

@@ -141,7 +141,7 @@ func (p *person) end(t *testing.T) error {
 	select {
 	case err := <-p.ended:
 		return err
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the session does not end")
 		return nil
 	}
@@ -149,7 +149,7 @@ func (p *person) end(t *testing.T) error {
 
 func until(t *testing.T, what string, is func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !is(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("still not: %s", what)
 		}

@@ -160,7 +160,7 @@ func TestAPIsThatMisbehaveAreErrorsInTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := open(t, "cloud-hypervisor", answerAlways(t, c.answer, false))
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			if _, err := client.Running(ctx); err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("%v, want %q", err, c.want)
@@ -172,7 +172,7 @@ func TestAPIsThatMisbehaveAreErrorsInTime(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		defer cancel()
 		began := time.Now()
-		if err := client.CtrlAltDel(ctx); err == nil || time.Since(began) > 2*time.Second {
+		if err := client.CtrlAltDel(ctx); err == nil || time.Since(began) > time.Minute {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 	})

@@ -116,7 +116,7 @@ func TestKvmtoolsBalloonIsSetToASize(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := &lkvm{mem: 240, balloon: c.balloon}
-			got, err := listenAs(t, l.serve).Balloon(within(t, 20*time.Second), c.set)
+			got, err := listenAs(t, l.serve).Balloon(within(t, time.Minute), c.set)
 			if err != nil || got != c.want {
 				t.Errorf("the guest has %d MiB, %v, want %d; asked for %v", got, err, c.want, l.asked)
 			}
@@ -144,12 +144,12 @@ func TestKvmtoolsBalloonIsSetWithoutAWordOfTheGuest(t *testing.T) {
 			client := listenFor(t, 256, func(conn net.Conn) {
 				l.serve(conn)
 			})
-			got, err := client.Balloon(within(t, 20*time.Second), c.set)
+			got, err := client.Balloon(within(t, time.Minute), c.set)
 			if !errors.Is(err, ErrUntold) || got != min(c.set, 256) {
 				t.Errorf("the guest is to have %d MiB, %v", got, err)
 			}
 			// An answer to a later question comes after what was asked before.
-			if _, err := client.Running(within(t, 5*time.Second)); err != nil {
+			if _, err := client.Running(within(t, time.Minute)); err != nil {
 				t.Error(err)
 			}
 			until(t, func() bool {
@@ -159,14 +159,14 @@ func TestKvmtoolsBalloonIsSetWithoutAWordOfTheGuest(t *testing.T) {
 			})
 		})
 	}
-	if _, err := listenFor(t, 256, func(net.Conn) {}).Balloon(within(t, 5*time.Second), 0); err == nil || !strings.Contains(err.Error(), "look in the guest") {
+	if _, err := listenFor(t, 256, func(net.Conn) {}).Balloon(within(t, time.Minute), 0); err == nil || !strings.Contains(err.Error(), "look in the guest") {
 		t.Errorf("asked what it has: %v", err)
 	}
 }
 
 func until(t *testing.T, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("it does not get there")
 		}
@@ -179,7 +179,7 @@ func TestKvmtoolRunsWhenItsCPUsDo(t *testing.T) {
 	client := listenAs(t, l.serve)
 	check := func(want bool, when string) {
 		t.Helper()
-		if running, err := client.Running(within(t, 5*time.Second)); err != nil || running != want {
+		if running, err := client.Running(within(t, time.Minute)); err != nil || running != want {
 			t.Errorf("%s: running %t, %v, want %t", when, running, err, want)
 		}
 	}
@@ -213,7 +213,7 @@ func haveThread(t *testing.T, name string) {
 func TestCrosvmRunsWhenItsCPUsDo(t *testing.T) {
 	dir := t.TempDir()
 	client := mustOpen(t, hypervisor.Control{Method: "crosvm", Socket: "web.sock"}, dir)
-	if running, err := client.Running(within(t, time.Second)); err == nil || running {
+	if running, err := client.Running(within(t, time.Minute)); err == nil || running {
 		t.Errorf("without a socket: running %t, %v", running, err)
 	}
 	listener, err := net.Listen("unixpacket", filepath.Join(dir, "web.sock"))
@@ -221,11 +221,11 @@ func TestCrosvmRunsWhenItsCPUsDo(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = listener.Close() })
-	if running, err := client.Running(within(t, time.Second)); err != nil || running {
+	if running, err := client.Running(within(t, time.Minute)); err != nil || running {
 		t.Errorf("before there is a CPU: running %t, %v", running, err)
 	}
 	haveThread(t, "crosvm_vcpu0")
-	if running, err := client.Running(within(t, time.Second)); err != nil || !running {
+	if running, err := client.Running(within(t, time.Minute)); err != nil || !running {
 		t.Errorf("with a CPU: running %t, %v", running, err)
 	}
 }
@@ -266,7 +266,7 @@ func TestKvmtoolsSocketMayMisbehave(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "web.sock") {
 				t.Errorf("got %v, want … %s …", err, c.want)
 			}
-			if took := time.Since(began); took > 2*time.Second {
+			if took := time.Since(began); took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 		})
@@ -281,7 +281,7 @@ func TestKvmtoolHasNoWayToAskItsGuest(t *testing.T) {
 	if err := client.CtrlAltDel(t.Context()); err == nil {
 		t.Error("it has keys")
 	}
-	if _, err := client.Balloon(within(t, time.Second), -1<<40); err == nil || !strings.Contains(err.Error(), "is the most") {
+	if _, err := client.Balloon(within(t, time.Minute), -1<<40); err == nil || !strings.Contains(err.Error(), "is the most") {
 		t.Errorf("a balloon beyond all bounds: %v", err)
 	}
 }

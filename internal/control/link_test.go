@@ -102,7 +102,7 @@ func TestASocketIsReachedFromWhereverItIs(t *testing.T) {
 				_ = conn.Close()
 			}
 		}()
-		if _, err := DialQMP(within(t, time.Second), dir, "qmp"); err == nil || !strings.Contains(err.Error(), "not understood") {
+		if _, err := DialQMP(within(t, time.Minute), dir, "qmp"); err == nil || !strings.Contains(err.Error(), "not understood") {
 			t.Errorf("%s: %v, want what the other side says", at, err)
 		}
 		_ = l.Close()

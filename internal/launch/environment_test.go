@@ -30,7 +30,7 @@ func TestAPlansVariablesReplaceOurs(t *testing.T) {
 
 func TestAFileIsWaitedForWithItsDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
 	path := filepath.Join(".lkvm", "web.sock")

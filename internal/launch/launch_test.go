@@ -21,6 +21,7 @@ import (
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/systemd"
+	"microvm/test/need"
 )
 
 // self is this program, as the hypervisor of a plan.
@@ -119,7 +120,7 @@ func TestTheLauncherBecomesTheHypervisor(t *testing.T) {
 }
 
 func TestReadyIsSaidWhenQEMURunsTheVM(t *testing.T) {
-	program := need(t, "qemu-system-x86_64", "qemu-system-x86")
+	program := need.Program(t, "qemu-system-x86_64")
 	s := launch(t, pack(t, &hypervisor.Plan{
 		Argv: []string{program, "-M", "none", "-display", "none", "-nodefaults", "-S",
 			"-qmp", "unix:qmp.sock,server=on,wait=off", "-qmp", "unix:other.sock,server=on,wait=off"},
@@ -304,9 +305,7 @@ func TestGeneratedFilesAreThereForTheHypervisorAlone(t *testing.T) {
 // TestRootBecomesTheUserThatThePlanNames before anything is made that the
 // hypervisor writes, and before anything of the package runs.
 func TestRootBecomesTheUserThatThePlanNames(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: only root can become somebody else")
-	}
+	need.Root(t)
 	s := launch(t, pack(t, &hypervisor.Plan{
 		Argv:            []string{"/bin/sh", "-c", `cat config > copy; echo more >> data.img; echo "$(id -un) $1" > ran`, "sh"},
 		User:            "nobody",
@@ -380,9 +379,7 @@ func TestRefusedStarts(t *testing.T) {
 }
 
 func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can run a test as somebody else; run it as root")
-	}
+	need.Root(t)
 	v := ext4(16)
 	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Volumes: []hypervisor.Volume{v}}), func(c *exec.Cmd) {
 		// The test's own directories are closed to others, and so is this program.

@@ -14,6 +14,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
+	"microvm/test/need"
 )
 
 // beListener listens on the socket that is descriptor 3 and is gone.
@@ -115,6 +116,7 @@ func TestTheNumberOfOneWhoIsGoneIsNobodys(t *testing.T) {
 }
 
 func TestRootRunsNoProgramOfAPackage(t *testing.T) {
+	need.Root(t)
 	v := victimOf(t, nil, "/bin/sleep", "60")
 	p, err := runner.Open(foreign(t, map[string]string{"microvm-run": "", "microvm-shutdown": "touch ran"}))
 	if err != nil {
@@ -123,9 +125,6 @@ func TestRootRunsNoProgramOfAPackage(t *testing.T) {
 	defer func() { _ = p.Close() }()
 	if plan, err := p.Plan(); err != nil || plan.Shutdown.Method != hypervisor.ShutdownScript {
 		t.Fatalf("%v, %v", plan, err)
-	}
-	if os.Geteuid() != 0 {
-		return // nobody's program runs as root then
 	}
 	var log logBuffer
 	err = (&Launcher{Stderr: &log}).StopPackage(context.Background(), p, v.dir, held(t, v.cmd.Process.Pid), quick)

@@ -53,8 +53,11 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	if final && !run.Pinned {
 		errs = errors.Join(errs, vm.ClearBooted())
 	}
-	if !final && !run.Ready && run.StartJob != 0 {
-		errs = errors.Join(errs, systemd.CancelJob(ctx, run.StartJob))
+	// Where it is not tried again, the service manager ends the job itself.
+	if !run.Ready && run.StartJob != 0 && run.TriedAgain(result, status) {
+		// Recorded first: who waits for the job reads it when the job is gone.
+		errs = errors.Join(errs, vm.WriteAttempt(statedir.Attempt{Job: run.StartJob, Result: result, Status: status}),
+			systemd.CancelJob(ctx, run.StartJob))
 	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
 		errs = errors.Join(errs, l.startOver(ctx, vm, unit, result))

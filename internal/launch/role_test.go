@@ -226,7 +226,7 @@ func launch(t *testing.T, pkg string, change ...func(*exec.Cmd)) *started {
 		_ = s.cmd.Process.Kill()
 		select {
 		case <-s.ended:
-		case <-time.After(10 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the process does not end")
 		}
 		reap()
@@ -275,7 +275,7 @@ func (s *started) exit() error {
 	case err := <-s.ended:
 		s.ended <- err
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		s.t.Fatal("it does not exit")
 		return nil
 	}
@@ -320,7 +320,7 @@ func (s *started) silent(d time.Duration) {
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(began) > 20*time.Second {
+		if time.Since(began) > time.Minute {
 			t.Fatalf("%s does not come true", what)
 		}
 	}

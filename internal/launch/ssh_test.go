@@ -178,13 +178,13 @@ func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
 			s, pkg, line := startForSSH(t)
 			muxGuest(t, s.dir, c.guest(line))
 			times := sshTimes
-			times.Graceful, times.Login = 10*time.Second, c.login
+			times.Graceful, times.Login = time.Minute, c.login
 			if c.least > 0 {
 				times.Graceful = 3 * time.Second
 			}
 			began := time.Now()
 			inOrder(t, stopOverSSH(t, s, pkg, times), c.want...)
-			if took := time.Since(began); took < c.least || c.least == 0 && took > 8*time.Second {
+			if took := time.Since(began); took < c.least || c.least == 0 && took > 40*time.Second {
 				t.Errorf("it took %s", took)
 			}
 		})

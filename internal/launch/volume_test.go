@@ -13,19 +13,10 @@ import (
 
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
+	"microvm/test/need"
 )
 
 func quiet() *Launcher { return &Launcher{Stderr: io.Discard} }
-
-// need skips a test whose program is not installed.
-func need(t *testing.T, program, debianPackage string) string {
-	t.Helper()
-	path, err := findProgram(program)
-	if err != nil {
-		t.Skipf("no %s; on Debian: apt-get install %s", program, debianPackage)
-	}
-	return path
-}
 
 // output is what a program prints.
 func output(t *testing.T, program string, args ...string) string {
@@ -58,8 +49,8 @@ func TestVolumesAreMadeWithTheirFileSystems(t *testing.T) {
 	sizes := map[string]int{"xfs": 320, "btrfs": 128}
 	for kind, how := range fileSystems {
 		t.Run(kind, func(t *testing.T) {
-			need(t, how.program, how.debianPackage)
-			blkid := need(t, "blkid", "util-linux")
+			need.Program(t, how.program)
+			blkid := need.Program(t, "blkid")
 			dir := t.TempDir()
 			v := hypervisor.Volume{Image: "v.img", SizeMiB: max(sizes[kind], 16), AutoCreate: true, FSType: kind, Label: "LABEL"}
 			if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
@@ -90,7 +81,7 @@ func TestVolumesAreMadeWithTheirFileSystems(t *testing.T) {
 }
 
 func TestMkfsArgumentsArePassedOn(t *testing.T) {
-	dumpe2fs := need(t, "dumpe2fs", "e2fsprogs")
+	dumpe2fs := need.Program(t, "dumpe2fs")
 	dir := t.TempDir()
 	v := ext4(16)
 	v.MkfsExtraArgs = []string{"-m", "0", "-N", "64"}
@@ -112,18 +103,18 @@ func write(t *testing.T, image, text string) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	output(t, need(t, "debugfs", "e2fsprogs"), "-w", "-R", "write "+file+" kept", image)
+	output(t, need.Program(t, "debugfs"), "-w", "-R", "write "+file+" kept", image)
 }
 
 // holds says whether write's file is still there and the file system is sound
 // and as large as the image.
 func holds(t *testing.T, image, text string, sizeMiB int) {
 	t.Helper()
-	if got := output(t, need(t, "debugfs", "e2fsprogs"), "-R", "cat kept", image); !strings.HasSuffix(got, text) {
+	if got := output(t, need.Program(t, "debugfs"), "-R", "cat kept", image); !strings.HasSuffix(got, text) {
 		t.Errorf("the file holds %q, want %q", got, text)
 	}
-	output(t, need(t, "e2fsck", "e2fsprogs"), "-f", "-n", image)
-	info := output(t, need(t, "dumpe2fs", "e2fsprogs"), "-h", image)
+	output(t, need.Program(t, "e2fsck"), "-f", "-n", image)
+	info := output(t, need.Program(t, "dumpe2fs"), "-h", image)
 	blocks, size := 0, 0
 	for line := range strings.Lines(info) {
 		f := strings.Fields(line)
@@ -216,7 +207,7 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
 		t.Fatal(err)
 	}
-	output(t, need(t, "e2fsck", "e2fsprogs"), "-f", "-n", image)
+	output(t, need.Program(t, "e2fsck"), "-f", "-n", image)
 	if left := names(t, dir); len(left) != 1 {
 		t.Errorf("left behind: %q", left)
 	}

@@ -11,15 +11,16 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // onVeth runs the test in a new network with a pair of interfaces, p0 and p1,
 // and this network's /sys.
 func onVeth(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
-	if os.Getenv("MICROVM_TEST_HOST") == "container" {
-		t.Skip("needs devtmpfs, which a container does not have; the VM host has")
-	}
+	// A container has no devtmpfs.
+	need.InHost(t, need.VM)
 	inNewNetwork(t, func(t *testing.T) {
 		if err := ownMounts(); err != nil {
 			t.Errorf("mounts: %v", err)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 const owner = 12345
@@ -23,9 +25,8 @@ const owner = 12345
 // that is thrown away with it.
 func inNewNetwork(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root (CAP_NET_ADMIN); run it with sudo")
-	}
+	need.Root(t)
+	need.Program(t, "ip")
 	if _, err := os.Stat("/dev/net/tun"); err != nil {
 		t.Skip("needs /dev/net/tun; modprobe tun")
 	}

@@ -83,7 +83,7 @@ func (r *relay) wait() ([]string, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		return r.got, err
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		r.t.Fatal("the relay does not end")
 		return nil, nil
 	}

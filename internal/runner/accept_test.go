@@ -3,7 +3,6 @@ package runner
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,9 +20,10 @@ import (
 	"microvm/internal/control"
 	"microvm/internal/hypervisor"
 	"microvm/internal/spec"
+	"microvm/test/need"
 )
 
-// TestQEMUAcceptsEveryCommandLine starts the installed QEMU, with its CPUs
+// TestQEMUAcceptsEveryCommandLine starts the QEMU of the test hosts, with its CPUs
 // stopped, on each command line of the golden files, and has it confirm by QMP.
 func TestQEMUAcceptsEveryCommandLine(t *testing.T) {
 	for _, name := range specNames(t) {
@@ -53,10 +53,7 @@ type trial struct {
 // have it.
 func newTrial(t *testing.T, s *spec.Spec) *trial {
 	t.Helper()
-	program, err := exec.LookPath("qemu-system-" + s.Arch)
-	if err != nil {
-		t.Skipf("SKIPPED: qemu-system-%s is not installed", s.Arch)
-	}
+	program := need.Program(t, "qemu-system-"+s.Arch)
 	if why := missingOnHost(s); why != "" {
 		t.Skip("SKIPPED: " + why)
 	}
@@ -80,8 +77,8 @@ func newTrial(t *testing.T, s *spec.Spec) *trial {
 // missingOnHost says what the host lacks for s.
 func missingOnHost(s *spec.Spec) string {
 	for _, n := range s.Interfaces {
-		if n.Type == "bridge" {
-			return "qemu-bridge-helper wants a bridge that /etc/qemu/bridge.conf allows"
+		if n.Type == "bridge" && need.Host() == "" {
+			return "qemu-bridge-helper wants a bridge that /etc/qemu/bridge.conf allows; this is shown in the container host"
 		}
 		if n.Type != "user" && os.Geteuid() != 0 {
 			return "making a tap needs root"
@@ -187,10 +184,7 @@ func (q *trial) image(t *testing.T, v spec.Volume) {
 	if format == "" {
 		format = v.ImageType
 	}
-	out, err := exec.Command("qemu-img", "create", "-f", format, path, "1M").CombinedOutput()
-	if errors.Is(err, exec.ErrNotFound) {
-		t.Skip("SKIPPED: qemu-img is not installed (Debian: qemu-utils)")
-	}
+	out, err := exec.Command(need.Program(t, "qemu-img"), "create", "-f", format, path, "1M").CombinedOutput()
 	if err != nil {
 		t.Fatalf("qemu-img: %v: %s", err, out)
 	}
@@ -211,7 +205,7 @@ func bootSector() []byte {
 func (q *trial) serveShares(t *testing.T) {
 	t.Helper()
 	for _, s := range q.plan.Shares {
-		program := findVirtiofsd(t)
+		program := need.Program(t, "virtiofsd")
 		help, err := exec.Command(program, "--help").CombinedOutput()
 		if err != nil {
 			t.Fatal(err)
@@ -232,17 +226,6 @@ func (q *trial) serveShares(t *testing.T) {
 			t.Fatalf("%s %q makes no socket", program, args)
 		}
 	}
-}
-
-func findVirtiofsd(t *testing.T) string {
-	t.Helper()
-	for _, p := range []string{"virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd", "/usr/lib/qemu/virtiofsd"} {
-		if path, err := exec.LookPath(p); err == nil {
-			return path
-		}
-	}
-	t.Skip("SKIPPED: virtiofsd is not installed")
-	return ""
 }
 
 func appears(path string) bool {
@@ -270,10 +253,35 @@ func inNetworkNamespace(f func() error) error {
 	return <-done
 }
 
+// bridges makes the bridges of the spec, in this network namespace, and lets
+// QEMU's helper use them: a test host is thrown away.
+func (q *trial) bridges() error {
+	for _, n := range q.spec.Interfaces {
+		if n.Type != "bridge" || n.Bridge == nil {
+			continue
+		}
+		if out, err := exec.Command("ip", "link", "add", *n.Bridge, "type", "bridge").CombinedOutput(); err != nil {
+			return fmt.Errorf("make bridge %s: %w: %s", *n.Bridge, err, out)
+		}
+		const allowed = "/etc/qemu/bridge.conf"
+		err := os.MkdirAll(filepath.Dir(allowed), 0o755)
+		if err == nil {
+			err = os.WriteFile(allowed, []byte("allow "+*n.Bridge+"\n"), 0o600)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // run starts QEMU and ends it.
 func (q *trial) run() error {
 	argv, err := q.argv()
 	if err != nil {
+		return err
+	}
+	if err := q.bridges(); err != nil {
 		return err
 	}
 	defer func() {

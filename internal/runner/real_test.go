@@ -18,6 +18,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/spec"
+	"microvm/test/need"
 )
 
 // hypervisorsVariable names a directory of hypervisors' programs, which are in no
@@ -56,9 +57,7 @@ func TestRealProgramsAcceptTheirCommandLines(t *testing.T) {
 	if dir == "" {
 		t.Skipf("SKIPPED: %s names no directory with hypervisors", hypervisorsVariable)
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED: making a tap needs root")
-	}
+	need.Root(t)
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		t.Skipf("SKIPPED: %v", err)
@@ -234,7 +233,7 @@ func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
 // rustVirtiofsd says which of two programs of one name is there.
 func rustVirtiofsd(t *testing.T) bool {
 	t.Helper()
-	help, err := exec.Command(findVirtiofsd(t), "--help").CombinedOutput()
+	help, err := exec.Command(need.Program(t, "virtiofsd"), "--help").CombinedOutput()
 	return err == nil && bytes.Contains(help, []byte("--shared-dir"))
 }
 

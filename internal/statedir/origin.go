@@ -127,7 +127,7 @@ func (v VM) forget() error {
 	if err := os.RemoveAll(v.recordDir()); err != nil {
 		return fmt.Errorf("remove the record of VM %s: %w", v.Name, err)
 	}
-	return nil
+	return v.forgetAttempt()
 }
 
 // record writes down where updates come from.

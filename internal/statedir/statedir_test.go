@@ -15,6 +15,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
+	"microvm/test/need"
 )
 
 // attacker is the uid of a hypervisor that was broken out of.
@@ -24,9 +25,7 @@ const attacker = 12345
 // that is nobody's.
 func host(t *testing.T) Host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root; run it with sudo")
-	}
+	need.Root(t)
 	dir, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)

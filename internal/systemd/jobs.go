@@ -18,14 +18,30 @@ const (
 	Restart Job = "restart"
 )
 
-// Done is the result of a job that did what it should. The others are
-// canceled, timeout, failed, dependency and skipped, see JobRemoved in
-// org.freedesktop.systemd1(5).
-const Done = "done"
+// The results of jobs, see JobRemoved in org.freedesktop.systemd1(5); those after
+// Skipped are from systemd's src/core/job.h, where they are explained.
+const (
+	Done       = "done"
+	Canceled   = "canceled"
+	Timeout    = "timeout"
+	Failed     = "failed"
+	Dependency = "dependency"
+	Skipped    = "skipped"
+
+	Invalid     = "invalid"
+	Assert      = "assert"
+	Unsupported = "unsupported"
+	Collected   = "collected"
+	Once        = "once"
+	Frozen      = "frozen"
+	Concurrency = "concurrency"
+)
 
 // Result is how a job ended.
 type Result struct {
 	Unit string
+	// Job is systemd's id of the job.
+	Job uint32
 	// Result is systemd's word for it; empty where Err is set.
 	Result string
 	Err    error
@@ -46,16 +62,17 @@ func RunJobs(ctx context.Context, job Job, units []string, ended func(Result)) e
 	results := make(chan Result, len(units))
 	for _, unit := range units {
 		one := make(chan string, 1)
-		if err := enqueue(ctx, conn, job, unit, one); err != nil {
+		id, err := enqueue(ctx, conn, job, unit, one)
+		if err != nil {
 			results <- Result{Unit: unit, Err: err}
 			continue
 		}
 		go func() {
 			select {
 			case r := <-one:
-				results <- Result{Unit: unit, Result: r}
+				results <- Result{Unit: unit, Job: id, Result: r}
 			case <-ctx.Done():
-				results <- Result{Unit: unit, Err: ctx.Err()}
+				results <- Result{Unit: unit, Job: id, Err: ctx.Err()}
 			}
 		}()
 	}
@@ -65,24 +82,25 @@ func RunJobs(ctx context.Context, job Job, units []string, ended func(Result)) e
 	return ctx.Err()
 }
 
-func enqueue(ctx context.Context, conn *dbus.Conn, job Job, unit string, ended chan<- string) error {
+func enqueue(ctx context.Context, conn *dbus.Conn, job Job, unit string, ended chan<- string) (uint32, error) {
 	const mode = "replace"
+	var id int
 	var err error
 	switch job {
 	case Start:
-		_, err = conn.StartUnitContext(ctx, unit, mode, ended)
+		id, err = conn.StartUnitContext(ctx, unit, mode, ended)
 	case Stop:
-		_, err = conn.StopUnitContext(ctx, unit, mode, ended)
+		id, err = conn.StopUnitContext(ctx, unit, mode, ended)
 	case Restart:
-		_, err = conn.RestartUnitContext(ctx, unit, mode, ended)
+		id, err = conn.RestartUnitContext(ctx, unit, mode, ended)
 	}
 	if err != nil && os.Geteuid() != 0 {
-		return fmt.Errorf("ask systemd to %s %s: %w; run it with sudo", job, unit, err)
+		return 0, fmt.Errorf("ask systemd to %s %s: %w; run it with sudo", job, unit, err)
 	}
 	if err != nil {
-		return fmt.Errorf("ask systemd to %s %s: %w", job, unit, err)
+		return 0, fmt.Errorf("ask systemd to %s %s: %w", job, unit, err)
 	}
-	return nil
+	return uint32(id), nil //nolint:gosec // it is one, systemd's src/core/job.h
 }
 
 // Enable makes systemd start units at boot, as systemctl enable does.

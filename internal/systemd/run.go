@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
@@ -24,6 +25,21 @@ type Run struct {
 	Status string
 	// Pinned says that the other unit is active.
 	Pinned bool
+	// restart is the unit's Restart=, prevent the exit codes of its
+	// RestartPreventExitStatus=.
+	restart string
+	prevent []int32
+}
+
+// TriedAgain says whether the service manager starts the service again by itself
+// after a run that ended with $SERVICE_RESULT result and $EXIT_STATUS status,
+// systemd.exec(5), and that nobody stopped.
+func (r Run) TriedAgain(result, status string) bool {
+	// A condition that does not hold is no end of a run, systemd.service(5).
+	if r.Stopping || r.restart == "no" || result == "exec-condition" {
+		return false
+	}
+	return !slices.ContainsFunc(r.prevent, func(code int32) bool { return status == fmt.Sprint(code) })
 }
 
 // LastRun asks systemd for the run of service unit, and whether unit other is
@@ -43,6 +59,8 @@ func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	active, _ := props["ActiveEnterTimestampMonotonic"].(uint64)
 	r := Run{Ready: active >= started && active != 0}
 	r.Status, _ = props["StatusText"].(string)
+	r.restart, _ = props["Restart"].(string)
+	r.prevent = exitCodes(props["RestartPreventExitStatus"])
 	if r.Ready && ended > active {
 		r.Uptime = time.Duration(ended-active) * time.Microsecond //nolint:gosec // a time since boot
 	}
@@ -65,6 +83,16 @@ func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	}
 	r.Pinned = len(states) == 1 && states[0].ActiveState == "active"
 	return r, nil
+}
+
+// exitCodes reads a property that is a list of exit codes and one of signals.
+func exitCodes(property any) []int32 {
+	lists, _ := property.([]any)
+	if len(lists) == 0 {
+		return nil
+	}
+	codes, _ := lists[0].([]int32)
+	return codes
 }
 
 // CancelJob takes a job back; whoever waits for it is told that it was

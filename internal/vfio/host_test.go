@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // These tests take a real device from a real driver. They need the VM host: a
@@ -28,9 +30,8 @@ var realSystem = system{sysfs: "/sys", proc: "/proc", dev: "/dev"}
 // spareCard returns the address of the e1000e that the tests may take.
 func spareCard(t *testing.T) string {
 	t.Helper()
-	if os.Getenv("MICROVM_TEST_HOST") != "vm" {
-		t.Skip("needs the VM host with its spare e1000e (MICROVM_TEST_HOST=vm): run make test-vm")
-	}
+	// Its spare e1000e is to be had.
+	need.InHost(t, need.VM)
 	// The test before may have given the card back just now: udev renames its
 	// interface.
 	if out, err := exec.Command("udevadm", "settle").CombinedOutput(); err != nil {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // asHypervisor makes a link that belongs to the hypervisor's user.
@@ -365,7 +367,7 @@ func script(t *testing.T, text string, mode os.FileMode) string {
 }
 
 func TestProgramsThatRootDoesNotRun(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	ran := t.TempDir() + "/ran"
 	touch := "touch " + ran
 	foreign := script(t, touch, 0o755)
@@ -400,7 +402,7 @@ func TestProgramsThatRootDoesNotRun(t *testing.T) {
 }
 
 func TestTheOldVirtiofsdIsNamed(t *testing.T) {
-	needRoot(t)
+	need.Root(t)
 	// What that of QEMU 7 prints of itself, shortened.
 	old := script(t, `echo "    -o cache=<mode>            cache mode"`, 0o755)
 	_, err := findProgram(old)

@@ -17,27 +17,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // hypervisorID is the user and group of the hypervisor in these tests.
 const hypervisorID = 65534
 
-// needRoot skips without the rights that everything here is about.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: mounts, and files of other users; run it with sudo")
-	}
-}
-
 // needDaemon returns the real virtiofsd. In a test host it has to be there.
 func needDaemon(t *testing.T) string {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
+	need.Program(t, "virtiofsd")
 	p, err := findProgram("")
-	if err != nil && os.Getenv("MICROVM_TEST_HOST") == "" {
-		t.Skipf("needs virtiofsd: %v", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +41,7 @@ type host struct{ root, vm, mount string }
 
 func newHost(t *testing.T) host {
 	t.Helper()
-	needRoot(t)
+	need.Root(t)
 	dir := t.TempDir()
 	h := host{root: dir + "/state", vm: dir + "/state/web", mount: dir + "/run"}
 	for _, d := range []string{h.root, h.vm, h.mount} {

@@ -277,8 +277,8 @@ func TestAVMFromASpecLivesItsLifeWithoutNix(t *testing.T) {
 	waitFor(t, name, "test guest is up")
 	want(t, 0, nil, "stop", name)
 	want(t, 0, []string{"does not start at boot"}, "disable", name)
-	if out, err := try("systemctl is-enabled microvm@specced"); err == nil {
-		t.Errorf("it is %s", out)
+	if got := sh(t, "systemctl show -P UnitFileState microvm@specced"); got != "disabled" {
+		t.Errorf("it is %s", got)
 	}
 
 	want(t, 0, []string{"removed; its data is in /var/lib/microvms/specced"}, "rm", name, "--yes", "--keep-data")
@@ -311,7 +311,7 @@ func TestACreateThatFailsOrIsInterruptedLeavesNothing(t *testing.T) {
 		t.Errorf("left behind: %s", got)
 	}
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		n.set(t, "sleep", "30s")
+		n.set(t, "sleep", "300s")
 		// Whoever started the tests may have had hang-ups ignored.
 		cmd := exec.Command("env", "--default-signal=HUP", "microvm", "create", "never", "-f", "path:/f")
 		var out strings.Builder
@@ -324,13 +324,13 @@ func TestACreateThatFailsOrIsInterruptedLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := cmd.Wait(); err == nil || time.Since(began) > 5*time.Second || !strings.Contains(out.String(), "was not created, and nothing is left of it") {
+		if err := cmd.Wait(); err == nil || time.Since(began) > patience || !strings.Contains(out.String(), "was not created, and nothing is left of it") {
 			t.Errorf("%s: %v after %s: %s", signal, err, time.Since(began), &out)
 		}
 		if got := leftovers(t, "never"); got != "" {
 			t.Errorf("%s: left behind: %s", signal, got)
 		}
-		if out, err := try("pgrep -ax nix"); err == nil {
+		if out, err := try("no_process -x nix"); err != nil {
 			t.Errorf("%s: nix goes on: %s", signal, out)
 		}
 	}
@@ -352,7 +352,7 @@ func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 		n.vm(t, ref, spec(name, func(s map[string]any) { s["mem"] = 300 }))
 	}
 	before := sh(t, "readlink /var/lib/microvms/up-b/current")
-	n.set(t, "sleep", "2s")
+	n.set(t, "sleep", "10s")
 	n.set(t, "fail.up-b", "hash mismatch in fixed-output derivation")
 	began := time.Now()
 	out := want(t, 4, []string{
@@ -361,8 +361,8 @@ func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 		"up-declared is declared by this host", "nixos-rebuild switch",
 		"up-packaged was made from a package", `there is no VM "up-nosuch"`,
 	}, "update", "up-a", "up-b", "up-c", declared, packaged, "up-nosuch")
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("three builds of 2 s took %s, one after the other", took)
+	if took := time.Since(began); took > 28*time.Second {
+		t.Errorf("three builds of 10 s took %s, one after the other", took)
 	}
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, "hash mismatch") && strings.HasPrefix(line, "up-a") {
@@ -400,8 +400,8 @@ func TestAStartThatFailsShowsWhatTheUnitSaid(t *testing.T) {
 	// Each try asks systemd twice in a moment; none of them may wait for a reply
 	// that never comes.
 	for range 10 {
-		_, _ = try("timeout 10 systemctl start microvm@say-dies")
-		sh(t, "timeout 10 microvm stop say-dies")
+		_, _ = try("timeout 60 systemctl start microvm@say-dies")
+		sh(t, "timeout 60 microvm stop say-dies")
 	}
 }
 
@@ -579,9 +579,7 @@ func TestRemovalTakesAwayWhatHelpersLeft(t *testing.T) {
 	sh(t, "/usr/lib/microvm/microvm-set-booted up left && /usr/lib/microvm/microvm-tap-interfaces up left && ip link show vm-left")
 	want(t, 0, []string{"left: starts at boot"}, "enable", name)
 	want(t, 0, []string{"left: removed"}, "rm", "--yes", name)
-	if out, err := try("ip link show vm-left"); err == nil {
-		t.Errorf("the tap is still there: %s", out)
-	}
+	sh(t, "no_link vm-left")
 	if got := leftovers(t, name); got != "" {
 		t.Errorf("left behind: %s", got)
 	}
@@ -629,24 +627,24 @@ func many(t *testing.T) []string {
 		}
 	}
 	sh(t, "chmod 755 "+filepath.Dir(dir))
-	names := make([]string, 200)
+	names := make([]string, rounds(60, 200))
 	for i := range names {
 		names[i] = fmt.Sprintf("many%03d", i)
 	}
-	sh(t, "install-microvm -p "+dir+" many000 && cd /var/lib/microvms && for i in {001..199}; do cp -a many000 many$i; done")
+	sh(t, fmt.Sprintf("install-microvm -p %s many000 && cd /var/lib/microvms && for i in {001..%03d}; do cp -a many000 many$i; done", dir, len(names)-1))
 	t.Cleanup(func() {
 		_, _ = try("systemctl stop 'microvm@many*'; rm -rf /var/lib/microvms/many* /var/lib/microvms/.origin/many* /etc/systemd/system.control/microvm@many*; systemctl daemon-reload")
 	})
 	return names
 }
 
-func TestAListOf200VMsAsksSystemdOnceAndIsQuick(t *testing.T) {
+func TestAListOfManyVMsAsksSystemdOnceAndIsQuick(t *testing.T) {
 	in(t, "container")
 	names := many(t)
 	began := time.Now()
 	want(t, 0, nil, append([]string{"start"}, names...)...)
-	t.Logf("200 VMs started in %s", time.Since(began))
-	listIsQuick(t, len(names), 200*time.Millisecond)
+	t.Logf("%d VMs started in %s", len(names), time.Since(began))
+	listIsQuick(t, len(names))
 	for _, user := range []string{"root", "nobody"} {
 		out := sh(t, "cd / && setpriv --reuid "+user+" strace -f -s 4096 -o '|cat >&2' -e trace=write,sendmsg,sendto microvm list 2>&1 >/dev/null")
 		// A call begins with its byte order, its kind, and flags, of which 1 says
@@ -659,19 +657,24 @@ func TestAListOf200VMsAsksSystemdOnceAndIsQuick(t *testing.T) {
 	half := names[len(names)/2:]
 	want(t, 0, nil, append([]string{"stop"}, half...)...)
 	sh(t, "cd /var/lib/microvms && rm -r "+strings.Join(half, " "))
-	listIsQuick(t, len(half), 50*time.Millisecond)
+	listIsQuick(t, len(half))
 }
 
 // listIsQuick lists VMs that all run, of which there are n or a few more, and
-// takes the quickest of some tries: other tests' leftovers and the machine's other
-// work are not what is measured.
-func listIsQuick(t *testing.T, n int, limit time.Duration) {
+// measures the time that the command's processors took, not the clock's: the
+// machine's other work is not what is measured. A VM may cost a millisecond.
+func listIsQuick(t *testing.T, n int) {
 	t.Helper()
+	limit := max(50*time.Millisecond, time.Duration(n)*time.Millisecond)
 	best := time.Hour
 	for range 10 {
-		began := time.Now()
-		out := want(t, 0, nil, "list")
-		best = min(best, time.Since(began))
+		cmd := exec.Command("microvm", "list")
+		text, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := string(text)
+		best = min(best, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
 		if got := strings.Count(out, " active "); got < n || got > n+10 {
 			t.Fatalf("%d VMs are active, want %d:\n%s", got, n, out)
 		}
@@ -707,7 +710,7 @@ func (p *pane) shows(t *testing.T, pattern string) string {
 	t.Helper()
 	re := regexp.MustCompile(pattern)
 	var out string
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if out = sh(t, "tmux -L microvm capture-pane -p -t "+p.name); re.MatchString(out) {
 			return sh(t, "tmux -L microvm capture-pane -e -p -t "+p.name)
 		}
@@ -725,7 +728,7 @@ func TestAWatchedListFollowsTheVMs(t *testing.T) {
 	began := time.Now()
 	out := p.shows(t, `watched +active +qemu +current +[0-9]+s`)
 	// The list is drawn every two seconds in any case.
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 1500*time.Millisecond {
 		t.Errorf("the list followed after %s, by chance", took)
 	}
 	if !strings.Contains(out, "\x1b[32m") {
@@ -807,7 +810,7 @@ func TestCtrlCInTheMiddleLeavesNothingHalfMade(t *testing.T) {
 	if got := sh(t, "ls -lA --time-style=full-iso /var/lib/microvms/ctrl-a"); got != before {
 		t.Errorf("an update that was interrupted changed\n%s\nto\n%s", before, got)
 	}
-	if got := sh(t, "find /tmp -name 'microvm-build-*'; pgrep -ax nix || true"); got != "" {
+	if got := sh(t, "find /tmp -name 'microvm-build-*'; no_process -x nix"); got != "" {
 		t.Errorf("left behind: %s", got)
 	}
 }

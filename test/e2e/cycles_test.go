@@ -40,11 +40,11 @@ func scriptedSpec(t *testing.T, name string, edit func(map[string]any)) map[stri
 	})
 }
 
-func TestReadyIsNeverLostIn200Starts(t *testing.T) {
+func TestReadyIsNeverLostInManyStarts(t *testing.T) {
 	in(t, "container")
 	pretendKVM(t)
 	name := install(t, scriptedSpec(t, "often", nil))
-	for i := range 200 {
+	for i := range rounds(15, 200) {
 		if out, err := try("timeout 30 systemctl start microvm@" + name); err != nil {
 			t.Fatalf("start %d: %v: %s\n%s", i, err, out, sh(t, logs(name)+" | tail -20"))
 		}
@@ -53,7 +53,7 @@ func TestReadyIsNeverLostIn200Starts(t *testing.T) {
 	nothingLeft(t, name)
 }
 
-func TestFiftyCyclesLeaveTheHostAsItWas(t *testing.T) {
+func TestManyCyclesLeaveTheHostAsItWas(t *testing.T) {
 	in(t, "container")
 	pretendKVM(t)
 	sh(t, "mkdir -p /srv/cycles")
@@ -68,11 +68,11 @@ func TestFiftyCyclesLeaveTheHostAsItWas(t *testing.T) {
 	}
 	cycle() // what systemd and the kernel keep after the first
 	before := counts(t)
-	for range 50 {
+	for range rounds(8, 50) {
 		cycle()
 	}
 	// Whoever asked the service manager last may not have been dropped yet.
-	for range 20 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		if now := counts(t); slices.Equal(now[:3], before[:3]) && now[3] <= before[3] {
 			return
 		}

@@ -80,7 +80,7 @@ func TestOneVMWithEverythingStartsAndLeavesTheHostAsItWas(t *testing.T) {
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
 	eventually(t, 10*time.Second, "test $("+driver+") = e1000e")
-	eventually(t, 10*time.Second, "! pgrep virtiofsd && ! ip link show mv-all && ! ip link show vm-all")
+	eventually(t, 10*time.Second, "no_process virtiofsd && no_link mv-all && no_link vm-all")
 	if after := hostState(t); after != before {
 		t.Errorf("the host was\n%s\nand is\n%s", before, after)
 	}
@@ -89,7 +89,7 @@ func TestOneVMWithEverythingStartsAndLeavesTheHostAsItWas(t *testing.T) {
 // notificationsCostLittle reads what 100 notifications cost the guest: beyond the
 // connection less than a millisecond each, where bookkeeping may cost half a
 // second. A guest of an emulated host is slower than that by as much again as its
-// processor is emulated a second time.
+// processor is emulated a second time; no machine makes it more than 10 ms.
 func notificationsCostLittle(t *testing.T, name string, bookkeeping time.Duration) {
 	t.Helper()
 	text := sh(t, logs(name)+" | grep -o 'notify median connect=.*' | tail -n 1")
@@ -97,9 +97,10 @@ func notificationsCostLittle(t *testing.T, name string, bookkeeping time.Duratio
 	if _, err := fmt.Sscanf(text, "notify median connect=%dus rest=%dus of %d", &connect, &rest, &n); err != nil || n != 100 {
 		t.Fatalf("the guest says %q: %v", text, err)
 	}
+	const most = 10 * time.Millisecond
 	limit := bookkeeping / 500
 	if limit > time.Millisecond {
-		limit *= 2
+		limit = min(2*limit, most)
 	}
 	if took := time.Duration(rest) * time.Microsecond; took > limit {
 		t.Errorf("a notification costs the guest %s besides %d µs for the connection, more than %s", took, connect, limit)

@@ -287,7 +287,7 @@ func (h *trial) stop(t *testing.T) string {
 		}
 	}
 	sh(t, "systemctl stop microvm@"+h.vm)
-	if out, err := try("ls /var/lib/microvms/" + h.vm + "/.shutdown-key*"); err == nil {
+	if out := sh(t, "find /var/lib/microvms/"+h.vm+" -maxdepth 1 -name '.shutdown-key*'"); out != "" {
 		t.Errorf("a key is left: %s", out)
 	}
 	if h.overSSH() && h.blind() {

@@ -38,7 +38,7 @@ func TestAKilledVirtiofsdOrSupervisorHeals(t *testing.T) {
 	}
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
-	eventually(t, 5*time.Second, "! pgrep virtiofsd")
+	eventually(t, 5*time.Second, "no_process virtiofsd")
 }
 
 func TestAVMWhoseShareKeepsFailingDoesNotStart(t *testing.T) {
@@ -57,7 +57,7 @@ func TestAVMWhoseShareKeepsFailingDoesNotStart(t *testing.T) {
 	}
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
-	eventually(t, 5*time.Second, "! pgrep virtiofsd")
+	eventually(t, 5*time.Second, "no_process virtiofsd")
 }
 
 // TestAShareIsNotLedAwayByTheGuestOfAnother: a guest is root in its share, and
@@ -88,7 +88,7 @@ func TestAShareIsNotLedAwayByTheGuestOfAnother(t *testing.T) {
 	other := install(t, spec("wayfarer", share("/srv/way/real")))
 	sh(t, "systemctl start microvm-virtiofsd@"+other)
 	sh(t, "systemctl stop microvm-virtiofsd@"+other)
-	eventually(t, 5*time.Second, "! pgrep virtiofsd")
+	eventually(t, 5*time.Second, "no_process virtiofsd")
 }
 
 // TestAGuestLeavesNoSetUserIDFileInAShareElsewhere has a real guest try; what else

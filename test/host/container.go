@@ -17,7 +17,7 @@ import (
 
 const (
 	bootTimeout      = 3 * time.Minute
-	containerTimeout = 25 * time.Minute
+	containerTimeout = 55 * time.Minute
 )
 
 // inContainer boots the root with payload laid over it under systemd-nspawn

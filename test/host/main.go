@@ -2,11 +2,12 @@
 // payload over it and runs a command inside as root:
 //
 //	host root                         only make the root
+//	host assets PAYLOAD               add the test guest's kernel and initramfs
 //	host container PAYLOAD COMMAND …  under systemd-nspawn: seconds
 //	host vm PAYLOAD COMMAND …         in QEMU, with a kernel of its own
 //
-// PAYLOAD is a directory that is copied over the root; the test guest's kernel
-// and initramfs are put into its /usr/lib/microvm-test. Output and exit code
+// PAYLOAD is a directory that is copied over the root; the test guest is in its
+// /usr/lib/microvm-test. Output and exit code
 // are the command's. What is downloaded stays in the user's cache directory.
 package main
 
@@ -48,11 +49,11 @@ func host(ctx context.Context, args []string) (int, error) {
 	if len(args) == 1 && args[0] == "root" {
 		return 0, nil
 	}
-	if len(args) < 3 {
-		return 0, errors.New("usage: host root | host container|vm PAYLOAD COMMAND …")
+	if len(args) == 2 && args[0] == "assets" {
+		return 0, r.assets(filepath.Join(args[1], "usr/lib/microvm-test"))
 	}
-	if err := r.assets(filepath.Join(args[1], "usr/lib/microvm-test")); err != nil {
-		return 0, err
+	if len(args) < 3 {
+		return 0, errors.New("usage: host root | host assets PAYLOAD | host container|vm PAYLOAD COMMAND …")
 	}
 	switch args[0] {
 	case "container":

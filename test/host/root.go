@@ -17,9 +17,9 @@ import (
 // packages of the Debian root that both hosts boot.
 var packages = strings.Fields(`
 	systemd systemd-sysv systemd-container dbus udev kmod iproute2 iputils-ping procps psmisc
-	e2fsprogs xfsprogs btrfs-progs dosfstools qemu-system-x86 virtiofsd linux-image-amd64
+	e2fsprogs xfsprogs btrfs-progs dosfstools qemu-system-x86 qemu-system-arm qemu-utils virtiofsd linux-image-amd64
 	strace netcat-openbsd openssh-client openssh-server tmux less zstd
-	bash-completion zsh fish
+	bash-completion zsh fish groff-base bzip2 lz4 xz-utils
 `)
 
 const (

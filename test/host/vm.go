@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	vmTimeout = 40 * time.Minute
+	vmTimeout = 55 * time.Minute
 	// exitWord comes before the exit code on the output of a VM.
 	exitWord = "MICROVM-TEST-EXIT "
 )
@@ -64,11 +64,11 @@ func inVM(ctx context.Context, r root, payload string, command []string) (code i
 	if err != nil {
 		return 0, err
 	}
-	v := &vmHost{root: r, base: base, disk: disk, console: filepath.Join(work, "console"), forgiving: os.Getenv("MICROVM_TEST_ACCEL") == ""}
+	v := &vmHost{root: r, base: base, disk: disk, console: filepath.Join(work, "console")}
 	for boots := 1; ; boots++ {
 		err := errors.Join(
 			os.WriteFile(filepath.Join(stage, "command"), []byte(shell(v.without(command))), 0o644),
-			run("mke2fs", "-q", "-F", "-t", "ext4", "-d", stage, disk, "1G"),
+			run("mke2fs", "-q", "-F", "-t", "ext4", "-d", stage, disk, "2G"),
 		)
 		if err != nil {
 			return 0, err
@@ -80,9 +80,6 @@ func inVM(ctx context.Context, r root, payload string, command []string) (code i
 		switch {
 		case errors.As(err, &down) && boots < maxBoots && ctx.Err() == nil:
 			fmt.Fprintf(os.Stderr, "==> %v\n==> on with the other tests, in a new VM host\n", down)
-		case err == nil && code != 0 && v.forgiving:
-			v.forgiving = false
-			fmt.Fprintln(os.Stderr, "==> the second and last try of what has not passed, in a new VM host")
 		default:
 			if err == nil && v.failed {
 				code = max(code, 1)
@@ -107,32 +104,19 @@ func (e *kernelDownError) Error() string {
 type vmHost struct {
 	root                root
 	base, disk, console string
-	// forgiving is the first try under emulation, where an interrupt or a packet
-	// of the machine may be half a minute late, or never come.
-	forgiving bool
-	// passed are the tests that have passed so far, failed says that one did not
-	// and gets no other try.
+	// passed are the tests that have passed so far, failed says that one did not:
+	// it is not tried again.
 	passed []string
 	failed bool
 }
 
-// result takes note of how a test ended, in go test's words, and returns what to
-// print: a failure is one when there is no other try.
-func (v *vmHost) result(line string) string {
+// result takes note of how a test ended, in go test's words.
+func (v *vmHost) result(line string) {
 	if rest, ok := strings.CutPrefix(line, "--- PASS: "); ok {
 		name, _, _ := strings.Cut(rest, " ")
 		v.passed = append(v.passed, name)
 	}
-	failure, ok := strings.CutPrefix(line, "--- FAIL: ")
-	switch {
-	case !v.forgiving:
-		v.failed = v.failed || ok
-	case ok:
-		return "==> FAILED at the first try: " + failure
-	case line == "FAIL":
-		return "==> some FAILED at the first try"
-	}
-	return line
+	v.failed = v.failed || strings.HasPrefix(line, "--- FAIL: ")
 }
 
 // without is the command, which runs test binaries, without the tests that have
@@ -225,7 +209,8 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 			}
 			continue
 		}
-		fmt.Println(v.result(text))
+		v.result(text)
+		fmt.Println(text)
 	}
 	err = cmd.Wait()
 	if code >= 0 {

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"microvm/test/need"
 )
 
 // files are the paths below dir that are no directories.
@@ -30,6 +32,8 @@ func files(t *testing.T, dir string) []string {
 // TestUninstallRemovesAllThatInstallPutThere works on a copy of the tree, for it
 // builds.
 func TestUninstallRemovesAllThatInstallPutThere(t *testing.T) {
+	need.Program(t, "git")
+	need.Program(t, "make")
 	source, root := t.TempDir(), t.TempDir()
 	if out, err := exec.Command("sh", "-c", `cd ../.. && git ls-files -z | xargs -0 cp --parents -t "$0"`, source).CombinedOutput(); err != nil {
 		t.Fatalf("copy the tree: %v\n%s", err, out)

@@ -3,8 +3,9 @@
 // golden/, and builds a runner package of each spec among them.
 //
 // Evaluation needs nix-instantiate and the lib directory of nixpkgs, which is
-// found through NIXPKGS_LIB or NIX_PATH=nixpkgs=…. Where they are not to be had,
-// what was evaluated before is still built and looked at.
+// found through NIXPKGS_LIB or NIX_PATH=nixpkgs=…. Where that is not to be had,
+// what was evaluated before is still built and looked at; it carries a digest of
+// all that the evaluation reads, and the tests fail where that has changed since.
 package nix
 
 import (
@@ -13,7 +14,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -29,6 +29,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
+	"microvm/test/need"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -93,9 +94,7 @@ func TestEveryNixFileParses(t *testing.T) {
 	if len(files) < 20 {
 		t.Fatalf("found only %d Nix files below %s", len(files), root)
 	}
-	if _, err := exec.LookPath("nix-instantiate"); err != nil {
-		t.Skipf("nix-instantiate is missing, so %d Nix files were not parsed; apt-get install nix-bin", len(files))
-	}
+	need.Program(t, "nix-instantiate")
 	// One call for all: it stops at the first error, which has the file's name.
 	cmd := nixInstantiate(t, append([]string{"--parse"}, files...)...)
 	var stderr bytes.Buffer
@@ -105,63 +104,94 @@ func TestEveryNixFileParses(t *testing.T) {
 	}
 }
 
-// sources is a digest of everything that the golden files are made from, but
-// for the table of capabilities, which changes more often than it matters here.
-func sources(t *testing.T) string {
+// inputs are the files that the evaluation reads, and the directories whose names
+// it reads, seen from the root. TestModulesEvaluate gives it nothing else.
+func inputs(t *testing.T) (files, names []string) {
 	t.Helper()
-	h := sha256.New()
 	for _, f := range nixFiles(t) {
 		relative, err := filepath.Rel(root, f)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Contains([]string{"examples", "flake.nix", "nix", "nixos-modules", "template", "test"}, strings.Split(relative, "/")[0]) {
-			continue
-		}
-		data, err := os.ReadFile(f) //nolint:gosec // below the repository
+		files = append(files, relative)
+	}
+	files = append(files, "internal/hypervisor/capabilities.json", "nix/version", "nix/vendor-hash")
+	slices.Sort(files)
+	return files, []string{"cmd"}
+}
+
+// sources is a digest of the inputs.
+func sources(t *testing.T) string {
+	t.Helper()
+	h := sha256.New()
+	files, dirs := inputs(t)
+	for _, f := range files {
+		text := read(t, filepath.Join(root, f))
+		_, _ = fmt.Fprintf(h, "%s %d\n%s", f, len(text), text)
+	}
+	for _, d := range dirs {
+		entries, err := os.ReadDir(filepath.Join(root, d))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = fmt.Fprintf(h, "%s %d\n%s", relative, len(data), data)
+		for _, e := range entries {
+			_, _ = fmt.Fprintf(h, "%s/%s\n", d, e.Name())
+		}
 	}
 	return hex.EncodeToString(h.Sum(nil)) + "\n"
 }
 
-// tableFile says which table of capabilities the golden files were made with.
-const tableFile = "golden/capabilities.sha256"
-
-func table(t *testing.T) string {
+// only is a copy of the repository with nothing but the inputs.
+func only(t *testing.T) string {
 	t.Helper()
-	sum := sha256.Sum256([]byte(read(t, root+"/internal/hypervisor/capabilities.json")))
-	return hex.EncodeToString(sum[:]) + "\n"
+	dir := t.TempDir()
+	files, dirs := inputs(t)
+	for _, d := range dirs {
+		entries, err := os.ReadDir(filepath.Join(root, d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range entries {
+			if err := os.MkdirAll(filepath.Join(dir, d, e.Name()), 0o750); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for _, f := range files {
+		target := filepath.Join(dir, f)
+		if err := os.MkdirAll(filepath.Dir(target), 0o750); err != nil {
+			t.Fatal(err)
+		}
+		write(t, target, []byte(read(t, filepath.Join(root, f))))
+	}
+	return dir
+}
+
+// renew is the command that makes the golden files anew.
+const renew = "NIXPKGS_LIB=…/nixpkgs/lib go test ./test/nix -update"
+
+// TestTheGoldenFilesAreOfTheseModules: what is built and looked at below, with or
+// without nixpkgs, is what these sources give.
+func TestTheGoldenFilesAreOfTheseModules(t *testing.T) {
+	renewed := *update && nixpkgsLib() != ""
+	if !renewed && read(t, sourcesFile) != sources(t) {
+		t.Errorf("something that the evaluation of the NixOS modules reads has changed since test/nix/golden was made\nhint: %s", renew)
+	}
 }
 
 // TestModulesEvaluate holds every case against its golden file.
 func TestModulesEvaluate(t *testing.T) {
 	lib := nixpkgsLib()
-	_, err := exec.LookPath("nix-instantiate")
-	if lib == "" || err != nil {
-		staleWithoutNix(t)
-		t.Skipf("NOT RUN: %d evaluations of the NixOS modules; they need nix-instantiate and nixpkgs' lib (NIXPKGS_LIB or NIX_PATH)", countCases(t))
+	if lib == "" {
+		t.Skipf("NOT RUN: %d evaluations of the NixOS modules; they need nixpkgs' lib (NIXPKGS_LIB or NIX_PATH)", countCases(t))
 	}
+	need.Program(t, "nix-instantiate")
+	tree := only(t)
 	for _, attribute := range attributes {
-		t.Run(attribute, func(t *testing.T) { evaluates(t, lib, attribute) })
+		t.Run(attribute, func(t *testing.T) { evaluates(t, tree, lib, attribute) })
 	}
-	if *update {
+	if *update && !t.Failed() {
 		write(t, sourcesFile, []byte(sources(t)))
-		write(t, tableFile, []byte(table(t)))
-	}
-}
-
-// staleWithoutNix fails where the golden files are of other modules than these.
-func staleWithoutNix(t *testing.T) {
-	t.Helper()
-	have, err := os.ReadFile(sourcesFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(have) != sources(t) {
-		t.Errorf("the Nix files changed since the golden files were made; run: NIXPKGS_LIB=…/lib go test ./test/nix -update")
 	}
 }
 
@@ -174,8 +204,8 @@ func countCases(t *testing.T) int {
 	return n
 }
 
-func evaluates(t *testing.T, lib, attribute string) {
-	cmd := nixInstantiate(t, "--eval", "--strict", "--json", "eval.nix", "--arg", "lib", "import "+lib, "-A", attribute)
+func evaluates(t *testing.T, tree, lib, attribute string) {
+	cmd := nixInstantiate(t, "--eval", "--strict", "--json", filepath.Join(tree, "test/nix/eval.nix"), "--arg", "lib", "import "+lib, "-A", attribute)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -193,7 +223,7 @@ func evaluates(t *testing.T, lib, attribute string) {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(got, want) {
-		t.Errorf("%s differs from what the modules give; look at: go test ./test/nix -update && git diff test/nix\n%s", file, difference(want, got))
+		t.Errorf("%s differs from what the modules give; look at: %s && git diff test/nix\n%s", file, renew, difference(want, got))
 	}
 }
 
@@ -258,11 +288,6 @@ type guest struct {
 // TestSpecsBuild feeds what the modules write to what microvm build does, and
 // compares what both say of the package.
 func TestSpecsBuild(t *testing.T) {
-	// What a runner says of itself in Nix comes from the table.
-	current := read(t, tableFile) == table(t)
-	if !current {
-		t.Logf("NOT RUN: the comparison of runners with what Nix says of them; the table of capabilities has changed, run: NIXPKGS_LIB=…/lib go test ./test/nix -update")
-	}
 	guests := golden[map[string]guest](t, "guests")
 	examples := golden[map[string]guest](t, "examples")
 	if len(examples) < 40 {
@@ -277,9 +302,6 @@ func TestSpecsBuild(t *testing.T) {
 				t.Fatalf("the modules refuse it: %v", g.Failures)
 			}
 			plan := build(t, g.Spec)
-			if !current {
-				return
-			}
 			if can := plan.Shutdown.Method != hypervisor.ShutdownNone; can != g.Runner.CanShutdown {
 				t.Errorf("canShutdown is %v in Nix and %v in the package (%s)", g.Runner.CanShutdown, can, plan.Shutdown.Why)
 			}
@@ -306,10 +328,6 @@ func build(t *testing.T, text []byte) *hypervisor.Plan {
 	}
 	dst := filepath.Join(t.TempDir(), "runner")
 	plan, err := runner.Build(&hypervisor.Builder{}, s, dst, runner.Options{LibexecDir: "/lib", BinDir: "/bin"})
-	var faults spec.Faults
-	if errors.As(err, &faults) && faults[0].Path == "hypervisor" {
-		t.Skipf("NOT RUN: %v", err)
-	}
 	if err != nil {
 		t.Fatalf("build: %v\n%s", err, text)
 	}
@@ -384,9 +402,7 @@ func TestRefusedConfigurationsSaySo(t *testing.T) {
 
 // TestVendorHash recomputes what buildGoModule wants to see.
 func TestVendorHash(t *testing.T) {
-	if _, err := exec.LookPath("nix"); err != nil {
-		t.Skip("NOT RUN: nix is missing, so nix/vendor-hash was not recomputed; apt-get install nix-bin")
-	}
+	need.Program(t, "nix")
 	dir := t.TempDir()
 	copySources(t, dir)
 	vendor := exec.Command("go", "mod", "vendor")
@@ -455,9 +471,7 @@ var nixBlock = regexp.MustCompile("(?ms)^```nix\n(.*?)^```$")
 
 // TestNixOfTheHandbookParses: every example in the handbook is a whole expression.
 func TestNixOfTheHandbookParses(t *testing.T) {
-	if _, err := exec.LookPath("nix-instantiate"); err != nil {
-		t.Skip("NOT RUN: nix-instantiate is missing, so the handbook's examples were not parsed; apt-get install nix-bin")
-	}
+	need.Program(t, "nix-instantiate")
 	files, err := filepath.Glob(root + "/docs/*.md")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no chapters: %v", err)

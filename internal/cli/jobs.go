@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"microvm/internal/helper"
+	"microvm/internal/statedir"
+	"microvm/internal/systemd"
+)
+
+// jobFailure is a job that did not do what was asked, with its exit code.
+type jobFailure struct {
+	error
+	code int
+}
+
+// Unwrap implements errors.Unwrap.
+func (f jobFailure) Unwrap() error { return f.error }
+
+// verdict is what is said of a job, and the unit whose last lines explain it,
+// empty where nobody's do. hint may be empty.
+type verdict struct {
+	text, hint, unit string
+	code             int
+}
+
+// jobFacts are what a job is judged by. None of them depends on how soon after
+// the job's end it is looked at, as far as there is such a thing: the attempt is
+// a record, and a state that has changed since only makes the words less exact.
+type jobFacts struct {
+	job    systemd.Job
+	name   string // of the VM
+	result systemd.Result
+	state  systemd.State
+	// attempt is the last start that failed and is tried again.
+	attempt statedir.Attempt
+}
+
+// judge finds the words and the exit code for how a job ended.
+func judge(f jobFacts) verdict {
+	unit := strings.TrimSuffix(f.result.Unit, ".service")
+	failed := verdict{unit: f.result.Unit, code: helper.ExitFailed}
+	switch f.result.Result {
+	case systemd.Canceled:
+		return canceled(f)
+	case systemd.Timeout:
+		return verdict{
+			text: fmt.Sprintf("systemd gave up on it after the time that JobTimeoutSec= or JobRunningTimeoutSec= of %s gives", unit),
+			hint: "see what it waited for with: microvm status " + f.name,
+			code: exitLate,
+		}
+	case systemd.Failed:
+		failed.text = unit + " failed"
+		if f.state.Result != "" && f.state.Result != "success" {
+			failed.text += " (" + f.state.Result + ")"
+		}
+		if f.state.Active == "activating" {
+			failed.text += ", and systemd tries again; end that with: microvm stop " + f.name
+		}
+		return failed
+	case systemd.Dependency:
+		return dependency(f)
+	case systemd.Skipped, systemd.Done:
+		v := verdict{text: fmt.Sprintf("systemd skipped %s, because a condition of it does not hold", unit), code: exitSkipped,
+			hint: "see the conditions with: systemctl cat " + unit}
+		if len(f.state.Unmet) > 0 {
+			v.text += ": " + strings.Join(f.state.Unmet, ", ")
+		}
+		return v
+	case systemd.Assert:
+		failed.text = "an assertion of " + unit + " does not hold"
+		if len(f.state.Unmet) > 0 {
+			failed.text += ": " + strings.Join(f.state.Unmet, ", ")
+		}
+		failed.hint, failed.unit = "see the assertions with: systemctl cat "+unit, ""
+		return failed
+	case systemd.Collected:
+		return verdict{text: "systemd dropped the job, because nothing needed it any more", hint: "try again: microvm " + string(f.job) + " " + f.name, code: exitCanceled}
+	}
+	failed.unit = ""
+	failed.text, failed.hint = rare(f.result.Result, unit)
+	return failed
+}
+
+// rare are the words for results that a service of ours gets by what its
+// operator configures, if at all.
+func rare(result, unit string) (text, hint string) {
+	switch result {
+	case systemd.Frozen:
+		return unit + " is frozen", "thaw it with: systemctl thaw " + unit
+	case systemd.Concurrency:
+		return "the slice of " + unit + " has as many running units as its ConcurrencyHardMax= allows", "stop another one, or raise it"
+	case systemd.Once:
+		return unit + " was started before, and is of a kind that starts once", ""
+	case systemd.Unsupported:
+		return "systemd does not support " + unit + " on this host", ""
+	case systemd.Invalid:
+		return unit + " is in no state for that", "see: microvm status " + strings.TrimPrefix(unit, "microvm@")
+	}
+	return fmt.Sprintf("the job of %s ended with %q", unit, result), "see: systemctl status " + unit
+}
+
+// canceled tells a start that failed and is tried again, whose job the unit's own
+// ExecStopPost= has canceled, from one that somebody else ended.
+func canceled(f jobFacts) verdict {
+	unit := strings.TrimSuffix(f.result.Unit, ".service")
+	tried := f.job != systemd.Stop && f.attempt.Job == f.result.Job && f.result.Job != 0
+	if !tried && f.job != systemd.Stop && f.state.Active == "activating" && f.state.Sub == "auto-restart" {
+		// An ExecStopPost= of an earlier version, or one that could not write.
+		tried, f.attempt.Result = true, f.state.Result
+	}
+	switch {
+	case tried && f.attempt.Result == "timeout":
+		return verdict{
+			text: fmt.Sprintf("the VM was not ready within the time that TimeoutStartSec= of %s gives, and systemd tries again; end that with: microvm stop %s", unit, f.name),
+			unit: f.result.Unit, code: exitLate,
+		}
+	case tried && f.attempt.Result == "success":
+		return verdict{
+			text: fmt.Sprintf("%s ended before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),
+			unit: f.result.Unit, code: helper.ExitFailed,
+		}
+	case tried:
+		return verdict{
+			text: fmt.Sprintf("%s failed before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),
+			unit: f.result.Unit, code: helper.ExitFailed,
+		}
+	case f.job == systemd.Stop:
+		return verdict{text: "somebody started it again meanwhile", hint: "see: microvm status " + f.name, code: exitCanceled}
+	}
+	return verdict{text: "somebody stopped it meanwhile, or the host goes down", hint: "start it again with: microvm start " + f.name, code: exitCanceled}
+}
+
+// dependency names what a unit requires and did not get.
+func dependency(f jobFacts) verdict {
+	v := verdict{code: helper.ExitFailed}
+	var words []string
+	for _, u := range f.state.NotUp {
+		name := strings.TrimSuffix(u.Name, ".service")
+		switch u.Active {
+		case "failed":
+			words = append(words, name+" failed")
+			if v.unit == "" {
+				v.unit = u.Name
+			}
+		default:
+			words = append(words, fmt.Sprintf("%s is %s", name, u.Active))
+		}
+	}
+	v.text = strings.Join(words, ", ")
+	if len(words) == 0 {
+		v.text = "a unit that it requires did not start"
+		v.hint = "see which: systemctl list-dependencies microvm@" + f.name
+	}
+	return v
+}
+
+// ended returns the error of a job that has ended, nil where it did what was
+// asked.
+func (c *Command) ended(ctx context.Context, job systemd.Job, vm statedir.VM, r systemd.Result, began time.Time) error {
+	switch {
+	case r.Err == nil && r.Result == systemd.Done && job == systemd.Stop:
+		return nil
+	case ctx.Err() != nil && r.Result != systemd.Done:
+		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, vm.Name, vm.Name)
+	case r.Err != nil:
+		return r.Err
+	}
+	f := jobFacts{job: job, name: vm.Name, result: r}
+	state, err := systemd.LookAt(ctx, vmUnit(vm.Name))
+	if err == nil && r.Result == systemd.Canceled {
+		f.attempt, _, err = vm.LastAttempt()
+	}
+	if r.Result == systemd.Done {
+		// Done is also what a unit is whose conditions do not hold.
+		if err != nil || state.Active != "inactive" || len(state.Unmet) == 0 {
+			return nil
+		}
+	} else if err != nil {
+		return fmt.Errorf("%s %s (%s): %w", vm.Name, didNot[job], r.Result, err)
+	}
+	f.state = state
+	return explain(ctx, f, judge(f), began)
+}
+
+// explain makes the error of a verdict, with the last lines of the unit that
+// failed.
+func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error {
+	text := fmt.Sprintf("%s %s: %s", f.name, didNot[f.job], v.text)
+	if v.unit != "" {
+		lines := lastLines(ctx, linesOfFailure, began, v.unit)
+		if len(lines) == 0 {
+			text = fmt.Sprintf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, f.name)
+		} else {
+			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, indent(lines))
+		}
+	}
+	if v.hint != "" {
+		text += "\nhint: " + v.hint
+	}
+	return jobFailure{errors.New(text), v.code}
+}
+
+// codeOf is the exit code of an error of one VM.
+func codeOf(err error) int {
+	var missing errNoVM
+	var failure jobFailure
+	switch {
+	case errors.As(err, &missing):
+		return exitNoVM
+	case errors.As(err, &failure):
+		return failure.code
+	}
+	return helper.ExitFailed
+}
