@@ -25,6 +25,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/wait"
 )
 
 // Launcher starts VMs.
@@ -38,6 +39,8 @@ type Launcher struct {
 	ByHand bool
 	// vm is whose unit this is.
 	vm string
+	// waits is how long this start waits for things; nil until it does.
+	waits *wait.Patience
 }
 
 func (l *Launcher) logf(format string, args ...any) {
@@ -66,10 +69,10 @@ func (l *Launcher) Start(vm statedir.VM) error {
 	}
 	p, err := vm.Booted()
 	if err != nil {
-		return helper.Config(err)
+		return helper.PackageError(vm, err)
 	}
 	if err := os.Chdir(vm.Dir()); err != nil {
-		return helper.Config(fmt.Errorf("enter the state directory: %w", err))
+		return fmt.Errorf("enter the state directory: %w", err)
 	}
 	return l.Exec(p, vm.Name)
 }
@@ -88,7 +91,7 @@ func pin(vm statedir.VM) error {
 			return fmt.Errorf("remove what an interrupted start left: %w", err)
 		}
 	}
-	return helper.Config(vm.SetBooted())
+	return helper.PackageError(vm, vm.SetBooted())
 }
 
 // dropCapabilities gives up what pin needed, for this thread and all that it
@@ -121,7 +124,10 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
-		return configf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+		return fmt.Errorf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+	}
+	if err := l.await(plan); err != nil {
+		return err
 	}
 	if err := l.check(p, plan, unit); err != nil {
 		return err
@@ -178,7 +184,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) error {
 	for _, f := range plan.Files {
 		if err := readable(f.Path); err != nil {
-			return configf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
+			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
 		}
 	}
 	if missing := Missing(plan, ".", l.remedies(p, unit)); len(missing) > 0 {
@@ -193,7 +199,7 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) error {
 		return err
 	}
 	if err := l.volumes(".", plan.Volumes); err != nil {
-		return err
+		return helper.Mendable(err)
 	}
 	if err := l.checkKVM(plan.KVM); err != nil {
 		return err
@@ -295,7 +301,7 @@ func extraArgs(script string) ([]string, error) {
 		return nil, fmt.Errorf("extraArgsScript %s: %w", script, err)
 	}
 	if bytes.Count(bytes.TrimSpace(out), []byte("\n")) > 0 {
-		return nil, configf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
+		return nil, fmt.Errorf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
 	}
 	return strings.Fields(string(out)), nil
 }
