@@ -254,22 +254,25 @@ func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 	return changed || dropIns, err
 }
 
-// linkDropIns gives the VM's unit what its plan needs and others do not.
+// linkDropIns gives the VM's units what its plan needs and others do not.
 func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	jail, err := v.jailDropIns(plan)
 	if err != nil {
 		return false, err
 	}
+	vmMounts, shareMounts := v.mountDropIns(plan)
 	for _, d := range []struct {
-		name, text string
-		wanted     bool
+		unit, name, text string
+		wanted           bool
 	}{
-		{"50-bridge.conf", bridgeDropIn, plan.Bridge},
-		{"50-namespaces.conf", namespacesDropIn, plan.Namespaces},
-		{jailName, jail[jailName], plan.Jail != nil},
-		{jailRootName, jail[jailRootName], plan.Jail != nil},
+		{"microvm", "50-bridge.conf", bridgeDropIn, plan.Bridge},
+		{"microvm", "50-namespaces.conf", namespacesDropIn, plan.Namespaces},
+		{"microvm", jailName, jail[jailName], plan.Jail != nil},
+		{"microvm", jailRootName, jail[jailRootName], plan.Jail != nil},
+		{"microvm", mountsName, vmMounts, vmMounts != ""},
+		{"microvm-virtiofsd", mountsName, shareMounts, shareMounts != ""},
 	} {
-		one, err := v.linkDropIn(d.name, d.text, d.wanted)
+		one, err := v.linkDropIn(d.unit, d.name, d.text, d.wanted)
 		if err != nil {
 			return changed, err
 		}
@@ -303,8 +306,8 @@ SystemCallFilter=
 SystemCallArchitectures=
 `
 
-func (v VM) linkDropIn(name, text string, wanted bool) (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.d")
+func (v VM) linkDropIn(unit, name, text string, wanted bool) (changed bool, err error) {
+	dir := filepath.Join(v.Host.UnitDir, unit+"@"+v.Name+".service.d")
 	path := filepath.Join(dir, name)
 	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
