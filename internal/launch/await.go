@@ -97,7 +97,9 @@ func (l *Launcher) awaitBridges(ctx context.Context, bridges []string) error {
 func devicePaths(plan *hypervisor.Plan) []string {
 	var out []string
 	add := func(path string) {
-		if strings.HasPrefix(filepath.Clean(path), "/dev/") {
+		path = filepath.Clean(path)
+		// Files in memory are there, or are made.
+		if strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/") {
 			out = append(out, path)
 		}
 	}

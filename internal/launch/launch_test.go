@@ -500,3 +500,32 @@ func TestAWaitEndsAtOnceWithSIGTERM(t *testing.T) {
 		t.Errorf("it ended with %v after %s", err, time.Since(began))
 	}
 }
+
+// TestOnlyDisksAreWaitedForByTheirPath: an image in memory is made.
+func TestOnlyDisksAreWaitedForByTheirPath(t *testing.T) {
+	got := devicePaths(&hypervisor.Plan{
+		Files:   []hypervisor.File{{Role: "kernel", Path: "/boot/vmlinuz"}, {Role: "storeDisk", Path: "/dev/vg/store"}},
+		Volumes: []hypervisor.Volume{{Image: "data.img"}, {Image: "/dev/shm/web.img"}, {Image: "/dev//disk/by-id/x"}, {Image: "/development/x"}},
+	})
+	if want := []string{"/dev/vg/store", "/dev/disk/by-id/x"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestADiskThatComesLaterIsWaitedFor: a disk of a bus that is slow to be found.
+func TestADiskThatComesLaterIsWaitedFor(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, who can write to /dev; run it with sudo")
+	}
+	link := fmt.Sprintf("/dev/microvm-test-%d", os.Getpid())
+	file := filepath.Join(t.TempDir(), "seen")
+	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{self(t)}, Files: []hypervisor.File{{Role: "storeDisk", Path: link}}, Env: []string{roleShow + "=" + file}}))
+	if got := s.told(); !strings.HasPrefix(got, "STATUS=waiting for "+link+"\n") {
+		t.Errorf("the service manager was told %q", got)
+	}
+	if err := os.Symlink("/dev/null", link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(link) })
+	_ = seen(t, file)
+}

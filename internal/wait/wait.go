@@ -115,6 +115,10 @@ func (p *Patience) until(ctx context.Context, what string, left time.Duration, r
 		case <-ctx.Done():
 			return fmt.Errorf("interrupted while waiting for %s: %w", what, context.Cause(ctx))
 		case <-over.C:
+			// It may have come with the end of the time.
+			if ok, err := ready(); ok || err != nil {
+				return err
+			}
 			return ErrNotThere
 		case <-long.C:
 			if p.Log != nil {
