@@ -8,6 +8,7 @@ import (
 
 	"microvm/internal/installer"
 	"microvm/internal/statedir"
+	"microvm/internal/systemd"
 )
 
 // Set by the build, see the Makefile.
@@ -16,5 +17,6 @@ var libexecDir = "/usr/lib/microvm"
 func main() {
 	host := statedir.HostFromEnv()
 	host.LibexecDir = libexecDir
+	host.SystemdVersion = systemd.Version
 	os.Exit(installer.Run(context.Background(), os.Args[1:], host, os.Stdout, os.Stderr))
 }

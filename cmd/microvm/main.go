@@ -6,6 +6,7 @@ import (
 
 	"microvm/internal/cli"
 	"microvm/internal/statedir"
+	"microvm/internal/systemd"
 )
 
 // Set by the build, see the Makefile.
@@ -18,6 +19,7 @@ var (
 func main() {
 	host := statedir.HostFromEnv()
 	host.LibexecDir = libexecDir
+	host.SystemdVersion = systemd.Version
 	c := &cli.Command{
 		Host: host, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 		LibexecDir: libexecDir, BinDir: binDir, Version: version,

@@ -113,6 +113,7 @@ var (
 		{"MICROVM_UNIT_DIR", "Where the links and drop-ins of each VM's unit are, by default /etc/systemd/system.control."},
 		{"MICROVM_USER, MICROVM_GROUP", "As whom hypervisors run, by default microvm and kvm."},
 		{"MICROVM_STOP_TIMEOUT", "In Environment= of microvm@NAME.service: within how many seconds the VM is down when it is stopped, in place of the unit's TimeoutStopSec=, by default 90. A jailed VM (firecracker.jailer) cannot ask for TimeoutStopSec= and needs both. With TimeoutStopSec=infinity its guest is waited for without limit."},
+		{"MICROVM_WAIT", "In Environment= of a VM's units: for how many seconds they wait for interfaces and devices that are not there yet, by default 30; 0 means that they do not."},
 		{"NO_COLOR", "Where it is set, there is no colour. Elsewhere there is some on terminals."},
 	}
 	files = [][2]string{

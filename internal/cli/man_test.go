@@ -40,7 +40,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 			}
 		})
 	}
-	for _, want := range []string{".SH EXIT STATUS", "NO_COLOR", `MICROVM_STATE_DIR`, `MICROVM_UNIT_DIR`, `MICROVM_STOP_TIMEOUT`} {
+	for _, want := range []string{".SH EXIT STATUS", "NO_COLOR", `MICROVM_STATE_DIR`, `MICROVM_UNIT_DIR`, `MICROVM_STOP_TIMEOUT`, `MICROVM_WAIT`} {
 		if !strings.Contains(whole, want) {
 			t.Errorf("microvm(1) has no %q", want)
 		}

@@ -115,6 +115,9 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 		units = append(units, vmUnit(vm.Name))
 	}
 	began, asked := time.Now(), false
+	if job != systemd.Stop && len(units) > 0 {
+		defer c.sayWaits(ctx, slices.Sorted(maps.Values(names)))()
+	}
 	err := systemd.RunJobs(ctx, job, units, func(r systemd.Result) {
 		asked = true
 		if err := c.ended(ctx, job, byUnit[r.Unit], r, began); err != nil {

@@ -335,6 +335,7 @@ func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updatin
 	}
 	p.step(vm.Name, "restarting")
 	quiet := *c
+	quiet.Stderr = printWriter{p, c.Stderr}
 	if o.json {
 		quiet.Stdout = io.Discard
 	} else {

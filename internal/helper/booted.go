@@ -20,5 +20,5 @@ func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
 	if args[0] == "down" {
 		return Report(stderr, program, vm.Name, vm.ClearBooted())
 	}
-	return Report(stderr, program, vm.Name, Config(vm.SetBooted()))
+	return Report(stderr, program, vm.Name, PackageError(vm, vm.SetBooted()))
 }

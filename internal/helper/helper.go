@@ -7,11 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
+	"syscall"
 
 	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
+	"microvm/internal/statedir"
 )
 
 // Exit codes of the helpers.
@@ -60,10 +63,47 @@ func ExitCode(err error) int {
 		return ExitOK
 	case errors.As(err, &usage):
 		return ExitUsage
+	case errors.As(err, new(*mendableError)):
+		return ExitFailed
+	case interrupted(err):
+		return ExitStopped
 	case errors.As(err, &untrusted), errors.As(err, &faults), errors.As(err, &config):
 		return ExitConfig
 	}
 	return ExitFailed
+}
+
+// PackageError is err of reading vm's package. A package that is not as it should be
+// stays so; one that cannot be read, or is not there though it was installed, may
+// be on a disk that is mounted later.
+func PackageError(vm statedir.VM, err error) error {
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		if vm.Installed() {
+			return err
+		}
+	case errors.As(err, &errno):
+		return err
+	}
+	return Config(err)
+}
+
+// mendableError is an error that a retry can help, whatever it wraps.
+type mendableError struct{ err error }
+
+func (e *mendableError) Error() string { return e.err.Error() }
+func (e *mendableError) Unwrap() error { return e.err }
+
+// Mendable marks err as one that a retry can help: the operator mends it, or time
+// does, without a new installation.
+func Mendable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &mendableError{err}
 }
 
 // ConfigError is a fault of the package or the host's configuration that a

@@ -6,6 +6,7 @@ import (
 
 	"microvm/internal/netif"
 	"microvm/internal/statedir"
+	"microvm/internal/wait"
 )
 
 // macvtapRecord is the name of the record of a VM's macvtaps.
@@ -21,15 +22,21 @@ func Macvtap(args []string, host statedir.Host, stderr io.Writer) int {
 	if t.verb == "down" {
 		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord))
 	}
-	return Report(stderr, program, t.vm.Name, macvtapUp(t))
+	return Report(stderr, program, t.vm.Name, macvtapUp(program, t, stderr))
 }
 
-func macvtapUp(t target) error {
+func macvtapUp(program string, t target, stderr io.Writer) error {
 	plan, err := t.plan()
 	if err != nil {
 		return err
 	}
 	uid, gid, err := t.vm.Host.Account()
+	if err != nil {
+		return err
+	}
+	err = waiting(program, t.vm.Name, stderr, func(ctx context.Context, p *wait.Patience) error {
+		return awaitParents(ctx, p, plan.Macvtaps)
+	})
 	if err != nil {
 		return err
 	}

@@ -1,15 +1,18 @@
 package helper
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 
+	"microvm/internal/hypervisor"
 	"microvm/internal/rootlock"
 	"microvm/internal/statedir"
 	"microvm/internal/vfio"
+	"microvm/internal/wait"
 )
 
 // pciRecord is the name of the record of the PCI devices that a VM has.
@@ -22,22 +25,33 @@ func PCI(args []string, host statedir.Host, stderr io.Writer) int {
 	if err != nil {
 		return Report(stderr, program, t.vm.Name, err)
 	}
-	run := pciUp
 	if t.verb == "down" {
-		run = pciDown
+		err = withPCILock(host, func() error { return pciDown(t) })
+	} else {
+		err = pciUp(program, t, stderr)
 	}
-	err = withPCILock(host, func() error { return run(t, stderr) })
 	if errors.Is(err, vfio.ErrConfig) {
 		err = Config(err)
 	}
 	return Report(stderr, program, t.vm.Name, err)
 }
 
-func pciUp(t target, stderr io.Writer) error {
+// pciUp waits for the devices before it takes the lock, which other VMs need.
+func pciUp(program string, t target, stderr io.Writer) error {
 	plan, err := t.plan()
 	if err != nil {
 		return err
 	}
+	err = waiting(program, t.vm.Name, stderr, func(ctx context.Context, p *wait.Patience) error {
+		return awaitDevices(ctx, p, plan.PCI)
+	})
+	if err != nil {
+		return err
+	}
+	return withPCILock(t.vm.Host, func() error { return takePCI(t, plan, stderr) })
+}
+
+func takePCI(t target, plan *hypervisor.Plan, stderr io.Writer) (err error) {
 	request := vfio.Request{Force: os.Getenv("MICROVM_PCI_FORCE") == "1", Log: stderr}
 	for _, d := range plan.PCI {
 		request.Addresses = append(request.Addresses, d.Address)
@@ -55,7 +69,7 @@ func pciUp(t target, stderr io.Writer) error {
 	return request.Up(before, func(r vfio.Record) error { return savePCI(t.vm, r) })
 }
 
-func pciDown(t target, _ io.Writer) error {
+func pciDown(t target) error {
 	var record vfio.Record
 	if _, err := t.vm.ReadRecord(pciRecord, &record); err != nil {
 		return err

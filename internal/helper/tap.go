@@ -55,11 +55,11 @@ func (t target) plan() (*hypervisor.Plan, error) {
 		p, err = t.vm.Booted()
 	}
 	if err != nil {
-		return nil, Config(err)
+		return nil, PackageError(t.vm, err)
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
-	return plan, Config(err)
+	return plan, PackageError(t.vm, err)
 }
 
 // Tap is microvm-tap-interfaces up|down NAME.
@@ -72,16 +72,19 @@ func Tap(args []string, host statedir.Host, stderr io.Writer) int {
 	if t.verb == "down" {
 		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord))
 	}
-	return Report(stderr, program, t.vm.Name, tapUp(t))
+	return Report(stderr, program, t.vm.Name, tapUp(program, t, stderr))
 }
 
-func tapUp(t target) error {
+func tapUp(program string, t target, stderr io.Writer) error {
 	plan, err := t.plan()
 	if err != nil {
 		return err
 	}
 	uid, _, err := t.vm.Host.Account()
 	if err != nil {
+		return err
+	}
+	if err := waiting(program, t.vm.Name, stderr, awaitTun); err != nil {
 		return err
 	}
 	taps := netif.Taps{Alias: netif.Alias(t.vm.Name), Owner: uid, Script: os.Getenv("MICROVM_TAP_SCRIPT")}

@@ -157,6 +157,9 @@ func common(s *spec.Spec) (*Plan, error) {
 			p.Macvtaps = append(p.Macvtaps, Macvtap{ID: n.ID, MAC: n.MAC, Link: n.Macvtap.Link, Mode: n.Macvtap.Mode, Queues: queues})
 		case "bridge":
 			p.Bridge = true
+			if !slices.Contains(p.Bridges, *n.Bridge) {
+				p.Bridges = append(p.Bridges, *n.Bridge)
+			}
 		}
 	}
 	for _, v := range s.Volumes {
@@ -170,11 +173,37 @@ func common(s *spec.Spec) (*Plan, error) {
 		}
 	}
 	p.Shares = shares(s)
+	for _, share := range s.Shares {
+		if share.Proto == "9p" {
+			p.NinePShares = append(p.NinePShares, NinePShare{Tag: share.Tag, Source: share.Source, ReadOnly: share.ReadOnly})
+		}
+	}
+	p.Devices = devices(s, own)
 	if s.RegisterWithMachined {
 		id := s.MachineID.Or(spec.DefaultMachineID(s.Name))
 		p.Machined = &Machined{UUID: id}
 	}
 	return p, nil
+}
+
+// Nodes of the host's that a module makes.
+const (
+	// VhostVsock makes a guest's vsock.
+	VhostVsock = "/dev/vhost-vsock"
+	// VhostNet makes a tap fast.
+	VhostNet = "/dev/vhost-net"
+)
+
+// devices are the nodes that the hypervisor opens by itself.
+func devices(s *spec.Spec, own Capabilities) []string {
+	var out []string
+	if s.Vsock.CID != nil && own.Vsock == "vhost" {
+		out = append(out, VhostVsock)
+	}
+	if slices.ContainsFunc(s.Interfaces, func(n spec.Interface) bool { return n.Type == "tap" && n.Tap.Vhost }) {
+		out = append(out, VhostNet)
+	}
+	return out
 }
 
 func files(s *spec.Spec) []File {

@@ -65,11 +65,18 @@ type Plan struct {
 	Taps     []Tap     `json:"taps,omitempty"`
 	Macvtaps []Macvtap `json:"macvtaps,omitempty"`
 	Shares   []Share   `json:"shares,omitempty"`
-	PCI      []PCI     `json:"pci,omitempty"`
-	USB      []string  `json:"usb,omitempty"`
+	// NinePShares are directories that the hypervisor serves by itself.
+	NinePShares []NinePShare `json:"ninePShares,omitempty"`
+	PCI         []PCI        `json:"pci,omitempty"`
+	USB         []string     `json:"usb,omitempty"`
 	// Bridge says that an interface joins a bridge through qemu-bridge-helper,
 	// which cannot work under NoNewPrivileges=.
 	Bridge bool `json:"bridge,omitempty"`
+	// Bridges are the names of those bridges.
+	Bridges []string `json:"bridges,omitempty"`
+	// Devices are nodes of the host's, beside /dev/kvm, that the hypervisor opens
+	// and that a module makes which may be loaded a moment later.
+	Devices []string `json:"devices,omitempty"`
 	// Namespaces says that the hypervisor makes namespaces for a sandbox of its
 	// own, which the unit otherwise forbids.
 	Namespaces bool `json:"namespaces,omitempty"`
@@ -174,6 +181,13 @@ type Share struct {
 	ExtraArgs        []string `json:"extraArgs,omitempty"`
 	// PassTag gives virtiofsd --tag, which crosvm needs.
 	PassTag bool `json:"passTag,omitempty"`
+}
+
+// NinePShare is a directory that the hypervisor serves.
+type NinePShare struct {
+	Tag      string `json:"tag"`
+	Source   string `json:"source"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
 // PCI is one PCI device handed to the guest.

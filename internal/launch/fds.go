@@ -92,7 +92,7 @@ func openQueue(path string, multi bool) (int, error) {
 func becomeUser(name string) error {
 	u, err := user.Lookup(name)
 	if err != nil {
-		return configf("user: %w", err)
+		return fmt.Errorf("user: %w", err)
 	}
 	uid, err := strconv.Atoi(u.Uid)
 	if err != nil {

@@ -26,6 +26,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/wait"
 )
 
 // Launcher starts VMs.
@@ -39,6 +40,8 @@ type Launcher struct {
 	ByHand bool
 	// vm is whose unit this is.
 	vm string
+	// waits is how long this start waits for things; nil until it does.
+	waits *wait.Patience
 }
 
 func (l *Launcher) logf(format string, args ...any) {
@@ -64,10 +67,10 @@ func (l *Launcher) Start(vm statedir.VM) error {
 		return notPinned(vm)
 	}
 	if err != nil {
-		return helper.Config(err)
+		return helper.PackageError(vm, err)
 	}
 	if err := os.Chdir(vm.Dir()); err != nil {
-		return helper.Config(fmt.Errorf("enter the state directory: %w", err))
+		return fmt.Errorf("enter the state directory: %w", err)
 	}
 	plan, err := p.Plan()
 	if err != nil {
@@ -83,7 +86,7 @@ func (l *Launcher) Start(vm statedir.VM) error {
 func notPinned(vm statedir.VM) error {
 	p, err := vm.Current()
 	if err != nil {
-		return helper.Config(err)
+		return helper.PackageError(vm, err)
 	}
 	_ = p.Close()
 	return fmt.Errorf("no runner was pinned for this start\nhint: microvm-set-booted@%[1]s.service failed, see: journalctl -u microvm-set-booted@%[1]s", vm.Name)
@@ -102,7 +105,10 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
-		return configf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+		return fmt.Errorf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+	}
+	if err := l.await(plan); err != nil {
+		return err
 	}
 	if err := l.check(p, plan, unit); err != nil {
 		return err
@@ -159,7 +165,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) error {
 	for _, f := range plan.Files {
 		if err := readable(f.Path); err != nil {
-			return configf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
+			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
 		}
 	}
 	if missing := Missing(plan, ".", l.remedies(p, unit)); len(missing) > 0 {
@@ -174,7 +180,7 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) error {
 		return err
 	}
 	if err := l.volumes(".", plan.Volumes); err != nil {
-		return err
+		return helper.Mendable(err)
 	}
 	if err := l.checkKVM(plan.KVM); err != nil {
 		return err
@@ -288,7 +294,7 @@ func extraArgs(script string) ([]string, error) {
 		return nil, fmt.Errorf("extraArgsScript %s: %w", script, err)
 	}
 	if bytes.Count(bytes.TrimSpace(out), []byte("\n")) > 0 {
-		return nil, configf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
+		return nil, fmt.Errorf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
 	}
 	return strings.Fields(string(out)), nil
 }

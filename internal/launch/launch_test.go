@@ -340,9 +340,9 @@ func TestRefusedStarts(t *testing.T) {
 		code int
 	}{
 		"a missing kernel": {hypervisor.Plan{Files: []hypervisor.File{{Role: "kernel", Path: "/absent/vmlinuz"}}},
-			"kernel /absent/vmlinuz: no such file or directory; put the file there", helper.ExitConfig},
+			"kernel /absent/vmlinuz: no such file or directory; put the file there", helper.ExitFailed},
 		"a missing hypervisor": {hypervisor.Plan{Argv: []string{"no-such-hypervisor"}},
-			"no-such-hypervisor is not installed", helper.ExitConfig},
+			"no-such-hypervisor is not installed", helper.ExitFailed},
 		"a missing tap": {hypervisor.Plan{Taps: []hypervisor.Tap{{ID: "vm-absent"}}},
 			`tap interface "vm-absent" is missing`, helper.ExitFailed},
 		"a missing share": {hypervisor.Plan{Shares: []hypervisor.Share{{Tag: "home", Source: "/home", Socket: "home.sock"}}},
@@ -352,7 +352,7 @@ func TestRefusedStarts(t *testing.T) {
 		"a failing extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "exit 4"},
 			"extraArgsScript exit 4: exit status 4", helper.ExitFailed},
 		"a talkative extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "echo a; echo b"},
-			"more than one line", helper.ExitConfig},
+			"more than one line", helper.ExitFailed},
 		"an unknown placeholder": {hypervisor.Plan{Argv: []string{"/bin/true", "@{moon-phase}"}},
 			`"moon-phase" is not known`, helper.ExitFailed},
 	}
@@ -396,7 +396,7 @@ func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	})
 	var exit *exec.ExitError
-	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != helper.ExitConfig {
+	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != helper.ExitFailed {
 		t.Errorf("it ended with %v", err)
 	}
 	if log := s.log(); !strings.Contains(log, "permission denied; the hypervisors' user has to be able to write to") {
@@ -442,4 +442,87 @@ func TestForeignPackageIsExecuted(t *testing.T) {
 	if want := fmt.Sprintf("pid %d in %s\n", s.cmd.Process.Pid, s.dir); s.log() != want {
 		t.Errorf("the log is %q, want %q", s.log(), want)
 	}
+}
+
+// TestABridgeThatComesLaterIsWaitedFor: qemu-bridge-helper would only fail.
+func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root (CAP_NET_ADMIN); run it with sudo")
+	}
+	file := filepath.Join(t.TempDir(), "seen")
+	plan := &hypervisor.Plan{Argv: []string{self(t)}, Bridge: true, Bridges: []string{"late0"}, Env: []string{roleShow + "=" + file}}
+	s := launch(t, pack(t, plan), func(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET} })
+	if got := s.told(); !strings.HasPrefix(got, "STATUS=waiting for bridge late0\nEXTEND_TIMEOUT_USEC=") {
+		t.Errorf("the service manager was told %q", got)
+	}
+	s.silent(time.Second)
+	out, err := exec.Command("nsenter", "-n", "-t", fmt.Sprint(s.cmd.Process.Pid), "ip", "link", "add", "late0", "type", "bridge").CombinedOutput() //nolint:gosec // the test's own
+	if err != nil {
+		t.Fatalf("make the bridge: %v: %s", err, out)
+	}
+	for _, want := range []string{"STATUS=", "READY=1\nSTATUS=Executed stand-in\nNOTIFYACCESS=none"} {
+		if got := s.told(); got != want {
+			t.Errorf("the service manager was told %q, want %q", got, want)
+		}
+	}
+	_ = seen(t, file)
+	if log := s.log(); log != "microvm-run-wrapper: waiting for bridge late0, 30 s at most\n" {
+		t.Errorf("the log is %q", log)
+	}
+}
+
+func TestABridgeThatDoesNotComeIsNamed(t *testing.T) {
+	for limit, most := range map[string]time.Duration{"0": 5 * time.Second, "1": 15 * time.Second} {
+		began := time.Now()
+		s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Bridges: []string{"absent0"}}),
+			func(c *exec.Cmd) { c.Env = append(c.Env, "MICROVM_WAIT="+limit) })
+		var exit *exec.ExitError
+		if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != helper.ExitFailed || time.Since(began) > most {
+			t.Errorf("MICROVM_WAIT=%s: it ended with %v after %s", limit, err, time.Since(began))
+		}
+		if log := s.log(); !strings.Contains(log, `web: bridge "absent0" not found`) || !strings.Contains(log, "web: hint: make it") {
+			t.Errorf("MICROVM_WAIT=%s: the log is %q", limit, log)
+		}
+	}
+}
+
+func TestAWaitEndsAtOnceWithSIGTERM(t *testing.T) {
+	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Bridges: []string{"absent0"}}))
+	_ = s.told()
+	began := time.Now()
+	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.exit(); err == nil || time.Since(began) > 5*time.Second {
+		t.Errorf("it ended with %v after %s", err, time.Since(began))
+	}
+}
+
+// TestOnlyDisksAreWaitedForByTheirPath: an image in memory is made.
+func TestOnlyDisksAreWaitedForByTheirPath(t *testing.T) {
+	got := devicePaths(&hypervisor.Plan{
+		Files:   []hypervisor.File{{Role: "kernel", Path: "/boot/vmlinuz"}, {Role: "storeDisk", Path: "/dev/vg/store"}},
+		Volumes: []hypervisor.Volume{{Image: "data.img"}, {Image: "/dev/shm/web.img"}, {Image: "/dev//disk/by-id/x"}, {Image: "/development/x"}},
+	})
+	if want := []string{"/dev/vg/store", "/dev/disk/by-id/x"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// TestADiskThatComesLaterIsWaitedFor: a disk of a bus that is slow to be found.
+func TestADiskThatComesLaterIsWaitedFor(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, who can write to /dev; run it with sudo")
+	}
+	link := fmt.Sprintf("/dev/microvm-test-%d", os.Getpid())
+	file := filepath.Join(t.TempDir(), "seen")
+	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{self(t)}, Files: []hypervisor.File{{Role: "storeDisk", Path: link}}, Env: []string{roleShow + "=" + file}}))
+	if got := s.told(); !strings.HasPrefix(got, "STATUS=waiting for "+link+"\n") {
+		t.Errorf("the service manager was told %q", got)
+	}
+	if err := os.Symlink("/dev/null", link); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(link) })
+	_ = seen(t, file)
 }

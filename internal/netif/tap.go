@@ -191,6 +191,12 @@ func index(name string) (int, error) {
 	return int(ifr.Uint32()), nil
 }
 
+// Exists says whether there is an interface of that name.
+func Exists(name string) bool {
+	_, err := index(name)
+	return err == nil
+}
+
 func tunRemedy(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):

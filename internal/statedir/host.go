@@ -31,6 +31,9 @@ type Host struct {
 	// LibexecDir holds the helpers' programs; empty means that they are below
 	// /usr or in the Nix store.
 	LibexecDir string
+	// SystemdVersion tells which systemd is to read what is written for it, 0 where
+	// that is not known. It may be nil.
+	SystemdVersion func() int
 	// User and Group are the account of the hypervisors.
 	User, Group string
 }

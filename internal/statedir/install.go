@@ -348,24 +348,27 @@ func (v VM) removeOldLinks() (changed bool, err error) {
 	return changed, nil
 }
 
-// linkDropIns gives the VM's unit what its plan needs and others do not.
+// linkDropIns gives the VM's units what its plan needs and others do not.
 func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	jail, err := v.jailDropIns(plan)
 	if err != nil {
 		return false, err
 	}
 	helpers := v.helpersInUse(plan)
+	vmMounts, shareMounts := v.mountDropIns(plan)
 	for _, d := range []struct {
-		name, text string
-		wanted     bool
+		unit, name, text string
+		wanted           bool
 	}{
-		{helpersName, v.helpersDropIn(helpers), len(helpers) > 0},
-		{"50-bridge.conf", bridgeDropIn, plan.Bridge},
-		{"50-namespaces.conf", namespacesDropIn, plan.Namespaces},
-		{jailName, jail[jailName], plan.Jail != nil},
-		{jailRootName, jail[jailRootName], plan.Jail != nil},
+		{"microvm", helpersName, v.helpersDropIn(helpers), len(helpers) > 0},
+		{"microvm", "50-bridge.conf", bridgeDropIn, plan.Bridge},
+		{"microvm", "50-namespaces.conf", namespacesDropIn, plan.Namespaces},
+		{"microvm", jailName, jail[jailName], plan.Jail != nil},
+		{"microvm", jailRootName, jail[jailRootName], plan.Jail != nil},
+		{"microvm", mountsName, vmMounts, vmMounts != ""},
+		{"microvm-virtiofsd", mountsName, shareMounts, shareMounts != ""},
 	} {
-		one, err := v.linkDropIn(d.name, d.text, d.wanted)
+		one, err := v.linkDropIn(d.unit, d.name, d.text, d.wanted)
 		if err != nil {
 			return changed, err
 		}
@@ -399,8 +402,8 @@ SystemCallFilter=
 SystemCallArchitectures=
 `
 
-func (v VM) linkDropIn(name, text string, wanted bool) (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.d")
+func (v VM) linkDropIn(unit, name, text string, wanted bool) (changed bool, err error) {
+	dir := filepath.Join(v.Host.UnitDir, unit+"@"+v.Name+".service.d")
 	path := filepath.Join(dir, name)
 	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

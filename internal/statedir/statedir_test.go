@@ -171,7 +171,7 @@ func TestInstallLinksTheHelpersAndKeepsTheFormerPackage(t *testing.T) {
 	if err := vm.Install(context.Background(), build(t, h, "a", plain), Origin{}, reload); err != nil {
 		t.Fatal(err)
 	}
-	if left, _ := filepath.Glob(h.UnitDir + "/*"); len(left) != 0 {
+	if left, _ := filepath.Glob(h.UnitDir + "/*.requires"); len(left) != 0 {
 		t.Errorf("unit links are left: %v", left)
 	}
 }

@@ -15,3 +15,13 @@ func TestTimesOfSystemd(t *testing.T) {
 		}
 	}
 }
+
+func TestVersionsOfSystemd(t *testing.T) {
+	for text, want := range map[string]int{
+		"257.9-1~deb13u1": 257, "v254": 254, "256": 256, "256~rc3": 256, "": 0, "none": 0,
+	} {
+		if got := majorVersion(text); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}

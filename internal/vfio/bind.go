@@ -93,7 +93,7 @@ func (s system) expect(address, driver string) error {
 
 // giveBack undoes what was done to one device.
 func (s system) giveBack(t Taken) error {
-	if !validAddress(t.Address) {
+	if !ValidAddress(t.Address) {
 		return fmt.Errorf("the record has no valid address")
 	}
 	d, err := s.read(t.Address)

@@ -42,9 +42,15 @@ func (s system) bus(elem ...string) string {
 	return filepath.Join(append([]string{s.sysfs, "bus/pci"}, elem...)...)
 }
 
-// validAddress says whether an address is one of sysfs's file names:
+// Present says whether there is a PCI device at a valid address.
+func Present(address string) bool {
+	_, err := os.Lstat(system{sysfs: "/sys"}.bus("devices", address))
+	return err == nil
+}
+
+// ValidAddress says whether an address is one of sysfs's file names:
 // DDDD:BB:DD.F in lower case hexadecimal digits; domains may be longer.
-func validAddress(address string) bool {
+func ValidAddress(address string) bool {
 	domain, rest, ok := strings.Cut(address, ":")
 	if !ok || len(domain) < 4 || len(domain) > 8 || len(rest) != len("01:00.0") {
 		return false
@@ -56,12 +62,12 @@ func validAddress(address string) bool {
 
 // inspect reads a device that is to be taken.
 func (s system) inspect(address string) (device, error) {
-	if !validAddress(address) {
+	if !ValidAddress(address) {
 		return device{}, configErrorf("this is no PCI address; write it as lspci -D does, 0000:01:00.0")
 	}
 	d, err := s.read(address)
 	if errors.Is(err, fs.ErrNotExist) {
-		return device{}, configErrorf("there is no such PCI device; lspci -D lists those that there are")
+		return device{}, fmt.Errorf("there is no such PCI device; lspci -D lists those that there are")
 	}
 	if err != nil {
 		return device{}, err
@@ -127,7 +133,7 @@ func (s system) hostSiblings(d device, mine []string) ([]string, error) {
 	var names []string
 	for _, entry := range entries {
 		address := entry.Name()
-		if slices.Contains(mine, address) || !validAddress(address) {
+		if slices.Contains(mine, address) || !ValidAddress(address) {
 			continue
 		}
 		sibling, err := s.read(address)

@@ -291,7 +291,7 @@ func TestTheDiskOfTheRootFileSystemIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for !validAddress(filepath.Base(dir)) {
+	for !ValidAddress(filepath.Base(dir)) {
 		if dir = filepath.Dir(dir); dir == "/" {
 			t.Fatal("the root file system is on no PCI device")
 		}

@@ -19,8 +19,9 @@ import (
 // driverName is the driver that hands devices to user space.
 const driverName = "vfio-pci"
 
-// ErrConfig marks an error that trying again does not mend: an address that
-// does not exist, a device that must not be taken, an IOMMU that is off.
+// ErrConfig marks an error that trying again does not mend: what is no address, a
+// device that is never taken, an IOMMU that is off. A device that is not there,
+// or that somebody else uses, may be free the next time.
 var ErrConfig = errors.New("configuration")
 
 type configError struct{ err error }
@@ -162,9 +163,9 @@ func (r Request) inspect(sys system) ([]device, error) {
 func (r Request) refuse(sys system, d device, use []usage) error {
 	if vm, address := r.holder(d); vm != "" {
 		if address == d.address {
-			return configErrorf("VM %q has it; stop that one first", vm)
+			return fmt.Errorf("VM %q has it; stop that one first", vm)
 		}
-		return configErrorf("VM %q has %s, which is in the same IOMMU group %s, and a group goes to one VM only; stop that one first", vm, address, d.group)
+		return fmt.Errorf("VM %q has %s, which is in the same IOMMU group %s, and a group goes to one VM only; stop that one first", vm, address, d.group)
 	}
 	var faults []error
 	for _, why := range d.usedFor(use) {
@@ -185,7 +186,7 @@ func (r Request) refuse(sys system, d device, use []usage) error {
 		r.logf("%s: taken by force: %s", d.address, strings.ReplaceAll(err.Error(), "\n", "; "))
 		return nil
 	}
-	return configErrorf("%w (MICROVM_PCI_FORCE=1 takes it all the same)", err)
+	return fmt.Errorf("%w (MICROVM_PCI_FORCE=1 takes it all the same)", err)
 }
 
 // holder returns the other VM that has the device or its group, and its device.

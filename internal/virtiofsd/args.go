@@ -1,6 +1,7 @@
 package virtiofsd
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,12 +48,12 @@ func (s *Share) argv(p *program, dir string, confined bool) ([]string, error) {
 	}
 	if s.PassTag {
 		if !p.tag {
-			return nil, configErrorf("%s is too old to be told its tag (--tag), which crosvm needs; update it", p.path)
+			return nil, fmt.Errorf("%s is too old to be told its tag (--tag), which crosvm needs; update it", p.path)
 		}
 		args = append(args, "--tag="+s.Tag)
 	}
 	if !p.translate && s.translates() {
-		return nil, configErrorf("%s is too old to translate user and group ids (--translate-uid); update it to 1.13", p.path)
+		return nil, fmt.Errorf("%s is too old to translate user and group ids (--translate-uid); update it to 1.13", p.path)
 	}
 	return append(args, extra...), nil
 }

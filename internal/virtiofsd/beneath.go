@@ -3,12 +3,16 @@ package virtiofsd
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 
+	"github.com/coreos/go-systemd/v22/unit"
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/mounts"
 )
 
 // Beneath a directory nothing is opened through a link, openat2(2).
@@ -269,9 +273,30 @@ func (w *walker) refuseUp() error {
 	return configErrorf("it goes up with \"..\" inside %v, whose guest could have moved what is there; write the path without", share)
 }
 
+// refuseUnmounted refuses to make what is missing only because the disk that holds
+// it is not mounted yet: the guest would get an empty directory for its data.
+func (w *walker) refuseUnmounted(name string) error {
+	at, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", w.at))
+	if err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	path := filepath.Join(append([]string{at, name}, w.todo...)...)
+	point, err := mounts.Absent(path)
+	if err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	if point != "" {
+		return fmt.Errorf("%q not found, and %s is not mounted\nhint: mount it with: systemctl start %s.mount; an empty directory is not made in its place", path, point, unit.UnitNamePathEscape(point))
+	}
+	return nil
+}
+
 // make creates a missing component: the last one for the hypervisor's user,
 // those before it for root.
 func (w *walker) make(name string) error {
+	if err := w.refuseUnmounted(name); err != nil {
+		return err
+	}
 	uid, gid, mode := 0, 0, uint32(0o755)
 	if len(w.todo) == 0 {
 		uid, gid, mode = int(w.ownerUID), w.ownerGID, 0o775
@@ -299,7 +324,7 @@ func (w *walker) follow(name string) error {
 		return fmt.Errorf("%q: %w", name, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		return configErrorf("%q is no directory; only directories are shared", name)
+		return fmt.Errorf("%q is no directory; only directories are shared", name)
 	}
 	if w.inside {
 		return configErrorf("%q is a symbolic link; inside the state directory none is followed, because the hypervisor could have made it: remove it", name)

@@ -51,7 +51,7 @@ func findProgram(path string) (*program, error) {
 	if path != "" {
 		p, err := probe(path)
 		if err != nil {
-			return nil, configErrorf("use virtiofsd %q: %w; %s", path, err, installHint)
+			return nil, fmt.Errorf("use virtiofsd %q: %w; %s", path, err, installHint)
 		}
 		return p, nil
 	}
@@ -66,9 +66,9 @@ func findProgram(path string) (*program, error) {
 		}
 	}
 	if len(faults) > 0 {
-		return nil, configErrorf("no usable virtiofsd: %s; %s", strings.Join(faults, "; "), installHint)
+		return nil, fmt.Errorf("no usable virtiofsd: %s; %s", strings.Join(faults, "; "), installHint)
 	}
-	return nil, configErrorf("virtiofsd is neither in PATH nor at %s; %s", strings.Join(places, ", "), installHint)
+	return nil, fmt.Errorf("virtiofsd is neither in PATH nor at %s; %s", strings.Join(places, ", "), installHint)
 }
 
 // candidates are the absolute paths to try.

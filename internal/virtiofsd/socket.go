@@ -73,7 +73,7 @@ func removeStale(dir int, name string) error {
 		return err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return configErrorf("something that is no socket has its name; remove it")
+		return errors.New("something that is no socket has its name; remove it")
 	}
 	return unix.Unlinkat(dir, name, 0)
 }

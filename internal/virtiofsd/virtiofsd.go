@@ -34,8 +34,9 @@ const (
 	maxTag = 36
 )
 
-// ErrConfig marks an error that trying again does not mend: a bad share, a
-// refused path, a missing program.
+// ErrConfig marks an error that trying again does not mend: a bad share, and a
+// path that is refused because of who could have made it. What is missing, a
+// source or a program, may be there the next time.
 var ErrConfig = errors.New("configuration")
 
 // Share is one directory and the virtiofsd that serves it.

@@ -76,7 +76,7 @@ func cleanUp(t testing.TB, name string) {
 			t.Log(out)
 		}
 		_, _ = try("systemctl stop microvm@" + name + "; systemctl stop 'microvm-*@" + name + "'; systemctl reset-failed 'microvm*@" + name + "'")
-		_, _ = try("rm -rf /var/lib/microvms/" + name + " /var/lib/microvms/.origin/" + name + " /etc/systemd/system.control/microvm@" + name + ".service.*; systemctl daemon-reload")
+		_, _ = try("rm -rf /var/lib/microvms/" + name + " /var/lib/microvms/.origin/" + name + " /etc/systemd/system.control/microvm*@" + name + ".service.*; systemctl daemon-reload")
 	})
 }
 

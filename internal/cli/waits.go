@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"microvm/internal/printable"
+	"microvm/internal/systemd"
+	"microvm/internal/wait"
+)
+
+// waitsPause is the time before VMs that are starting are looked at, and between
+// two looks: a wait that is shorter is not worth a line.
+const waitsPause = time.Second
+
+// sayWaits says on standard error what the units of VMs that are starting wait
+// for, until the function that it returns is called.
+func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		said := map[string]string{}
+		tick := time.NewTicker(waitsPause)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				c.lookForWaits(ctx, vms, said)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// lookForWaits says what is new since said, by unit. What systemd does not tell is
+// not worth an error: the start itself has those.
+func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[string]string) {
+	patterns := make([]string, len(vms))
+	for i, name := range vms {
+		patterns[i] = "microvm*@" + name + ".service"
+	}
+	units, err := systemd.ListUnits(ctx, patterns...)
+	if err != nil {
+		return
+	}
+	units = slices.DeleteFunc(units, func(u systemd.Unit) bool { return u.Active != "activating" })
+	props, err := systemd.Properties(ctx, units...)
+	if err != nil {
+		return
+	}
+	for _, u := range units {
+		text := property[string](props[u.Name], "StatusText")
+		if !strings.HasPrefix(text, wait.StatusPrefix) || said[u.Name] == text {
+			continue
+		}
+		said[u.Name] = text
+		unit := strings.TrimSuffix(u.Name, ".service")
+		_, vm, _ := strings.Cut(unit, "@")
+		// The VM's own unit says what its guest says, too.
+		say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit)
+	}
+}

@@ -1,0 +1,92 @@
+package helper
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+	"microvm/internal/wait"
+)
+
+// TestWhatIsTriedAgain: only what a retry can never help is not.
+func TestWhatIsTriedAgain(t *testing.T) {
+	host := statedir.Host{StateDir: t.TempDir()}
+	installed, absent := statedir.VM{Host: host, Name: "web"}, statedir.VM{Host: host, Name: "typo"}
+	for _, err := range []error{os.Mkdir(installed.Dir(), 0o755), os.Symlink("/late/disk/package", filepath.Join(installed.Dir(), "current"))} { //nolint:gosec // a test's own
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := &fs.PathError{Op: "open", Path: "/late/disk/package", Err: unix.ENOENT}
+	for name, c := range map[string]struct {
+		err  error
+		want int
+	}{
+		"a package on a disk that is not mounted": {PackageError(installed, gone), ExitFailed},
+		"a package on a server that is down":      {PackageError(installed, fmt.Errorf("read: %w", unix.ESTALE)), ExitFailed},
+		"a VM that was never installed":           {PackageError(absent, gone), ExitConfig},
+		"a package that makes no sense":           {PackageError(installed, errors.New("unexpected end of JSON input")), ExitConfig},
+		"a package that others can change":        {PackageError(installed, &runner.UntrustedError{Path: "/p", Reason: "others can write"}), ExitConfig},
+		"nothing":                                 {PackageError(installed, nil), ExitOK},
+		"what a person can mend":                  {Mendable(fmt.Errorf("volume: %w", Config(errors.New("no image")))), ExitFailed},
+		"a wait that was ended by a signal":       {&stoppedError{context.Canceled}, ExitStopped},
+		"a wait that was in vain":                 {fmt.Errorf("interface: %w", wait.ErrNotThere), ExitFailed},
+	} {
+		if got := ExitCode(c.err); got != c.want {
+			t.Errorf("%s: exit code %d, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestAParentThatDoesNotComeIsNamedWithWhatHelps(t *testing.T) {
+	p := &wait.Patience{Limit: 100 * time.Millisecond}
+	err := awaitParents(context.Background(), p, []hypervisor.Macvtap{{ID: "vm-a", Link: "never0"}})
+	for _, want := range []string{`interface "never0" not found`, `macvtap "vm-a"`, "\nhint: ", wait.Variable} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v has no %q", err, want)
+		}
+	}
+}
+
+// TestPCIDevicesAreWaitedForWithoutTheLock: the VMs that wait for nothing need it.
+func TestPCIDevicesAreWaitedForWithoutTheLock(t *testing.T) {
+	host := statedir.Host{RuntimeDir: t.TempDir()}
+	waited := make(chan error, 1)
+	p := &wait.Patience{Limit: 2 * time.Second}
+	go func() {
+		// There is no such domain on any machine.
+		waited <- awaitDevices(context.Background(), p, []hypervisor.PCI{{Address: "fffffffe:00:00.0"}, {Address: "nonsense"}})
+	}()
+	time.Sleep(50 * time.Millisecond)
+	began := time.Now()
+	if err := withPCILock(host, func() error { return nil }); err != nil || time.Since(began) > time.Second {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	if err := <-waited; err != nil {
+		t.Errorf("a device that does not come is refused with all that is wrong, not here: %v", err)
+	}
+}
+
+func TestASignalEndsAWait(t *testing.T) {
+	var stderr bytes.Buffer
+	time.AfterFunc(200*time.Millisecond, func() { _ = unix.Kill(os.Getpid(), unix.SIGTERM) })
+	began := time.Now()
+	err := waiting("microvm-test", "web", &stderr, func(ctx context.Context, p *wait.Patience) error {
+		return awaitParents(ctx, p, []hypervisor.Macvtap{{ID: "vm-a", Link: "never0"}})
+	})
+	if ExitCode(err) != ExitStopped || time.Since(began) > 5*time.Second {
+		t.Errorf("%v, exit code %d, after %s", err, ExitCode(err), time.Since(began))
+	}
+}
