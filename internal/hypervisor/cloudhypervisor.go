@@ -78,6 +78,9 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	if control != nil {
 		a.add("--api-socket", Literal(control.Socket))
+		// From 54 on: it locks this file while it has the socket, and leaves it
+		// (acquire_api_socket_lock, vmm/src/api/http/mod.rs).
+		p.StaleFiles = append(p.StaleFiles, control.Socket+".lock")
 	}
 	if cid != "" || s.Vsock.CID != nil {
 		a.add("--vsock", a.vsockOption(socket))

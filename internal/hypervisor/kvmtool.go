@@ -50,6 +50,7 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	// Its serial port reads standard input, and takes an end for a character.
 	p.HoldStdin = true
 	p.StaleSockets = []string{filepath.Join(".lkvm", name+".sock")}
+	p.StaleDirs = []string{".lkvm"}
 	if s.Balloon {
 		p.Balloon = kvmtoolBalloon(b, s, *control)
 		if p.Balloon.Memory > 0 {

@@ -189,7 +189,7 @@ func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) 
 
 // prepare does what has to be done before the hypervisor starts.
 func (l *Launcher) prepare(plan *hypervisor.Plan) error {
-	if err := removeSockets(".", plan.StaleSockets); err != nil {
+	if err := removeStale(".", plan, plan.StaleSockets); err != nil {
 		return err
 	}
 	if err := l.volumes(".", plan.Volumes); err != nil {
@@ -403,13 +403,28 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
 }
 
+// removeStale removes what a run of plan left: these sockets, what else its
+// hypervisor makes and does not take away, and what was written for it.
+func removeStale(dir string, plan *hypervisor.Plan, sockets []string) error {
+	files := slices.Clone(plan.StaleFiles)
+	for _, g := range plan.Generated {
+		files = append(files, g.Path)
+	}
+	return errors.Join(
+		removeSockets(dir, sockets),
+		removeFiles(dir, unix.S_IFREG, files),
+		removeFiles(dir, unix.S_IFDIR, plan.StaleDirs),
+	)
+}
+
 // removeSockets removes sockets that an earlier run left.
 func removeSockets(dir string, names []string) error {
 	return removeFiles(dir, unix.S_IFSOCK, names)
 }
 
 // removeFiles removes what an earlier run left, beneath dir and without following
-// a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays.
+// a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays, as
+// does a directory that is not empty.
 func removeFiles(dir string, kind uint32, names []string) error {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -444,7 +459,15 @@ func removeFile(root int, kind uint32, name string) error {
 	if err != nil {
 		return err
 	}
-	return unix.Unlinkat(parent, filepath.Base(name), 0)
+	flags := 0
+	if kind == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	err = unix.Unlinkat(parent, filepath.Base(name), flags)
+	if kind == unix.S_IFDIR && errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
 }
 
 // announce says READY=1 now, or starts the child that will.

@@ -29,7 +29,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	mode := ""
 	if p, err := vm.Booted(); err == nil {
 		if plan, err := p.Plan(); err == nil {
-			errs = removeSockets(vm.Dir(), sockets(plan))
+			errs = removeStale(vm.Dir(), plan, sockets(plan))
 			if ssh := plan.Shutdown.SSH; ssh != nil {
 				errs = errors.Join(errs, removeFiles(vm.Dir(), unix.S_IFREG, []string{ssh.Key, ssh.Key + ".new"}))
 			}
