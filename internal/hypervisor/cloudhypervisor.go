@@ -9,8 +9,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// cloudHypervisor compiles for Cloud Hypervisor 20 to 53; options as
-// "cloud-hypervisor --help" of version 53 and the release notes of the others.
+// cloudHypervisor compiles for Cloud Hypervisor 20 to 54; options as
+// "cloud-hypervisor --help" of version 54 and the release notes of the others.
 type cloudHypervisor struct{}
 
 // vsockSocket is the Unix socket of a vsock multiplexer, in the state directory.
