@@ -12,11 +12,14 @@ const chVMInfo = `{"config":{"cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":f
 	`"balloon":{"pci_segment":0,"size":@BALLOON@,"deflate_on_oom":true,"free_page_reporting":true},"serial":{"mode":"Tty"},"watchdog":true},` +
 	`"state":"Running","memory_actual_size":@ACTUAL@,"device_tree":{"__ioapic":{"id":"__ioapic","resources":[],"children":[]}}}`
 
-// Firecracker 1.17.0-dev, 2026-11-26; the first two without a VM.
+// Firecracker 1.17.0-dev, 2026-11-26; the first two without a VM. The guest's own
+// figures are those with an empty balloon, and nobody reads them.
 const (
 	firecrackerInstance = `{"id":"anonymous-instance","state":"Running","vmm_version":"1.17.0-dev","app_name":"Firecracker"}`
 	firecrackerMachine  = `{"vcpu_count":1,"mem_size_mib":256,"smt":false,"track_dirty_pages":false,"huge_pages":"None"}`
-	firecrackerBalloon  = `{"target_pages":@BALLOON-PAGES@,"actual_pages":@BALLOON-PAGES@,"target_mib":@BALLOON-MIB@,"actual_mib":@BALLOON-MIB@}`
+	firecrackerBalloon  = `{"target_pages":@BALLOON-PAGES@,"actual_pages":@BALLOON-PAGES@,"target_mib":@BALLOON-MIB@,"actual_mib":@BALLOON-MIB@,` +
+		`"swap_in":0,"swap_out":0,"major_faults":0,"minor_faults":403,"free_memory":187834368,"total_memory":222953472,"available_memory":184786944,` +
+		`"disk_caches":8294400,"hugetlb_allocations":0,"hugetlb_failures":0,"oom_kill":0,"alloc_stall":0,"async_scan":0,"direct_scan":0,"async_reclaim":0,"direct_reclaim":0}`
 )
 
 // crosvmBalloon is crosvm's sources of 2026-08-21, 2026-11-26. The total is the
