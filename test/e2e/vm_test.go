@@ -100,8 +100,8 @@ func nothingLeft(t testing.TB, name string) {
 	t.Helper()
 	// systemctl stop waits for the VM's own unit; its helpers follow.
 	eventually(t, 30*time.Second, "test ! -e /run/microvm/"+name+" -a ! -L /var/lib/microvms/"+name+"/booted")
-	if out, _ := try("find /var/lib/microvms/" + name + " -type s"); out != "" {
-		t.Errorf("sockets are still there: %s", out)
+	if out := sh(t, "find /var/lib/microvms/"+name+" -type s -o -name '*.lock' -o -name .lkvm -o -name 'firecracker*.json'"); out != "" {
+		t.Errorf("what the hypervisor made is still there: %s", out)
 	}
 	if out, err := try("pgrep -af '[m]icrovm@" + name + "|lib/microvm/[m]icrovm-'"); err == nil {
 		t.Errorf("processes are still there: %s", out)
