@@ -15,7 +15,7 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// greeting is that of QEMU 9.0, shortened.
+// greeting is QEMU's; 7.2.22 and 10.0.13 tell their package in it, too.
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": ["oob"]}}` + "\n"
 
 // serve accepts one connection on a socket and hands it to script; what script
