@@ -58,9 +58,9 @@ type Plan struct {
 	// StaleSockets are removed, beneath the state directory, before the start.
 	StaleSockets []string `json:"staleSockets,omitempty"`
 	// StaleFiles are regular files that the hypervisor leaves in the state
-	// directory; they go with StaleSockets.
+	// directory; they are removed when it is gone.
 	StaleFiles []string `json:"staleFiles,omitempty"`
-	// StaleDirs are directories that it makes there and leaves; they go when empty.
+	// StaleDirs are directories that it makes there and leaves; they go then, if empty.
 	StaleDirs []string `json:"staleDirs,omitempty"`
 	// Generated are files to be written, mode 0600, into the state directory
 	// before the start (firecracker's configuration).

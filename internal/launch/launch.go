@@ -189,7 +189,9 @@ func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) 
 
 // prepare does what has to be done before the hypervisor starts.
 func (l *Launcher) prepare(plan *hypervisor.Plan) error {
-	if err := removeStale(".", plan, plan.StaleSockets); err != nil {
+	// Of its lock a hypervisor that still runs here is not robbed: only of what would
+	// keep a new one from starting.
+	if err := removeSockets(".", plan.StaleSockets); err != nil {
 		return err
 	}
 	if err := l.volumes(".", plan.Volumes); err != nil {
@@ -403,8 +405,8 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
 }
 
-// removeStale removes what a run of plan left: these sockets, what else its
-// hypervisor makes and does not take away, and what was written for it.
+// removeStale removes what a run of plan left that is over: these sockets, what else
+// its hypervisor makes and does not take away, and what was written for it.
 func removeStale(dir string, plan *hypervisor.Plan, sockets []string) error {
 	files := slices.Clone(plan.StaleFiles)
 	for _, g := range plan.Generated {
