@@ -405,20 +405,6 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
 }
 
-// removeStale removes what a run of plan left that is over: these sockets, what else
-// its hypervisor makes and does not take away, and what was written for it.
-func removeStale(dir string, plan *hypervisor.Plan, sockets []string) error {
-	files := slices.Clone(plan.StaleFiles)
-	for _, g := range plan.Generated {
-		files = append(files, g.Path)
-	}
-	return errors.Join(
-		removeSockets(dir, sockets),
-		removeFiles(dir, unix.S_IFREG, files),
-		removeFiles(dir, unix.S_IFDIR, plan.StaleDirs),
-	)
-}
-
 // removeSockets removes sockets that an earlier run left.
 func removeSockets(dir string, names []string) error {
 	return removeFiles(dir, unix.S_IFSOCK, names)

@@ -303,6 +303,8 @@ func TestWhatAHypervisorLeavesIsRemovedAndNothingElse(t *testing.T) {
 		os.WriteFile(within("a.sock.lock"), nil, 0o600),
 		os.WriteFile(within("file-for-dir"), nil, 0o600),
 		os.WriteFile(within("vm.json"), nil, 0o600),
+		os.WriteFile(within(".key"), nil, 0o600),
+		os.WriteFile(within(".key.new"), nil, 0o600),
 		os.WriteFile(filepath.Join(other, "kept"), nil, 0o600),
 		os.Symlink(filepath.Join(other, "kept"), within("link.lock")),
 		os.Symlink(other, within("link-dir")),
@@ -315,15 +317,18 @@ func TestWhatAHypervisorLeavesIsRemovedAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	listen(within("a.sock"))
+	listen(within(muxPath("v.sock", muxPort)))
 	listen(within("socket.lock"))
 	listen(within("sub/a.sock"))
 	plan := &hypervisor.Plan{
 		StaleSockets: []string{"a.sock", "sub/a.sock", "absent.sock"},
 		StaleFiles:   []string{"a.sock.lock", "link.lock", "socket.lock", "dir.lock", "absent.lock"},
 		Generated:    []hypervisor.GeneratedFile{{Path: "vm.json"}},
+		Readiness:    hypervisor.Readiness{VsockSocket: "v.sock"},
+		Shutdown:     hypervisor.Shutdown{SSH: &hypervisor.SSH{Key: ".key"}},
 		StaleDirs:    []string{"empty", "full", "sub", "file-for-dir", "link-dir", "absent"},
 	}
-	if err := removeStale(dir, plan, plan.StaleSockets); err != nil {
+	if err := CleanUp(dir, plan); err != nil {
 		t.Error(err)
 	}
 	want := []string{"dir.lock", "file-for-dir", "full", "link-dir", "link.lock", "socket.lock"}
@@ -334,7 +339,7 @@ func TestWhatAHypervisorLeavesIsRemovedAndNothingElse(t *testing.T) {
 		t.Errorf("outside there is %q", got)
 	}
 	plan.StaleFiles = []string{"link-dir/kept"}
-	if err := removeStale(dir, plan, nil); err == nil || len(names(t, other)) != 1 {
+	if err := CleanUp(dir, plan); err == nil || len(names(t, other)) != 1 {
 		t.Errorf("a file behind a link: %v", err)
 	}
 }
