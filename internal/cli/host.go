@@ -107,8 +107,11 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	reached, err := client.Balloon(ctx, guest)
-	if err != nil && !errors.Is(err, control.ErrUntold) {
+	reached, err := control.Balloon(ctx, client, guest)
+	if errors.Is(err, control.ErrUntold) && reached == 0 {
+		return fmt.Errorf("%s: the hypervisor cannot tell what the balloon has reached\nhint: look in the guest, as with: free -m", word)
+	}
+	if err != nil && !errors.Is(err, control.ErrUntold) && !errors.Is(err, control.ErrGuestCounts) {
 		return err
 	}
 	c.printf("%d\n", reached)

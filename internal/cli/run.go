@@ -163,6 +163,8 @@ func (r *foreground) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// A hypervisor that is killed takes nothing away.
+	r.undo = append(r.undo, func() error { return launch.CleanUp(r.vm.Dir(), plan) })
 	for _, h := range []oneHelper{
 		{"tap interfaces", len(plan.Taps) > 0, helper.Tap},
 		{"macvtap interfaces", len(plan.Macvtaps) > 0, helper.Macvtap},

@@ -24,8 +24,6 @@ const (
 	maxAnswer = 1 << 20
 	// apiTimeout bounds one call, whatever the caller allows.
 	apiTimeout = 10 * time.Second
-	// balloonPoll is how often a balloon is looked at that tells no news.
-	balloonPoll = 200 * time.Millisecond
 )
 
 // api speaks HTTP over a Unix socket, one connection a call.
@@ -106,24 +104,6 @@ func oneLine(text []byte) string {
 	return strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "?")), " ")
 }
 
-// settle asks have again and again until it is want, it has not changed for a
-// while, or ctx ends. A guest that frees nothing is no error.
-func settle(ctx context.Context, want int, have func() (int, error)) (int, error) {
-	last, err := have()
-	for changed := time.Now(); err == nil && want > 0 && last != want && time.Since(changed) < balloonSettles; {
-		select {
-		case <-ctx.Done():
-			return last, nil
-		case <-time.After(balloonPoll):
-		}
-		var now int
-		if now, err = have(); now != last {
-			last, changed = now, time.Now()
-		}
-	}
-	return last, err
-}
-
 // cloudHypervisor speaks Cloud Hypervisor's API,
 // vmm/src/api/openapi/cloud-hypervisor.yaml.
 type cloudHypervisor struct{ *api }
@@ -132,9 +112,12 @@ type chInfo struct {
 	State  string `json:"state"`
 	Config struct {
 		Memory struct {
-			Size int64 `json:"size"`
+			Size int64 `json:"size"` // bytes
+			// Hotplugged is what virtio-mem adds.
+			Hotplugged int64 `json:"hotplugged_size"`
 		} `json:"memory"`
 	} `json:"config"`
+	// Actual is the memory less what the balloon holds.
 	Actual int64 `json:"memory_actual_size"`
 }
 
@@ -159,26 +142,21 @@ func (c *cloudHypervisor) PowerButton(ctx context.Context) error {
 	return c.call(ctx, http.MethodPut, "vm.power-button", nil, nil)
 }
 
-// Balloon implements Client.
-func (c *cloudHypervisor) Balloon(ctx context.Context, guestMiB int) (int, error) {
+// Memory implements Client.
+func (c *cloudHypervisor) Memory(ctx context.Context) (int, error) {
 	info, err := c.info(ctx)
-	if err != nil {
-		return 0, err
-	}
-	total := int(info.Config.Memory.Size >> 20)
-	if guestMiB > total {
-		return int(info.Actual >> 20), fmt.Errorf("the VM has %d MiB; a balloon cannot give it %d", total, guestMiB)
-	}
-	if guestMiB > 0 {
-		desired := int64(total-guestMiB) << 20
-		if err := c.call(ctx, http.MethodPut, "vm.resize", map[string]int64{"desired_balloon": desired}, nil); err != nil {
-			return 0, err
-		}
-	}
-	return settle(ctx, guestMiB, func() (int, error) {
-		info, err := c.info(ctx)
-		return int(info.Actual >> 20), err
-	})
+	return int((info.Config.Memory.Size + info.Config.Memory.Hotplugged) >> 20), err
+}
+
+// GuestMemory implements Client.
+func (c *cloudHypervisor) GuestMemory(ctx context.Context) (int, error) {
+	info, err := c.info(ctx)
+	return int(info.Actual >> 20), err
+}
+
+// SetGuestMemory implements Client.
+func (c *cloudHypervisor) SetGuestMemory(ctx context.Context, guest, whole int) error {
+	return c.call(ctx, http.MethodPut, "vm.resize", map[string]int64{"desired_balloon": int64(whole-guest) << 20}, nil)
 }
 
 // firecracker speaks Firecracker's API, src/firecracker/swagger/firecracker.yaml.
@@ -203,32 +181,34 @@ func (f *firecracker) PowerButton(context.Context) error {
 	return errNoWay("firecracker", "press a power button; it has a keyboard")
 }
 
-// Balloon implements Client.
-func (f *firecracker) Balloon(ctx context.Context, guestMiB int) (int, error) {
+// Memory implements Client.
+func (f *firecracker) Memory(ctx context.Context) (int, error) {
 	var machine struct {
 		MiB int `json:"mem_size_mib"`
 	}
-	if err := f.call(ctx, http.MethodGet, "machine-config", nil, &machine); err != nil {
+	err := f.call(ctx, http.MethodGet, "machine-config", nil, &machine)
+	return machine.MiB, err
+}
+
+// GuestMemory implements Client.
+func (f *firecracker) GuestMemory(ctx context.Context) (int, error) {
+	whole, err := f.Memory(ctx)
+	if err != nil {
 		return 0, err
 	}
-	if guestMiB > machine.MiB {
-		return 0, fmt.Errorf("the VM has %d MiB; a balloon cannot give it %d", machine.MiB, guestMiB)
+	var stats struct {
+		Actual *int `json:"actual_mib"`
 	}
-	if guestMiB > 0 {
-		if err := f.call(ctx, http.MethodPatch, "balloon", map[string]int{"amount_mib": machine.MiB - guestMiB}, nil); err != nil {
-			return 0, err
-		}
+	if err := f.call(ctx, http.MethodGet, "balloon/statistics", nil, &stats); err != nil {
+		return 0, err
 	}
-	return settle(ctx, guestMiB, func() (int, error) {
-		var stats struct {
-			Actual *int `json:"actual_mib"`
-		}
-		if err := f.call(ctx, http.MethodGet, "balloon/statistics", nil, &stats); err != nil {
-			return 0, err
-		}
-		if stats.Actual == nil {
-			return 0, errors.New("firecracker tells no size of the balloon; is stats_polling_interval_s taken away by extraConfig?")
-		}
-		return machine.MiB - *stats.Actual, nil
-	})
+	if stats.Actual == nil {
+		return 0, errors.New("firecracker tells no size of the balloon; is stats_polling_interval_s taken away by extraConfig?")
+	}
+	return whole - *stats.Actual, nil
+}
+
+// SetGuestMemory implements Client.
+func (f *firecracker) SetGuestMemory(ctx context.Context, guest, whole int) error {
+	return f.call(ctx, http.MethodPatch, "balloon", map[string]int{"amount_mib": whole - guest}, nil)
 }

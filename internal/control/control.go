@@ -12,9 +12,6 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// ErrUntold says that a balloon was set, and that nobody can tell what it reached.
-var ErrUntold = errors.New("the hypervisor cannot tell what the balloon has reached; this is what it was set to")
-
 // Client is a connection to one hypervisor. Every call is bounded by its
 // context.
 type Client interface {
@@ -24,10 +21,14 @@ type Client interface {
 	CtrlAltDel(ctx context.Context) error
 	// PowerButton presses the guest's power button.
 	PowerButton(ctx context.Context) error
-	// Balloon sets the guest's memory to guestMiB, unless that is 0, and returns
-	// what the guest has then, in MiB. With ErrUntold that is what it was asked
-	// to have.
-	Balloon(ctx context.Context, guestMiB int) (int, error)
+	// Memory is the VM's, in MiB: what its guest has with an empty balloon.
+	Memory(ctx context.Context) (int, error)
+	// GuestMemory is what the balloon leaves the guest now, in MiB. With ErrUntold
+	// nobody knows; with ErrGuestCounts it is the guest's own count.
+	GuestMemory(ctx context.Context) (int, error)
+	// SetGuestMemory has the balloon leave the guest so much of the VM's whole
+	// memory, which the guest follows in its own time.
+	SetGuestMemory(ctx context.Context, guest, whole int) error
 	// Close ends the connection.
 	Close() error
 }
@@ -35,6 +36,14 @@ type Client interface {
 // errNoWay is for what a hypervisor has no call for.
 func errNoWay(hypervisor, what string) error {
 	return fmt.Errorf("%s cannot %s", hypervisor, what)
+}
+
+// known is the VM's memory for hypervisors that do not tell it.
+func known(memory int) (int, error) {
+	if memory <= 0 {
+		return 0, errors.New("the VM's package was built by an earlier version and does not say how much memory it has\nhint: build and install it again, and restart the VM")
+	}
+	return memory, nil
 }
 
 // Open connects to the control interface c of the VM whose state directory is
@@ -56,9 +65,9 @@ func OpenAs(ctx context.Context, c hypervisor.Control, dir string, as *syscall.C
 	case "firecracker":
 		return &firecracker{newAPI(dir, c.Socket, "/")}, nil
 	case "crosvm":
-		return &crosvm{program}, nil
+		return &crosvm{program, c.Memory}, nil
 	case "kvmtool":
-		return dialKvmtool(ctx, dir, c.Socket, c.Memory)
+		return dialKvmtool(ctx, dir, c)
 	}
 	return nil, fmt.Errorf("control method %q is not known; update microvm on this host", c.Method)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/guest"
+	"microvm/internal/hypervisor"
 )
 
 // Messages of kvmtool's control socket, include/kvm/kvm-ipc.h: a header of two
@@ -41,16 +42,22 @@ const (
 type kvmtool struct {
 	conn *net.UnixConn
 	path string
-	// memory is the guest's in MiB where it must not be asked; hypervisor.Control.
+	// memory is the VM's, in MiB.
 	memory int
+	// guestTells says that the guest may be asked; hypervisor.Control.
+	guestTells bool
 }
 
-func dialKvmtool(ctx context.Context, dir, socket string, memory int) (*kvmtool, error) {
-	conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
+func dialKvmtool(ctx context.Context, dir string, c hypervisor.Control) (*kvmtool, error) {
+	conn, err := guest.DialUnix(ctx, dir, c.Socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("kvmtool's socket: %w", err)
 	}
-	return &kvmtool{conn: conn, path: filepath.Join(dir, socket), memory: memory}, nil
+	return &kvmtool{
+		conn: conn, path: filepath.Join(dir, c.Socket), memory: c.Memory,
+		// A package of an earlier version named the memory only of those that may not.
+		guestTells: c.GuestTells || c.Memory == 0,
+	}, nil
 }
 
 // Close implements Client.
@@ -135,48 +142,33 @@ func (k *kvmtool) Running(ctx context.Context) (bool, error) {
 	return state == kvmtoolRunning, err
 }
 
-// Balloon implements Client. kvmtool moves the balloon by an amount and does not
-// say how big it is, so the guest's own figure counts, which is somewhat less than
-// what it was given: the kernel itself is not in it.
-func (k *kvmtool) Balloon(ctx context.Context, guestMiB int) (int, error) {
-	if k.memory > 0 {
-		return k.setBlind(ctx, guestMiB)
+// Memory implements Client.
+func (k *kvmtool) Memory(context.Context) (int, error) { return known(k.memory) }
+
+// GuestMemory implements Client. kvmtool itself does not say how big the balloon
+// is, so the guest's own figure is all there is, where it may be asked.
+func (k *kvmtool) GuestMemory(ctx context.Context) (int, error) {
+	if !k.guestTells {
+		return 0, ErrUntold
 	}
-	have := func() (int, error) { return k.total(ctx) }
-	now, err := have()
-	if err != nil || guestMiB == 0 || guestMiB == now {
-		return now, err
-	}
-	if err := k.inflate(ctx, now-guestMiB); err != nil {
+	total, err := k.total(ctx)
+	if err != nil {
 		return 0, err
 	}
-	reached, err := settle(ctx, guestMiB, have)
-	if err != nil || guestMiB < now || reached != now || ctx.Err() != nil {
-		return reached, err
-	}
-	if err := k.empty(ctx, guestMiB-now); err != nil {
-		return 0, err
-	}
-	return settle(ctx, guestMiB, have)
+	return total, ErrGuestCounts
 }
 
-// setBlind sets the balloon of a guest that must not be asked what it has.
-func (k *kvmtool) setBlind(ctx context.Context, guestMiB int) (int, error) {
-	if guestMiB == 0 {
-		return 0, errors.New("kvmtool cannot tell what this guest's balloon has reached; look in the guest, as with: free -m")
+// SetGuestMemory implements Client. kvmtool moves the balloon by an amount, so it
+// is emptied first: an amount that is reckoned from what the guest has counts
+// twice what the guest has not followed yet.
+func (k *kvmtool) SetGuestMemory(ctx context.Context, guest, whole int) error {
+	if err := k.empty(ctx, whole); err != nil {
+		return err
 	}
-	if guestMiB > k.memory {
-		guestMiB = k.memory
+	if guest == whole {
+		return nil
 	}
-	if err := k.empty(ctx, k.memory); err != nil {
-		return 0, err
-	}
-	if guestMiB < k.memory {
-		if err := k.inflate(ctx, k.memory-guestMiB); err != nil {
-			return 0, err
-		}
-	}
-	return guestMiB, ErrUntold
+	return k.inflate(ctx, whole-guest)
 }
 
 // empty takes all from the balloon, which holds no more than that. kvmtool passes

@@ -3,6 +3,7 @@ package control
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"path/filepath"
@@ -18,14 +19,22 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// lkvm answers on a control socket as kvmtool does, one connection after the
-// other, with a guest behind it that follows its balloon at once.
+// lkvm answers on a control socket as kvmtool of commit b48735e (August 2024) did on
+// 2026-11-26, one connection after the other, with a guest behind it that follows
+// its balloon at once.
 type lkvm struct {
 	mu sync.Mutex
-	// mem of the guest less what its kernel keeps, and pages of its balloon in MiB.
-	mem, balloon int
-	state        uint32
-	asked        []int32
+	// mem is the VM's, keeps what its guest's kernel does not count, and balloon what
+	// the balloon is to hold, in MiB.
+	mem, keeps, balloon int
+	state               uint32
+	asked               []int32
+}
+
+func (l *lkvm) held() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.balloon
 }
 
 func (l *lkvm) serve(conn net.Conn) {
@@ -62,7 +71,7 @@ func (l *lkvm) answer(kind uint32, content []byte) []byte {
 			out = binary.LittleEndian.AppendUint16(out, tag)
 			value := uint64(12345)
 			if tag == kvmtoolStatTotal {
-				value = uint64(l.mem-l.balloon) << 20
+				value = uint64(l.mem-l.keeps-l.balloon) << 20
 			}
 			out = binary.LittleEndian.AppendUint64(out, value)
 		}
@@ -74,11 +83,11 @@ func (l *lkvm) answer(kind uint32, content []byte) []byte {
 // listenAs serves connections to a socket with script, one after the other.
 func listenAs(t *testing.T, script func(net.Conn)) Client {
 	t.Helper()
-	return listenFor(t, 0, script)
+	return listenFor(t, hypervisor.Control{}, script)
 }
 
-// listenFor is listenAs for a guest of that memory that must not be asked.
-func listenFor(t *testing.T, memory int, script func(net.Conn)) Client {
+// listenFor is listenAs with what the package says of the balloon.
+func listenFor(t *testing.T, c hypervisor.Control, script func(net.Conn)) Client {
 	t.Helper()
 	dir := t.TempDir()
 	listener, err := net.Listen("unix", filepath.Join(dir, "web.sock"))
@@ -96,71 +105,27 @@ func listenFor(t *testing.T, memory int, script func(net.Conn)) Client {
 			_ = conn.Close()
 		}
 	}()
-	client := mustOpen(t, hypervisor.Control{Method: "kvmtool", Socket: "web.sock", Memory: memory}, dir)
+	c.Method, c.Socket = "kvmtool", "web.sock"
+	client := mustOpen(t, c, dir)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
 
-func TestKvmtoolsBalloonIsSetToASize(t *testing.T) {
-	for name, c := range map[string]struct{ balloon, set, want int }{
-		"ask only":                      {30, 0, 210},
-		"take":                          {0, 200, 200},
-		"take more":                     {40, 100, 100},
-		"nothing to do":                 {40, 200, 200},
-		"give a part back":              {100, 200, 200},
-		"give all back":                 {100, 240, 240},
-		"wish for more than there is":   {100, 512, 240},
-		"wish for much more":            {37, 100000, 240},
-		"wish for more with no balloon": {0, 512, 240},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := &lkvm{mem: 240, balloon: c.balloon}
-			got, err := listenAs(t, l.serve).Balloon(within(t, time.Minute), c.set)
-			if err != nil || got != c.want {
-				t.Errorf("the guest has %d MiB, %v, want %d; asked for %v", got, err, c.want, l.asked)
-			}
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			if l.balloon != l.mem-c.want {
-				t.Errorf("the balloon holds %d MiB, want %d", l.balloon, l.mem-c.want)
-			}
-		})
-	}
-}
-
-func TestKvmtoolsBalloonIsSetWithoutAWordOfTheGuest(t *testing.T) {
-	for name, c := range map[string]struct{ balloon, set, want int }{
-		"take":             {0, 200, 56},
-		"take less":        {100, 200, 56},
-		"give all back":    {100, 256, 0},
-		"wish for more":    {100, 512, 0},
-		"take nearly all":  {37, 1, 255},
-		"all that it held": {256, 128, 128},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			l := &lkvm{mem: 256, balloon: c.balloon}
-			client := listenFor(t, 256, func(conn net.Conn) {
-				l.serve(conn)
+// TestKvmtoolsBalloonIsEmptiedWhateverItHolds: it passes over a wish for more than
+// the balloon holds.
+func TestKvmtoolsBalloonIsEmptiedWhateverItHolds(t *testing.T) {
+	for _, held := range []int{0, 1, 37, 96, 128, 255, 256} {
+		for _, guest := range []int{16, 128, 200, 255, 256} {
+			t.Run(fmt.Sprintf("%d, %d", held, guest), func(t *testing.T) {
+				t.Parallel()
+				l := &lkvm{mem: 256, balloon: held}
+				client := listenFor(t, hypervisor.Control{Memory: 256}, l.serve)
+				if got, err := Balloon(within(t, time.Minute), client, guest); !errors.Is(err, ErrUntold) || got != guest {
+					t.Errorf("the guest is to have %d MiB, %v", got, err)
+				}
+				until(t, func() bool { return l.held() == 256-guest })
 			})
-			got, err := client.Balloon(within(t, time.Minute), c.set)
-			if !errors.Is(err, ErrUntold) || got != min(c.set, 256) {
-				t.Errorf("the guest is to have %d MiB, %v", got, err)
-			}
-			// An answer to a later question comes after what was asked before.
-			if _, err := client.Running(within(t, time.Minute)); err != nil {
-				t.Error(err)
-			}
-			until(t, func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return l.balloon == c.want
-			})
-		})
-	}
-	if _, err := listenFor(t, 256, func(net.Conn) {}).Balloon(within(t, time.Minute), 0); err == nil || !strings.Contains(err.Error(), "look in the guest") {
-		t.Errorf("asked what it has: %v", err)
+		}
 	}
 }
 
@@ -262,7 +227,7 @@ func TestKvmtoolsSocketMayMisbehave(t *testing.T) {
 			t.Parallel()
 			client := listenAs(t, c.script)
 			began := time.Now()
-			_, err := client.Balloon(within(t, 300*time.Millisecond), 100)
+			_, err := Balloon(within(t, 300*time.Millisecond), client, 0)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "web.sock") {
 				t.Errorf("got %v, want … %s …", err, c.want)
 			}
@@ -281,7 +246,7 @@ func TestKvmtoolHasNoWayToAskItsGuest(t *testing.T) {
 	if err := client.CtrlAltDel(t.Context()); err == nil {
 		t.Error("it has keys")
 	}
-	if _, err := client.Balloon(within(t, time.Minute), -1<<40); err == nil || !strings.Contains(err.Error(), "is the most") {
+	if _, err := 0, client.SetGuestMemory(within(t, time.Minute), 16, 1<<40); err == nil || !strings.Contains(err.Error(), "is the most") {
 		t.Errorf("a balloon beyond all bounds: %v", err)
 	}
 }

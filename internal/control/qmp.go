@@ -253,47 +253,25 @@ func (q *QMP) PowerButton(ctx context.Context) error {
 	return q.Execute(ctx, "system_powerdown", nil, nil)
 }
 
-// balloonSettles is after what time without news a balloon counts as settled.
-// QEMU reports at most one change a second (BALLOON_CHANGE in its QMP
-// reference).
-const balloonSettles = 3 * time.Second
-
-// Balloon implements Client: it sets the guest's memory and returns what the
-// guest has when that is reached, when it has stopped to change, or when the
-// context ends. A guest that frees nothing is no error.
-func (q *QMP) Balloon(ctx context.Context, guestMiB int) (int, error) {
-	if guestMiB > 0 {
-		if err := q.Execute(ctx, "balloon", map[string]any{"value": int64(guestMiB) << 20}, nil); err != nil {
-			return 0, err
-		}
+// Memory implements Client. What virtio-mem adds is not the balloon's to take.
+func (q *QMP) Memory(ctx context.Context) (int, error) {
+	var summary struct {
+		Base int64 `json:"base-memory"` // bytes
 	}
-	have, err := q.balloon(ctx)
-	for err == nil && guestMiB > 0 && have != guestMiB {
-		var moved bool
-		if moved, err = q.balloonMoves(ctx); !moved {
-			return have, err
-		}
-		have, err = q.balloon(ctx)
-	}
-	return have, err
+	err := q.Execute(ctx, "query-memory-size-summary", nil, &summary)
+	return int(summary.Base >> 20), err
 }
 
-// balloon asks what the guest has, in MiB.
-func (q *QMP) balloon(ctx context.Context) (int, error) {
+// GuestMemory implements Client.
+func (q *QMP) GuestMemory(ctx context.Context) (int, error) {
 	var info struct {
-		Actual int64 `json:"actual"`
+		Actual int64 `json:"actual"` // bytes
 	}
 	err := q.Execute(ctx, "query-balloon", nil, &info)
 	return int(info.Actual >> 20), err
 }
 
-// balloonMoves waits for the balloon to change, and says whether it did.
-func (q *QMP) balloonMoves(ctx context.Context) (bool, error) {
-	settle, cancel := context.WithTimeout(ctx, balloonSettles)
-	defer cancel()
-	err := q.awaitEvent(settle, "BALLOON_CHANGE")
-	if err != nil && settle.Err() != nil {
-		return false, nil
-	}
-	return err == nil, err
+// SetGuestMemory implements Client.
+func (q *QMP) SetGuestMemory(ctx context.Context, guest, _ int) error {
+	return q.Execute(ctx, "balloon", map[string]any{"value": int64(guest) << 20}, nil)
 }

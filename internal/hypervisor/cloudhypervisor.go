@@ -9,8 +9,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// cloudHypervisor compiles for Cloud Hypervisor 20 to 53; options as
-// "cloud-hypervisor --help" of version 53 and the release notes of the others.
+// cloudHypervisor compiles for Cloud Hypervisor 20 to 54; options as
+// "cloud-hypervisor --help" of version 54 and the release notes of the others.
 type cloudHypervisor struct{}
 
 // vsockSocket is the Unix socket of a vsock multiplexer, in the state directory.
@@ -78,6 +78,9 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	if control != nil {
 		a.add("--api-socket", Literal(control.Socket))
+		// From 54 on: it locks this file while it has the socket, and leaves it
+		// (acquire_api_socket_lock, vmm/src/api/http/mod.rs).
+		p.StaleFiles = append(p.StaleFiles, control.Socket+".lock")
 	}
 	if cid != "" || s.Vsock.CID != nil {
 		a.add("--vsock", a.vsockOption(socket))

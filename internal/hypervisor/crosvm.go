@@ -39,7 +39,13 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 		add("--socket", Literal(control.Socket))
 	}
 	if s.Balloon {
-		p.Balloon = control
+		// It always offers VIRTIO_BALLOON_F_DEFLATE_ON_OOM, devices/src/virtio/balloon.rs.
+		if !*s.DeflateOnOOM {
+			p.Notes = append(p.Notes, "crosvm's balloon gives memory back to a guest in need, whatever deflateOnOOM says")
+		}
+		balloon := *control
+		balloon.Memory = s.Mem
+		p.Balloon = &balloon
 		add("--balloon-page-reporting")
 	} else {
 		add("--no-balloon")

@@ -10,7 +10,7 @@ import (
 	"microvm/internal/spec"
 )
 
-// firecracker compiles for Firecracker 1.5 to 1.16; the configuration file as its
+// firecracker compiles for Firecracker 1.5 to 1.17-dev; the configuration file as its
 // src/firecracker/swagger/firecracker.yaml describes it.
 type firecracker struct{}
 

@@ -50,9 +50,10 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	// Its serial port reads standard input, and takes an end for a character.
 	p.HoldStdin = true
 	p.StaleSockets = []string{filepath.Join(".lkvm", name+".sock")}
+	p.StaleDirs = []string{".lkvm"}
 	if s.Balloon {
 		p.Balloon = kvmtoolBalloon(b, s, *control)
-		if p.Balloon.Memory > 0 {
+		if !p.Balloon.GuestTells {
 			p.Notes = append(p.Notes, "kvmtool cannot be asked what its balloon has reached: newer kernels' drivers send more figures than it has room for")
 		}
 	}
@@ -83,9 +84,8 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 // overwrite what lies behind and leave its control socket deaf. Such a guest is
 // never asked. Linux 6.8 still sends ten.
 func kvmtoolBalloon(b *Builder, s *spec.Spec, c Control) *Control {
-	if !b.kernelBefore(s.Kernel, 6, 9) {
-		c.Memory = s.Mem
-	}
+	c.Memory = s.Mem
+	c.GuestTells = b.kernelBefore(s.Kernel, 6, 9)
 	return &c
 }
 

@@ -2,8 +2,8 @@
 // argument vector and everything the host's helpers have to do for it. There
 // is one file a hypervisor; what each can do is data, in capabilities.json.
 //
-// Written against QEMU 7.2 to 10, Cloud Hypervisor 20 to 53, Firecracker 1.5 to
-// 1.16, crosvm of 2025 and 2026 (it has no releases), kvmtool of August 2024 (nor has
+// Written against QEMU 7.2 to 10, Cloud Hypervisor 20 to 54, Firecracker 1.5 to
+// 1.17-dev, crosvm of 2025 and 2026 (it has no releases), kvmtool of August 2024 (nor has
 // it), StratoVirt 2.4 and 2.5 and Alioth 0.12; each file says from which of their
 // documents and sources.
 package hypervisor
@@ -57,6 +57,11 @@ type Plan struct {
 	Files []File `json:"files,omitempty"`
 	// StaleSockets are removed, beneath the state directory, before the start.
 	StaleSockets []string `json:"staleSockets,omitempty"`
+	// StaleFiles are regular files that the hypervisor leaves in the state
+	// directory; they are removed when it is gone.
+	StaleFiles []string `json:"staleFiles,omitempty"`
+	// StaleDirs are directories that it makes there and leaves; they go then, if empty.
+	StaleDirs []string `json:"staleDirs,omitempty"`
 	// Generated are files to be written, mode 0600, into the state directory
 	// before the start (firecracker's configuration).
 	Generated []GeneratedFile `json:"generated,omitempty"`
@@ -203,9 +208,11 @@ type Control struct {
 	Socket string `json:"socket,omitempty"`
 	// Program is the control program for crosvm, as Argv[0] is.
 	Program string `json:"program,omitempty"`
-	// Memory is the guest's, in MiB, for a balloon that can be moved and not read;
-	// 0 where the hypervisor tells its size.
+	// Memory is the VM's, in MiB, for a balloon whose hypervisor does not tell it;
+	// 0 where it does.
 	Memory int `json:"memory,omitempty"`
+	// GuestTells says that kvmtool's guest may be asked how much it has.
+	GuestTells bool `json:"guestTells,omitempty"`
 }
 
 // Shutdown methods: what asks the guest to go down.

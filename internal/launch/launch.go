@@ -176,6 +176,8 @@ func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) 
 
 // prepare does what has to be done before the hypervisor starts.
 func (l *Launcher) prepare(plan *hypervisor.Plan) error {
+	// Of its lock a hypervisor that still runs here is not robbed: only of what would
+	// keep a new one from starting.
 	if err := removeSockets(".", plan.StaleSockets); err != nil {
 		return err
 	}
@@ -408,7 +410,8 @@ func removeSockets(dir string, names []string) error {
 }
 
 // removeFiles removes what an earlier run left, beneath dir and without following
-// a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays.
+// a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays, as
+// does a directory that is not empty.
 func removeFiles(dir string, kind uint32, names []string) error {
 	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -443,7 +446,15 @@ func removeFile(root int, kind uint32, name string) error {
 	if err != nil {
 		return err
 	}
-	return unix.Unlinkat(parent, filepath.Base(name), 0)
+	flags := 0
+	if kind == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	err = unix.Unlinkat(parent, filepath.Base(name), flags)
+	if kind == unix.S_IFDIR && errors.Is(err, unix.ENOTEMPTY) {
+		return nil
+	}
+	return err
 }
 
 // announce says READY=1 now, or starts the child that will.

@@ -30,10 +30,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	mode := ""
 	if p, err := vm.Booted(); err == nil {
 		if plan, err := p.Plan(); err == nil {
-			errs = removeSockets(vm.Dir(), sockets(plan))
-			if ssh := plan.Shutdown.SSH; ssh != nil {
-				errs = errors.Join(errs, removeFiles(vm.Dir(), unix.S_IFREG, []string{ssh.Key, ssh.Key + ".new"}))
-			}
+			errs = CleanUp(vm.Dir(), plan)
 			mode = plan.Readiness.Mode
 			if plan.Machined != nil {
 				errs = errors.Join(errs, systemd.Unregister(ctx, vm.Name))
@@ -124,10 +121,23 @@ func neverReady(run systemd.Run, mode, result string) string {
 	return text
 }
 
-// sockets are those that a run of plan may leave in the state directory.
-func sockets(plan *hypervisor.Plan) []string {
-	if plan.Readiness.VsockSocket == "" {
-		return plan.StaleSockets
+// CleanUp removes from dir, the state directory, what a run of plan left that is
+// over: sockets, the key of a shutdown, what else its hypervisor makes and does not
+// take away, and what was written for it. Whatever else lies there stays.
+func CleanUp(dir string, plan *hypervisor.Plan) error {
+	sockets, files := slices.Clone(plan.StaleSockets), slices.Clone(plan.StaleFiles)
+	if plan.Readiness.VsockSocket != "" {
+		sockets = append(sockets, muxPath(plan.Readiness.VsockSocket, muxPort))
 	}
-	return append(slices.Clone(plan.StaleSockets), muxPath(plan.Readiness.VsockSocket, muxPort))
+	if ssh := plan.Shutdown.SSH; ssh != nil {
+		files = append(files, ssh.Key, ssh.Key+".new")
+	}
+	for _, g := range plan.Generated {
+		files = append(files, g.Path)
+	}
+	return errors.Join(
+		removeSockets(dir, sockets),
+		removeFiles(dir, unix.S_IFREG, files),
+		removeFiles(dir, unix.S_IFDIR, plan.StaleDirs),
+	)
 }

@@ -110,7 +110,8 @@ func show(file string) int {
 }
 
 // serveQMP is a hypervisor whose guest goes down at the second request, which
-// it takes some time for: behaviour is the time.
+// it takes some time for: behaviour is the time. It speaks as QEMU 7.2.22 did on
+// 2026-11-26, whose event of a request comes before the answer to it.
 func serveQMP(behaviour string) int {
 	signal.Ignore(syscall.SIGTERM)
 	takes, err := time.ParseDuration(behaviour)
@@ -126,14 +127,17 @@ func serveQMP(behaviour string) int {
 		if err != nil {
 			return 1
 		}
-		_, _ = fmt.Fprintln(conn, `{"QMP": {}}`)
+		_, _ = fmt.Fprintln(conn, `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2+dfsg-7+deb12u18+b3"}, "capabilities": ["oob"]}}`)
 		for in := bufio.NewScanner(conn); in.Scan(); {
 			if strings.Contains(in.Text(), "send-key") || strings.Contains(in.Text(), "system_powerdown") {
 				requests++
 			}
+			if strings.Contains(in.Text(), "system_powerdown") {
+				_, _ = fmt.Fprintln(conn, `{"timestamp": {"seconds": 1795653043, "microseconds": 226545}, "event": "POWERDOWN"}`)
+			}
 			_, _ = fmt.Fprintln(conn, `{"return": {}}`)
 			if requests == 2 {
-				_, _ = fmt.Fprintln(conn, `{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}`)
+				_, _ = fmt.Fprintln(conn, `{"timestamp": {"seconds": 1795653043, "microseconds": 528562}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}`)
 				time.Sleep(takes)
 				if err := os.WriteFile("synced", nil, 0o600); err != nil {
 					return 1
@@ -145,7 +149,8 @@ func serveQMP(behaviour string) int {
 }
 
 // beGuest is a hypervisor with a vsock multiplexer, whose guest sends these
-// messages, one after the other.
+// messages, one after the other: as Cloud Hypervisor 54.0 and Firecracker 1.17.0-dev
+// do, it connects to the socket's name with the port behind it.
 func beGuest(messages string) int {
 	for _, m := range strings.Split(messages, "|") {
 		conn, err := net.Dial("unix", fmt.Sprintf("vsock.sock_%s", os.Args[1]))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -304,7 +305,7 @@ func checkNames(t *testing.T, p *hypervisor.Plan) {
 			t.Errorf("share %+v", s)
 		}
 	}
-	for _, s := range p.StaleSockets {
+	for _, s := range slices.Concat(p.StaleSockets, p.StaleFiles, p.StaleDirs) {
 		inside(s)
 	}
 	for _, d := range p.PCI {

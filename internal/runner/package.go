@@ -144,6 +144,9 @@ func validate(p *hypervisor.Plan) error {
 	for _, s := range p.StaleSockets {
 		check("socket", spec.ValidateInside(s))
 	}
+	for _, f := range slices.Concat(p.StaleFiles, p.StaleDirs) {
+		check("stale file", spec.ValidateInside(f))
+	}
 	for _, g := range p.Generated {
 		check("generated file", spec.ValidateInside(g.Path))
 	}

@@ -1,9 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -93,6 +97,8 @@ type trial struct {
 	can           hypervisor.Capabilities
 	results       map[string]string
 	vm, tap       string
+	// before is what the state directory held before the first start.
+	before []string
 }
 
 // findVersion is what the program says of itself, "" where there is none.
@@ -158,6 +164,7 @@ func (h *trial) run(t *testing.T) {
 	}
 	sh(t, "rm -rf /srv/hv && mkdir -p /srv/hv && echo hello > /srv/hv/hello && chown -R microvm:kvm /srv/hv")
 	name := install(t, h.spec())
+	h.before = h.files(t)
 	steps := map[string]func(*testing.T) string{
 		"ready": h.ready, "tap": h.ping, "share": h.share, "balloon": h.balloon, "killed": h.killed, "stop": h.stop, "volume": h.volume,
 		"mute": h.mute,
@@ -215,7 +222,11 @@ func (h *trial) share(t *testing.T) string {
 	return "9p"
 }
 
-// balloon takes memory from the guest.
+// whole is the memory of a test's VM, in MiB, and small what a balloon leaves of it.
+const whole, small = 256, 208
+
+// balloon takes memory from the guest and gives it back: a size that is set again
+// is the same size, and the hypervisor and the guest say so too.
 func (h *trial) balloon(t *testing.T) string {
 	if !h.can.Balloon {
 		return "none"
@@ -223,35 +234,130 @@ func (h *trial) balloon(t *testing.T) string {
 	if h.can.Control == "" {
 		return "not to be set"
 	}
-	if h.name == "kvmtool" {
-		return h.blindBalloon(t)
+	h.wantBalloon(t, "", whole)
+	free := h.available(t)
+	for range 3 {
+		h.wantBalloon(t, fmt.Sprint(small), small)
+		h.wantHeld(t, whole-small)
 	}
-	before := number(t, sh(t, "microvm balloon "+h.vm))
-	after := number(t, sh(t, fmt.Sprintf("microvm balloon %s %d", h.vm, before-48)))
-	if after > before-40 {
-		t.Errorf("the balloon took the guest from %d to %d MiB, not to %d", before, after, before-48)
+	h.wantBalloon(t, "", small)
+	left := h.awaitAvailable(t, func(now int) bool { return now < free-(whole-small)*3/4 && now > free-(whole-small)*3/2 })
+	for word, want := range map[string]string{
+		"100000": "1: microvm: the VM has 256 MiB; a balloon cannot give its guest 100000\nmicrovm: hint: give 16 to 256; for more, raise mem in its spec",
+		"257":    "1: microvm: the VM has 256 MiB; a balloon cannot give its guest 257\nmicrovm: hint: give 16 to 256; for more, raise mem in its spec",
+		"15":     "1: microvm: no guest runs in 15 MiB\nmicrovm: hint: sizes are in MiB; give 16 to 256",
+		"0":      "2: microvm: \"0\" is no size; give the guest's memory in MiB, such as 256",
+		"-- -1":  "2: microvm: \"-1\" is no size; give the guest's memory in MiB, such as 256",
+		"1G":     "2: microvm: \"1G\" is no size; give the guest's memory in MiB, such as 256",
+	} {
+		out, err := try("microvm balloon " + h.vm + " " + word)
+		if got := fmt.Sprintf("%d: %s", exitCode(err), out); got != want {
+			t.Errorf("microvm balloon %s ended with\n%s\nwant\n%s", word, got, want)
+		}
 	}
-	return fmt.Sprintf("%d to %d", before, after)
+	h.wantHeld(t, whole-small)
+	h.wantBalloon(t, fmt.Sprint(whole), whole)
+	h.wantHeld(t, 0)
+	back := h.awaitAvailable(t, func(now int) bool { return now > free-(whole-small)/4 })
+	return fmt.Sprintf("%d, %d, %d", free, left, back)
 }
 
-// blindBalloon takes memory from a guest that only says so itself.
-func (h *trial) blindBalloon(t *testing.T) string {
-	if out, err := try("microvm balloon " + h.vm); err == nil || !strings.Contains(out, "look in the guest") {
+// wantBalloon sets a balloon, or asks for it. kvmtool cannot say what it has.
+func (h *trial) wantBalloon(t *testing.T, set string, want int) {
+	t.Helper()
+	out, err := try("microvm balloon " + h.vm + " " + set)
+	switch {
+	case h.name != "kvmtool" && (err != nil || out != fmt.Sprint(want)):
+		t.Errorf("microvm balloon %s: %q, %v, want %d", set, out, err, want)
+	case h.name == "kvmtool" && set == "" && (err == nil || !strings.Contains(out, "hint: look in the guest")):
 		t.Errorf("the balloon's size is %q, %v", out, err)
+	case h.name == "kvmtool" && set != "" && (err != nil || !strings.HasPrefix(out, fmt.Sprint(want)+"\n") || !strings.Contains(out, "cannot tell")):
+		t.Errorf("microvm balloon %s: %q, %v, want %d", set, out, err, want)
 	}
-	if out := sh(t, "microvm balloon "+h.vm+" 208 2>/dev/null"); out != "208" {
-		t.Errorf("set to 208, the balloon is said to be %q", out)
+}
+
+// wantHeld asks the hypervisor in its own words how many MiB its balloon holds.
+func (h *trial) wantHeld(t *testing.T, want int) {
+	t.Helper()
+	dir := "/var/lib/microvms/" + h.vm
+	var held int
+	var answer string
+	number := func(name string) (n int) {
+		if _, after, ok := strings.Cut(answer, `"`+name+`"`); ok {
+			_, _ = fmt.Sscan(strings.TrimLeft(after, ": "), &n)
+		}
+		return n
 	}
-	var before, after int
-	if _, err := fmt.Sscanf(sh(t, logs(h.vm)+" | grep -o 'memory=[0-9]*' | sed -n 1p"), "memory=%d", &before); err != nil {
+	switch h.can.Control {
+	case "crosvm":
+		answer = sh(t, "cd "+dir+" && "+hypervisorsDir+"/bin/crosvm balloon_stats "+h.vm+".sock 2>/dev/null")
+		held = number("balloon_actual") >> 20
+	case "cloud-hypervisor":
+		answer = h.talk(t, "GET /api/v1/vm.info HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		held = whole - number("memory_actual_size")>>20
+	case "firecracker":
+		answer = h.talk(t, "GET /balloon/statistics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		held = number("actual_mib")
+	case "qmp":
+		answer = h.talk(t, `{"execute":"qmp_capabilities"}{"execute":"query-balloon"}`)
+		held = whole - number("actual")>>20
+	default:
+		return // kvmtool
+	}
+	if held != want {
+		t.Errorf("%s says that its balloon holds %d MiB, want %d: %s", h.name, held, want, answer)
+	}
+	if want == 0 {
+		t.Logf("with an empty balloon %s answers: %s", h.name, answer) // what the stand-ins of internal/control answer
+	}
+}
+
+// talk sends words to the control socket and returns all that comes within a while.
+func (h *trial) talk(t *testing.T, words string) string {
+	t.Helper()
+	conn, err := net.Dial("unix", "/var/lib/microvms/"+h.vm+"/"+h.vm+".sock")
+	if err != nil {
 		t.Fatal(err)
 	}
-	// It goes down in steps.
-	eventually(t, 30*time.Second, fmt.Sprintf("test $(%s | grep -o 'memory=[0-9]*MiB now' | tail -n 1 | tr -dc 0-9) -le %d", logs(h.vm), before-40))
-	if _, err := fmt.Sscanf(sh(t, logs(h.vm)+" | grep -o 'memory=[0-9]*MiB now' | tail -n 1"), "memory=%d", &after); err != nil {
+	defer func() { _ = conn.Close() }()
+	if err := errors.Join(conn.SetDeadline(time.Now().Add(3*time.Second)), write(conn, words)); err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("%d to %d", before, after)
+	answer, _ := io.ReadAll(conn) // until the deadline
+	return string(answer)
+}
+
+func write(w io.Writer, words string) error {
+	_, err := io.WriteString(w, words)
+	return err
+}
+
+// available is what the guest says it has for its programs, in MiB.
+func (h *trial) available(t *testing.T) int {
+	t.Helper()
+	return number(t, sh(t, logs(h.vm)+" | grep -o 'available=[0-9]*' | tail -n 1 | tr -dc 0-9"))
+}
+
+// awaitAvailable waits until that is as it should be: a guest follows in steps.
+func (h *trial) awaitAvailable(t *testing.T, good func(int) bool) int {
+	t.Helper()
+	now := h.available(t)
+	for deadline := time.Now().Add(30 * time.Second); !good(now); now = h.available(t) {
+		if time.Now().After(deadline) {
+			out, _ := try(logs(h.vm) + " | grep 'available='")
+			t.Fatalf("the guest has %d MiB for its programs: %s", now, out)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	return now
+}
+
+func exitCode(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
 }
 
 func number(t *testing.T, text string) int {
@@ -290,6 +396,7 @@ func (h *trial) stop(t *testing.T) string {
 	if out := sh(t, "find /var/lib/microvms/"+h.vm+" -maxdepth 1 -name '.shutdown-key*'"); out != "" {
 		t.Errorf("a key is left: %s", out)
 	}
+	h.wantClean(t, "a stop")
 	if h.overSSH() && h.blind() {
 		return "SIGTERM"
 	}
@@ -307,8 +414,29 @@ func (h *trial) volume(t *testing.T) string {
 	sh(t, "systemctl start microvm@"+h.vm)
 	waitFor(t, h.vm, `read /data/kept: "from the guest\n"`)
 	waitFor(t, h.vm, "found marker on /data")
-	sh(t, "systemctl stop microvm@"+h.vm)
+	// In this order nothing starts it again.
+	sh(t, "pid=$(systemctl show -P MainPID microvm@"+h.vm+"); systemctl stop --no-block microvm@"+h.vm+"; kill -9 $pid; systemctl stop microvm@"+h.vm)
+	h.wantClean(t, "kill -9 and a stop")
 	return "kept"
+}
+
+// files lists the state directory.
+func (h *trial) files(t *testing.T) []string {
+	t.Helper()
+	return strings.Fields(sh(t, "find /var/lib/microvms/"+h.vm+" -mindepth 1 -printf '%P,%y\\n' | sort"))
+}
+
+// wantClean checks that the state directory holds what it held before the first
+// start, and the volume.
+func (h *trial) wantClean(t *testing.T, after string) {
+	t.Helper()
+	// systemctl stop waits for the VM's own unit; its helpers follow.
+	eventually(t, 30*time.Second, "test ! -L /var/lib/microvms/"+h.vm+"/booted")
+	for _, file := range h.files(t) {
+		if file != "data.img,f" && !slices.Contains(h.before, file) {
+			t.Errorf("%s leaves %s", after, file)
+		}
+	}
 }
 
 // mute takes the control socket away from a hypervisor that multiplexes vsock, so

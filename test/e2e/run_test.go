@@ -29,6 +29,16 @@ func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
 	sh(t, "no_link vm-fore")
 }
 
+func TestRunOfAHypervisorThatIsKilledLeavesNothing(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("forekill", nil))
+	p := newPane(t, "microvm run "+name+"; echo code $?")
+	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	sh(t, "test -S /var/lib/microvms/forekill/forekill.sock && kill -9 $(pgrep -f '^microvm@forekill')")
+	p.shows(t, "code 1")
+	nothingLeft(t, name)
+}
+
 // TestShutdownEndsTheVMAndNobodyElse: the hypervisors' user can put a link to a
 // socket of root's, here PID 1's, where its own was.
 func TestShutdownEndsTheVMAndNobodyElse(t *testing.T) {

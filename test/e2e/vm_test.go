@@ -100,8 +100,8 @@ func nothingLeft(t testing.TB, name string) {
 	t.Helper()
 	// systemctl stop waits for the VM's own unit; its helpers follow.
 	eventually(t, 30*time.Second, "test ! -e /run/microvm/"+name+" -a ! -L /var/lib/microvms/"+name+"/booted")
-	if out := sh(t, "find /var/lib/microvms/"+name+" -type s"); out != "" {
-		t.Errorf("sockets are still there: %s", out)
+	if out := sh(t, "find /var/lib/microvms/"+name+" -type s -o -name '*.lock' -o -name .lkvm -o -name 'firecracker*.json'"); out != "" {
+		t.Errorf("what the hypervisor made is still there: %s", out)
 	}
 	// The last helper has undone what it did, and ends.
 	eventually(t, 30*time.Second, "no_process -f '[m]icrovm@"+name+"|lib/microvm/[m]icrovm-'")

@@ -283,11 +283,23 @@ func memory() int {
 	return int(info.Totalram * uint64(info.Unit) >> 20)
 }
 
+// available is what programs could have of it, in MiB. What a balloon holds is not
+// in it, whether or not the driver takes it off the total, which it does not where it
+// gives memory back by itself (VIRTIO_BALLOON_F_DEFLATE_ON_OOM).
+func available() int {
+	text, _ := os.ReadFile("/proc/meminfo")
+	var kilobytes int
+	if _, after, ok := strings.Cut(string(text), "MemAvailable:"); ok {
+		_, _ = fmt.Sscan(after, &kilobytes)
+	}
+	return kilobytes >> 10
+}
+
 // watchMemory says when a balloon has taken or given.
 func watchMemory() {
-	for last := memory(); ; time.Sleep(500 * time.Millisecond) {
-		if now := memory(); now > last+8 || now < last-8 {
-			say("memory=%dMiB now", now)
+	for last := 0; ; time.Sleep(500 * time.Millisecond) {
+		if now := available(); now > last+8 || now < last-8 {
+			say("memory=%dMiB available=%dMiB", memory(), now)
 			last = now
 		}
 	}
