@@ -38,6 +38,8 @@ type Launcher struct {
 	ByHand bool
 	// vm is whose unit this is.
 	vm string
+	// state is the VM's, where there is one.
+	state *statedir.VM
 }
 
 func (l *Launcher) logf(format string, args ...any) {
@@ -64,6 +66,7 @@ func (l *Launcher) Start(vm statedir.VM) error {
 	if err := dropCapabilities(); err != nil {
 		return err
 	}
+	l.state = &vm
 	p, err := vm.Booted()
 	if err != nil {
 		return helper.Config(err)
@@ -135,10 +138,20 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := switchUser(plan.User); err != nil {
 		return err
 	}
-	if err := l.prepare(plan); err != nil {
+	// Open until the hypervisor is executed, and some of them beyond.
+	disks, err := l.prepare(plan)
+	if err != nil {
 		return err
 	}
-	extra, err := extraArgs(plan.ExtraArgsScript)
+	defer disks.Close()
+	var extra []string
+	err = disks.lend(unit, func() error {
+		if err := preStart(plan.PreStart); err != nil {
+			return err
+		}
+		extra, err = extraArgs(plan.ExtraArgsScript)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -171,7 +184,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Jail != nil {
 		env = plan.Env // nothing of the host's, as Firecracker's jailer does
 	}
-	return become(program, append(argv, extra...), env, files.inherited())
+	return become(program, append(argv, extra...), env, slices.Concat(files.inherited(), disks.inherited()))
 }
 
 // check looks for what has to be there before the hypervisor starts.
@@ -188,17 +201,19 @@ func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) 
 }
 
 // prepare does what has to be done before the hypervisor starts.
-func (l *Launcher) prepare(plan *hypervisor.Plan) error {
+func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
 	if err := removeSockets(".", plan.StaleSockets); err != nil {
-		return err
+		return nil, err
 	}
-	if err := l.volumes(".", plan.Volumes); err != nil {
-		return err
+	disks, err := l.volumes(".", plan)
+	if err != nil {
+		return nil, err
 	}
 	if err := l.checkKVM(plan.KVM); err != nil {
-		return err
+		disks.Close()
+		return nil, err
 	}
-	return preStart(plan.PreStart)
+	return disks, nil
 }
 
 // readable says why a file cannot be read, without reading it.
@@ -346,7 +361,7 @@ func (v *startValues) write(files []hypervisor.GeneratedFile) error {
 			return fmt.Errorf("the plan's %s: %w", g.Path, err)
 		}
 		if err := os.WriteFile(g.Path, []byte(content), 0o600); err != nil {
-			return fmt.Errorf("write %s: %w", g.Path, err)
+			return explain(g.Path, fmt.Errorf("write %s: %w", g.Path, err))
 		}
 	}
 	return nil
