@@ -70,7 +70,8 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.bridges(plan)
 	d.devices(plan)
 	d.shares(plan)
-	d.vsock(vm, plan)
+	d.vsock(plan)
+	d.compareVM(vm, plan)
 	d.memory(plan)
 	d.units(vm, plan, units)
 	return d.findings
@@ -250,45 +251,17 @@ func (d *Doctor) shares(plan *hypervisor.Plan) {
 	}
 }
 
-func (d *Doctor) vsock(vm statedir.VM, plan *hypervisor.Plan) {
+func (d *Doctor) vsock(plan *hypervisor.Plan) {
 	if plan.VsockCID == nil {
 		return
 	}
 	const check = "vsock"
-	names, _ := d.Host.Names()
-	for _, name := range names {
-		if name == vm.Name {
-			continue
-		}
-		if cid := cidOf(d.Host, name); cid != nil && *cid == *plan.VsockCID {
-			d.failed(check, fmt.Sprintf("VM %s has CID %d, too", name, *cid), "give one of them another vsock.cid, and install it again")
-			return
-		}
-	}
 	table, err := hypervisor.Table()
 	if err == nil && table[plan.Hypervisor].Vsock == "vhost" {
 		d.device(check, "dev/vhost-vsock", "vhost_vsock")
 		return
 	}
 	d.ok(check, "CID %d", *plan.VsockCID)
-}
-
-// cidOf is another VM's CID; nil where it has none, or cannot be read.
-func cidOf(host statedir.Host, name string) *int64 {
-	vm, err := host.VM(name)
-	if err != nil {
-		return nil
-	}
-	p, err := vm.Current()
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return nil
-	}
-	return plan.VsockCID
 }
 
 // hugetlb is an argument that takes memory from huge pages, as QEMU's and Cloud
