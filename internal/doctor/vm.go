@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/mounts"
 	"microvm/internal/statedir"
 	"microvm/internal/virtiofsd"
 )
@@ -182,8 +183,31 @@ func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
 			d.failed(check, "there is no image "+path, "put it there, mount the disk it is on, or set autoCreate to true")
 			continue
 		}
+		if d.wrongPlace(vm, check, filepath.Dir(path)) {
+			continue
+		}
 		d.ok(check, "is made at the first start, %d MiB", v.SizeMiB)
 	}
+}
+
+// wrongPlace says where a start makes no image, as the disk that it belongs on is
+// not there.
+func (d *Doctor) wrongPlace(vm statedir.VM, check, dir string) bool {
+	table := mounts.Table{Root: d.path(""), MountInfo: d.path("proc/self/mountinfo")}
+	if point, err := table.Missing(dir); err == nil && point != nil {
+		d.failed(check, fmt.Sprintf("%s of %s is not mounted, and no image is made below it", point.Dir, point.From), "run: mount "+point.Dir)
+		return true
+	}
+	before, known, err := vm.FileSystemBefore(dir)
+	if err != nil || !known {
+		return false
+	}
+	if now, err := mounts.Of(dir); err == nil && !now.Same(before) {
+		d.failed(check, fmt.Sprintf("%s is on %s now, and the VM's images were on %s", dir, now, before),
+			"mount the disk that they are on; if they are to be here from now on: rm "+vm.VolumesRecord())
+		return true
+	}
+	return false
 }
 
 // bridged is an interface that qemu-bridge-helper makes a part of a bridge.
