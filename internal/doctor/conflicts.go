@@ -59,6 +59,12 @@ func claims(vm statedir.VM, plan *hypervisor.Plan) []claim {
 			// Each user network is one of its own.
 			clashes: func(other claim) bool { return other.key == mac && !user && !other.user }})
 	}
+	for _, dev := range plan.PCI {
+		plain("pci", dev.Address, "device "+dev.Address, "device "+dev.Address, "take it out of one of them")
+	}
+	for _, dev := range plan.USB {
+		plain("usb", dev, "device "+dev, "USB device "+dev, "take it out of one of them")
+	}
 	if plan.VsockCID != nil {
 		cid := strconv.FormatInt(*plan.VsockCID, 10)
 		plain("cid", cid, "vsock", "CID "+cid, "give one of them another vsock.cid")
@@ -179,7 +185,7 @@ func (d *Doctor) compareVM(vm statedir.VM, plan *hypervisor.Plan) {
 		})
 	}
 	if len(d.findings) == before {
-		d.ok("other VMs", "none has an image, a port, a socket, an address, an interface or a CID of this one's")
+		d.ok("other VMs", "none has an image, a port, a socket, an address, an interface, a device or a CID of this one's")
 	}
 }
 
@@ -196,6 +202,6 @@ func (d *Doctor) compareVMs() {
 		}
 	}
 	if len(d.findings) == before {
-		d.ok(check, "no two have the same image, port, socket, address, interface or CID")
+		d.ok(check, "no two have the same image, port, socket, address, interface, device or CID")
 	}
 }

@@ -67,6 +67,8 @@ func TestWhatTwoVMsCannotBothHave(t *testing.T) {
 		"an interface":                     {net("tap", "vm-x", "02:00:00:00:00:01"), net("tap", "vm-x", "02:00:00:00:00:02"), "interface vm-x"},
 		"an address":                       {net("tap", "vm-x", "02:00:00:00:00:01"), net("macvtap", "vm-y", "02:00:00:00:00:01"), "address 02:00:00:00:00:01"},
 		"an address of user networks":      {net("user", "", "02:00:00:00:00:01"), net("tap", "vm-y", "02:00:00:00:00:01"), ""},
+		"a device":                         {hypervisor.Plan{PCI: []hypervisor.PCI{{Address: "0000:01:00.0"}}}, hypervisor.Plan{PCI: []hypervisor.PCI{{Address: "0000:01:00.0"}}}, "device 0000:01:00.0"},
+		"a USB device":                     {hypervisor.Plan{USB: []string{"vendorid=1"}}, hypervisor.Plan{USB: []string{"vendorid=1"}}, "USB device vendorid=1"},
 		"a CID":                            {cid(7), cid(7), "CID 7"},
 		"two CIDs":                         {cid(7), cid(8), ""},
 		"a socket":                         {hypervisor.Plan{StaleSockets: []string{"/run/x.sock"}}, hypervisor.Plan{Console: "/run/x.sock"}, "socket /run/x.sock"},

@@ -21,8 +21,8 @@ func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
 	}
 	if args[0] == "down" {
 		// Before the runner is forgotten, which says what the images are.
-		err := recordVolumes(vm)
-		return Report(stderr, program, vm.Name, errors.Join(err, vm.ClearBooted()))
+		_ = Report(stderr, program, vm.Name, recordVolumes(vm))
+		return Report(stderr, program, vm.Name, vm.ClearBooted())
 	}
 	if err := vm.SetBooted(); err != nil {
 		return Report(stderr, program, vm.Name, Config(err))

@@ -76,6 +76,8 @@ type image struct {
 	keep bool
 	// exclusive says that nobody else has the image, so that it can be changed.
 	exclusive bool
+	// unlockable says that its file system has no locks.
+	unlockable bool
 }
 
 // errBusy is an image that somebody else has.
@@ -122,7 +124,7 @@ func (im *image) lock() error {
 // settle narrows the lock to what the use needs.
 func (im *image) settle() error {
 	bytes := im.use.bytes()
-	if im.file == nil || len(bytes) == 0 {
+	if im.unlockable || len(bytes) == 0 {
 		return nil
 	}
 	for _, b := range bytes {
@@ -236,7 +238,7 @@ func (i *images) inherited() []int {
 // tools lock them as well. Other launchers are kept off.
 func (i *images) lend(vm string, commands func() error) error {
 	for _, im := range i.list {
-		if im.use != alone || !im.exclusive {
+		if im.use != alone || im.unlockable {
 			continue
 		}
 		if err := errors.Join(setLock(im.file, unix.F_UNLCK, 0, gate), setLock(im.file, unix.F_UNLCK, gate+1, 0)); err != nil {
@@ -247,7 +249,7 @@ func (i *images) lend(vm string, commands func() error) error {
 		return err
 	}
 	for _, im := range i.list {
-		if im.use != alone || !im.exclusive {
+		if im.use != alone || im.unlockable {
 			continue
 		}
 		if err := setLock(im.file, unix.F_WRLCK, 0, 0); err != nil {

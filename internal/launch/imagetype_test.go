@@ -146,3 +146,18 @@ func TestImagesOfQemuImg(t *testing.T) {
 		}
 	}
 }
+
+func FuzzImageType(f *testing.F) {
+	for _, head := range imageHeads {
+		f.Add(head)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		kind, err := imageType(bytes.NewReader(data), int64(len(data)))
+		if err != nil || kind == "" {
+			t.Errorf("%q, %v", kind, err)
+		}
+		if _, err := crosvmType(bytes.NewReader(data)); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -161,7 +161,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	key, err := newKey(plan)
 	if err != nil {
-		return err
+		return explain("key", err)
 	}
 	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir()}
 	argv, err := values.expandAll(slices.Concat(plan.Argv, l.landlock(plan)))
@@ -202,14 +202,17 @@ func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) 
 
 // prepare does what has to be done before the hypervisor starts.
 func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
-	if err := removeSockets(".", plan.StaleSockets); err != nil {
-		return nil, err
-	}
+	// First: where the VM runs already, by hand say, it has its images, and its
+	// sockets are in use.
 	disks, err := l.volumes(".", plan)
 	if err != nil {
 		return nil, err
 	}
-	if err := l.checkKVM(plan.KVM); err != nil {
+	err = removeSockets(".", plan.StaleSockets)
+	if err == nil {
+		err = l.checkKVM(plan.KVM)
+	}
+	if err != nil {
 		disks.Close()
 		return nil, err
 	}

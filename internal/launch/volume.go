@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -213,7 +214,7 @@ func (w *volumeWork) lock(f *os.File) (*image, error) {
 		// A network file system without locks, say. Hypervisors that lock do not
 		// start then; the others have no other protection, either.
 		w.l.logf("warning: cannot lock %s: %v; see that no other VM uses it", w.path, err)
-		im.exclusive = true
+		im.exclusive, im.unlockable = true, true
 	}
 	ours, err := f.Stat()
 	if err != nil {
@@ -366,6 +367,7 @@ func (w *volumeWork) lockNew(f *os.File) (*image, error) {
 	}
 	if err != nil {
 		w.l.logf("warning: cannot lock %s: %v; see that no other VM uses it", w.path, err)
+		im.unlockable = true
 	}
 	ours, err := f.Stat()
 	if err != nil {
@@ -374,6 +376,10 @@ func (w *volumeWork) lockNew(f *os.File) (*image, error) {
 	now, err := os.Lstat(f.Name())
 	if err != nil || !os.SameFile(ours, now) {
 		return nil, errReplaced
+	}
+	// One that has another name is somebody's: it is not to be emptied.
+	if st, ok := ours.Sys().(*syscall.Stat_t); !ok || st.Nlink > 1 || !ours.Mode().IsRegular() {
+		return nil, errors.Join(errReplaced, removeExisting(f.Name()))
 	}
 	if exists(w.path) { // somebody was faster
 		return nil, errors.Join(errReplaced, removeExisting(f.Name()))
@@ -448,6 +454,9 @@ func explain(path string, err error) error {
 // syncDir makes a rename in dir last over a power failure.
 func syncDir(dir string) error {
 	d, err := os.Open(dir) //nolint:gosec // the directory of a declared image
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // it may be written and not be read; the file system does it in a while
+	}
 	if err != nil {
 		return fmt.Errorf("write directory %s to disk: %w", dir, err)
 	}

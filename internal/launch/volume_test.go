@@ -415,3 +415,33 @@ func TestAFullDiskIsNamed(t *testing.T) {
 		t.Errorf("left behind: %q", left)
 	}
 }
+
+// TestWhatHasAnotherNameIsNotEmptied: an image's temporary name may be a second
+// name of something, after a crash on a file system without atomic renames.
+func TestWhatHasAnotherNameIsNotEmptied(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "data.img")
+	kept := filepath.Join(t.TempDir(), "kept")
+	for name, leave := range map[string]func() error{
+		"a second name": func() error {
+			return errors.Join(os.WriteFile(kept, []byte("precious"), 0o600), os.Link(kept, beside(image, volumeTemp)))
+		},
+		"a link":      func() error { return os.Symlink(kept, beside(image, volumeTemp)) },
+		"a pipe":      func() error { return unix.Mkfifo(beside(image, volumeTemp), 0o600) },
+		"a directory": func() error { return os.Mkdir(beside(image, volumeTemp), 0o700) },
+	} {
+		_ = os.Remove(image)
+		if err := leave(); err != nil {
+			t.Fatal(err)
+		}
+		if err := volumes(dir, ext4(16)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left := names(t, dir); len(left) != 1 {
+			t.Errorf("%s: left behind: %q", name, left)
+		}
+	}
+	if data, err := os.ReadFile(kept); err != nil || string(data) != "precious" { //nolint:gosec // the test's own
+		t.Errorf("it holds %q, %v", data, err)
+	}
+}

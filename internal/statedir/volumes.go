@@ -61,7 +61,13 @@ func (v VM) RecordVolumes(images []string) error {
 	if err != nil {
 		return fmt.Errorf("note where the images of %s are: %w", v.Name, err)
 	}
-	return writeFile(v.VolumesRecord(), append(data, '\n'), 0o644)
+	for range recordAttempts {
+		// An installation that tidies up takes what is written just now for a leftover.
+		if err = writeFile(v.VolumesRecord(), append(data, '\n'), 0o644); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return err
 }
 
 func same(a, b map[string]mounts.FileSystem) bool {
