@@ -83,6 +83,7 @@ func (d *Doctor) Examine() []Finding {
 	d.hugepages()
 	d.stateDir()
 	d.stale()
+	d.compareVMs()
 	return d.findings
 }
 

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/mounts"
 	"microvm/internal/statedir"
 	"microvm/internal/virtiofsd"
 )
@@ -70,7 +71,8 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.bridges(plan)
 	d.devices(plan)
 	d.shares(plan)
-	d.vsock(vm, plan)
+	d.vsock(plan)
+	d.compareVM(vm, plan)
 	d.memory(plan)
 	d.units(vm, plan, units)
 	return d.findings
@@ -181,8 +183,31 @@ func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
 			d.failed(check, "there is no image "+path, "put it there, mount the disk it is on, or set autoCreate to true")
 			continue
 		}
+		if d.wrongPlace(vm, check, filepath.Dir(path)) {
+			continue
+		}
 		d.ok(check, "is made at the first start, %d MiB", v.SizeMiB)
 	}
+}
+
+// wrongPlace says where a start makes no image, as the disk that it belongs on is
+// not there.
+func (d *Doctor) wrongPlace(vm statedir.VM, check, dir string) bool {
+	table := mounts.Table{Root: d.path(""), MountInfo: d.path("proc/self/mountinfo")}
+	if point, err := table.Missing(dir); err == nil && point != nil {
+		d.failed(check, fmt.Sprintf("%s of %s is not mounted, and no image is made below it", point.Dir, point.From), "run: mount "+point.Dir)
+		return true
+	}
+	before, known, err := vm.FileSystemBefore(dir)
+	if err != nil || !known {
+		return false
+	}
+	if now, err := mounts.Of(dir); err == nil && !now.Same(before) {
+		d.failed(check, fmt.Sprintf("%s is on %s now, and the VM's images were on %s", dir, now, before),
+			"mount the disk that they are on; if they are to be here from now on: rm "+vm.VolumesRecord())
+		return true
+	}
+	return false
 }
 
 // bridged is an interface that qemu-bridge-helper makes a part of a bridge.
@@ -250,45 +275,17 @@ func (d *Doctor) shares(plan *hypervisor.Plan) {
 	}
 }
 
-func (d *Doctor) vsock(vm statedir.VM, plan *hypervisor.Plan) {
+func (d *Doctor) vsock(plan *hypervisor.Plan) {
 	if plan.VsockCID == nil {
 		return
 	}
 	const check = "vsock"
-	names, _ := d.Host.Names()
-	for _, name := range names {
-		if name == vm.Name {
-			continue
-		}
-		if cid := cidOf(d.Host, name); cid != nil && *cid == *plan.VsockCID {
-			d.failed(check, fmt.Sprintf("VM %s has CID %d, too", name, *cid), "give one of them another vsock.cid, and install it again")
-			return
-		}
-	}
 	table, err := hypervisor.Table()
 	if err == nil && table[plan.Hypervisor].Vsock == "vhost" {
 		d.device(check, "dev/vhost-vsock", "vhost_vsock")
 		return
 	}
 	d.ok(check, "CID %d", *plan.VsockCID)
-}
-
-// cidOf is another VM's CID; nil where it has none, or cannot be read.
-func cidOf(host statedir.Host, name string) *int64 {
-	vm, err := host.VM(name)
-	if err != nil {
-		return nil
-	}
-	p, err := vm.Current()
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return nil
-	}
-	return plan.VsockCID
 }
 
 // hugetlb is an argument that takes memory from huge pages, as QEMU's and Cloud

@@ -107,6 +107,7 @@ func HypervisorTable() (string, error) {
 		{"`volumes.*.imageType`", func(c hypervisor.Capabilities) string { return list(c.ImageTypes) }},
 		{"`volumes.*.serial`", func(c hypervisor.Capabilities) string { return yes(c.VolumeSerial) }},
 		{"`volumes.*.direct`", func(c hypervisor.Capabilities) string { return yes(c.VolumeDirect) }},
+		{"`volumes.*.shared`", func(c hypervisor.Capabilities) string { return yes(c.VolumeShared) }},
 		{"`balloon`", func(c hypervisor.Capabilities) string { return yes(c.Balloon) }},
 		{"`initialBalloonMem`", func(c hypervisor.Capabilities) string { return yes(c.InitialBalloonMem) }},
 		{"`hotplugMem`", func(c hypervisor.Capabilities) string { return yes(c.HotplugMem) }},

@@ -1,7 +1,9 @@
 package helper
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 
 	"microvm/internal/statedir"
 )
@@ -18,7 +20,36 @@ func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
 		return Report(stderr, program, "", Config(err))
 	}
 	if args[0] == "down" {
+		// Before the runner is forgotten, which says what the images are.
+		_ = Report(stderr, program, vm.Name, recordVolumes(vm))
 		return Report(stderr, program, vm.Name, vm.ClearBooted())
 	}
-	return Report(stderr, program, vm.Name, PackageError(vm, vm.SetBooted()))
+	if err := vm.SetBooted(); err != nil {
+		return Report(stderr, program, vm.Name, PackageError(vm, err))
+	}
+	// A start is worth more than the record.
+	_ = Report(stderr, program, vm.Name, recordVolumes(vm))
+	return ExitOK
+}
+
+// recordVolumes notes on which file systems the images of the VM that is booted
+// are.
+func recordVolumes(vm statedir.VM) error {
+	p, err := vm.Booted()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return err
+	}
+	images := make([]string, len(plan.Volumes))
+	for i, v := range plan.Volumes {
+		images[i] = v.Image
+	}
+	return vm.RecordVolumes(images)
 }

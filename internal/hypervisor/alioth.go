@@ -16,6 +16,7 @@ type alioth struct{}
 // aliothArgs collects the argument vector of one VM.
 type aliothArgs struct {
 	s    *spec.Spec
+	p    *Plan
 	argv []string
 	// objects are values that cannot stand in an option themselves.
 	objects []string
@@ -38,7 +39,7 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 		return err
 	}
 	noteMachineID(s, p)
-	a := &aliothArgs{s: s}
+	a := &aliothArgs{s: s, p: p}
 	a.add(program, "run",
 		"--memory", fmt.Sprintf("size=%dM,backend=memfd", s.Mem),
 		"--cpu", "count="+strconv.Itoa(s.VCPU),
@@ -72,6 +73,7 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 func (a *aliothArgs) add(words ...string) { a.argv = append(a.argv, words...) }
 
 func (a *aliothArgs) disks() {
+	keepLocks(a.p)
 	if *a.s.StoreOnDisk {
 		a.add("--blk", "file,path="+a.value(a.s.StoreDisk)+",readonly=true")
 	}

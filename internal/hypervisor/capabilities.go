@@ -51,6 +51,8 @@ type Capabilities struct {
 	// VolumeSerial and VolumeDirect are volumes[].serial and volumes[].direct.
 	VolumeSerial bool `json:"volumeSerial"`
 	VolumeDirect bool `json:"volumeDirect"`
+	// VolumeShared is volumes[].shared: that it can leave a disk to others as well.
+	VolumeShared bool `json:"volumeShared"`
 	// ReadOnly9p is shares[].readOnly for 9p; virtiofsd does it for virtiofs.
 	ReadOnly9p bool `json:"readOnly9p"`
 	// Control is the protocol of the control interface, as in Control.Method;
@@ -102,6 +104,7 @@ func uses(s *spec.Spec) []use {
 		add(true, fmt.Sprintf("volumes[%d].imageType", i), v.ImageType+" images", func(c Capabilities) bool { return slices.Contains(c.ImageTypes, v.ImageType) })
 		add(v.Serial != nil, fmt.Sprintf("volumes[%d].serial", i), "serial numbers of volumes", func(c Capabilities) bool { return c.VolumeSerial })
 		add(v.Direct, fmt.Sprintf("volumes[%d].direct", i), "direct access to volumes", func(c Capabilities) bool { return c.VolumeDirect })
+		add(v.Shared, fmt.Sprintf("volumes[%d].shared", i), "volumes that are shared with other VMs", func(c Capabilities) bool { return c.VolumeShared })
 	}
 	add(s.CPU != nil, "cpu", "emulated CPU", func(c Capabilities) bool { return c.CPU })
 	add(s.HugepageMem, "hugepageMem", "huge pages", func(c Capabilities) bool { return c.HugepageMem })

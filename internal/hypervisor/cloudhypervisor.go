@@ -30,6 +30,8 @@ type chArgs struct {
 	repeat bool
 	// imageType says that --disk knows image_type, since 52; older ones look.
 	imageType bool
+	// locks says that it locks its disks, since 46; what cannot be asked may.
+	locks bool
 	// hasLandlock says that there is --landlock, since 41.
 	hasLandlock bool
 }
@@ -45,6 +47,7 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		s: s, p: p, own: own, rest: rest,
 		repeat:      b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0),
 		imageType:   !b.older(program, 52, 0),
+		locks:       !b.older(program, 46, 0),
 		hasLandlock: b.atLeast(program, 41, 0),
 	}
 	control := controlOf(s, "cloud-hypervisor")
@@ -319,6 +322,12 @@ func (a *chArgs) gpu() {
 }
 
 func (a *chArgs) disks() {
+	if !a.locks {
+		keepLocks(a.p)
+	}
+	if !a.imageType {
+		probes(a.p)
+	}
 	var out []string
 	queues := ""
 	if a.s.VCPU > 1 {

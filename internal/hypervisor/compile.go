@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"microvm/internal/spec"
 )
@@ -150,6 +151,11 @@ func common(s *spec.Spec) (*Plan, error) {
 		queues = s.VCPU
 	}
 	for _, n := range s.Interfaces {
+		network := Network{Type: n.Type, MAC: strings.ToLower(n.MAC)}
+		if n.Type == "tap" || n.Type == "macvtap" {
+			network.ID = n.ID
+		}
+		p.Networks = append(p.Networks, network)
 		switch n.Type {
 		case "tap":
 			p.Taps = append(p.Taps, Tap{ID: n.ID, VnetHdr: true, MultiQueue: queues > 1})
@@ -160,6 +166,11 @@ func common(s *spec.Spec) (*Plan, error) {
 			if !slices.Contains(p.Bridges, *n.Bridge) {
 				p.Bridges = append(p.Bridges, *n.Bridge)
 			}
+		}
+	}
+	for _, f := range s.ForwardPorts {
+		if f.From == "host" {
+			p.HostPorts = append(p.HostPorts, HostPort{Proto: f.Proto, Address: f.Host.Address, Port: f.Host.Port})
 		}
 	}
 	for _, v := range s.Volumes {
@@ -230,6 +241,22 @@ func volume(v spec.Volume) Volume {
 		Label:         deref(v.Label),
 		MkfsExtraArgs: v.MkfsExtraArgs,
 		ImageType:     v.ImageType,
+		Shared:        v.Shared,
+	}
+}
+
+// keepLocks is for a hypervisor that takes no lock of its own on its disks, or one
+// that the others do not see.
+func keepLocks(p *Plan) {
+	for i := range p.Volumes {
+		p.Volumes[i].KeepLock = true
+	}
+}
+
+// probes is for a hypervisor that takes the type of a disk from the disk.
+func probes(p *Plan) {
+	for i := range p.Volumes {
+		p.Volumes[i].Probed = true
 	}
 }
 

@@ -84,7 +84,7 @@ func TestEachCapabilityIsAskedFor(t *testing.T) {
 			{"type":"bridge","id":"d","mac":"02:00:00:00:00:04","bridge":"br0"}],
 		"forwardPorts":[{"host":{"port":1},"guest":{"port":1}}],
 		"shares":[{"tag":"a","source":"/a","readOnly":true},{"tag":"b","source":"/b","proto":"virtiofs"}],
-		"volumes":[{"image":"a","size":1,"serial":"a","direct":true},{"image":"b","autoCreate":false,"imageType":"qcow2"},
+		"volumes":[{"image":"a","size":1,"serial":"a","direct":true,"shared":true},{"image":"b","autoCreate":false,"imageType":"qcow2"},
 			{"image":"c","autoCreate":false,"imageType":"vhd"},{"image":"d","autoCreate":false,"imageType":"vhdx"}],
 		"devices":[{"bus":"pci","path":"0000:01:00.0"},{"bus":"usb","path":"vendorid=1"}]}`))
 	if err != nil {
@@ -112,6 +112,7 @@ func TestEachCapabilityIsAskedFor(t *testing.T) {
 		}
 		deny(c.VolumeSerial, "volumes[0].serial")
 		deny(c.VolumeDirect, "volumes[0].direct")
+		deny(c.VolumeShared, "volumes[0].shared")
 		for path, has := range map[string]bool{
 			"cpu": c.CPU, "hugepageMem": c.HugepageMem, "hotplugMem": c.HotplugMem, "balloon": c.Balloon,
 			"initialBalloonMem": c.InitialBalloonMem, "forwardPorts": c.ForwardPorts, "graphics.enable": c.Graphics,

@@ -119,12 +119,19 @@ func crosvmSandbox(s *spec.Spec, p *Plan) {
 	p.Argv = append(p.Argv, "--pivot-root", Literal(*s.Crosvm.PivotRoot))
 }
 
+// crosvmDisks: crosvm locks its disks by flock(2), which nobody else looks at, and
+// it looks for their types itself (disk/src/disk.rs).
 func crosvmDisks(s *spec.Spec, p *Plan) {
+	keepLocks(p)
+	probes(p)
 	if *s.StoreOnDisk {
 		p.Argv = append(p.Argv, "--block", Literal(s.StoreDisk)+",ro=true")
 	}
 	for _, v := range s.Volumes {
 		disk := fmt.Sprintf("%s,ro=%t,o_direct=%t", Literal(v.Image), v.ReadOnly, v.Direct)
+		if v.Shared {
+			disk += ",lock=false"
+		}
 		if v.Serial != nil {
 			disk += ",id=" + Literal(*v.Serial)
 		}

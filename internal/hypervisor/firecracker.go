@@ -121,6 +121,7 @@ func firecrackerBase(s *spec.Spec, p *Plan, oldKeyboard bool) object {
 		machine["smt"] = s.VCPU%2 == 0
 	}
 	config := object{"boot-source": boot, "machine-config": machine, "drives": firecrackerDrives(s), "entropy": object{}}
+	keepLocks(p)
 	var interfaces []any
 	for _, n := range s.Interfaces {
 		interfaces = append(interfaces, object{"iface_id": n.ID, "host_dev_name": n.ID, "guest_mac": n.MAC})

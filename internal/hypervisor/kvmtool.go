@@ -65,7 +65,7 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		[]string{"--nodefaults", "--console", "serial", "--rng", "-k", Literal(s.Kernel)},
 		kvmtoolInitrd(s),
 		[]string{"-p", line},
-		kvmtoolDisks(s), kvmtoolShares(s), kvmtoolInterfaces(s, p),
+		kvmtoolDisks(s, p), kvmtoolShares(s), kvmtoolInterfaces(s, p),
 	)
 	if s.Balloon {
 		p.Argv = append(p.Argv, "--balloon")
@@ -167,7 +167,11 @@ func kvmtoolInitrd(s *spec.Spec) []string {
 	return []string{"-i", Literal(s.InitrdPath)}
 }
 
-func kvmtoolDisks(s *spec.Spec) []string {
+// kvmtoolDisks: kvmtool locks nothing, and takes a file that begins as a qcow2 image
+// for one (disk/core.c).
+func kvmtoolDisks(s *spec.Spec, p *Plan) []string {
+	keepLocks(p)
+	probes(p)
 	var out []string
 	if *s.StoreOnDisk {
 		out = append(out, "-d", Literal(s.StoreDisk)+",ro")

@@ -66,10 +66,13 @@ type Plan struct {
 	// before the start (firecracker's configuration).
 	Generated []GeneratedFile `json:"generated,omitempty"`
 
-	Volumes  []Volume  `json:"volumes,omitempty"`
-	Taps     []Tap     `json:"taps,omitempty"`
-	Macvtaps []Macvtap `json:"macvtaps,omitempty"`
-	Shares   []Share   `json:"shares,omitempty"`
+	Volumes []Volume `json:"volumes,omitempty"`
+	// Networks are all interfaces; Taps and Macvtaps are those that helpers make.
+	Networks  []Network  `json:"networks,omitempty"`
+	HostPorts []HostPort `json:"hostPorts,omitempty"`
+	Taps      []Tap      `json:"taps,omitempty"`
+	Macvtaps  []Macvtap  `json:"macvtaps,omitempty"`
+	Shares    []Share    `json:"shares,omitempty"`
 	// NinePShares are directories that the hypervisor serves by itself.
 	NinePShares []NinePShare `json:"ninePShares,omitempty"`
 	PCI         []PCI        `json:"pci,omitempty"`
@@ -145,6 +148,32 @@ type Volume struct {
 	Label         string   `json:"label,omitempty"`
 	MkfsExtraArgs []string `json:"mkfsExtraArgs,omitempty"`
 	ImageType     string   `json:"imageType,omitempty"`
+	// Shared says that other VMs may write it at the same time.
+	Shared bool `json:"shared,omitempty"`
+	// KeepLock says that the hypervisor takes no lock that others see: the one that
+	// the launcher takes stays with it, by an open descriptor.
+	KeepLock bool `json:"keepLock,omitempty"`
+	// Probed says that the hypervisor takes the image's type from its first bytes,
+	// which the guest of a raw disk can write.
+	Probed bool `json:"probed,omitempty"`
+}
+
+// Network is a network interface of the guest, for what compares VMs.
+type Network struct {
+	// Type is user, tap, macvtap or bridge.
+	Type string `json:"type"`
+	// ID is the interface's name on the host; for tap and macvtap only.
+	ID  string `json:"id,omitempty"`
+	MAC string `json:"mac"`
+}
+
+// HostPort is a port of the host that the VM listens on.
+type HostPort struct {
+	// Proto is tcp or udp.
+	Proto string `json:"proto"`
+	// Address is empty for all of the host's.
+	Address string `json:"address,omitempty"`
+	Port    int    `json:"port"`
 }
 
 // Tap is one tap interface.

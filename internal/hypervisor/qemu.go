@@ -431,9 +431,13 @@ func (a *qemuArgs) backend(id string, mib int) string {
 // start where the kernel has it turned off (kernel.io_uring_disabled), and what
 // goes through a ring passes the seccomp filter by. With O_DIRECT the kernel's
 // own asynchronous calls are as fast and everywhere.
+//
+// What is only read is not locked: QEMU wants to know that nobody writes, and
+// takes the read lock of another hypervisor, over the whole file, for somebody
+// who might ("consistent read"). The launcher's lock says it better, see KeepLock.
 func (a *qemuArgs) disks() {
 	if *a.s.StoreOnDisk {
-		a.add("-drive", "id=store,format=raw,read-only=on,if=none,aio=threads,file="+comma(a.s.StoreDisk),
+		a.add("-drive", "id=store,format=raw,read-only=on,if=none,aio=threads,file.locking=off,file="+comma(a.s.StoreDisk),
 			"-device", a.virtio("blk")+",drive=store")
 	}
 	for i, v := range a.s.Volumes {
@@ -444,7 +448,14 @@ func (a *qemuArgs) disks() {
 		} else {
 			drive += ",aio=threads"
 		}
+		if v.ReadOnly {
+			drive += ",file.locking=off"
+			a.p.Volumes[i].KeepLock = true
+		}
 		device := a.virtio("blk") + ",drive=" + id
+		if v.Shared {
+			device += ",share-rw=on"
+		}
 		if v.Serial != nil {
 			device += ",serial=" + comma(*v.Serial)
 		}

@@ -42,6 +42,8 @@ type Launcher struct {
 	vm string
 	// waits is how long this start waits for things; nil until it does.
 	waits *wait.Patience
+	// state is the VM's, where there is one.
+	state *statedir.VM
 }
 
 func (l *Launcher) logf(format string, args ...any) {
@@ -62,6 +64,7 @@ func (l *Launcher) Start(vm statedir.VM) error {
 	// Credentials belong to a thread, and the one that executes the hypervisor
 	// decides what that has.
 	runtime.LockOSThread()
+	l.state = &vm
 	p, err := vm.Booted()
 	if errors.Is(err, fs.ErrNotExist) && vm.Exists() {
 		return notPinned(vm)
@@ -122,10 +125,20 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := switchUser(plan.User); err != nil {
 		return err
 	}
-	if err := l.prepare(plan); err != nil {
+	// Open until the hypervisor is executed, and some of them beyond.
+	disks, err := l.prepare(plan)
+	if err != nil {
 		return err
 	}
-	extra, err := extraArgs(plan.ExtraArgsScript)
+	defer disks.Close()
+	var extra []string
+	err = disks.lend(unit, func() error {
+		if err := preStart(plan.PreStart); err != nil {
+			return err
+		}
+		extra, err = extraArgs(plan.ExtraArgsScript)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -135,7 +148,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	key, err := newKey(plan)
 	if err != nil {
-		return err
+		return explain("key", err)
 	}
 	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir()}
 	argv, err := values.expandAll(slices.Concat(plan.Argv, l.landlock(plan)))
@@ -158,7 +171,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Jail != nil {
 		env = plan.Env // nothing of the host's, as Firecracker's jailer does
 	}
-	return become(program, append(argv, extra...), env, files.inherited())
+	return become(program, append(argv, extra...), env, slices.Concat(files.inherited(), disks.inherited()))
 }
 
 // check looks for what has to be there before the hypervisor starts.
@@ -175,19 +188,22 @@ func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) 
 }
 
 // prepare does what has to be done before the hypervisor starts.
-func (l *Launcher) prepare(plan *hypervisor.Plan) error {
-	// Of its lock a hypervisor that still runs here is not robbed: only of what would
-	// keep a new one from starting.
-	if err := removeSockets(".", plan.StaleSockets); err != nil {
-		return err
+func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
+	// First: where the VM runs already, by hand say, it has its images, and its
+	// sockets are in use.
+	disks, err := l.volumes(".", plan)
+	if err != nil {
+		return nil, helper.Mendable(err)
 	}
-	if err := l.volumes(".", plan.Volumes); err != nil {
-		return helper.Mendable(err)
+	err = removeSockets(".", plan.StaleSockets)
+	if err == nil {
+		err = l.checkKVM(plan.KVM)
 	}
-	if err := l.checkKVM(plan.KVM); err != nil {
-		return err
+	if err != nil {
+		disks.Close()
+		return nil, err
 	}
-	return preStart(plan.PreStart)
+	return disks, nil
 }
 
 // readable says why a file cannot be read, without reading it.
@@ -347,7 +363,7 @@ func (v *startValues) write(files []hypervisor.GeneratedFile) error {
 			return fmt.Errorf("the plan's %s: %w", g.Path, err)
 		}
 		if err := os.WriteFile(g.Path, []byte(content), 0o600); err != nil {
-			return fmt.Errorf("write %s: %w", g.Path, err)
+			return explain(g.Path, fmt.Errorf("write %s: %w", g.Path, err))
 		}
 	}
 	return nil

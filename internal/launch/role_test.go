@@ -33,6 +33,8 @@ const (
 	roleGuest    = "LAUNCH_TEST_GUEST"    // be a hypervisor whose guest says this
 	roleListener = "LAUNCH_TEST_LISTENER" // listen on descriptor 3 and be gone
 	roleShow     = "LAUNCH_TEST_SHOW"     // write what was inherited into this file
+
+	roleUnprivileged = "LAUNCH_TEST_UNPRIVILEGED" // be nobody, with this state directory
 )
 
 func TestMain(m *testing.M) {

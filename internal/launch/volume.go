@@ -2,6 +2,8 @@ package launch
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -43,69 +46,220 @@ var fileSystems = map[string]fileSystem{
 	"vfat":  {"mkfs.vfat", "-n", "dosfstools"},
 }
 
-// volumes makes the images that are missing and grows those that are declared
-// larger than they are. dir is the state directory. Paths are followed as the
-// hypervisor's user, who may put links there: it can reach nothing by them
-// that it cannot reach anyhow.
-func (l *Launcher) volumes(dir string, list []hypervisor.Volume) error {
-	for _, v := range list {
+// volumes opens and locks the images, makes those that are missing and grows
+// those that are declared larger than they are. Nothing is done to one before it
+// is locked. dir is the state directory. Paths are followed as the hypervisor's
+// user, who may put links there: it can reach nothing by them that it cannot
+// reach anyhow.
+func (l *Launcher) volumes(dir string, plan *hypervisor.Plan) (*images, error) {
+	held := &images{}
+	for _, v := range plan.Volumes {
 		path := v.Image
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
 		}
-		if err := l.volume(path, v); err != nil {
-			return fmt.Errorf("volume %s: %w", v.Image, err)
+		work := &volumeWork{l: l, dir: dir, hyp: plan.Hypervisor, path: path, v: v}
+		err := work.notTwice(held)
+		if err == nil {
+			err = work.do()
+		}
+		if work.image != nil {
+			held.list = append(held.list, work.image)
+		}
+		if err != nil {
+			held.Close()
+			return nil, fmt.Errorf("volume %s: %w", v.Image, err)
+		}
+	}
+	return held, nil
+}
+
+// volumeWork is what is to be done about one volume.
+type volumeWork struct {
+	l *Launcher
+	// dir is the state directory, hyp the hypervisor.
+	dir, hyp, path string
+	v              hypervisor.Volume
+	// image is open, and locked, once it is there.
+	image *image
+}
+
+// volumeAttempts is how often an image may be replaced while it is opened.
+const volumeAttempts = 10
+
+func (w *volumeWork) do() error {
+	for range volumeAttempts {
+		info, err := os.Stat(w.path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			err = w.missing()
+		case err == nil:
+			err = w.existing(info)
+		}
+		if !errors.Is(err, errReplaced) {
+			return err
+		}
+	}
+	return fmt.Errorf("%s is replaced again and again; find out what does that", w.path)
+}
+
+// errReplaced is an image that is another file now, or that somebody made
+// meanwhile.
+var errReplaced = errors.New("replaced")
+
+// notTwice refuses an image that is another volume of the VM as well, under
+// another name: it could not lock it against itself.
+func (w *volumeWork) notTwice(held *images) error {
+	info, err := os.Stat(w.path)
+	if err != nil {
+		return nil //nolint:nilerr // it is looked at again
+	}
+	for _, other := range held.list {
+		have, err := other.file.Stat()
+		alike := useOf(w.v) == other.use && other.use != alone
+		if err == nil && os.SameFile(info, have) && !alike {
+			return configf("%s and %s are the same file\nhint: remove one of the two volumes", w.path, other.path)
 		}
 	}
 	return nil
 }
 
-func (l *Launcher) volume(path string, v hypervisor.Volume) error {
-	info, err := os.Stat(path)
-	switch {
-	case err == nil:
-		return l.existing(path, info, v)
-	case !errors.Is(err, fs.ErrNotExist):
+// missing makes an image that is not there. What may yet come, as a disk that is
+// not mounted, is tried again.
+func (w *volumeWork) missing() error {
+	if target, linked := os.Readlink(w.path); linked == nil {
+		// The disk it is on may not be mounted: no time for an empty image.
+		return fmt.Errorf("%s is a link to %s, which does not exist; mount the disk it is on, or remove the link", w.path, target)
+	}
+	if !w.v.AutoCreate {
+		return fmt.Errorf("the image %s does not exist and autoCreate is off; put it there, or turn autoCreate on", w.path)
+	}
+	if err := w.mayCreate(filepath.Dir(w.path)); err != nil {
 		return err
 	}
-	if target, linked := os.Readlink(path); linked == nil {
-		// The disk it is on may not be mounted: no time for an empty image.
-		return configf("%s is a link to %s, which does not exist; mount the disk it is on, or remove the link", path, target)
+	w.l.logf("creating volume %s, %d MiB, %s", w.v.Image, w.v.SizeMiB, w.v.FSType)
+	if err := w.create(); err != nil {
+		return err
 	}
-	if !v.AutoCreate {
-		return configf("the image %s does not exist and autoCreate is off; put it there, or turn autoCreate on", path)
-	}
-	l.logf("creating volume %s, %d MiB, %s", v.Image, v.SizeMiB, v.FSType)
-	return create(path, v)
+	return w.settle()
 }
 
 // existing checks an image that is there, which is never formatted.
-func (l *Launcher) existing(path string, info fs.FileInfo, v hypervisor.Volume) error {
+func (w *volumeWork) existing(info fs.FileInfo) error {
 	mode := info.Mode()
 	device := mode&fs.ModeDevice != 0 // a disk or a logical volume of the operator's
 	if !device && !mode.IsRegular() {
-		return configf("%s is a %s, not an image; remove it or name another image", path, kind(mode))
+		return configf("%s is a %s, not an image; remove it or name another image", w.path, kind(mode))
 	}
-	if err := usable(path, v.ReadOnly); err != nil {
-		return configf("%s: %w; let the hypervisors' user use it, or set readOnly where it only has to read", path, err)
+	if mode&fs.ModeCharDevice != 0 {
+		return w.usable(usable(w.path, w.v.ReadOnly))
 	}
-	if device {
+	if err := w.open(); err != nil {
+		return err
+	}
+	if err := checkType(w.dir, w.hyp, w.image, w.v); err != nil {
+		return err
+	}
+	if !device {
+		if err := w.fit(); err != nil {
+			return err
+		}
+	}
+	return w.settle()
+}
+
+// usable adds what helps where an image cannot be opened.
+func (w *volumeWork) usable(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
+		return configf("%s: %w; let the hypervisors' user use it, or set readOnly where it only has to read", w.path, err)
+	case errors.Is(err, fs.ErrNotExist):
+		return errReplaced
+	case err != nil:
+		return fmt.Errorf("%s: %w", w.path, err)
+	}
+	return nil
+}
+
+// open opens and locks the image.
+func (w *volumeWork) open() error {
+	flag := os.O_RDWR
+	if w.v.ReadOnly {
+		flag = os.O_RDONLY
+	}
+	f, err := os.OpenFile(w.path, flag, 0) //nolint:gosec // a declared image
+	if err != nil {
+		var cause *fs.PathError
+		if errors.As(err, &cause) {
+			err = cause.Err
+		}
+		return w.usable(err)
+	}
+	im, err := w.lock(f)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	w.image = im
+	return nil
+}
+
+// lock locks an open image, and says whether it is still the one of that name.
+func (w *volumeWork) lock(f *os.File) (*image, error) {
+	im := &image{path: w.path, file: f, use: useOf(w.v), keep: w.v.KeepLock}
+	err := im.lock()
+	switch {
+	case errors.Is(err, errBusy):
+		return nil, im.cannotLock(w.l.vm, err)
+	case err != nil:
+		// A network file system without locks, say. Hypervisors that lock do not
+		// start then; the others have no other protection, either.
+		w.l.logf("warning: cannot lock %s: %v; see that no other VM uses it", w.path, err)
+		im.exclusive, im.unlockable = true, true
+	}
+	ours, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("look at the image: %w", err)
+	}
+	if now, err := os.Stat(f.Name()); err != nil || !os.SameFile(ours, now) {
+		return nil, errReplaced
+	}
+	return im, nil
+}
+
+// settle leaves the image to those who may share it.
+func (w *volumeWork) settle() error {
+	if w.image == nil || w.image.use == alone {
 		return nil
 	}
-	size := int64(v.SizeMiB) * mib
-	if !v.AutoCreate || v.ReadOnly || size == 0 {
+	if err := w.image.settle(); errors.Is(err, errBusy) {
+		return w.image.cannotLock(w.l.vm, err)
+	}
+	return nil
+}
+
+// fit enlarges an image that is smaller than declared.
+func (w *volumeWork) fit() error {
+	size := int64(w.v.SizeMiB) * mib
+	if !w.v.AutoCreate || w.v.ReadOnly || size == 0 {
 		return nil
+	}
+	info, err := w.image.file.Stat()
+	if err != nil {
+		return fmt.Errorf("look at the image: %w", err)
 	}
 	if info.Size() > size {
 		return configf("the image has %d MiB and %d are declared; shrinking would lose data: declare at least %d, or make a new image and copy",
-			(info.Size()+mib-1)/mib, v.SizeMiB, (info.Size()+mib-1)/mib)
+			(info.Size()+mib-1)/mib, w.v.SizeMiB, (info.Size()+mib-1)/mib)
 	}
-	_, err := os.Lstat(beside(path, volumeGrowing))
-	if info.Size() == size && err != nil {
+	if info.Size() == size && w.growing() == "" {
 		return nil
 	}
-	l.logf("growing volume %s from %d to %d MiB", v.Image, info.Size()/mib, v.SizeMiB)
-	return grow(path, size, v.FSType)
+	if !w.image.exclusive {
+		w.l.logf("volume %s is to grow from %d to %d MiB, and another VM has it; it grows when that is down", w.v.Image, info.Size()/mib, w.v.SizeMiB)
+		return nil
+	}
+	w.l.logf("growing volume %s from %d to %d MiB", w.v.Image, info.Size()/mib, w.v.SizeMiB)
+	return w.grow(size)
 }
 
 // beside is the path of a name made from an image's, in the same directory.
@@ -134,49 +288,136 @@ func kind(mode fs.FileMode) string {
 }
 
 // create makes the image under a temporary name and renames it when its file
-// system is complete and on disk.
-func create(path string, v hypervisor.Volume) (err error) {
-	how, known := fileSystems[v.FSType]
+// system is complete and on disk. It is locked from the first moment on: another
+// start may be making the same one.
+func (w *volumeWork) create() (err error) {
+	how, known := fileSystems[w.v.FSType]
 	if !known {
-		return configf("no way is known to make a file system of type %q; make the image yourself and set autoCreate to false, or choose ext4", v.FSType)
+		return configf("no way is known to make a file system of type %q; make the image yourself and set autoCreate to false, or choose ext4", w.v.FSType)
 	}
 	mkfs, err := findProgram(how.program)
 	if err != nil {
 		return configf("%s is not installed; on Debian it is in package %s", how.program, how.debianPackage)
 	}
-	tmp := beside(path, volumeTemp)
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove what an interrupted start left: %w", err)
-	}
-	f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o660) //nolint:gosec // the declared place
+	tmp := beside(w.path, volumeTemp)
+	im, err := w.openNew(tmp)
 	if err != nil {
-		return cannotMake(filepath.Dir(path), err)
-	}
-	defer func() {
-		err = errors.Join(err, f.Close())
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp))
-		}
-	}()
-	noCopyOnWrite(f)
-	if err := f.Truncate(int64(v.SizeMiB) * mib); err != nil {
-		return fmt.Errorf("make the image %d MiB large: %w", v.SizeMiB, err)
-	}
-	args := append([]string{}, v.MkfsExtraArgs...)
-	if v.Label != "" {
-		args = append([]string{how.labelFlag, v.Label}, args...)
-	}
-	if err := run(mkfs, append(args, tmp)...); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("write the image to disk: %w", err)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, removeExisting(tmp), im.file.Close())
+		}
+	}()
+	noCopyOnWrite(im.file)
+	if err := im.file.Truncate(int64(w.v.SizeMiB) * mib); err != nil {
+		return explain(tmp, fmt.Errorf("make the image %d MiB large: %w", w.v.SizeMiB, err))
 	}
-	// Never over an image that somebody put there meanwhile.
-	if err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
+	args := append([]string{}, w.v.MkfsExtraArgs...)
+	if w.v.Label != "" {
+		args = append([]string{how.labelFlag, w.v.Label}, args...)
+	}
+	if err := run(mkfs, append(args, tmp)...); err != nil {
+		return explain(tmp, err)
+	}
+	sayRaw(im.file)
+	if err := im.file.Sync(); err != nil {
+		return explain(tmp, fmt.Errorf("write the image to disk: %w", err))
+	}
+	if err := putInPlace(tmp, w.path); err != nil {
+		return err
+	}
+	im.path, w.image = w.path, im
+	return syncDir(filepath.Dir(w.path))
+}
+
+// openNew opens and locks an empty file of that name.
+func (w *volumeWork) openNew(tmp string) (*image, error) {
+	for range volumeAttempts {
+		f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o660) //nolint:gosec // the declared place
+		switch {
+		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO), errors.Is(err, fs.ErrPermission) && exists(tmp):
+			// Not what a start leaves, or not of this user's.
+			if err := removeExisting(tmp); err != nil {
+				return nil, cannotMake(filepath.Dir(tmp), err)
+			}
+			continue
+		case err != nil:
+			return nil, cannotMake(filepath.Dir(tmp), err)
+		}
+		im, err := w.lockNew(f)
+		if err == nil {
+			return im, nil
+		}
+		_ = f.Close()
+		if !errors.Is(err, errReplaced) || exists(w.path) {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%s is replaced again and again; find out what does that", tmp)
+}
+
+// lockNew empties what an interrupted start left. A start that goes on has it
+// locked.
+func (w *volumeWork) lockNew(f *os.File) (*image, error) {
+	im := &image{path: w.path, file: f, use: useOf(w.v), keep: w.v.KeepLock, exclusive: true}
+	err := setLock(f, unix.F_WRLCK, 0, 0)
+	if errors.Is(err, errBusy) {
+		return nil, fmt.Errorf("another start is making %s just now", w.path)
+	}
+	if err != nil {
+		w.l.logf("warning: cannot lock %s: %v; see that no other VM uses it", w.path, err)
+		im.unlockable = true
+	}
+	ours, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("make the image: %w", err)
+	}
+	now, err := os.Lstat(f.Name())
+	if err != nil || !os.SameFile(ours, now) {
+		return nil, errReplaced
+	}
+	// One that has another name is somebody's: it is not to be emptied.
+	if st, ok := ours.Sys().(*syscall.Stat_t); !ok || st.Nlink > 1 || !ours.Mode().IsRegular() {
+		return nil, errors.Join(errReplaced, removeExisting(f.Name()))
+	}
+	if exists(w.path) { // somebody was faster
+		return nil, errors.Join(errReplaced, removeExisting(f.Name()))
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, explain(f.Name(), fmt.Errorf("make the image: %w", err))
+	}
+	return im, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func removeExisting(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what an interrupted start left: %w", err)
+	}
+	return nil
+}
+
+// putInPlace gives the image its name, never over one that somebody put there
+// meanwhile. Not every network file system has the flag for that.
+func putInPlace(tmp, path string) error {
+	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
+		if err = unix.Link(tmp, path); err == nil {
+			err = os.Remove(tmp)
+		}
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return errReplaced
+	}
+	if err != nil {
 		return fmt.Errorf("put the image in place: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
 // cannotMake says why an image cannot be made in dir, and what helps.
@@ -185,14 +426,37 @@ func cannotMake(dir string, err error) error {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
 		return configf("make the image: %w; the hypervisors' user has to be able to write to %s", err, dir)
 	case errors.Is(err, fs.ErrNotExist):
-		return configf("make the image: %w; make the directory %s, writable for the hypervisors' user", err, dir)
+		// It may be on a disk that is not mounted yet.
+		return fmt.Errorf("make the image: %w; make the directory %s, writable for the hypervisors' user, or mount the disk it is on", err, dir)
 	}
-	return fmt.Errorf("make the image: %w", err)
+	return explain(filepath.Join(dir, "x"), fmt.Errorf("make the image: %w", err))
+}
+
+// explain adds what helps where there is no room for what was to be written to
+// path. Programs do not say that by their exit code.
+func explain(path string, err error) error {
+	dir := filepath.Dir(path)
+	var st unix.Statfs_t
+	full := unix.Statfs(dir, &st) == nil && st.Bavail*uint64(max(st.Bsize, 1)) < mib //nolint:gosec // a block's size
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EDQUOT):
+		return fmt.Errorf("%w\nhint: raise the quota of the hypervisors' user on the file system of %s", err, dir)
+	case errors.Is(err, unix.EFBIG):
+		return configf("%w\nhint: the file system of %s, or LimitFSIZE= of the unit, allows no file of that size; put the image elsewhere", err, dir)
+	case errors.Is(err, unix.ENOSPC), full:
+		return fmt.Errorf("%w\nhint: make room on the file system of %s, which is full", err, dir)
+	}
+	return err
 }
 
 // syncDir makes a rename in dir last over a power failure.
 func syncDir(dir string) error {
 	d, err := os.Open(dir) //nolint:gosec // the directory of a declared image
+	if errors.Is(err, fs.ErrPermission) {
+		return nil // it may be written and not be read; the file system does it in a while
+	}
 	if err != nil {
 		return fmt.Errorf("write directory %s to disk: %w", dir, err)
 	}
@@ -212,16 +476,67 @@ func noCopyOnWrite(f *os.File) {
 	_ = unix.IoctlSetPointerInt(int(f.Fd()), unix.FS_IOC_SETFLAGS, int(flags|fsNoCOW))
 }
 
+// growing is the mark of a growth that was cut off, or "".
+func (w *volumeWork) growing() string {
+	for _, mark := range w.marks() {
+		if exists(mark) {
+			return mark
+		}
+	}
+	return ""
+}
+
+// marks are where the mark of a growth may be: beside the image, or where that
+// directory cannot be written, in the state directory.
+func (w *volumeWork) marks() []string {
+	abs, err := filepath.Abs(w.path)
+	if err != nil {
+		abs = w.path
+	}
+	sum := sha256.Sum256([]byte(abs))
+	return []string{beside(w.path, volumeGrowing), filepath.Join(w.dir, volumeGrowing+hex.EncodeToString(sum[:8]))}
+}
+
+// mark leaves the mark of a growth.
+func (w *volumeWork) mark() error {
+	if w.growing() != "" {
+		return nil
+	}
+	var errs error
+	for _, mark := range w.marks() {
+		err := os.WriteFile(mark, nil, 0o600)
+		if err == nil {
+			return syncDir(filepath.Dir(mark))
+		}
+		errs = errors.Join(errs, fmt.Errorf("grow the image: %w", err))
+	}
+	err := explain(w.path, errs)
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
+		return configf("%w\nhint: let the hypervisors' user write to %s, or grow the image yourself", err, filepath.Dir(w.path))
+	}
+	return err
+}
+
+// unmark takes the mark away. One that stays has the file system checked again,
+// which does no harm.
+func (w *volumeWork) unmark() {
+	for _, mark := range w.marks() {
+		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) && exists(mark) {
+			w.l.logf("warning: %v; the next start checks the file system again\nhint: rm %s", err, mark)
+		}
+	}
+}
+
 // grow enlarges an image and an ext file system in it. Others grow mounted,
-// which is the guest's to do. A mark beside the image makes the next start go
-// on where this one is cut off.
-func grow(path string, size int64, fsType string) error {
-	ext, err := holdsExt(path)
+// which is the guest's to do. A mark makes the next start go on where this one
+// is cut off.
+func (w *volumeWork) grow(size int64) error {
+	ext, err := holdsExt(w.image.file)
 	if err != nil {
 		return err
 	}
-	if !strings.HasPrefix(fsType, "ext") || !ext {
-		return enlarge(path, size)
+	if !strings.HasPrefix(w.v.FSType, "ext") || !ext {
+		return w.enlarge(size)
 	}
 	fsck, err := findProgram("e2fsck")
 	if err != nil {
@@ -231,49 +546,35 @@ func grow(path string, size int64, fsType string) error {
 	if err != nil {
 		return configf("resize2fs is not installed; on Debian it is in package e2fsprogs")
 	}
-	mark := beside(path, volumeGrowing)
-	if err := os.WriteFile(mark, nil, 0o600); err != nil {
-		return fmt.Errorf("grow the image: %w", err)
+	if err := w.mark(); err != nil {
+		return err
 	}
-	if err := enlarge(path, size); err != nil {
+	if err := w.enlarge(size); err != nil {
 		return err
 	}
 	var exit *exec.ExitError
 	// 1 says that errors were corrected, e2fsck(8).
-	if err := run(fsck, "-f", "-p", path); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
-		return fmt.Errorf("grow the file system: %w; repair it by hand with: e2fsck -f %s", err, path)
+	if err := run(fsck, "-f", "-p", w.path); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+		return explain(w.path, fmt.Errorf("grow the file system: %w; repair it by hand with: e2fsck -f %s", err, w.path))
 	}
-	if err := run(resize, path); err != nil {
-		return fmt.Errorf("grow the file system: %w", err)
+	if err := run(resize, w.path); err != nil {
+		return explain(w.path, fmt.Errorf("grow the file system: %w", err))
 	}
-	if err := os.Remove(mark); err != nil {
-		return fmt.Errorf("grow the image: %w", err)
-	}
+	w.unmark()
 	return nil
 }
 
 // holdsExt says whether there is an ext file system in an image: the guest may
 // have made another since. The magic number is in the super block, see
 // Documentation/filesystems/ext4 of the kernel.
-func holdsExt(path string) (bool, error) {
-	f, err := os.Open(path) //nolint:gosec // a declared image
-	if err != nil {
-		return false, fmt.Errorf("look at the image: %w", err)
-	}
-	var magic [2]byte
-	_, err = f.ReadAt(magic[:], 1024+0x38)
-	if errors.Is(err, io.EOF) {
-		err = nil // too small for one
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return false, fmt.Errorf("look at the image: %w", err)
-	}
-	return magic == [2]byte{0x53, 0xef}, nil
+func holdsExt(r io.ReaderAt) (bool, error) {
+	magic, err := readAt(r, 1024+0x38, 2)
+	return string(magic) == "\x53\xef", err
 }
 
-func enlarge(path string, size int64) error {
-	if err := os.Truncate(path, size); err != nil {
-		return fmt.Errorf("grow the image: %w", err)
+func (w *volumeWork) enlarge(size int64) error {
+	if err := w.image.file.Truncate(size); err != nil {
+		return explain(w.path, fmt.Errorf("grow the image: %w", err))
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,13 @@ import (
 )
 
 func quiet() *Launcher { return &Launcher{Stderr: io.Discard} }
+
+// volumes makes and grows volumes as a start does, and gives them up again.
+func volumes(dir string, list ...hypervisor.Volume) error {
+	held, err := quiet().volumes(dir, &hypervisor.Plan{Hypervisor: "qemu", Volumes: list})
+	held.Close()
+	return err
+}
 
 // output is what a program prints.
 func output(t *testing.T, program string, args ...string) string {
@@ -53,7 +61,7 @@ func TestVolumesAreMadeWithTheirFileSystems(t *testing.T) {
 			blkid := need.Program(t, "blkid")
 			dir := t.TempDir()
 			v := hypervisor.Volume{Image: "v.img", SizeMiB: max(sizes[kind], 16), AutoCreate: true, FSType: kind, Label: "LABEL"}
-			if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+			if err := volumes(dir, v); err != nil {
 				t.Fatal(err)
 			}
 			path := filepath.Join(dir, "v.img")
@@ -85,7 +93,7 @@ func TestMkfsArgumentsArePassedOn(t *testing.T) {
 	dir := t.TempDir()
 	v := ext4(16)
 	v.MkfsExtraArgs = []string{"-m", "0", "-N", "64"}
-	if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+	if err := volumes(dir, v); err != nil {
 		t.Fatal(err)
 	}
 	got := output(t, dumpe2fs, "-h", filepath.Join(dir, "data.img"))
@@ -143,7 +151,7 @@ func TestExistingVolumeIsKeptAndGrows(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "data.img")
 	for _, size := range []int{16, 16, 48} {
-		if err := quiet().volumes(dir, []hypervisor.Volume{ext4(size)}); err != nil {
+		if err := volumes(dir, ext4(size)); err != nil {
 			t.Fatalf("%d MiB: %v", size, err)
 		}
 		if size == 16 {
@@ -159,7 +167,7 @@ func TestExistingVolumeIsKeptAndGrows(t *testing.T) {
 func TestGrowthThatWasCutOffIsFinished(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "data.img")
-	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
+	if err := volumes(dir, ext4(16)); err != nil {
 		t.Fatal(err)
 	}
 	write(t, image, "precious")
@@ -167,7 +175,7 @@ func TestGrowthThatWasCutOffIsFinished(t *testing.T) {
 	if err := errors.Join(os.WriteFile(beside(image, volumeGrowing), nil, 0o600), os.Truncate(image, 48*mib)); err != nil {
 		t.Fatal(err)
 	}
-	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(48)}); err != nil {
+	if err := volumes(dir, ext4(48)); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, image, "precious", 48)
@@ -186,7 +194,7 @@ func TestGrowingALargerImageWithAnotherFileSystemLeavesThatAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
+	if err := volumes(dir, ext4(16)); err != nil {
 		t.Fatal(err)
 	}
 	after, err := os.ReadFile(image)
@@ -204,7 +212,7 @@ func TestWhatACrashLeftIsReplaced(t *testing.T) {
 	if err := os.WriteFile(beside(image, volumeTemp), []byte("half a file system"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(16)}); err != nil {
+	if err := volumes(dir, ext4(16)); err != nil {
 		t.Fatal(err)
 	}
 	output(t, need.Program(t, "e2fsck"), "-f", "-n", image)
@@ -217,7 +225,7 @@ func TestFailedMkfsLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	v := ext4(16)
 	v.MkfsExtraArgs = []string{"-O", "no-such-feature"}
-	err := quiet().volumes(dir, []hypervisor.Volume{v})
+	err := volumes(dir, v)
 	if err == nil || !strings.Contains(err.Error(), "no-such-feature") {
 		t.Errorf("got %v, want what mkfs said", err)
 	}
@@ -237,21 +245,22 @@ func TestRefusedVolumes(t *testing.T) {
 		set    func(t *testing.T, dir string)
 		volume hypervisor.Volume
 		want   string
+		code   int
 	}{
-		"one that shrank":            {big, ext4(16), "has 20 MiB and 16 are declared"},
-		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "does not exist and autoCreate is off"},
+		"one that shrank":            {big, ext4(16), "has 20 MiB and 16 are declared", helper.ExitConfig},
+		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "does not exist and autoCreate is off", helper.ExitFailed},
 		"a directory": {func(t *testing.T, dir string) {
 			if err := os.Mkdir(filepath.Join(dir, "data.img"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-		}, ext4(16), "is a directory, not an image"},
+		}, ext4(16), "is a directory, not an image", helper.ExitConfig},
 		"a link to nowhere": {func(t *testing.T, dir string) {
 			if err := os.Symlink("/mnt/absent/data.img", filepath.Join(dir, "data.img")); err != nil {
 				t.Fatal(err)
 			}
-		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist; mount"},
-		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory"},
-		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`},
+		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist; mount", helper.ExitFailed},
+		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory", helper.ExitFailed},
+		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`, helper.ExitConfig},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -260,12 +269,13 @@ func TestRefusedVolumes(t *testing.T) {
 				c.set(t, dir)
 			}
 			before := names(t, dir)
-			err := quiet().volumes(dir, []hypervisor.Volume{c.volume})
+			err := volumes(dir, c.volume)
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
-			if helper.ExitCode(err) != helper.ExitConfig {
-				t.Errorf("exit code %d, want %d: no retry can help", helper.ExitCode(err), helper.ExitConfig)
+			// What may be on a disk that is not mounted yet is tried again.
+			if helper.ExitCode(err) != c.code {
+				t.Errorf("exit code %d, want %d", helper.ExitCode(err), c.code)
 			}
 			if after := names(t, dir); strings.Join(after, " ") != strings.Join(before, " ") {
 				t.Errorf("before there was %q, now %q", before, after)
@@ -280,7 +290,7 @@ func TestKeptVolumeMayHaveAnySize(t *testing.T) {
 		t.Fatal(err)
 	}
 	v := hypervisor.Volume{Image: "data.img", SizeMiB: 16, FSType: "ext4"}
-	if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+	if err := volumes(dir, v); err != nil {
 		t.Error(err)
 	}
 }
@@ -290,15 +300,139 @@ func TestVolumeThatALinkLeadsToIsUsed(t *testing.T) {
 	target := filepath.Join(other, "disk.img")
 	v := ext4(16)
 	v.Image = target // absolute: the operator's choice
-	if err := quiet().volumes(dir, []hypervisor.Volume{v}); err != nil {
+	if err := volumes(dir, v); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(target, filepath.Join(dir, "data.img")); err != nil {
 		t.Fatal(err)
 	}
 	write(t, target, "precious")
-	if err := quiet().volumes(dir, []hypervisor.Volume{ext4(32)}); err != nil {
+	if err := volumes(dir, ext4(32)); err != nil {
 		t.Fatal(err)
 	}
 	holds(t, target, "precious", 32)
+}
+
+// TestGrowthWhereTheDirectoryIsNotWritable: as a user who may write to the image
+// alone. The mark is in the state directory then.
+func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
+	if os.Getenv(roleUnprivileged) == "" {
+		if os.Geteuid() != 0 {
+			t.Skip("it takes root to become somebody else; run the tests as root")
+		}
+		asNobody(t)
+		return
+	}
+	dir, other := os.Getenv(roleUnprivileged), filepath.Join(os.Getenv(roleUnprivileged), "other")
+	v := ext4(48)
+	v.Image = filepath.Join(other, "data.img")
+	// The growth was cut off before.
+	work := &volumeWork{dir: dir, path: v.Image}
+	if err := work.mark(); err != nil || work.growing() != work.marks()[1] {
+		t.Fatalf("%v, %q", err, work.growing())
+	}
+	if err := volumes(dir, v); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, v.Image, "precious", 48)
+	if left := names(t, dir); len(left) != 1 {
+		t.Errorf("left behind: %q", left)
+	}
+	// Nowhere to leave a mark.
+	v.SizeMiB = 64
+	if err := os.Chmod(dir, 0o555); err != nil { //nolint:gosec // what is tried
+		t.Fatal(err)
+	}
+	err := volumes(dir, v)
+	if err == nil || !strings.Contains(err.Error(), "\nhint: let the hypervisors' user write to "+other) || helper.ExitCode(err) != helper.ExitConfig {
+		t.Errorf("%v", err)
+	}
+	// Nor to make another.
+	v.Image = filepath.Join(other, "new.img")
+	if err := volumes(dir, v); err == nil || !strings.Contains(err.Error(), "has to be able to write to "+other) {
+		t.Errorf("%v", err)
+	}
+}
+
+// asNobody runs this test again, as nobody, with an image in a directory of root's.
+func asNobody(t *testing.T) {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "launch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	other := filepath.Join(dir, "other")
+	const nobody = 65534
+	v := ext4(16)
+	v.Image = filepath.Join(other, "data.img")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(other, 0o755), volumes(dir, v)); err != nil { //nolint:gosec // for nobody
+		t.Fatal(err)
+	}
+	write(t, v.Image, "precious")
+	self := filepath.Join(dir, "test")
+	data, err := os.ReadFile("/proc/self/exe")
+	if err := errors.Join(err, os.WriteFile(self, data, 0o755), os.Chown(v.Image, nobody, nobody), os.Chown(dir, nobody, nobody)); err != nil { //nolint:gosec // for nobody
+		t.Fatal(err)
+	}
+	run := filepath.Join("/tmp", filepath.Base(dir)+".test")
+	if err := os.Rename(self, run); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(run) })
+	cmd := exec.Command(run, "-test.run", "^"+t.Name()+"$", "-test.v") //nolint:gosec // this program
+	cmd.Env = append(os.Environ(), roleUnprivileged+"="+dir, "TMPDIR=/tmp")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestAFullDiskIsNamed: on a file system that has room for nothing.
+func TestAFullDiskIsNamed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to mount a file system; run the tests as root")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	err := volumes(dir, ext4(64))
+	if err == nil || !strings.Contains(err.Error(), "\nhint: make room on the file system of "+dir) {
+		t.Errorf("%v", err)
+	}
+	if left := names(t, dir); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// TestWhatHasAnotherNameIsNotEmptied: an image's temporary name may be a second
+// name of something, after a crash on a file system without atomic renames.
+func TestWhatHasAnotherNameIsNotEmptied(t *testing.T) {
+	dir := t.TempDir()
+	image := filepath.Join(dir, "data.img")
+	kept := filepath.Join(t.TempDir(), "kept")
+	for name, leave := range map[string]func() error{
+		"a second name": func() error {
+			return errors.Join(os.WriteFile(kept, []byte("precious"), 0o600), os.Link(kept, beside(image, volumeTemp)))
+		},
+		"a link":      func() error { return os.Symlink(kept, beside(image, volumeTemp)) },
+		"a pipe":      func() error { return unix.Mkfifo(beside(image, volumeTemp), 0o600) },
+		"a directory": func() error { return os.Mkdir(beside(image, volumeTemp), 0o700) },
+	} {
+		_ = os.Remove(image)
+		if err := leave(); err != nil {
+			t.Fatal(err)
+		}
+		if err := volumes(dir, ext4(16)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if left := names(t, dir); len(left) != 1 {
+			t.Errorf("%s: left behind: %q", name, left)
+		}
+	}
+	if data, err := os.ReadFile(kept); err != nil || string(data) != "precious" { //nolint:gosec // the test's own
+		t.Errorf("it holds %q, %v", data, err)
+	}
 }

@@ -1,96 +1,277 @@
-// Package mounts tells what is mounted, and what should be and is not yet.
+// Package mounts tells whether a directory is on the file system that it ought to
+// be on: whether a mount point that the host declares above it is mounted, and
+// whether its file system is the one that was seen there before.
+//
+// It works without privileges, in the mount namespace of a unit: it reads
+// fstab(5), the mount units of systemd.mount(5) and proc_pid_mountinfo(5).
 package mounts
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/unit"
+	"golang.org/x/sys/unix"
 )
+
+// Table is what a host declares, and what is mounted.
+type Table struct {
+	// Root is the host's root directory.
+	Root string
+	// MountInfo is the file that lists what is mounted.
+	MountInfo string
+}
+
+// Host is the table of this host.
+var Host = Table{Root: "/", MountInfo: "/proc/self/mountinfo"}
+
+// Point is a mount point that the host declares.
+type Point struct {
+	// Dir is its path, From the file that declares it.
+	Dir, From string
+}
+
+// unitDirs are where systemd looks for units, in its order, systemd.unit(5).
+// Those of the vendor's are the API file systems of the OS for the most part, which
+// are not always used: they count where something pulls them in.
+var unitDirs = []struct {
+	path   string
+	vendor bool
+}{
+	{"etc/systemd/system.control", false},
+	{"run/systemd/system.control", false},
+	{"run/systemd/transient", false},
+	{"run/systemd/generator.early", false},
+	{"etc/systemd/system", false},
+	{"run/systemd/system", false},
+	{"run/systemd/generator", false},
+	{"usr/local/lib/systemd/system", true},
+	{"usr/lib/systemd/system", true},
+	{"lib/systemd/system", true},
+	{"run/systemd/generator.late", false},
+}
+
+// Missing is a declared mount point at path, or above it, that is not mounted; nil
+// where there is none. The path need not exist. It has what is mounted on demand
+// mounted.
+func (t Table) Missing(path string) (*Point, error) {
+	existing, rest := path, ""
+	dir, err := realDir(existing)
+	for errors.Is(err, fs.ErrNotExist) && existing != "/" {
+		rest = filepath.Join(filepath.Base(existing), rest)
+		existing = filepath.Dir(existing)
+		dir, err = realDir(existing)
+	}
+	if err != nil {
+		return nil, err
+	}
+	dir = filepath.Join(dir, rest)
+	declared, err := t.declared()
+	if err != nil {
+		return nil, err
+	}
+	above := slices.DeleteFunc(declared, func(p Point) bool {
+		real := resolve(p.Dir)
+		return real == "/" || real != dir && !strings.HasPrefix(dir, real+"/")
+	})
+	if len(above) == 0 {
+		return nil, nil
+	}
+	// An automount point mounts what belongs there when it is opened.
+	if f, err := os.Open(existing); err == nil { //nolint:gosec // a directory, to look at
+		_, _ = f.Readdirnames(1)
+		_ = f.Close()
+	}
+	mounted, err := t.mounted()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range above {
+		if !mounted[resolve(p.Dir)] {
+			return &p, nil
+		}
+	}
+	return nil, nil
+}
+
+// realDir is the path of a directory without links. The directories on the way
+// need not be open to this user, who may be in one.
+func realDir(dir string) (string, error) {
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0) //nolint:gosec // to look at only
+	if err != nil {
+		return "", fmt.Errorf("look for mount points above %s: %w", dir, err)
+	}
+	defer func() { _ = f.Close() }()
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	if err != nil {
+		return "", fmt.Errorf("look for mount points above %s: %w", dir, err)
+	}
+	return path, nil
+}
+
+// resolve follows the links of a declared mount point, as systemd does, where it
+// is there.
+func resolve(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	return path
+}
+
+// declared are the mount points of fstab and of mount units.
+func (t Table) declared() ([]Point, error) {
+	out, err := t.fstab()
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, d := range unitDirs {
+		dir := filepath.Join(t.Root, d.path)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // not there, or not for this user
+		}
+		for _, e := range entries {
+			name := e.Name()
+			if !strings.HasSuffix(name, ".mount") || seen[name] || strings.Contains(name, "@") {
+				continue
+			}
+			seen[name] = true
+			if d.vendor && !t.wanted(name) {
+				continue
+			}
+			if where := whereOf(filepath.Join(dir, name)); where != "" {
+				out = append(out, Point{Dir: where, From: filepath.Join(dir, name)})
+			}
+		}
+	}
+	return out, nil
+}
+
+// wanted says whether any unit pulls a unit in, by a link.
+func (t Table) wanted(name string) bool {
+	for _, d := range unitDirs {
+		for _, kind := range []string{"*.wants", "*.requires"} {
+			if found, _ := filepath.Glob(filepath.Join(t.Root, d.path, kind, name)); len(found) > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// fstab lists the mount points of fstab(5). Those with noauto are among them: a
+// disk that somebody mounts by hand is the first to be forgotten.
+func (t Table) fstab() ([]Point, error) {
+	path := filepath.Join(t.Root, "etc/fstab")
+	f, err := os.Open(path) //nolint:gosec // the host's own
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the mount points: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	var out []Point
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 3 || strings.HasPrefix(fields[0], "#") || fields[2] == "swap" {
+			continue
+		}
+		if dir := unescape(fields[1]); filepath.IsAbs(dir) {
+			out = append(out, Point{Dir: filepath.Clean(dir), From: path})
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read the mount points: %w", err)
+	}
+	return out, nil
+}
+
+// whereOf is the mount point of a unit file; empty where it is masked, or has
+// none.
+func whereOf(path string) string {
+	data, err := os.ReadFile(path) //nolint:gosec // a unit of the host's
+	if err != nil {
+		return ""
+	}
+	where := ""
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(line, "=")
+		if strings.TrimSpace(name) == "Where" {
+			where = strings.Trim(strings.TrimSpace(value), `"`)
+		}
+	}
+	if !filepath.IsAbs(where) {
+		return ""
+	}
+	return filepath.Clean(where)
+}
 
 // Mount is one mounted file system.
 type Mount struct {
-	// Point is where it is mounted, Type what it is, such as ext4.
-	Point, Type string
+	// Dir is where it is mounted, Type what it is, such as ext4.
+	Dir, Type string
 }
 
-// Table is what is mounted in this process's mount namespace,
-// proc_pid_mountinfo(5).
-func Table() ([]Mount, error) {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil, fmt.Errorf("see what is mounted: %w", err)
+// mounted are the directories on which something is mounted. One that only waits
+// to be mounted on demand is not.
+func (t Table) mounted() (map[string]bool, error) {
+	all, err := t.Mounts()
+	out := map[string]bool{}
+	for _, m := range all {
+		if m.Type != "autofs" {
+			out[m.Dir] = true
+		}
 	}
-	return parse(string(data)), nil
+	return out, err
 }
 
-// octal are the characters that mountinfo writes in another way.
-var octal = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`, `\043`, "#")
-
-func parse(text string) []Mount {
-	const pointField = 4
+// Mounts lists what is mounted.
+func (t Table) Mounts() ([]Mount, error) {
+	f, err := os.Open(t.MountInfo)
+	if err != nil {
+		return nil, fmt.Errorf("read what is mounted: %w", err)
+	}
+	defer func() { _ = f.Close() }()
 	var out []Mount
-	for line := range strings.Lines(text) {
-		before, after, _ := strings.Cut(line, " - ")
-		place, kind := strings.Fields(before), strings.Fields(after)
-		if len(place) > pointField && len(kind) > 0 {
-			out = append(out, Mount{Point: octal.Replace(place[pointField]), Type: kind[0]})
-		}
-	}
-	return out
-}
-
-// unitDirs are where units come from, systemd.unit(5); what is in fstab is in
-// generator.
-var unitDirs = []string{
-	"/etc/systemd/system.control", "/run/systemd/system.control", "/run/systemd/transient", "/run/systemd/generator.early",
-	"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system",
-	"/usr/lib/systemd/system", "/run/systemd/generator.late",
-}
-
-// Absent is the mount point, at the absolute path or above it, of a mount unit or
-// a line of fstab that is not mounted now; empty where there is none. What is
-// made at path meanwhile is on the wrong disk, and hidden once the right one is
-// mounted.
-func Absent(path string) (string, error) { return absent(path, unitDirs) }
-
-func absent(path string, dirs []string) (string, error) {
-	var points []string
-	for p := filepath.Clean(path); p != "/" && p != "."; p = filepath.Dir(p) {
-		if hasUnit(p, dirs) {
-			points = append(points, p)
-		}
-	}
-	if len(points) == 0 {
-		return "", nil
-	}
-	table, err := Table()
-	if err != nil {
-		return "", err
-	}
-	mounted := map[string]bool{}
-	for _, m := range table {
-		mounted[m.Point] = true
-	}
-	for _, p := range points {
-		if !mounted[p] {
-			return p, nil
-		}
-	}
-	return "", nil
-}
-
-// hasUnit says whether there is a mount unit for path that is not masked.
-func hasUnit(path string, dirs []string) bool {
-	name := unit.UnitNamePathEscape(path) + ".mount"
-	for _, dir := range dirs {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err != nil {
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		const where = 4 // the fifth field
+		fields := strings.Fields(lines.Text())
+		dash := slices.Index(fields, "-")
+		if len(fields) <= where || dash < 0 || dash+1 >= len(fields) {
 			continue
 		}
-		return info.Mode().IsRegular() && info.Size() > 0 // the first one counts
+		out = append(out, Mount{Dir: unescape(fields[where]), Type: fields[dash+1]})
 	}
-	return false
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read what is mounted: %w", err)
+	}
+	return out, nil
+}
+
+// unescape turns \ and three octal digits into a byte, as in fstab(5) and
+// mountinfo.
+func unescape(text string) string {
+	var out strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] == '\\' && i+3 < len(text) {
+			if n, err := strconv.ParseUint(text[i+1:i+4], 8, 8); err == nil {
+				out.WriteByte(byte(n))
+				i += 3
+				continue
+			}
+		}
+		out.WriteByte(text[i])
+	}
+	return out.String()
 }

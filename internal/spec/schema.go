@@ -77,7 +77,7 @@ var fixedDefaults = map[string]any{
 	"prettyProcnames": true, "registerWithMachined": false,
 	"interfaces[].tap.vhost": false,
 	"forwardPorts[].from":    "host", "forwardPorts[].proto": "tcp",
-	"volumes[].direct": false, "volumes[].readOnly": false, "volumes[].autoCreate": true,
+	"volumes[].direct": false, "volumes[].readOnly": false, "volumes[].shared": false, "volumes[].autoCreate": true,
 	"volumes[].fsType": DefaultFSType, "volumes[].imageType": "raw",
 	"shares[].proto": "9p", "shares[].securityModel": "none", "shares[].readOnly": false,
 	"shares[].cache": "auto", "shares[].posixAcl": true,

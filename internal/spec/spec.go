@@ -153,9 +153,13 @@ type Volume struct {
 	Image  string  `json:"image"`
 	Serial *string `json:"serial,omitempty"`
 	// Direct opens the image with O_DIRECT.
-	Direct   bool    `json:"direct,omitempty"`
-	ReadOnly bool    `json:"readOnly,omitempty"`
-	Label    *string `json:"label,omitempty"`
+	Direct   bool `json:"direct,omitempty"`
+	ReadOnly bool `json:"readOnly,omitempty"`
+	// Shared is for a disk that several VMs are meant to write at the same time,
+	// which their guests have to agree on: nothing keeps them apart. Every VM that
+	// has the disk has to say so.
+	Shared bool    `json:"shared,omitempty"`
+	Label  *string `json:"label,omitempty"`
 	// MountPoint in the guest; used by the NixOS guest modules.
 	MountPoint *string `json:"mountPoint,omitempty"`
 	// Size in MiB of an image that is created; 0 only where AutoCreate is false.

@@ -260,6 +260,10 @@ func (v *validator) volumes() {
 			v.faults.Addf(at+".serial", "%q is %d bytes; virtio-blk allows 1 to 20", *vol.Serial, len(*vol.Serial))
 		}
 		v.texts(at+".mkfsExtraArgs", vol.MkfsExtraArgs)
+		if vol.Shared && vol.ImageType != "raw" && !vol.ReadOnly {
+			// Each hypervisor keeps the tables of such an image in its memory.
+			v.faults.Addf(at+".shared", "a %s image can be written by one VM at a time\nhint: convert it to raw, or set readOnly", vol.ImageType)
+		}
 		if *vol.AutoCreate {
 			v.created(at, i, vol)
 		}

@@ -160,13 +160,13 @@ func behindLinks(path string, remote map[string]bool) string {
 // answer for. It is not nil.
 func remoteMounts() map[string]bool {
 	out := map[string]bool{}
-	table, err := mounts.Table()
+	all, err := mounts.Host.Mounts()
 	if err != nil {
 		return out
 	}
-	for _, m := range table {
+	for _, m := range all {
 		if !localTypes[m.Type] {
-			out[m.Point] = true
+			out[m.Dir] = true
 		}
 	}
 	return out

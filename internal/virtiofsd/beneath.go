@@ -281,12 +281,12 @@ func (w *walker) refuseUnmounted(name string) error {
 		return fmt.Errorf("%q: %w", name, err)
 	}
 	path := filepath.Join(append([]string{at, name}, w.todo...)...)
-	point, err := mounts.Absent(path)
+	point, err := mounts.Host.Missing(path)
 	if err != nil {
 		return fmt.Errorf("%q: %w", name, err)
 	}
-	if point != "" {
-		return fmt.Errorf("%q not found, and %s is not mounted\nhint: mount it with: systemctl start %s.mount; an empty directory is not made in its place", path, point, unit.UnitNamePathEscape(point))
+	if point != nil {
+		return fmt.Errorf("%q not found, and %s is not mounted\nhint: mount it with: systemctl start %s.mount; an empty directory is not made in its place", path, point.Dir, unit.UnitNamePathEscape(point.Dir))
 	}
 	return nil
 }

@@ -183,7 +183,10 @@ let
           "-${stateDir}/%i"
         ];
         # The empty word above is for both lists, which are one, systemd.exec(5).
-        BindReadOnlyPaths = [ "-${stateDir}/.store" ];
+        BindReadOnlyPaths = [
+          "-${stateDir}/.store"
+          "-${stateDir}/.origin/%i"
+        ];
       };
     };
   };

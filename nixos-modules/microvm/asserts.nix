@@ -171,6 +171,7 @@ lib.mkIf cfg.guest.enable {
         image,
         serial,
         direct,
+        shared,
         ...
       }:
       [
@@ -179,6 +180,9 @@ lib.mkIf cfg.guest.enable {
         )
         (needs direct (has "volumeDirect") "volumes"
           "direct access to a volume, which \"${image}\" asks for"
+        )
+        (needs shared (has "volumeShared") "volumes"
+          "volume that is shared with other VMs, which \"${image}\" asks for"
         )
       ]
     ) cfg.volumes;

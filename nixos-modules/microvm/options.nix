@@ -299,6 +299,11 @@ in
           serial = maybe str "Serial number that the guest sees, 1 to 20 bytes.";
           direct = flag false "Goes past the host's page cache (O_DIRECT).";
           readOnly = flag false "Lets the guest only read.";
+          shared = flag false ''
+            For a disk that several VMs are meant to write at the same time, which
+            their guests have to agree on: nothing keeps them apart. Every VM that
+            has the disk has to say so.
+          '';
           label = maybe str ''
             Label of the file system. It is set when the image is created; the
             guest then finds the volume by it.

@@ -14,6 +14,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"microvm/internal/hypervisor"
 )
 
@@ -192,6 +194,7 @@ func (h *trial) ready(t *testing.T) string {
 	sh(t, "systemctl start microvm@"+h.vm)
 	took := time.Since(began).Round(100 * time.Millisecond)
 	waitFor(t, h.vm, "test guest is up")
+	h.locked(t)
 	status := sh(t, "systemctl show -P StatusText microvm@"+h.vm)
 	if !h.can.GuestReadiness || h.blind() {
 		return "vmm, " + took.String()
@@ -200,6 +203,23 @@ func (h *trial) ready(t *testing.T) string {
 		t.Errorf("the unit's status is %q, not the guest's word", status)
 	}
 	return fmt.Sprintf("guest, %s", took)
+}
+
+// locked looks whether somebody else could write the VM's disk: whether by a lock of
+// the hypervisor's own or by one that it was left.
+func (h *trial) locked(t *testing.T) {
+	t.Helper()
+	if h.blind() {
+		return // it has no disk
+	}
+	f, err := os.OpenFile("/var/lib/microvms/"+h.vm+"/data.img", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("a lock on the disk of the VM that runs: %v, want %v", err, unix.EAGAIN)
+	}
 }
 
 func (h *trial) ping(t *testing.T) string {

@@ -94,7 +94,7 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 	}
 	view := sh(t, "cat /var/lib/microvms/"+name+"/view")
 	t.Log(view)
-	for _, line := range []string{"state .store " + name, "files 2048", "environment", "writes /srv/jail/rw.img", "writes ./x", "reads the disk"} {
+	for _, line := range []string{"state .origin .store " + name, "files 2048", "environment", "writes /srv/jail/rw.img", "writes ./x", "reads the disk"} {
 		if !strings.Contains("\n"+view+"\n", "\n"+line+"\n") {
 			t.Errorf("what the hypervisor writes down has no line %q", line)
 		}
@@ -151,7 +151,7 @@ func TestAJailStandsWhereTheStateDirectoryIsMoved(t *testing.T) {
 	pretendKVM(t)
 	name := install(t, jailedSpec(t, "moved", true))
 	dir := "/run/systemd/system/microvm@.service.d"
-	sh(t, "mkdir -p "+dir+` && printf '%s\n' '[Service]' TemporaryFileSystem= TemporaryFileSystem=/var/lib/microvms:ro BindPaths= BindPaths=-/var/lib/microvms/%i BindReadOnlyPaths=-/var/lib/microvms/.store > `+dir+"/overrides.conf && systemctl daemon-reload")
+	sh(t, "mkdir -p "+dir+` && printf '%s\n' '[Service]' TemporaryFileSystem= TemporaryFileSystem=/var/lib/microvms:ro BindPaths= BindPaths=-/var/lib/microvms/%i 'BindReadOnlyPaths=-/var/lib/microvms/.store -/var/lib/microvms/.origin/%i' > `+dir+"/overrides.conf && systemctl daemon-reload")
 	t.Cleanup(func() { _, _ = try("rm -r " + dir + " && systemctl daemon-reload") })
 	sh(t, "timeout 30 systemctl start microvm@"+name)
 	if got := visible(t, name, "/etc/shadow", "/etc/passwd", "/home", "/root"); got != "" {

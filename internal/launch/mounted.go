@@ -1,0 +1,50 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+
+	"microvm/internal/mounts"
+)
+
+// mayCreate refuses to make an image where it would hide below a mount point: the
+// disk that it belongs on may have the real one. That is tried again.
+func (w *volumeWork) mayCreate(dir string) error {
+	missing, err := mounts.Host.Missing(dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return cannotMake(dir, err)
+	case err != nil:
+		return fmt.Errorf("make the image: %w", err)
+	case missing != nil:
+		return fmt.Errorf("%s of %s is not mounted, so no image is made below it\nhint: mount it: mount %s", missing.Dir, missing.From, missing.Dir)
+	}
+	return w.sameFileSystem(dir)
+}
+
+// sameFileSystem compares the directory's file system with the one that root noted
+// when an image was there: that is for disks which stand neither in fstab nor in a
+// mount unit, as those of ZFS and LUKS.
+func (w *volumeWork) sameFileSystem(dir string) error {
+	if w.l.state == nil {
+		return nil // by hand, without root's record
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("make the image: %w", err)
+	}
+	before, known, err := w.l.state.FileSystemBefore(abs)
+	if err != nil || !known {
+		return err
+	}
+	now, err := mounts.Of(dir)
+	if err != nil {
+		return err
+	}
+	if now.Same(before) {
+		return nil
+	}
+	return fmt.Errorf("%s is on %s now, and the VM's images were on %s; no image is made there\nhint: mount the disk that they are on; if they are to be here from now on: rm %s", abs, now, before, w.l.state.VolumesRecord())
+}

@@ -1,0 +1,115 @@
+package statedir
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestRecordOfWhereImagesAre: who writes down what, and when.
+func TestRecordOfWhereImagesAre(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to mount a file system; run the tests as root")
+	}
+	host := Host{StateDir: t.TempDir(), User: "nobody", Group: "nogroup"}
+	vm := VM{Host: host, Name: "web"}
+	disk := filepath.Join(t.TempDir(), "disk")
+	if err := errors.Join(os.Chmod(host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Mkdir(disk, 0o755)); err != nil { //nolint:gosec // as they are
+		t.Fatal(err)
+	}
+	images := []string{"data.img", filepath.Join(disk, "big.img")}
+	known := func(dir string) (string, bool) {
+		fsys, ok, err := vm.FileSystemBefore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fsys.String(), ok
+	}
+	record := func() {
+		t.Helper()
+		if err := vm.RecordVolumes(images); err != nil {
+			t.Fatal(err)
+		}
+	}
+	record() // not installed by this program: nothing is kept
+	if err := vm.makeRecord(); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	if _, ok := known(disk); ok {
+		t.Error("a directory where no start could make an image was noted")
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(disk, unix.MNT_DETACH) })
+	if err := os.WriteFile(images[1], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	if fsys, ok := known(disk); !ok || fsys != "tmpfs" {
+		t.Errorf("%s, %v", fsys, ok)
+	}
+	// The image is gone, and the disk with it: what was known stays.
+	if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	if fsys, ok := known(disk); !ok || fsys != "tmpfs" {
+		t.Errorf("%s, %v", fsys, ok)
+	}
+	// It was moved, with its directory: that is where it is now.
+	if err := os.WriteFile(images[1], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	before, ok := known(disk)
+	now, _ := known(vm.Dir())
+	if !ok || before == "tmpfs" {
+		t.Errorf("%s, %v, %s", before, ok, now)
+	}
+	// What the operator is told to do where it is not to be there.
+	if err := os.Remove(vm.VolumesRecord()); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := known(disk); ok {
+		t.Error("it is still known")
+	}
+	// A file of somebody else's is made anew, and says so to those who read it.
+	if err := os.WriteFile(vm.VolumesRecord(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := vm.FileSystemBefore(disk); err == nil {
+		t.Error("half a record was read")
+	}
+	record()
+	if _, ok := known(disk); !ok {
+		t.Error("it was not made anew")
+	}
+	images = nil
+	record()
+	if exists(vm.VolumesRecord()) {
+		t.Error("the record of a VM without images stays")
+	}
+}
+
+// TestWhatAHypervisorPutsInTheWayIsNotFollowed: its VM's directory is its own.
+func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to have a record of root's; run the tests as root")
+	}
+	vm := VM{Host: Host{StateDir: t.TempDir(), User: "nobody", Group: "nogroup"}, Name: "web"}
+	if err := errors.Join(os.Chmod(vm.Host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o777), os.Symlink("/proc", filepath.Join(vm.Dir(), "sub")), //nolint:gosec // as they are
+		os.Symlink("/etc/passwd", filepath.Join(vm.Dir(), "data.img"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(vm.makeRecord(), vm.RecordVolumes([]string{"sub/version", "data.img"})); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := vm.recordedVolumes(); err != nil || len(all) != 0 {
+		t.Errorf("%v, %v", all, err)
+	}
+}
