@@ -85,7 +85,7 @@ func TestBadVMNamesAreRefusedByEveryProgram(t *testing.T) {
 // startFails starts a VM that must not start, and returns what was logged.
 func startFails(t *testing.T, name string) string {
 	t.Helper()
-	if out, err := try("timeout 30 systemctl start microvm@" + name); err == nil {
+	if out, err := try("timeout 300 systemctl start microvm@" + name); err == nil {
 		t.Fatalf("it started: %s", out)
 	} else if strings.Contains(err.Error(), "124") {
 		t.Fatal("systemctl start did not return")
@@ -156,7 +156,7 @@ func TestRunnerThatBelongsToAnotherUserIsNotInstalled(t *testing.T) {
 
 func TestVMThatDoesNotExistIsNamed(t *testing.T) {
 	in(t, "container")
-	out, err := try("timeout 30 systemctl start microvm@nosuch")
+	out, err := try("timeout 300 systemctl start microvm@nosuch")
 	log := sh(t, logs("nosuch"))
 	if err == nil || !strings.Contains(log, `VM "nosuch" not found`) {
 		t.Errorf("%v: %s\n%s", err, out, log)

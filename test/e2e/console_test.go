@@ -66,7 +66,7 @@ func TestConsoleWorksInAPipe(t *testing.T) {
 	const name = "piped"
 	consoleVM(t, name)
 	want(t, 2, []string{"leave --resize out"}, "console", name, "--resize")
-	out := sh(t, "(echo echo from a program; echo down) | timeout 60 microvm console "+name+" 2>&1")
+	out := sh(t, "(echo echo from a program; echo down) | timeout 300 microvm console "+name+" 2>&1")
 	if !strings.Contains(out, "\nfrom a program") && !strings.Contains(out, "\rfrom a program") {
 		t.Errorf("the guest's answer is not in %q", out)
 	}

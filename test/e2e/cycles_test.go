@@ -45,7 +45,7 @@ func TestReadyIsNeverLostInManyStarts(t *testing.T) {
 	pretendKVM(t)
 	name := install(t, scriptedSpec(t, "often", nil))
 	for i := range rounds(15, 200) {
-		if out, err := try("timeout 30 systemctl start microvm@" + name); err != nil {
+		if out, err := try("timeout 300 systemctl start microvm@" + name); err != nil {
 			t.Fatalf("start %d: %v: %s\n%s", i, err, out, sh(t, logs(name)+" | tail -20"))
 		}
 		sh(t, "systemctl stop microvm@"+name)
@@ -62,7 +62,7 @@ func TestManyCyclesLeaveTheHostAsItWas(t *testing.T) {
 		s["shares"] = []any{map[string]any{"tag": "a", "source": "/srv/cycles", "proto": "virtiofs"}}
 	}))
 	cycle := func() {
-		sh(t, "timeout 30 systemctl start microvm@"+name)
+		sh(t, "timeout 300 systemctl start microvm@"+name)
 		sh(t, "systemctl stop microvm@"+name)
 		nothingLeft(t, name)
 	}

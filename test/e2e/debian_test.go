@@ -28,7 +28,7 @@ func TestDebianGuestBootsReportsAndLetsItsOwnerIn(t *testing.T) {
 	}
 	// Emulated twice over, it boots some twenty times slower than elsewhere.
 	const slow = "/run/systemd/system/microvm@debian.service.d"
-	sh(t, "mkdir -p "+slow+" && printf '[Service]\\nTimeoutStartSec=900\\nTimeoutStopSec=300\\nEnvironment=MICROVM_STOP_TIMEOUT=300\\n' > "+slow+"/slow.conf && systemctl daemon-reload")
+	sh(t, "mkdir -p "+slow+" && printf '[Service]\\nTimeoutStartSec=1800\\nTimeoutStopSec=900\\nEnvironment=MICROVM_STOP_TIMEOUT=900\\n' > "+slow+"/slow.conf && systemctl daemon-reload")
 	t.Cleanup(func() { _, _ = try("rm -r " + slow + "; systemctl daemon-reload") })
 	// Its systemd says READY=1 when it has started everything.
 	want(t, 0, []string{"debian: is up"}, "start", name)

@@ -82,7 +82,7 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 	if got := dropIns(t, name); got != "50-jail.conf\n50-mounts.conf\nzz-jail-root.conf" {
 		t.Errorf("the drop-ins are %s", got)
 	}
-	sh(t, "timeout 30 systemctl start microvm@"+name)
+	sh(t, "timeout 300 systemctl start microvm@"+name)
 	if got := sh(t, "systemctl is-active microvm@"+name); got != "active" {
 		t.Errorf("the VM is %s", got)
 	}
@@ -130,7 +130,7 @@ func jailCanBeLeft(t *testing.T, name string, hidden []string) {
 	if got := dropIns(t, name); got != "50-mounts.conf" {
 		t.Errorf("without the option the drop-ins are %s", got)
 	}
-	sh(t, "timeout 30 systemctl start microvm@"+name)
+	sh(t, "timeout 300 systemctl start microvm@"+name)
 	if got := visible(t, name, hidden...); !strings.Contains(got, "/etc/passwd") {
 		t.Errorf("without a jail the hypervisor sees\n%s", got)
 	}
@@ -153,7 +153,7 @@ func TestAJailStandsWhereTheStateDirectoryIsMoved(t *testing.T) {
 	dir := "/run/systemd/system/microvm@.service.d"
 	sh(t, "mkdir -p "+dir+` && printf '%s\n' '[Service]' TemporaryFileSystem= TemporaryFileSystem=/var/lib/microvms:ro BindPaths= BindPaths=-/var/lib/microvms/%i 'BindReadOnlyPaths=-/var/lib/microvms/.store -/var/lib/microvms/.origin/%i' > `+dir+"/overrides.conf && systemctl daemon-reload")
 	t.Cleanup(func() { _, _ = try("rm -r " + dir + " && systemctl daemon-reload") })
-	sh(t, "timeout 30 systemctl start microvm@"+name)
+	sh(t, "timeout 300 systemctl start microvm@"+name)
 	if got := visible(t, name, "/etc/shadow", "/etc/passwd", "/home", "/root"); got != "" {
 		t.Errorf("the hypervisor sees\n%s", got)
 	}

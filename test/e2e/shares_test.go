@@ -47,7 +47,7 @@ func TestAVMWhoseShareKeepsFailingDoesNotStart(t *testing.T) {
 		s["shares"] = []any{map[string]any{"tag": "a", "source": "a", "proto": "virtiofs", "extraArgs": []string{"--cache=nonsense"}}}
 	}))
 	began := time.Now()
-	out, err := try("timeout 60 systemctl start microvm@" + name)
+	out, err := try("timeout 300 systemctl start microvm@" + name)
 	t.Logf("systemctl start returned after %s: %v: %s", time.Since(began).Round(time.Millisecond), err, out)
 	if err == nil || strings.Contains(err.Error(), "124") {
 		t.Errorf("systemctl start: %v", err)
@@ -103,7 +103,7 @@ func TestAGuestLeavesNoSetUserIDFileInAShareElsewhere(t *testing.T) {
 	}))
 	sh(t, "systemctl start microvm@"+name)
 	waitFor(t, name, "test guest is up")
-	out := sh(t, "(echo setuid /a/su; echo mknod /a/sda; echo write /a/plain hello; echo down) | timeout 60 microvm console "+name+" 2>&1")
+	out := sh(t, "(echo setuid /a/su; echo mknod /a/sda; echo write /a/plain hello; echo down) | timeout 300 microvm console "+name+" 2>&1")
 	for _, want := range []string{"setuid (<nil>) (operation not permitted)", "mknod (operation not permitted)", "wrote (<nil>)"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the guest does not say %q:\n%s", want, out)

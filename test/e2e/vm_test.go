@@ -370,7 +370,7 @@ func TestAForeignHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 func TestAVMThatKeepsFailingIsTriedEverMoreRarely(t *testing.T) {
 	in(t, "container")
 	foreign(t, "failing", "#!/bin/sh\nexit 1\n", "")
-	_, _ = try("timeout 10 systemctl start microvm@failing") // it may be ready for a moment
+	_, _ = try("timeout 300 systemctl start microvm@failing") // it may be ready for a moment
 	const starts = "journalctl -q -o short-unix -u microvm@failing | grep -F 'Main process exited, code=exited, status=1/FAILURE'"
 	eventually(t, 60*time.Second, "test $("+starts+" | wc -l) -ge 7")
 	var at []float64

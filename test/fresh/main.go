@@ -11,11 +11,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -76,6 +78,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "fresh: only root can make a root\nfresh: hint: run it with sudo")
 		os.Exit(1)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
 	var errs error
 	for _, version := range flag.Args() {
 		m, ok := machines[version]
@@ -85,7 +89,7 @@ func main() {
 		}
 		began := time.Now()
 		fmt.Printf("==> make %s on a new Debian %s\n", *target, version)
-		err := m.run(*target, *keep)
+		err := m.run(ctx, *target, *keep)
 		if err != nil {
 			err = fmt.Errorf("make %s on a new Debian %s: %w", *target, version, err)
 		} else {
@@ -95,12 +99,13 @@ func main() {
 	}
 	if errs != nil {
 		fmt.Fprintf(os.Stderr, "fresh: %v\n", errs)
+		stop()
 		os.Exit(1)
 	}
 }
 
 // run makes the machine, clones the repository into its /src and runs make.
-func (m machine) run(target string, keep bool) (err error) {
+func (m machine) run(ctx context.Context, target string, keep bool) (err error) {
 	work, err := os.MkdirTemp("/var/tmp", "microvm-fresh-")
 	if err != nil {
 		return err
@@ -111,12 +116,12 @@ func (m machine) run(target string, keep bool) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	}
 	root := filepath.Join(work, "root")
-	err = output("mmdebstrap", "--variant=minbase", "--format=directory", `--aptopt=APT::Install-Recommends "false"`,
+	err = output(ctx, "mmdebstrap", "--variant=minbase", "--format=directory", `--aptopt=APT::Install-Recommends "false"`,
 		"--include="+strings.Join(m.packages, ","), m.suite, root, mirror)
 	if err != nil {
 		return err
 	}
-	if err := output("git", "clone", "--quiet", "--no-hardlinks", ".", filepath.Join(root, "src")); err != nil {
+	if err := output(ctx, "git", "clone", "--quiet", "--no-hardlinks", ".", filepath.Join(root, "src")); err != nil {
 		return err
 	}
 	if err := m.network(root); err != nil {
@@ -130,7 +135,7 @@ func (m machine) run(target string, keep bool) (err error) {
 		}
 		goroot, path = strings.TrimSpace(string(out)), "PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
-	cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", enter, "enter", root, goroot, "make", target)
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", enter, "enter", root, goroot, "make", target)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = []string{path, "HOME=/root", "LANG=C.UTF-8"}
 	for _, name := range passed {
@@ -168,8 +173,8 @@ func (m machine) network(root string) error {
 	return nil
 }
 
-func output(name string, args ...string) error {
-	out, err := exec.Command(name, args...).CombinedOutput()
+func output(ctx context.Context, name string, args ...string) error {
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("%s: %w\n%s", name, err, out)
 	}
