@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/mode"
 	"microvm/internal/rootlock"
 	"microvm/internal/runner"
 )
@@ -91,7 +92,7 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 
 // lock keeps other installations, removals and collections away.
 func (h Host) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(h.StateDir, 0o755); err != nil { //nolint:gosec // operators look into it
+	if err := mode.DirAll(h.StateDir, mode.Public); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
 	if err := h.own(); err != nil {
@@ -182,7 +183,7 @@ func (v VM) root() error {
 		return nil //nolint:nilerr // no Nix on this host
 	}
 	dir := filepath.Join(v.Host.GCRoots, "microvm")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as Nix makes its own
+	if err := mode.Ensure(dir, mode.Public); err != nil {
 		return fmt.Errorf("keep the VM's packages from Nix's garbage collector: %w", err)
 	}
 	for prefix, link := range map[string]string{
@@ -235,8 +236,8 @@ func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 			return false, fmt.Errorf("remove unit link: %w", err)
 		}
 	}
-	if len(want) > 0 {
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
+	if len(want) > 0 || len(have) > 0 && len(Helpers(plan)) > 0 {
+		if err := mode.Ensure(dir, mode.Public); err != nil {
 			return false, fmt.Errorf("make the VM's unit links: %w", err)
 		}
 	}
@@ -303,6 +304,9 @@ SystemCallFilter=
 SystemCallArchitectures=
 `
 
+// dropInMode is that of every unit file: units are public.
+const dropInMode = 0o644
+
 func (v VM) linkDropIn(name, text string, wanted bool) (changed bool, err error) {
 	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.d")
 	path := filepath.Join(dir, name)
@@ -311,15 +315,17 @@ func (v VM) linkDropIn(name, text string, wanted bool) (changed bool, err error)
 		return false, fmt.Errorf("read drop-in: %w", err)
 	}
 	switch {
-	case wanted && string(have) == text, !wanted && have == nil:
+	case wanted && string(have) == text:
+		return false, errors.Join(mode.Ensure(dir, mode.Public), os.Chmod(path, dropInMode))
+	case !wanted && have == nil:
 		return false, nil
 	case !wanted:
 		err = os.Remove(path)
 		_ = os.Remove(dir) // only where empty
 		return true, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
+	if err := mode.Ensure(dir, mode.Public); err != nil {
 		return false, fmt.Errorf("make drop-in: %w", err)
 	}
-	return true, writeFile(path, []byte(text), 0o644)
+	return true, writeFile(path, []byte(text), dropInMode)
 }

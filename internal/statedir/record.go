@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/mode"
 )
 
 const maxRecord = 1 << 20
@@ -31,7 +33,7 @@ func (v VM) WriteRecord(piece string, value any) error {
 	}
 	dir := v.RuntimeDir()
 	for attempt := 1; ; attempt++ {
-		err := os.MkdirAll(dir, 0o755) //nolint:gosec // not secret, and written by root only
+		err := mode.DirAll(dir, mode.Public) // not secret, and written by root only
 		if err == nil {
 			err = writeFile(filepath.Join(dir, piece+".json"), data, 0o644)
 		}

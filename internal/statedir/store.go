@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/mode"
 	"microvm/internal/runner"
 )
 
@@ -31,12 +32,12 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 		return target, err
 	}
 	store := filepath.Join(h.StateDir, storeName)
-	if err := os.MkdirAll(store, 0o755); err != nil { //nolint:gosec // packages are public
+	if err := mode.Ensure(store, mode.Public); err != nil { // packages are public
 		return "", fmt.Errorf("make the store: %w", err)
 	}
 	_ = removeLeftovers(store) // what cannot be removed is in nobody's way
 	if _, err := os.Lstat(target); err == nil {
-		return target, nil
+		return target, mendModes(target)
 	}
 	tmp := tempName(target)
 	if err := copyTree(p.Dir(), tmp); err != nil {
@@ -75,7 +76,7 @@ func hashTree(root string) (string, error) {
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), info.Mode().Perm()&0o111)
+		_, _ = fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), executable(info.Mode()))
 		switch {
 		case d.IsDir():
 			return nil
@@ -134,7 +135,7 @@ func copyEntry(from, to string, d fs.DirEntry) error {
 		return os.Symlink(target, to)
 	}
 	if d.IsDir() {
-		return os.Mkdir(to, 0o755) //nolint:gosec // packages are public
+		return mode.Dir(to, mode.Public) // packages are public
 	}
 	info, err := d.Info()
 	if err != nil {
@@ -145,7 +146,46 @@ func copyEntry(from, to string, d fs.DirEntry) error {
 		return err
 	}
 	err = copyInto(f, from)
-	return errors.Join(err, f.Chmod(0o444|info.Mode().Perm()&0o111), f.Close())
+	return errors.Join(err, f.Chmod(storeMode(info.Mode())), f.Close())
+}
+
+// storeMode is the mode of a file in the store.
+func storeMode(original fs.FileMode) fs.FileMode { return 0o444 | executable(original) }
+
+// executable is who may execute a file of a package, or search a directory:
+// everybody or nobody, whatever umask the package was made or copied with.
+func executable(mode fs.FileMode) fs.FileMode {
+	if mode.IsDir() || mode.Perm()&0o111 != 0 && mode.IsRegular() {
+		return 0o111
+	}
+	return mode.Perm() & 0o111
+}
+
+// mendModes makes a package of the store readable for all. One that an earlier
+// version made has what the umask of its caller left of the directories' modes.
+// Only root writes in it, so that names are as good as descriptors here.
+func mendModes(target string) error {
+	err := filepath.WalkDir(target, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type() == fs.ModeSymlink {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		want := storeMode(info.Mode())
+		if d.IsDir() {
+			want = mode.Public
+		}
+		if info.Mode().Perm() == want {
+			return nil
+		}
+		return os.Chmod(path, want)
+	})
+	if err != nil {
+		return fmt.Errorf("let everybody read runner package %s: %w", target, err)
+	}
+	return nil
 }
 
 // CollectGarbage removes the packages of the store that no VM's current,
