@@ -89,6 +89,9 @@ func (h Host) VM(name string) (VM, error) {
 	if err := spec.ValidateVMName(name); err != nil {
 		return VM{}, err
 	}
+	if _, err := h.RealStateDir(); err != nil {
+		return VM{}, err
+	}
 	return VM{Host: h, Name: name}, nil
 }
 
@@ -101,7 +104,7 @@ func (v VM) RuntimeDir() string { return filepath.Join(v.Host.RuntimeDir, v.Name
 // Exists says whether the VM has a state directory.
 func (v VM) Exists() bool {
 	info, err := os.Lstat(v.Dir())
-	return err == nil && info.IsDir()
+	return err == nil && info.IsDir() && !v.vacant()
 }
 
 // Current opens the installed package, which has to be root's.
@@ -114,7 +117,7 @@ func (v VM) open(link string) (*runner.Package, error) {
 	if !v.Exists() {
 		return nil, fmt.Errorf("there is no VM %q in %s; create it with: microvm create %s -s SPEC", v.Name, v.Host.StateDir, v.Name)
 	}
-	p, err := runner.OpenTrusted(filepath.Join(v.Dir(), link))
+	p, err := v.Host.openTrusted(filepath.Join(v.Dir(), link))
 	if err != nil {
 		return nil, fmt.Errorf("follow %s: %w", filepath.Join(v.Dir(), link), err)
 	}

@@ -14,7 +14,6 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/mode"
 	"microvm/internal/rootlock"
-	"microvm/internal/runner"
 )
 
 // Install makes the package at path the one that the VM's next start uses. Paths
@@ -38,7 +37,7 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 			return fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
 		}
 	}
-	p, err := runner.OpenTrusted(path)
+	p, err := v.Host.openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
 	}
@@ -92,10 +91,14 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 
 // lock keeps other installations, removals and collections away.
 func (h Host) lock() (unlock func(), err error) {
-	if err := mode.DirAll(h.StateDir, mode.Public); err != nil {
+	dir, err := h.RealStateDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := mode.DirAll(dir, mode.Public); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	if err := h.own(); err != nil {
+	if err := h.own(dir); err != nil {
 		return nil, err
 	}
 	return rootlock.Take(h.StateDir)
@@ -104,8 +107,8 @@ func (h Host) lock() (unlock func(), err error) {
 // own makes the state directory root's. On a host that comes from microvm.nix
 // the hypervisors' user owns it, who could replace every VM's in it, and could
 // have made what root believes.
-func (h Host) own() error {
-	fd, err := unix.Open(h.StateDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+func (h Host) own(dir string) error {
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open state directory %s: %w", h.StateDir, err)
 	}

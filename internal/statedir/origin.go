@@ -90,7 +90,11 @@ func (v VM) Origin() (Origin, error) {
 // checkRecord says whether only root, or the caller, could have made what is in
 // the VM's record. Where there is none the error is fs.ErrNotExist.
 func (v VM) checkRecord() error {
-	for _, dir := range []string{v.Host.StateDir, filepath.Dir(v.recordDir()), v.recordDir()} {
+	top, err := v.Host.RealStateDir()
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{top, filepath.Dir(v.recordDir()), v.recordDir()} {
 		info, err := os.Lstat(dir)
 		if err != nil {
 			return fmt.Errorf("look at the VM's record: %w", err)

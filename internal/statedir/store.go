@@ -15,6 +15,7 @@ import (
 
 	"microvm/internal/mode"
 	"microvm/internal/runner"
+	"microvm/internal/spec"
 )
 
 // storeName is the directory of packages beside the VMs. Its dot keeps it from
@@ -258,7 +259,11 @@ func (h Host) alive() (map[string]bool, error) {
 
 // Names lists the VMs of the host.
 func (h Host) Names() ([]string, error) {
-	entries, err := os.ReadDir(h.StateDir)
+	dir, err := h.RealStateDir()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -267,7 +272,7 @@ func (h Host) Names() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if _, err := h.VM(e.Name()); err == nil && e.IsDir() {
+		if spec.ValidateVMName(e.Name()) == nil && e.IsDir() && !(VM{Host: h, Name: e.Name()}).vacant() {
 			names = append(names, e.Name())
 		}
 	}
