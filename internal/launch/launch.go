@@ -121,8 +121,9 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
-		return configf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+		return configf("hypervisor %w\nhint: install it, or correct %s.package in the spec", err, plan.Hypervisor)
 	}
+	l.sayVersion(plan)
 	if err := l.check(p, plan, unit); err != nil {
 		return err
 	}
@@ -193,6 +194,9 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) error {
 		return err
 	}
 	if err := l.volumes(".", plan.Volumes); err != nil {
+		return err
+	}
+	if err := makeSources(".", plan.NinePShares); err != nil {
 		return err
 	}
 	if err := l.checkKVM(plan.KVM); err != nil {
