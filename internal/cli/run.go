@@ -92,6 +92,9 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 	// Children that are to die with us die with the thread that made them.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	// As the VM's unit has it: what the hypervisor makes does not depend on who
+	// calls.
+	unix.Umask(unitUmask)
 	r := &foreground{c: c, vm: vm}
 	err = r.up(ctx)
 	if err == nil {
@@ -99,6 +102,9 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 	}
 	return errors.Join(err, r.down())
 }
+
+// unitUmask is UMask= of microvm@.service.
+const unitUmask = 0o027
 
 // asService refuses a VM that systemd runs.
 func asService(ctx context.Context, vm statedir.VM) error {
