@@ -60,7 +60,7 @@ type Command struct {
 
 // environment is all that a program is told of the caller's: what it prints must
 // not depend on who asks.
-var environment = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin", "LC_ALL=C", "HOME=/"}
+var environment = []string{"PATH=" + UnitPath, "LC_ALL=C", "HOME=/"}
 
 // Run runs the program and returns what it printed on its standard output and on
 // its standard error. It returns when the program has ended, or its time is over:
@@ -168,9 +168,9 @@ func As(program string, account *syscall.Credential) *syscall.Credential {
 	return &syscall.Credential{Uid: nobody, Gid: nobody}
 }
 
-// unitPath is where a unit's programs are: the PATH that systemd gives to services,
+// UnitPath is where a unit's programs are: the PATH that systemd gives to services,
 // and NixOS's.
-var unitPath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin", "/run/current-system/sw/bin"}
+const UnitPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 
 // InUnit finds a program where a VM's unit will, whatever the caller's PATH is. An
 // absolute path is itself.
@@ -178,7 +178,7 @@ func InUnit(name string) (string, error) {
 	if filepath.IsAbs(name) {
 		return exec.LookPath(name)
 	}
-	for _, dir := range unitPath {
+	for _, dir := range filepath.SplitList(UnitPath) {
 		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
 			return path, nil
 		}

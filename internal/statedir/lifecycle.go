@@ -71,6 +71,9 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	if _, err := v.jailDropIns(plan); err != nil {
 		return err // before anything is changed
 	}
+	if err := v.Host.mend(p.Dir()); err != nil {
+		return err
+	}
 	changed, err := v.linkUnits(plan)
 	if err != nil {
 		return err

@@ -162,6 +162,18 @@ func executable(mode fs.FileMode) fs.FileMode {
 	return mode.Perm() & 0o111
 }
 
+// mend lets everybody read a package of the store, and nothing else.
+func (h Host) mend(dir string) error {
+	store := filepath.Join(h.StateDir, storeName)
+	if filepath.Dir(dir) != store {
+		return nil
+	}
+	if err := mode.Ensure(store, mode.Public); err != nil {
+		return fmt.Errorf("let everybody read the store: %w", err)
+	}
+	return mendModes(dir)
+}
+
 // mendModes makes a package of the store readable for all. One that an earlier
 // version made has what the umask of its caller left of the directories' modes.
 // Only root writes in it, so that names are as good as descriptors here.
