@@ -103,9 +103,9 @@ func needsRoot(what string) error {
 }
 
 func (c *Command) createVM(ctx context.Context, name string, o creation) error {
-	vm, err := c.Host.VM(name)
+	vm, err := c.anyVM(name)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	from, err := o.origin()
 	if err != nil {

@@ -62,7 +62,7 @@ func TestTheHostsFlakeIsWhatNixosRebuildTakes(t *testing.T) {
 		"link":          "path:" + dir + "/plain",
 		"git":           "git+file://" + dir + "/git",
 		"linked":        "git+file://" + dir + "/git",
-		"sub/hosts/a b": "git+file://" + dir + "/sub?dir=hosts%2Fa+b",
+		"sub/hosts/a b": "git+file://" + dir + "/sub?dir=hosts%2Fa%20b",
 	} {
 		if got, err := hostFlake(at(etc)); err != nil || got != want {
 			t.Errorf("%s: %s (%v), want %s", etc, got, err, want)

@@ -86,7 +86,7 @@ func hostFlake(etc string) (string, error) {
 		if _, err := os.Lstat(filepath.Join(top, ".git")); err == nil {
 			ref := "git+file://" + (&url.URL{Path: top}).EscapedPath()
 			if rel, err := filepath.Rel(top, dir); err == nil && rel != "." {
-				ref += "?dir=" + url.QueryEscape(rel)
+				ref += "?dir=" + strings.ReplaceAll(url.QueryEscape(rel), "+", "%20") // nix knows no other blank
 			}
 			return ref, nil
 		}

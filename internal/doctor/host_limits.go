@@ -19,6 +19,7 @@ import (
 // limits checks what this host allows, of what the VM needs.
 func (d *Doctor) limits(vm statedir.VM, plan *hypervisor.Plan) {
 	d.reachable(vm, plan)
+	d.hidden(vm, plan)
 	d.ram(plan)
 	d.namespaces(plan)
 	d.ports(plan)
@@ -41,6 +42,26 @@ func (d *Doctor) reachable(vm statedir.VM, plan *hypervisor.Plan) {
 		return
 	}
 	d.ok("package access", "user %s reads it", d.Host.User)
+}
+
+// hidden looks for files that the VM's unit does not see: of the state directory it
+// has the VM's own and the store.
+func (d *Doctor) hidden(vm statedir.VM, plan *hypervisor.Plan) {
+	top, err := d.Host.RealStateDir()
+	if err != nil {
+		return
+	}
+	for _, f := range plan.Files {
+		real, err := filepath.EvalSymlinks(f.Path)
+		if err != nil {
+			continue // said already
+		}
+		rel, err := filepath.Rel(top, real)
+		first, _, _ := strings.Cut(rel, "/")
+		if err == nil && first != ".." && first != vm.Name && first != ".store" {
+			d.failed("file "+f.Role, fmt.Sprintf("%s is below %s, of which the VM's unit sees only the VM's own directory", f.Path, top), "move it elsewhere, and correct the spec")
+		}
+	}
 }
 
 // ram checks that the host has the memory and the CPUs.

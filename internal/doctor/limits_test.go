@@ -96,7 +96,7 @@ func TestWhatTheHostLimitsIsNamed(t *testing.T) {
 		"proc/sys/user/max_mnt_namespaces":             "15000\n",
 		"proc/sys/user/max_net_namespaces":             "0\n",
 		"proc/sys/net/ipv4/ip_unprivileged_port_start": "1024\n",
-		"srv/there": "", "srv/mine/x": "",
+		"srv/there": "", "srv/mine/x": "", "state/other/vmlinuz": "", "state/web/initrd": "",
 	})
 	d.open(t)
 	if err := os.Chown(d.path("srv/mine"), os.Geteuid(), os.Getegid()); err != nil {
@@ -111,7 +111,9 @@ func TestWhatTheHostLimitsIsNamed(t *testing.T) {
 			{Tag: "data", Source: "data"}, {Tag: "ro", Source: d.path("srv/mine"), ReadOnly: true},
 		},
 	}
+	plan.Files = []hypervisor.File{{Role: "kernel", Path: d.path("state/other/vmlinuz")}, {Role: "initrdPath", Path: d.path("state/web/initrd")}}
 	d.limits(vm, plan)
+	d.expect(t, "file kernel", Failed, "sees only the VM's own directory")
 	d.expect(t, "memory", Failed, "the VM has 2001 MiB, and this host 2000")
 	d.expect(t, "CPUs", Missing, "4096")
 	d.expect(t, "sysctl user.max_user_namespaces", Failed, "217/USER")

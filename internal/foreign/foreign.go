@@ -83,7 +83,9 @@ func (c *Command) Run(ctx context.Context) (out, log []byte, err error) {
 			return
 		}
 		out, log, err = c.run(ctx, c.apart())
-		if c.Apart && errors.Is(err, unix.EPERM) { // no namespaces here, as in a container
+		// No namespaces here, as in a container; or no more of them, or none at all.
+		none := errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL)
+		if c.apart() != 0 && none {
 			out, log, err = c.run(ctx, 0)
 		}
 	}()
