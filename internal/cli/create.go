@@ -73,7 +73,7 @@ func (o creation) origin() (statedir.Origin, error) {
 	if err := checkFlake(o.flake); err != nil {
 		return statedir.Origin{}, usageError{err}
 	}
-	ref, err := absoluteFlake(o.flake)
+	ref, err := statedir.AbsoluteFlake(o.flake)
 	return statedir.Origin{Flake: ref}, err
 }
 

@@ -7,37 +7,6 @@ import (
 	"testing"
 )
 
-func TestARelativeFlakeIsTheSameFromEverywhere(t *testing.T) {
-	dir := t.TempDir()
-	t.Chdir(dir)
-	for ref, want := range map[string]string{
-		".":                             dir,
-		"..":                            filepath.Dir(dir),
-		"./infra?dir=hosts":             dir + "/infra?dir=hosts",
-		"../x":                          filepath.Dir(dir) + "/x",
-		"path:.":                        "path:" + dir,
-		"path:infra":                    "path:" + dir + "/infra",
-		"path:./infra?narHash=sha256-a": "path:" + dir + "/infra?narHash=sha256-a",
-		"git+file:.":                    "git+file:" + dir,
-		"git+file:../r?dir=a/../b":      "git+file:" + filepath.Dir(dir) + "/r?dir=a/../b",
-		"tarball+file:x.tar.gz":         "tarball+file:" + dir + "/x.tar.gz",
-		"file:x.tar.gz":                 "file:" + dir + "/x.tar.gz",
-		"hg+file:r":                     "hg+file:" + dir + "/r",
-		// These do not depend on the directory.
-		"/etc/nixos":                       "/etc/nixos",
-		"path:/etc/nixos":                  "path:/etc/nixos",
-		"git+file:///etc/nixos?ref=main":   "git+file:///etc/nixos?ref=main",
-		"git+https://git.example.org/a?b=": "git+https://git.example.org/a?b=",
-		"github:owner/repo":                "github:owner/repo",
-		"infra":                            "infra",
-		"flake:infra/main":                 "flake:infra/main",
-	} {
-		if got, err := absoluteFlake(ref); err != nil || got != want {
-			t.Errorf("%s is %s (%v), want %s", ref, got, err, want)
-		}
-	}
-}
-
 func TestTheHostsFlakeIsWhatNixosRebuildTakes(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {

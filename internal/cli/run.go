@@ -226,7 +226,7 @@ const sharesReady = 30 * time.Second
 // virtiofsd serves the VM's shares by the program that the unit runs, and waits
 // until it says that it does.
 func (r *foreground) virtiofsd(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "microvm-run-")
+	dir, err := os.MkdirTemp("/tmp", "microvm-run-") // a socket's path is short, wherever TMPDIR is
 	if err != nil {
 		return fmt.Errorf("make a directory for the shares' report: %w", err)
 	}

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,36 +40,6 @@ func checkFlake(ref string) error {
 		return fmt.Errorf("flake reference %q holds a line break or a NUL byte; remove it", ref)
 	}
 	return nil
-}
-
-// pathSchemes are those of flake references whose path may be relative.
-var pathSchemes = []string{"path", "git+file", "hg+file", "file", "tarball+file", "file+file"}
-
-// absoluteFlake makes a reference that is a relative path, or has one, absolute:
-// updates are made from other directories.
-func absoluteFlake(ref string) (string, error) {
-	scheme, path, found := strings.Cut(ref, ":")
-	switch {
-	case found && slices.Contains(pathSchemes, scheme):
-		scheme += ":"
-	default:
-		scheme, path = "", ref
-	}
-	path, query, asked := strings.Cut(path, "?")
-	dot := path == "." || path == ".." || strings.HasPrefix(path, "./") || strings.HasPrefix(path, "../")
-	// Without a scheme a word is a name in nix's registry.
-	if strings.HasPrefix(path, "/") || scheme == "" && !dot {
-		return ref, nil
-	}
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find where flake %q is: %w; give an absolute path", ref, err)
-	}
-	path = filepath.Join(dir, path)
-	if asked {
-		path += "?" + query
-	}
-	return scheme + path, nil
 }
 
 // hostFlake is the flake of the host's own configuration: the directory of

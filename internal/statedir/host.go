@@ -40,15 +40,24 @@ type Host struct {
 // with its default.
 func HostFromEnv() Host {
 	return Host{
-		StateDir:   env("MICROVM_STATE_DIR", "/var/lib/microvms"),
-		RuntimeDir: env("MICROVM_RUNTIME_DIR", "/run/microvm"),
+		StateDir:   envDir("MICROVM_STATE_DIR", "/var/lib/microvms"),
+		RuntimeDir: envDir("MICROVM_RUNTIME_DIR", "/run/microvm"),
 		// /etc/systemd/system is read-only on NixOS; this directory is part of
 		// the search path as well, systemd.unit(5).
-		UnitDir: env("MICROVM_UNIT_DIR", "/etc/systemd/system.control"),
+		UnitDir: envDir("MICROVM_UNIT_DIR", "/etc/systemd/system.control"),
 		GCRoots: "/nix/var/nix/gcroots",
 		User:    env("MICROVM_USER", "microvm"),
 		Group:   env("MICROVM_GROUP", "kvm"),
 	}
+}
+
+// envDir is a directory, absolute: links to it are read from elsewhere.
+func envDir(name, def string) string {
+	dir := env(name, def)
+	if whole, err := filepath.Abs(dir); err == nil {
+		return whole
+	}
+	return dir
 }
 
 func env(name, def string) string {

@@ -29,13 +29,16 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err != nil {
 		return err
 	}
-	for _, p := range []*string{&path, &from.Spec} {
+	for _, p := range []*string{&path, &from.Spec, &from.Toplevel} {
 		if *p == "" {
 			continue
 		}
 		if *p, err = filepath.Abs(*p); err != nil {
 			return fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
 		}
+	}
+	if from.Flake, err = AbsoluteFlake(from.Flake); err != nil {
+		return err
 	}
 	p, err := v.Host.openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
