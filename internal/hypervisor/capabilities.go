@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"microvm/internal/spec"
 )
@@ -64,7 +65,10 @@ type Capabilities struct {
 var capabilitiesJSON []byte
 
 // Table returns the capabilities of every hypervisor, by name.
-func Table() (map[string]Capabilities, error) {
+func Table() (map[string]Capabilities, error) { return readTable() }
+
+// readTable reads it once; nobody changes what it returns.
+var readTable = sync.OnceValues(func() (map[string]Capabilities, error) {
 	table := map[string]Capabilities{}
 	d := json.NewDecoder(strings.NewReader(string(capabilitiesJSON)))
 	d.DisallowUnknownFields()
@@ -72,7 +76,7 @@ func Table() (map[string]Capabilities, error) {
 		return nil, fmt.Errorf("read the table of capabilities: %w", err)
 	}
 	return table, nil
-}
+})
 
 // use is one capability that a spec asks for.
 type use struct {
