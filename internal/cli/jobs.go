@@ -119,6 +119,11 @@ func canceled(f jobFacts) verdict {
 			text: fmt.Sprintf("the VM was not ready within the time that TimeoutStartSec= of %s gives, and systemd tries again; end that with: microvm stop %s", unit, f.name),
 			unit: f.result.Unit, code: exitLate,
 		}
+	case tried && f.attempt.Helper != "":
+		return verdict{
+			text: fmt.Sprintf("%s failed, and systemd tries again; end that with: microvm stop %s", strings.TrimSuffix(f.attempt.Helper, ".service"), f.name),
+			unit: f.attempt.Helper, code: helper.ExitFailed,
+		}
 	case tried && f.attempt.Result == "success":
 		return verdict{
 			text: fmt.Sprintf("%s ended before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),

@@ -14,6 +14,7 @@ import (
 func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 	const id = 41
 	failed := statedir.Attempt{Job: id, Result: "exit-code", Status: "1"}
+	helped := statedir.Attempt{Job: id, Result: "exit-code", Status: "1", Helper: "microvm-tap-interfaces@web.service"}
 	late := statedir.Attempt{Job: id, Result: "timeout"}
 	gone := statedir.Attempt{Job: id, Result: "success"}
 	other := statedir.Attempt{Job: id - 1, Result: "exit-code"}
@@ -35,6 +36,7 @@ func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 	}{
 		{systemd.Start, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", helper.ExitFailed},
 		{systemd.Restart, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", helper.ExitFailed},
+		{systemd.Start, systemd.Canceled, helped, states, "microvm-tap-interfaces@web failed, and systemd tries again", helper.ExitFailed},
 		{systemd.Start, systemd.Canceled, late, states, "the VM was not ready within the time that TimeoutStartSec= of microvm@web gives", exitLate},
 		{systemd.Start, systemd.Canceled, gone, states, "microvm@web ended before the VM was ready", helper.ExitFailed},
 		// An attempt of another job says nothing of this one.

@@ -53,13 +53,28 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	// Where it is not tried again, the service manager ends the job itself.
 	if !run.Ready && run.StartJob != 0 && run.TriedAgain(result, status) {
 		// Recorded first: who waits for the job reads it when the job is gone.
-		errs = errors.Join(errs, vm.WriteAttempt(statedir.Attempt{Job: run.StartJob, Result: result, Status: status}),
-			systemd.CancelJob(ctx, run.StartJob))
+		attempt := statedir.Attempt{Job: run.StartJob, Result: result, Status: status, Helper: failedHelper(ctx, vm)}
+		errs = errors.Join(errs, vm.WriteAttempt(attempt), systemd.CancelJob(ctx, run.StartJob))
 	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
 		errs = errors.Join(errs, l.startOver(ctx, vm, unit, result))
 	}
 	return errs
+}
+
+// failedHelper is the unit of a helper of vm that has failed, which is why the
+// attempt did. It is started anew with the next one.
+func failedHelper(ctx context.Context, vm statedir.VM) string {
+	units, err := systemd.ListUnits(ctx, "microvm-*@"+vm.Name+".service")
+	if err != nil {
+		return "" // the VM's own unit says as much
+	}
+	for _, u := range units {
+		if u.Active == "failed" {
+			return u.Name
+		}
+	}
+	return ""
 }
 
 // startOver starts the count of a unit's restarts over. That resets the result of

@@ -22,6 +22,8 @@ type Attempt struct {
 	Job uint32
 	// Result is $SERVICE_RESULT and Status $EXIT_STATUS of it, systemd.exec(5).
 	Result, Status string
+	// Helper is the VM's helper unit that had failed by then; empty where none had.
+	Helper string
 }
 
 // attemptFile is not in the VM's own runtime directory: that goes with the last
