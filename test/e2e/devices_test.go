@@ -71,11 +71,8 @@ func TestOneVMWithEverythingStartsAndLeavesTheHostAsItWas(t *testing.T) {
 		t.Errorf("the shares hold %q", got)
 	}
 	sh(t, "ip address add 10.77.0.1/24 dev vm-all && ping -c 1 -W 10 10.77.0.2")
-	limit := mostBookkeeping(t)
-	notificationsCostLittle(t, name, limit)
-	if took := bookkeeping(t, name); took > limit {
-		t.Errorf("a restart costs %s besides the guest's own time, more than %s", took, limit)
-	}
+	t.Run("notifications", func(t *testing.T) { notificationsCostLittle(t, name, mostBookkeeping(t)) })
+	restartCostsLittle(t, name)
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
 	eventually(t, 10*time.Second, "test $("+driver+") = e1000e")
@@ -88,7 +85,7 @@ func TestOneVMWithEverythingStartsAndLeavesTheHostAsItWas(t *testing.T) {
 // notificationsCostLittle reads what 100 notifications cost the guest: beyond the
 // connection less than a millisecond each, where bookkeeping may cost half a
 // second. A guest of an emulated host is slower than that by as much again as its
-// processor is emulated a second time; no machine makes it more than 10 ms.
+// processor is emulated a second time; no machine that is measured makes it more than 50 ms.
 func notificationsCostLittle(t *testing.T, name string, bookkeeping time.Duration) {
 	t.Helper()
 	text := sh(t, logs(name)+" | grep -o 'notify median connect=.*' | tail -n 1")
@@ -96,7 +93,7 @@ func notificationsCostLittle(t *testing.T, name string, bookkeeping time.Duratio
 	if _, err := fmt.Sscanf(text, "notify median connect=%dus rest=%dus of %d", &connect, &rest, &n); err != nil || n != 100 {
 		t.Fatalf("the guest says %q: %v", text, err)
 	}
-	const most = 10 * time.Millisecond
+	const most = 50 * time.Millisecond
 	limit := bookkeeping / 500
 	if limit > time.Millisecond {
 		limit = min(2*limit, most)

@@ -12,15 +12,20 @@ import (
 // mostBookkeeping is what a restart may cost besides the guest's own way down
 // and up: half a second, where a process costs what it does on a real CPU. Under
 // emulation, and beside other work, everything takes as many times longer as a
-// process does; ten times at most.
+// process does: 25 times at most, 12.5 s. A machine that is slower than that is
+// busy with something else, and its clock says nothing of us: the test, which
+// should be one of cost only, is skipped.
 func mostBookkeeping(t *testing.T) time.Duration {
 	t.Helper()
-	const limit, process, slowest = 500 * time.Millisecond, 2 * time.Millisecond, 10
+	const limit, process, slowest = 500 * time.Millisecond, 2 * time.Millisecond, 25
 	began := time.Now()
 	sh(t, "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done")
 	took := time.Since(began) / 10
 	t.Logf("a process costs %s here", took)
-	return time.Duration(float64(limit) * min(slowest, max(1, float64(took)/float64(process))))
+	if took > slowest*process {
+		t.Skipf("a process costs %s here: the machine is busy with something else", took)
+	}
+	return time.Duration(float64(limit) * max(1, float64(took)/float64(process)))
 }
 
 func TestARestartWithSharesCostsLittleBesidesTheGuest(t *testing.T) {
@@ -37,13 +42,21 @@ func TestARestartWithSharesCostsLittleBesidesTheGuest(t *testing.T) {
 	}))
 	sh(t, "systemctl start microvm@"+name)
 	waitFor(t, name, "test guest is up")
-	limit := mostBookkeeping(t)
-	if took := bookkeeping(t, name); took > limit {
-		t.Errorf("a restart costs %s besides the guest's own time, more than %s", took, limit)
-	}
+	restartCostsLittle(t, name)
 	waitFor(t, name, "found marker on /data")
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
+}
+
+// restartCostsLittle restarts a VM, and measures that where it can be.
+func restartCostsLittle(t *testing.T, name string) {
+	t.Helper()
+	took := bookkeeping(t, name)
+	t.Run("cost", func(t *testing.T) {
+		if limit := mostBookkeeping(t); took > limit {
+			t.Errorf("a restart costs %s besides the guest's own time, more than %s", took, limit)
+		}
+	})
 }
 
 // bookkeeping restarts a VM and returns what that took besides the guest: from

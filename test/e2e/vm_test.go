@@ -240,14 +240,15 @@ func TestGuestThatRebootsIsBackWithinASecond(t *testing.T) {
 	sh(t, "systemctl start microvm@"+name)
 	// It reboots again each time, so that a machine that was busy gets another chance.
 	best := time.Hour
-	limit := 2 * mostBookkeeping(t)
-	for reboots := 1; reboots <= 4 && best > limit; reboots++ {
+	for reboots := 1; reboots <= 4 && best > time.Second; reboots++ {
 		eventually(t, 60*time.Second, fmt.Sprintf("sleep 0.5; test $(journalctl -q -u microvm@reboots | grep -c Started) -gt %d", reboots))
 		best = min(best, shortestAbsence(t, sh(t, "journalctl -q -o short-unix -u microvm@reboots | grep -E 'Deactivated|Started'")))
 	}
-	if best > limit {
-		t.Errorf("back %s after the hypervisor's exit, more than %s", best, limit)
-	}
+	t.Run("cost", func(t *testing.T) {
+		if limit := 2 * mostBookkeeping(t); best > limit {
+			t.Errorf("back %s after the hypervisor's exit, more than %s", best, limit)
+		}
+	})
 	t.Logf("back %s after the hypervisor's exit", best)
 }
 
