@@ -177,7 +177,7 @@ func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
 			d.failed(check, "there is no image "+path, "put it there, mount the disk it is on, or set autoCreate to true")
 			continue
 		}
-		if d.wrongPlace(vm, check, filepath.Dir(path)) {
+		if d.wrongPlace(vm, check, v.Image, filepath.Dir(path)) {
 			continue
 		}
 		d.ok(check, "is made at the first start, %d MiB", v.SizeMiB)
@@ -186,13 +186,13 @@ func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
 
 // wrongPlace says where a start makes no image, as the disk that it belongs on is
 // not there.
-func (d *Doctor) wrongPlace(vm statedir.VM, check, dir string) bool {
+func (d *Doctor) wrongPlace(vm statedir.VM, check, image, dir string) bool {
 	table := mounts.Table{Root: d.path(""), MountInfo: d.path("proc/self/mountinfo")}
 	if point, err := table.Missing(dir); err == nil && point != nil {
 		d.failed(check, fmt.Sprintf("%s of %s is not mounted, and no image is made below it", point.Dir, point.From), "run: mount "+point.Dir)
 		return true
 	}
-	before, known, err := vm.FileSystemBefore(dir)
+	before, known, err := vm.FileSystemBefore(image)
 	if err != nil || !known {
 		return false
 	}

@@ -31,11 +31,7 @@ func (w *volumeWork) sameFileSystem(dir string) error {
 	if w.l.state == nil {
 		return nil // by hand, without root's record
 	}
-	abs, err := filepath.Abs(dir)
-	if err != nil {
-		return fmt.Errorf("make the image: %w", err)
-	}
-	before, known, err := w.l.state.FileSystemBefore(abs)
+	before, known, err := w.l.state.FileSystemBefore(w.v.Image)
 	if err != nil || !known {
 		return err
 	}
@@ -46,5 +42,8 @@ func (w *volumeWork) sameFileSystem(dir string) error {
 	if now.Same(before) {
 		return nil
 	}
-	return fmt.Errorf("%s is on %s now, and the VM's images were on %s; no image is made there\nhint: mount the disk that they are on; if they are to be here from now on: rm %s", abs, now, before, w.l.state.VolumesRecord())
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	return fmt.Errorf("%s is on %s now, and the VM's images were on %s; no image is made there\nhint: mount the disk that they are on; if they are to be here from now on: rm %s", dir, now, before, w.l.state.VolumesRecord())
 }

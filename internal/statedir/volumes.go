@@ -40,10 +40,7 @@ func (v VM) RecordVolumes(images []string) error {
 	}
 	now := map[string]mounts.FileSystem{}
 	for _, image := range images {
-		dir := filepath.Dir(image)
-		if !filepath.IsAbs(image) {
-			dir = filepath.Join(v.Dir(), dir)
-		}
+		dir := v.imageDir(image)
 		if had, ok := before[dir]; ok && now[dir] == (mounts.FileSystem{}) {
 			now[dir] = had
 		}
@@ -70,6 +67,15 @@ func (v VM) RecordVolumes(images []string) error {
 	return err
 }
 
+// imageDir is the directory of an image, a path as in the plan. It is the key of
+// the record, so it must not depend on how the caller came here.
+func (v VM) imageDir(image string) string {
+	if filepath.IsAbs(image) {
+		return filepath.Dir(image)
+	}
+	return filepath.Dir(filepath.Join(v.Dir(), image))
+}
+
 func same(a, b map[string]mounts.FileSystem) bool {
 	if len(a) != len(b) {
 		return false
@@ -85,11 +91,7 @@ func same(a, b map[string]mounts.FileSystem) bool {
 // fileSystemOf is the file system of dir where it has the image, or, if first,
 // where that could be made there.
 func (v VM) fileSystemOf(dir, image string, first bool) (mounts.FileSystem, bool) {
-	how := &unix.OpenHow{Flags: unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC}
-	if dir == v.Dir() || strings.HasPrefix(dir, v.Dir()+"/") {
-		how.Resolve = unix.RESOLVE_NO_SYMLINKS
-	}
-	fd, err := unix.Openat2(unix.AT_FDCWD, dir, how)
+	fd, err := v.openImageDir(dir)
 	if err != nil {
 		return mounts.FileSystem{}, false
 	}
@@ -103,6 +105,22 @@ func (v VM) fileSystemOf(dir, image string, first bool) (mounts.FileSystem, bool
 	}
 	out, err := mounts.OfFile(f)
 	return out, err == nil
+}
+
+// openImageDir opens a directory to look at. Below the VMs' directories nothing is
+// followed, be the state directory itself a link of root's.
+func (v VM) openImageDir(dir string) (int, error) {
+	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
+	rel, err := filepath.Rel(v.Host.StateDir, dir)
+	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
+		return unix.Open(dir, flags, 0)
+	}
+	base, err := unix.Open(v.Host.StateDir, flags, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(base) }()
+	return unix.Openat2(base, rel, &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
 }
 
 // mayCreate says whether a start would make an image in the directory.
@@ -137,15 +155,16 @@ func (v VM) recordedVolumes() (map[string]mounts.FileSystem, error) {
 	return out, nil
 }
 
-// FileSystemBefore is the file system that images in dir were on; false where
-// root noted none. It is read by the hypervisors' user.
-func (v VM) FileSystemBefore(dir string) (mounts.FileSystem, bool, error) {
+// FileSystemBefore is the file system that the directory of an image, a path as in
+// the plan, was on; false where root noted none. It is read by the hypervisors'
+// user.
+func (v VM) FileSystemBefore(image string) (mounts.FileSystem, bool, error) {
 	if err := v.checkRecord(); errors.Is(err, fs.ErrNotExist) {
 		return mounts.FileSystem{}, false, nil
 	} else if err != nil {
 		return mounts.FileSystem{}, false, err
 	}
 	all, err := v.recordedVolumes()
-	fsys, ok := all[dir]
+	fsys, ok := all[v.imageDir(image)]
 	return fsys, ok, err
 }

@@ -22,7 +22,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	}
 	images := []string{"data.img", filepath.Join(disk, "big.img")}
 	known := func(dir string) (string, bool) {
-		fsys, ok, err := vm.FileSystemBefore(dir)
+		fsys, ok, err := vm.FileSystemBefore(filepath.Join(dir, "x.img"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	if err := os.WriteFile(vm.VolumesRecord(), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := vm.FileSystemBefore(disk); err == nil {
+	if _, _, err := vm.FileSystemBefore(images[1]); err == nil {
 		t.Error("half a record was read")
 	}
 	record()
@@ -111,5 +111,24 @@ func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
 	}
 	if all, err := vm.recordedVolumes(); err != nil || len(all) != 0 {
 		t.Errorf("%v, %v", all, err)
+	}
+}
+
+// TestTheRecordDoesNotDependOnTheWayToIt: the state directory may be a link of
+// root's, and the wrapper has it as its working directory.
+func TestTheRecordDoesNotDependOnTheWayToIt(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("it takes root to have a record of root's; run the tests as root")
+	}
+	real := t.TempDir()
+	link := filepath.Join(t.TempDir(), "microvms")
+	vm := VM{Host: Host{StateDir: real, User: "nobody", Group: "nogroup"}, Name: "web"}
+	if err := errors.Join(os.Chmod(real, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Symlink(real, link), vm.makeRecord(), //nolint:gosec // as they are
+		os.WriteFile(filepath.Join(vm.Dir(), "data.img"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	vm.Host.StateDir = link
+	if fsys, ok := vm.fileSystemOf(vm.Dir(), "data.img", false); !ok {
+		t.Errorf("%v: the image was not found behind the link", fsys)
 	}
 }
