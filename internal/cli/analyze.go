@@ -136,7 +136,9 @@ func startLog(ctx context.Context, p map[string]dbus.Variant) []timeline.Entry {
 	if len(id) == 0 || ready == 0 {
 		return nil
 	}
-	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
+	ctx, cancel := context.WithTimeout(ctx, journalLimit)
+	defer cancel()
+	syncJournal(ctx)
 	// What the guest prints once it is up is nobody's business here, and may be long.
 	const after = 1000000
 	until := fmt.Sprintf("--until=@%d.%06d", (ready+after)/1000000, (ready+after)%1000000)

@@ -28,6 +28,17 @@ func unitsOf(name string) []string {
 	return units
 }
 
+// journalLimit is how long the journal may take where its lines are an addition.
+const journalLimit = 15 * time.Second
+
+// syncJournal waits until what was logged so far is in the journal; without it the
+// last line may be missing. Only root may.
+func syncJournal(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, journalLimit/3)
+	defer cancel()
+	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
+}
+
 // lastLines returns the last n lines that the processes of units wrote since a
 // time; a zero time means ever. Where the journal cannot be read it is empty.
 func lastLines(ctx context.Context, n int, since time.Time, units ...string) []string {
@@ -39,7 +50,9 @@ func lastLines(ctx context.Context, n int, since time.Time, units ...string) []s
 		// Not --unit=, which adds what systemd itself says of the unit.
 		args = append(args, "_SYSTEMD_UNIT="+u)
 	}
-	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()           // root's; without it the last line may be missing
+	ctx, cancel := context.WithTimeout(ctx, journalLimit)
+	defer cancel()
+	syncJournal(ctx)
 	out, err := exec.CommandContext(ctx, "journalctl", args...).Output() //nolint:gosec // names that are validated
 	if err != nil {
 		return nil

@@ -102,7 +102,9 @@ func restartVM(vm statedir.VM) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), restartTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", unit).CombinedOutput() //nolint:gosec // the VM's name was validated
+	cmd := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", unit) //nolint:gosec // the VM's name was validated
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("restart the VM: systemctl: %w: %s; %s", err, bytes.TrimSpace(out), remedy)
 	}

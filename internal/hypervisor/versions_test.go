@@ -14,11 +14,9 @@ import (
 // TestAPlanSaysForWhichVersionsItIs compiles for every version that anything could
 // depend on, and compares: two plans say the same of versions, or differ.
 func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
-	var all []version
+	all := []version{{1, 5}, {1, 7}, {1, 8}, {1, 12}, {1, 13}, {1, 16}, {2, 4}, {2, 5}, {7, 2}, {9, 1}, {9, 2}, {9, 3}}
 	for major := range 61 {
-		for _, minor := range []int{0, 1, 2, 4, 5, 7, 8, 12, 13, 19} {
-			all = append(all, version{major, minor})
-		}
+		all = append(all, version{major, 0})
 	}
 	for _, name := range slices.Sorted(maps.Keys(compilers)) {
 		t.Run(name, func(t *testing.T) {
@@ -41,11 +39,14 @@ func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
 				}
 				texts[v] = string(text)
 			}
+			said := map[Versions]version{} // one of those that say the same
 			for _, v := range all {
-				c := plans[v].CompiledFor
-				if c == nil {
-					continue
+				if c := plans[v].CompiledFor; c != nil {
+					said[*c] = v
 				}
+			}
+			for _, v := range said {
+				c := plans[v].CompiledFor
 				for _, w := range all {
 					if c.Includes(w.major, w.minor) != (*plans[w].CompiledFor == *c) {
 						t.Fatalf("the plan for %s says %q, that for %s %q", v, c, w, plans[w].CompiledFor)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -209,6 +210,9 @@ func tunRemedy(err error) string {
 	return ""
 }
 
+// scriptDelay is how long a script's output is read after it has ended.
+const scriptDelay = time.Second
+
 // runScript runs the operator's script for each interface.
 func (t Taps) runScript() error {
 	if t.Script == "" {
@@ -219,7 +223,9 @@ func (t Taps) runScript() error {
 		cmd.Env = append(os.Environ(), "id="+tap.Name)
 		var stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = os.Stdout, &stderr
-		if err := cmd.Run(); err != nil {
+		// What it leaves running may hold its output open.
+		cmd.WaitDelay = scriptDelay
+		if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 			return fmt.Errorf("run tap script %s for %q: %w: %s", t.Script, tap.Name, err, strings.TrimSpace(stderr.String()))
 		}
 	}

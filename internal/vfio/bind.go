@@ -32,7 +32,9 @@ func (s system) loadDriver() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, driverName).CombinedOutput() //nolint:gosec // the kernel's own helper
+	cmd := exec.CommandContext(ctx, program, driverName) //nolint:gosec // the kernel's own helper
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("load module %s: %w: %s; does the kernel have it (CONFIG_VFIO_PCI)?", driverName, err, bytes.TrimSpace(out))
 	}
