@@ -246,6 +246,9 @@ func (v *validator) interfaceID(at string, n Interface) {
 		v.check(at, validateInterfaceLabel(n.ID))
 	case n.ID == "lo":
 		v.faults.Addf(at, "%q is the host's own interface\nhint: choose another name, such as \"vm-web\"", n.ID)
+	case n.Type == "macvtap" && strings.Contains(n.ID, "}"):
+		// The plan has the id in a placeholder, which ends there.
+		v.faults.Addf(at, "%q holds \"}\", which the name of a macvtap cannot\nhint: use letters, digits, \"-\", \"_\" and \".\"", n.ID)
 	default:
 		v.check(at, ValidateInterfaceName(n.ID))
 	}
