@@ -354,17 +354,24 @@ func compact(t *testing.T, s *spec.Spec) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Empty lists and maps are the same as none.
-	maps.DeleteFunc(v, func(_ string, e any) bool {
-		list, isList := e.([]any)
-		object, isObject := e.(map[string]any)
-		return isList && len(list) == 0 || isObject && len(object) == 0
-	})
+	withoutEmpty(v)
 	text, err = json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// withoutEmpty takes out empty lists and objects, which are the same as none.
+func withoutEmpty(v map[string]any) {
+	maps.DeleteFunc(v, func(_ string, e any) bool {
+		list, isList := e.([]any)
+		object, isObject := e.(map[string]any)
+		if isObject {
+			withoutEmpty(object)
+		}
+		return isList && len(list) == 0 || isObject && len(object) == 0
+	})
 }
 
 func TestRefusedConfigurationsSaySo(t *testing.T) {
