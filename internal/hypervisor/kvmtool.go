@@ -125,10 +125,10 @@ func (kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 	for i, share := range s.Shares {
 		switch share.SecurityModel {
 		case "none", "passthrough":
-		default:
-			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "%s", spec.Unknown(share.SecurityModel, []string{"none", "passthrough"}))
 		case "mapped", "mapped-file":
 			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool keeps no owners beside the files; write none or passthrough, or take qemu, which has %s", share.SecurityModel)
+		default:
+			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "%s", spec.Unknown(share.SecurityModel, []string{"none", "passthrough"}))
 		}
 	}
 	return faults

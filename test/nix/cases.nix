@@ -668,6 +668,24 @@ in
     the-hypervisor-of-macos = just { vfkit.logLevel = "info"; };
   };
 
+  # Paths that Nix and Go are to clean alike.
+  paths = [
+    "/nix/store"
+    "/nix/store/"
+    "/nix//store/."
+    "//nix/store"
+    "/nix/store/../store"
+    "/../nix/store"
+    "/"
+    "//"
+    "."
+    "./a"
+    "a/./b//c/"
+    "../a/../../b"
+    "a/.."
+    "/a/..b/...c"
+  ];
+
   hosts = {
     with-no-vm.config = { };
 

@@ -37,7 +37,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const root = "../.."
 
 // attributes of eval.nix, each with a golden file.
-var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options"}
+var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths"}
 
 // sourcesFile says which sources the golden files were made from.
 const sourcesFile = "golden/sources.sha256"
@@ -295,6 +295,20 @@ func TestSpecsBuild(t *testing.T) {
 				t.Error("the package has multi-queue taps, and Nix says that it has none")
 			}
 		})
+	}
+}
+
+// TestPathsAreCleanedAsInGo, so that the modules and the programs take the same two
+// for one.
+func TestPathsAreCleanedAsInGo(t *testing.T) {
+	paths := golden[map[string]string](t, "paths")
+	if len(paths) < 10 {
+		t.Errorf("found only %d paths", len(paths))
+	}
+	for path, got := range paths {
+		if want := filepath.Clean(path); got != want {
+			t.Errorf("%q is %q in Nix and %q in Go", path, got, want)
+		}
 	}
 }
 
