@@ -289,6 +289,8 @@ func TestOptionsOfOnesOwnLeaveMicrovmItsBuses(t *testing.T) {
 		`"qemu":{"machineOpts":{"acpi":"off"}},` + volumes(9):           true,
 		`"qemu":{"machineOpts":{"acpi":"off"}},` + volumes(6):           false,
 		`"qemu":{"machineOpts":{"acpi":"on"}},` + volumes(9):            false,
+		`"qemu":{"machineOpts":{"acpi":"off","usb":"on"}},` + usb:       true,
+		`"qemu":{"machineOpts":{"acpi":"off","pcie":"on"}},` + nine:     true,
 		`"qemu":{"machineOpts":{}},` + usb:                              true,
 		`"qemu":{"machineOpts":{"usb":"on"}},` + usb:                    false,
 		`"qemu":{"machine":"q35","machineOpts":{}},` + nine + "," + usb: false,

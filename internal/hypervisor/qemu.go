@@ -191,6 +191,10 @@ func refuseOwnMachine(s *spec.Spec, hub bool) spec.Faults {
 	if !isMicrovm(s) || s.QEMU.MachineOpts == nil {
 		return nil
 	}
+	if (qemuNeedsPCI(s, hub) || hasUSB(s)) && isOff(s.QEMU.MachineOpts["acpi"]) {
+		faults.Addf("qemu.machineOpts", "have acpi=off, and the spec has devices on PCI or USB, which machine microvm has with ACPI only\nhint: leave acpi out, or machineOpts")
+		return faults
+	}
 	if qemuNeedsPCI(s, hub) && !isOn(s.QEMU.MachineOpts["pcie"]) {
 		faults.Addf("qemu.machineOpts", "have no pcie=on, and the spec has devices that need PCI\nhint: add \"pcie\": \"on\", or leave machineOpts out")
 	}
@@ -245,7 +249,7 @@ func qemuNeedsPCI(s *spec.Spec, hub bool) bool {
 // qemuTransports is how many virtio-mmio devices machine microvm has room for.
 func qemuTransports(s *spec.Spec) int {
 	opts := s.QEMU.MachineOpts
-	if opts != nil && isOff(opts["acpi"]) && !isOn(opts["ioapic2"]) || isOff(opts["ioapic2"]) {
+	if isOff(opts["acpi"]) || isOff(opts["ioapic2"]) {
 		return fewTransports
 	}
 	return mmioTransports
