@@ -20,19 +20,88 @@ rec {
   defaultFsType = "ext4";
 
   # The names that the guest's kernel gives virtio-blk disks: in the order in
-  # which the hypervisor adds them, the store disk first.
+  # which the hypervisor adds them, the store disk first. Behind z comes aa.
   withDriveLetters =
     { volumes, storeOnDisk, ... }:
+    let
+      letters =
+        n:
+        lib.optionalString (n >= 26) (letters (n / 26 - 1)) + builtins.elemAt lib.lowerChars (lib.mod n 26);
+    in
     lib.imap0 (
       i: volume:
       volume
       // {
-        letter = builtins.elemAt lib.lowerChars (i + (if storeOnDisk then 1 else 0));
+        letter = letters (i + (if storeOnDisk then 1 else 0));
       }
     ) volumes;
 
+  # A path as comparisons want it, and as the Go programs have it (filepath.Clean):
+  # without what says nothing. Two that are written differently are then one.
+  cleanPath =
+    path:
+    let
+      text = toString path;
+      absolute = lib.hasPrefix "/" text;
+      step =
+        done: part:
+        if part == "" || part == "." then
+          done
+        else if part != ".." then
+          done ++ [ part ]
+        else if done != [ ] && lib.last done != ".." then
+          lib.init done
+        else if absolute then
+          done
+        else
+          done ++ [ part ];
+      parts = builtins.foldl' step [ ] (lib.splitString "/" text);
+    in
+    if absolute then
+      "/" + lib.concatStringsSep "/" parts
+    else if parts == [ ] then
+      "."
+    else
+      lib.concatStringsSep "/" parts;
+
+  # Whether two paths are the same, and whether one is dir or below it.
+  samePath = a: b: a != null && b != null && cleanPath a == cleanPath b;
+  isBelow = dir: path: samePath dir path || lib.hasPrefix "${cleanPath dir}/" (cleanPath path);
+
   # The share that brings the host's store, or null.
-  hostStoreShare = shares: lib.findFirst ({ source, ... }: source == "/nix/store") null shares;
+  hostStoreShare = shares: lib.findFirst ({ source, ... }: samePath source "/nix/store") null shares;
+
+  # Whether systemd-machined takes a name: what can be a host name.
+  isMachineName =
+    name:
+    builtins.stringLength name <= 64
+    && lib.all (label: builtins.match "[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?" label != null) (
+      lib.splitString "." name
+    );
+
+  # The names of a file system's label and of a disk's serial number in
+  # /dev/disk: udev leaves letters, digits and few signs as they are, and UTF-8.
+  # What it does not leave becomes \xNN in a label, and _ in a serial number,
+  # systemd's encode_devnode_name and udev_replace_chars.
+  deviceNames =
+    let
+      ascii = lib.stringToCharacters " !\"$%&'()*,/;<>?[\\]^`{|}~\t";
+      hex = {
+        " " = "20"; "!" = "21"; "\"" = "22"; "$" = "24"; "%" = "25"; "&" = "26"; "'" = "27"; "(" = "28";
+        ")" = "29"; "*" = "2a"; "," = "2c"; "/" = "2f"; ";" = "3b"; "<" = "3c"; ">" = "3e"; "?" = "3f";
+        "[" = "5b"; "\\" = "5c"; "]" = "5d"; "^" = "5e"; "`" = "60"; "{" = "7b"; "|" = "7c"; "}" = "7d";
+        "~" = "7e"; "\t" = "09";
+      };
+    in
+    {
+      ofLabel = builtins.replaceStrings ascii (map (c: "\\x${hex.${c}}") ascii);
+      # A slash makes a directory.
+      ofSerial =
+        let
+          replaced = lib.remove "/" ascii;
+        in
+        builtins.replaceStrings replaced (map (_: "_") replaced);
+    };
 
   # The same UUID that the Go programs derive (spec.DefaultMachineID).
   defaultMachineId =

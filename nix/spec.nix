@@ -104,8 +104,7 @@ let
     alioth.alioth.package = "${cfg.alioth.package}";
   };
 
-  # USB passthrough needs a QEMU that is built for it; a QEMU without graphical
-  # libraries is a fraction of the size.
+  # USB passthrough needs a QEMU that is built for it.
   hasUsb = builtins.any ({ bus, ... }: bus == "usb") cfg.devices;
   withUsb =
     qemu:
@@ -113,15 +112,7 @@ let
       configureFlags = old.configureFlags or [ ] ++ [ "--enable-libusb" ];
       buildInputs = old.buildInputs or [ ] ++ [ cfg.vmHostPackages.libusb1 ];
     });
-  small =
-    qemu:
-    if (qemu.override.__functionArgs or { }) ? nixosTestRunner then
-      qemu.override { nixosTestRunner = true; }
-    else
-      qemu;
-  qemuPackage = lib.pipe cfg.qemu.package (
-    lib.optional (cfg.optimize.enable && !cfg.graphics.enable) small ++ lib.optional hasUsb withUsb
-  );
+  qemuPackage = if hasUsb then withUsb cfg.qemu.package else cfg.qemu.package;
 
   hasVirtiofs = builtins.any ({ proto, ... }: proto == "virtiofs") cfg.shares;
 in

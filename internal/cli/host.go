@@ -94,11 +94,8 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 	if err != nil {
 		return err
 	}
-	if table, err := hypervisor.Table(); err == nil && plan.Balloon == nil && table[plan.Hypervisor].Balloon && table[plan.Hypervisor].Control == "" {
-		return fmt.Errorf("%s runs under %s, which has no way to set a balloon; with another hypervisor it can be set", word, plan.Hypervisor)
-	}
 	if plan.Balloon == nil {
-		return fmt.Errorf("%s has no balloon; set balloon to true in its spec", word)
+		return fmt.Errorf("%s %s", word, hypervisor.WhyNoBalloon(plan.Hypervisor))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

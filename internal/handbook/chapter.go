@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"microvm/internal/hypervisor"
@@ -104,6 +105,10 @@ func HypervisorTable() (string, error) {
 		{"`shares.*.proto`", func(c hypervisor.Capabilities) string { return list(c.Shares) }},
 		{"read-only 9p shares", func(c hypervisor.Capabilities) string { return yes(c.ReadOnly9p) }},
 		{"`devices.*.bus`", func(c hypervisor.Capabilities) string { return list(c.Devices) }},
+		{"`vcpu`, at most", func(c hypervisor.Capabilities) string { return most(c.MaxVCPU) }},
+		{"`mem` in MiB, at least", func(c hypervisor.Capabilities) string { return strconv.Itoa(c.MinMem) }},
+		{"`mem` in MiB, at most", func(c hypervisor.Capabilities) string { return most(c.MaxMem) }},
+		{"devices on its bus, at most", func(c hypervisor.Capabilities) string { return most(c.MaxDevices) }},
 		{"`volumes.*.imageType`", func(c hypervisor.Capabilities) string { return list(c.ImageTypes) }},
 		{"`volumes.*.serial`", func(c hypervisor.Capabilities) string { return yes(c.VolumeSerial) }},
 		{"`volumes.*.direct`", func(c hypervisor.Capabilities) string { return yes(c.VolumeDirect) }},
@@ -132,6 +137,24 @@ func HypervisorTable() (string, error) {
 		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
 	}
 	return b.String(), nil
+}
+
+// most is a limit: one number where all are the same, else each with its name.
+func most(limits map[string]int) string {
+	names := slices.Sorted(maps.Keys(limits))
+	if len(names) == 0 {
+		return "–"
+	}
+	same := true
+	words := make([]string, len(names))
+	for i, name := range names {
+		same = same && limits[name] == limits[names[0]]
+		words[i] = fmt.Sprintf("%s: %d", name, limits[name])
+	}
+	if same {
+		return strconv.Itoa(limits[names[0]])
+	}
+	return strings.Join(words, ", ")
 }
 
 func list(words []string) string {

@@ -47,14 +47,14 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	if s.InitrdPath != "" {
 		a.add("--initramfs", Literal(s.InitrdPath))
 	}
-	a.add("--cmdline", kernelCommandLine(s, p, serialConsole(s), "reboot=t", "panic=-1"), "--entropy")
+	a.add("--cmdline", aliothLine(s, p), "--entropy")
 	a.disks()
 	for _, share := range s.Shares {
 		a.add("--fs", "vu,socket="+a.value(*share.Socket.Value)+",tag="+a.value(share.Tag))
 	}
 	for _, n := range s.Interfaces {
 		// mtu has no default.
-		a.add("--net", fmt.Sprintf("tap,if=%s,mac=%s,mtu=1500,qp=%d", a.value(n.ID), n.MAC, s.VCPU))
+		a.add("--net", fmt.Sprintf("tap,if=%s,mac=%s,mtu=1500,qp=%d", a.value(n.ID), n.MAC, queueCount(s)))
 	}
 	if s.Vsock.CID != nil {
 		a.add("--vsock", fmt.Sprintf("vhost,cid=%d", *s.Vsock.CID))
@@ -68,6 +68,18 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.Argv = a.argv
 	return nil
+}
+
+func aliothLine(s *spec.Spec, p *Plan) string {
+	return kernelCommandLine(s, p, serialConsole(s), "reboot=t", "panic=-1")
+}
+
+// kernelLine is the command line as it is: alioth adds nothing.
+func (alioth) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
+	p := &Plan{Readiness: readiness(s, true, nil, "")}
+	var err error
+	p.Shutdown, err = viaGuest(s, "", "")
+	return aliothLine(s, p), err
 }
 
 func (a *aliothArgs) add(words ...string) { a.argv = append(a.argv, words...) }

@@ -56,6 +56,17 @@ type Capabilities struct {
 	VolumeShared bool `json:"volumeShared"`
 	// ReadOnly9p is shares[].readOnly for 9p; virtiofsd does it for virtiofs.
 	ReadOnly9p bool `json:"readOnly9p"`
+	// MaxVCPU is the most CPUs by the guest's architecture, or by QEMU's machine: the
+	// hypervisor's own limit, or KVM's where that is less or where it has none (4096
+	// on x86_64, CONFIG_KVM_MAX_NR_VCPUS; 512 on aarch64, VGIC_V3_MAX_CPUS).
+	MaxVCPU map[string]int `json:"maxVcpu"`
+	// MinMem and MaxMem bound the memory in MiB; MaxMem goes by the architecture,
+	// whose physical addresses have 52 bits.
+	MinMem int            `json:"minMem"`
+	MaxMem map[string]int `json:"maxMem"`
+	// MaxDevices is the most devices of a VM's own on the one PCI bus, by the
+	// architecture; empty where there is no such limit or one of another kind.
+	MaxDevices map[string]int `json:"maxDevices"`
 	// Control is the protocol of the control interface, as in Control.Method;
 	// empty where there is none.
 	Control string `json:"control"`
@@ -64,10 +75,10 @@ type Capabilities struct {
 //go:embed capabilities.json
 var capabilitiesJSON []byte
 
-// Table returns the capabilities of every hypervisor, by name.
+// Table returns the capabilities of every hypervisor, by name: the same map each
+// time, which is only read.
 func Table() (map[string]Capabilities, error) { return readTable() }
 
-// readTable reads it once; nobody changes what it returns.
 var readTable = sync.OnceValues(func() (map[string]Capabilities, error) {
 	table := map[string]Capabilities{}
 	d := json.NewDecoder(strings.NewReader(string(capabilitiesJSON)))
@@ -82,6 +93,10 @@ var readTable = sync.OnceValues(func() (map[string]Capabilities, error) {
 type use struct {
 	path, what string
 	supports   func(Capabilities) bool
+	// value is one of an option's list of values, and has the list that a
+	// hypervisor has; has is nil for anything else.
+	value string
+	has   func(Capabilities) []string
 }
 
 // uses lists what s asks of its hypervisor.
@@ -89,23 +104,26 @@ func uses(s *spec.Spec) []use {
 	var out []use
 	add := func(wanted bool, path, what string, supports func(Capabilities) bool) {
 		if wanted {
-			out = append(out, use{path, what, supports})
+			out = append(out, use{path: path, what: what, supports: supports})
 		}
+	}
+	choose := func(path, value, what string, has func(Capabilities) []string) {
+		out = append(out, use{path, what, func(c Capabilities) bool { return slices.Contains(has(c), value) }, value, has})
 	}
 	add(true, "arch", s.Arch+" guests", func(c Capabilities) bool { return slices.Contains(c.Archs, s.Arch) })
 	for i, n := range s.Interfaces {
-		add(true, fmt.Sprintf("interfaces[%d].type", i), "interfaces of type "+n.Type, func(c Capabilities) bool { return slices.Contains(c.Interfaces, n.Type) })
+		choose(fmt.Sprintf("interfaces[%d].type", i), n.Type, "interfaces of type "+n.Type, func(c Capabilities) []string { return c.Interfaces })
 		add(n.Tap.Vhost, fmt.Sprintf("interfaces[%d].tap.vhost", i), "vhost-net", func(c Capabilities) bool { return c.TapVhost })
 	}
 	for i, share := range s.Shares {
-		add(true, fmt.Sprintf("shares[%d].proto", i), share.Proto+" shares", func(c Capabilities) bool { return slices.Contains(c.Shares, share.Proto) })
+		choose(fmt.Sprintf("shares[%d].proto", i), share.Proto, share.Proto+" shares", func(c Capabilities) []string { return c.Shares })
 		add(share.ReadOnly && share.Proto == "9p", fmt.Sprintf("shares[%d].readOnly", i), "read-only 9p shares", func(c Capabilities) bool { return c.ReadOnly9p })
 	}
 	for i, d := range s.Devices {
-		add(true, fmt.Sprintf("devices[%d].bus", i), d.Bus+" devices", func(c Capabilities) bool { return slices.Contains(c.Devices, d.Bus) })
+		choose(fmt.Sprintf("devices[%d].bus", i), d.Bus, d.Bus+" devices", func(c Capabilities) []string { return c.Devices })
 	}
 	for i, v := range s.Volumes {
-		add(true, fmt.Sprintf("volumes[%d].imageType", i), v.ImageType+" images", func(c Capabilities) bool { return slices.Contains(c.ImageTypes, v.ImageType) })
+		choose(fmt.Sprintf("volumes[%d].imageType", i), v.ImageType, v.ImageType+" images", func(c Capabilities) []string { return c.ImageTypes })
 		add(v.Serial != nil, fmt.Sprintf("volumes[%d].serial", i), "serial numbers of volumes", func(c Capabilities) bool { return c.VolumeSerial })
 		add(v.Direct, fmt.Sprintf("volumes[%d].direct", i), "direct access to volumes", func(c Capabilities) bool { return c.VolumeDirect })
 		add(v.Shared, fmt.Sprintf("volumes[%d].shared", i), "volumes that are shared with other VMs", func(c Capabilities) bool { return c.VolumeShared })
@@ -143,6 +161,10 @@ func unsupported(s *spec.Spec) (spec.Faults, error) {
 			if u.supports(table[name]) {
 				can = append(can, name)
 			}
+		}
+		if len(can) == 0 && u.has != nil && len(u.has(own)) > 0 {
+			faults.Addf(u.path, "%s", spec.Unknown(u.value, u.has(own)))
+			continue
 		}
 		faults.Addf(u.path, "%s has no %s; %s", s.Hypervisor, u.what, whoCan(can))
 	}

@@ -16,6 +16,14 @@ type cloudHypervisor struct{}
 // vsockSocket is the Unix socket of a vsock multiplexer, in the state directory.
 const vsockSocket = "notify.vsock"
 
+// Limits of Cloud Hypervisor.
+const (
+	// chBlock is VIRTIO_MEM_ALIGN_SIZE in MiB, virtio-devices/src/mem.rs.
+	chBlock = 128
+	// chOldCPUs is what version 48 lifted.
+	chOldCPUs = 254
+)
+
 // chArgs collects the argument vector of one VM.
 type chArgs struct {
 	s    *spec.Spec
@@ -136,9 +144,28 @@ func (a *chArgs) landlock() {
 	a.add(words...)
 }
 
-func (cloudHypervisor) faults(_ *Builder, s *spec.Spec) spec.Faults {
+// kernelLine is the command line as it is: Cloud Hypervisor adds nothing.
+func (cloudHypervisor) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
+	own, rest := chOptions(s)
+	with, err := withVsock(s, own["--vsock"])
+	if err != nil {
+		return "", err
+	}
+	a := &chArgs{s: with, p: &Plan{}, own: own, rest: rest}
+	if s.Socket.Value == nil {
+		_, socket := a.vsock()
+		a.p.Shutdown, err = viaGuest(with, "", socket)
+	}
+	return a.commandLine(), err
+}
+
+func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 	const path = "cloud-hypervisor.extraArgs"
-	faults := slices.Concat(refuseCommas(s), refuseDisplay(s), refuseBalloon(s))
+	faults := slices.Concat(refuseCharacters(s), refuseDisplay(s), refuseBalloon(s), refuseBlocks(s, chBlock), refuseOddPages(s))
+	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	if s.VCPU > chOldCPUs && b.older(program, 48, 0) {
+		faults.Addf("vcpu", "%d is not possible; Cloud Hypervisor before 48 has %d at most", s.VCPU, chOldCPUs)
+	}
 	own, _ := chOptions(s)
 	if with, err := withVsock(s, own["--vsock"]); err != nil {
 		faults.Addf(path, "%v", err)
@@ -363,9 +390,9 @@ func (a *chArgs) shares() {
 func (a *chArgs) interfaces() {
 	var out []string
 	for _, n := range a.s.Interfaces {
-		net := "tap=" + n.ID
+		net := "tap=" + Literal(n.ID)
 		if n.Type == "macvtap" {
-			fds := make([]string, a.s.VCPU)
+			fds := make([]string, queueCount(a.s))
 			for queue := range fds {
 				fds[queue] = MacvtapFD(n.ID, queue)
 			}
@@ -373,7 +400,7 @@ func (a *chArgs) interfaces() {
 		}
 		net += ",mac=" + n.MAC
 		if a.s.VCPU > 1 {
-			net += fmt.Sprintf(",num_queues=%d", 2*a.s.VCPU)
+			net += fmt.Sprintf(",num_queues=%d", 2*queueCount(a.s))
 		}
 		out = append(out, net)
 	}
@@ -462,6 +489,9 @@ func refuseDisplay(s *spec.Spec) spec.Faults {
 	if s.Graphics.Vulkan != nil {
 		faults.Addf("graphics.vulkan", "is for QEMU's GPU; that of %s is crosvm's, which has Vulkan as it is; remove it", s.Hypervisor)
 	}
+	if s.Graphics.Backend != "gtk" && s.Graphics.Backend != "headless" {
+		faults.Addf("graphics.backend", "%s", spec.Unknown(s.Graphics.Backend, []string{"gtk"}))
+	}
 	if s.Graphics.Backend == "headless" {
 		faults.Addf("graphics.backend", "headless is for QEMU's display; %s shows windows on the host's Wayland display; remove it, or set hypervisor to qemu", s.Hypervisor)
 	}
@@ -477,10 +507,10 @@ func gpuDevice(s *spec.Spec, crosvm string) string {
 tries=100
 until [ -S %s ]; do
   tries=$((tries - 1))
-  [ $tries -gt 0 ] || { echo "crosvm's GPU did not make its socket %s within 10 s" >&2; exit 1; }
+  [ $tries -gt 0 ] || { echo %s >&2; exit 1; }
   sleep 0.1
 done
-`, shellQuote(crosvm), socket, params, socket, s.Graphics.Socket)
+`, shellQuote(crosvm), socket, params, socket, shellQuote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
 }
 
 func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

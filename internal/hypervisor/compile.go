@@ -63,6 +63,9 @@ type Compiler interface {
 	// compile turns a spec without faults into the parts of a plan that depend on
 	// the hypervisor.
 	compile(b *Builder, s *spec.Spec, p *Plan) error
+	// kernelLine is the guest's command line, with its placeholders and with what
+	// the hypervisor adds to it; the spec need not be valid.
+	kernelLine(b *Builder, s *spec.Spec) (string, error)
 }
 
 // compilers has one entry a hypervisor.
@@ -126,7 +129,12 @@ func (b *Builder) faults(s *spec.Spec) (spec.Faults, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range compilers[s.Hypervisor].faults(b, s) {
+	table, err := Table()
+	if err != nil {
+		return nil, err
+	}
+	more := slices.Concat(b.limits(s, table[s.Hypervisor]), compilers[s.Hypervisor].faults(b, s), b.refuseLongLine(s))
+	for _, f := range more {
 		if !slices.ContainsFunc(faults, func(have spec.Fault) bool { return have.Path == f.Path }) {
 			faults = append(faults, f)
 		}
@@ -160,10 +168,8 @@ func common(s *spec.Spec) (*Plan, error) {
 		p.StaleSockets = append(p.StaleSockets, *s.Socket.Value)
 	}
 	p.Files = files(s)
-	queues := 1
-	if slices.Contains(own.TapMultiQueue, s.Arch) {
-		queues = s.VCPU
-	}
+	noteCut(s, p, own)
+	queues := countedQueues(s, own)
 	for _, n := range s.Interfaces {
 		network := Network{Type: n.Type, MAC: strings.ToLower(n.MAC)}
 		if n.Type == "tap" || n.Type == "macvtap" {
@@ -309,13 +315,23 @@ func program(pkg, name, fallback string) string {
 
 // refuseReadiness refuses a readiness that nobody could report.
 func refuseReadiness(s *spec.Spec, hasControl bool) spec.Faults {
+	other := ReadyVMM
+	if !hasControl {
+		other = ReadyNone
+	}
+	var faults spec.Faults
 	switch {
 	case s.Readiness == ReadyGuest && s.Vsock.CID == nil:
-		return spec.Faults{{Path: "readiness", Message: "\"guest\" needs vsock.cid; set one, or readiness to \"vmm\""}}
+		faults.Addf("readiness", "\"guest\" needs vsock.cid; set one, or readiness to %q", other)
+	case s.Readiness == ReadyVMM && s.Hypervisor == "alioth":
+		faults.Addf("readiness", "\"vmm\" needs a control socket, and alioth has none; set readiness to \"none\", or to \"guest\" with vsock.cid")
 	case s.Readiness == ReadyVMM && !hasControl:
-		return spec.Faults{{Path: "readiness", Message: "\"vmm\" needs the control socket; set socket, or readiness to \"none\""}}
+		faults.Addf("readiness", "\"vmm\" needs the control socket; leave socket out for the default one, or set readiness to \"none\"")
+	case s.Readiness == "", s.Readiness == ReadyGuest, s.Readiness == ReadyVMM, s.Readiness == ReadyNone:
+	default:
+		faults.Addf("readiness", "%s", spec.Unknown(s.Readiness, slices.Compact([]string{ReadyGuest, other, ReadyNone})))
 	}
-	return nil
+	return faults
 }
 
 // refuseBalloon refuses a balloon that nobody could set.
@@ -323,7 +339,21 @@ func refuseBalloon(s *spec.Spec) spec.Faults {
 	if !s.Balloon || s.Socket.Value != nil {
 		return nil
 	}
-	return spec.Faults{{Path: "balloon", Message: "is set through the control socket; set socket"}}
+	return spec.Faults{{Path: "balloon", Message: "is set through the control socket; leave socket out for the default one"}}
+}
+
+// WhyNoBalloon says of a VM whose balloon cannot be set why that is, and what to
+// do where something can be done.
+func WhyNoBalloon(hypervisor string) string {
+	table, err := Table()
+	own, known := table[hypervisor]
+	switch {
+	case err != nil || !known || own.Balloon && own.Control != "":
+		return "has no balloon; set balloon to true in its spec"
+	case own.Balloon:
+		return "runs under " + hypervisor + ", which has no way to set a balloon; with another hypervisor it can be set"
+	}
+	return "has no balloon, for it runs under " + hypervisor + ", which has none; with another hypervisor it can have one"
 }
 
 // readiness chooses what READY=1 means, and says why.

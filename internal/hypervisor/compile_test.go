@@ -34,14 +34,14 @@ func qemuRefusals() map[string]refusal {
 		"virtio-mem on machine microvm":      {`"hotplugMem":512`, "hotplugMem", "set qemu.machine to q35"},
 		"root ports on machine microvm":      {`"qemu":{"pcieRootPorts":[{"id":"p1"}]}`, "qemu.pcieRootPorts", "set qemu.machine to q35"},
 		"machine microvm on aarch64":         {`"qemu":{"machine":"microvm"},"arch":"aarch64"`, "qemu.machine", "use virt"},
-		"a balloon nobody can set":           {`"balloon":true,"socket":null`, "balloon", "set socket"},
+		"a balloon nobody can set":           {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
 		"an odd size to plug":                {root + `"hotplugMem":513`, "hotplugMem", "blocks of 2 MiB"},
 		"an odd size plugged":                {root + `"hotplugMem":512,"hotpluggedMem":255`, "hotpluggedMem", "blocks of 2 MiB"},
 		"half a huge page":                   {`"mem":511,"hugepageMem":true`, "mem", "take 512"},
 		"a credential name too long":         {`"credentialFiles":{"a-name-of-more-than-28-bytes-":"/x"}`, "credentialFiles.a-name-of-more-than-28-bytes-", "room for 28"},
 		"more devices than slots":            {root + volumes(31), "qemu.machine", "has room for 30 devices and the spec has 33"},
 		"readiness by a guest without vsock": {`"readiness":"guest"`, "readiness", "needs vsock.cid"},
-		"readiness by a socket that is off":  {`"readiness":"vmm","socket":null`, "readiness", "set socket"},
+		"readiness by a socket that is off":  {`"readiness":"vmm","socket":null`, "readiness", "leave socket out"},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"microvm/internal/spec"
 )
@@ -14,7 +15,7 @@ import (
 type crosvm struct{}
 
 func (crosvm) faults(_ *Builder, s *spec.Spec) spec.Faults {
-	return slices.Concat(refuseCommas(s), refuseDisplay(s), crosvmFaults(s), refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
+	return slices.Concat(refuseCharacters(s), refuseDisplay(s), crosvmFaults(s), refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
 }
 
 func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
@@ -33,7 +34,7 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	p.Argv = []string{program, "run", "--name", Literal(s.Name), "--mem", strconv.Itoa(s.Mem), "--cpus", strconv.Itoa(s.VCPU)}
 	add := func(words ...string) { p.Argv = append(p.Argv, words...) }
 	add("--serial", "type=stdout,hardware=serial,num=1,console=true,stdin=true")
-	add("--params", kernelCommandLine(s, p, serialConsole(s), "reboot=k", "panic=-1"))
+	add("--params", crosvmLine(s, p))
 	crosvmSandbox(s, p)
 	if control != nil {
 		add("--socket", Literal(control.Socket))
@@ -74,6 +75,20 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	add(Literal(s.Kernel))
 	return nil
+}
+
+func crosvmLine(s *spec.Spec, p *Plan) string {
+	return kernelCommandLine(s, p, serialConsole(s), "reboot=k", "panic=-1")
+}
+
+// kernelLine has, before the command line, what crosvm begins it with
+// (get_base_linux_cmdline, and the console that --serial makes).
+func (crosvm) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
+	control := controlOf(s, "crosvm")
+	p := &Plan{Readiness: readiness(s, true, control, "")}
+	var err error
+	p.Shutdown, err = crosvmShutdown(s, control)
+	return "panic=-1 console=ttyS0 " + crosvmLine(s, p), err
 }
 
 // crosvmShutdown: its machine on aarch64 has no power button (aarch64/src/lib.rs).
@@ -128,7 +143,7 @@ func crosvmDisks(s *spec.Spec, p *Plan) {
 		p.Argv = append(p.Argv, "--block", Literal(s.StoreDisk)+",ro=true")
 	}
 	for _, v := range s.Volumes {
-		disk := fmt.Sprintf("%s,ro=%t,o_direct=%t", Literal(v.Image), v.ReadOnly, v.Direct)
+		disk := fmt.Sprintf("%s,ro=%t,o_direct=%t", Literal(crosvmFirst(v.Image)), v.ReadOnly, v.Direct)
 		if v.Shared {
 			disk += ",lock=false"
 		}
@@ -137,6 +152,16 @@ func crosvmDisks(s *spec.Spec, p *Plan) {
 		}
 		p.Argv = append(p.Argv, "--block", disk)
 	}
+}
+
+// crosvmFirst is a path as the first value of --block, which may leave out its key:
+// what looks like a key is not to be taken for one.
+func crosvmFirst(path string) string {
+	key, _, _ := strings.Cut(path, "=")
+	if filepath.IsAbs(path) || strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
+		return path
+	}
+	return "./" + path
 }
 
 // crosvmShares: virtiofsd has to be told the tag, which crosvm asks it for.
@@ -159,5 +184,5 @@ func crosvmInterface(n spec.Interface) string {
 	if n.Type == "macvtap" {
 		return "tap-fd=" + MacvtapFD(n.ID, 0) + ",mac=" + n.MAC
 	}
-	return "tap-name=" + n.ID + ",mac=" + n.MAC
+	return "tap-name=" + Literal(n.ID) + ",mac=" + n.MAC
 }

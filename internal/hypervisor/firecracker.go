@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"microvm/internal/spec"
 )
@@ -23,8 +24,24 @@ const (
 // object is a JSON object.
 type object = map[string]any
 
-func (firecracker) faults(_ *Builder, s *spec.Spec) spec.Faults {
+// firecrackerTransports are the interrupts that it has for virtio-mmio devices on
+// x86_64 (GSI_LEGACY_START to GSI_LEGACY_END, src/vmm/src/arch/x86_64/layout.rs).
+const firecrackerTransports = 19
+
+// firecrackerPCI says whether devices are on a PCI bus, else on virtio-mmio.
+func firecrackerPCI(b *Builder, s *spec.Spec) bool {
+	return b.atLeast(firecrackerProgram(s), 1, 13) || slices.Contains(s.Firecracker.ExtraArgs, "--enable-pci")
+}
+
+func firecrackerProgram(s *spec.Spec) string {
+	return program(s.Firecracker.Package, "firecracker", "firecracker")
+}
+
+func (firecracker) faults(b *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
+	if n := deviceCount(s); n > firecrackerTransports && s.Arch == "x86_64" && !firecrackerPCI(b, s) {
+		faults.Addf("volumes", "Firecracker before 1.13 has room for %d devices, and the spec has %d; merge volumes", firecrackerTransports, n)
+	}
 	if s.Firecracker.Jailer {
 		_, hidden := firecrackerJail(s)
 		faults = append(faults, hidden...)
@@ -33,7 +50,7 @@ func (firecracker) faults(_ *Builder, s *spec.Spec) spec.Faults {
 }
 
 func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Firecracker.Package, "firecracker", "firecracker")
+	program := firecrackerProgram(s)
 	control := controlOf(s, "firecracker")
 	p.Readiness = readiness(s, true, control, vsockSocket)
 	p.KVM = KVMRequired
@@ -67,6 +84,66 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		p.Notes = append(p.Notes, "firecracker.jailer: the VM's unit has a root directory of its own; microvm run, in the foreground, has none")
 	}
 	return nil
+}
+
+// kernelLine is boot_args of the configuration, with what Firecracker adds
+// (src/vmm/src/builder.rs): of a root device, of the serial port on aarch64, and,
+// without PCI, of that and of each device.
+func (firecracker) kernelLine(b *Builder, s *spec.Spec) (string, error) {
+	control := controlOf(s, "firecracker")
+	p := &Plan{Readiness: readiness(s, true, control, vsockSocket)}
+	var err error
+	if p.Shutdown, err = firecrackerShutdown(s, control); err != nil {
+		return "", err
+	}
+	config := firecrackerBase(s, p, b.older(firecrackerProgram(s), 1, 8))
+	extra, _ := literals(s.Firecracker.ExtraConfig).(object)
+	merge(config, extra)
+	boot, _ := config["boot-source"].(object)
+	line, _ := boot["boot_args"].(string)
+	drives, _ := config["drives"].([]any)
+	for _, d := range drives {
+		if drive, _ := d.(object); drive["is_root_device"] == true {
+			line += firecrackerRoot(drive)
+		}
+	}
+	if s.Arch == "aarch64" && strings.Contains(line, "console=") {
+		line += " earlycon=uart,mmio,0x40002000"
+	}
+	if firecrackerPCI(b, s) {
+		return line, nil
+	}
+	line += " pci=off"
+	if s.Arch == "x86_64" {
+		line += strings.Repeat(" virtio_mmio.device=4K@0xc0001000:23", firecrackerDevices(config))
+	}
+	return line, nil
+}
+
+func firecrackerRoot(drive object) string {
+	access := " rw"
+	if drive["is_read_only"] == true {
+		access = " ro"
+	}
+	if id, _ := drive["partuuid"].(string); id != "" {
+		return " root=PARTUUID=" + id + access
+	}
+	return " root=/dev/vda" + access
+}
+
+// firecrackerDevices counts the devices of a configuration.
+func firecrackerDevices(config object) int {
+	n := 0
+	for _, key := range []string{"drives", "network-interfaces", "pmem"} {
+		list, _ := config[key].([]any)
+		n += len(list)
+	}
+	for _, key := range []string{"balloon", "entropy", "memory-hotplug", "vsock"} {
+		if config[key] != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func firecrackerShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
@@ -124,7 +201,7 @@ func firecrackerBase(s *spec.Spec, p *Plan, oldKeyboard bool) object {
 	keepLocks(p)
 	var interfaces []any
 	for _, n := range s.Interfaces {
-		interfaces = append(interfaces, object{"iface_id": n.ID, "host_dev_name": n.ID, "guest_mac": n.MAC})
+		interfaces = append(interfaces, object{"iface_id": Literal(n.ID), "host_dev_name": Literal(n.ID), "guest_mac": n.MAC})
 	}
 	if interfaces != nil {
 		config["network-interfaces"] = interfaces

@@ -66,37 +66,17 @@ const notifyCredential = "systemd.set_credential=vmm.notify_socket:" + notifyAdd
 // notifyAddress is the value of the credential vmm.notify_socket, systemd(1).
 const notifyAddress = "vsock-stream:2:" + NotifyPort
 
-// refuseCommas refuses values that a hypervisor would cut at a comma, where its
-// option grammar has no way to write one.
-func refuseCommas(s *spec.Spec) spec.Faults {
-	var faults spec.Faults
-	check := func(path, value string) {
-		if strings.Contains(value, ",") {
-			faults.Addf(path, "%q has a comma, which %s takes for the end of the value; rename it", value, s.Hypervisor)
-		}
-	}
-	for i, v := range s.Volumes {
-		check(fmt.Sprintf("volumes[%d].image", i), v.Image)
-	}
-	for i, share := range s.Shares {
-		check(fmt.Sprintf("shares[%d].source", i), share.Source)
-		if share.Socket.Value != nil {
-			check(fmt.Sprintf("shares[%d].socket", i), *share.Socket.Value)
-		}
-	}
-	if s.StoreOnDisk != nil && *s.StoreOnDisk {
-		check("storeDisk", s.StoreDisk)
-	}
-	return faults
-}
-
 // fixedSocket refuses a socket of the spec's own choice where the hypervisor
 // cannot follow it.
 func fixedSocket(s *spec.Spec, why string) spec.Faults {
 	if s.Socket.Value == nil || *s.Socket.Value == s.Name+".sock" {
 		return nil
 	}
-	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s; leave the field out, or set it to null", *s.Socket.Value, why)}}
+	remedy := "leave the field out, or set it to null"
+	if s.Balloon || s.Readiness == ReadyVMM { // which need it
+		remedy = "leave the field out"
+	}
+	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s; %s", *s.Socket.Value, why, remedy)}}
 }
 
 // noteMachineID tells where a UUID goes that the guest cannot be given: there is

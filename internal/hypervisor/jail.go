@@ -79,7 +79,7 @@ func (j *jailer) word(field, word string) {
 }
 
 func (j *jailer) inside(field, path string) {
-	if filepath.IsAbs(path) && !inJailPrograms(path) {
+	if filepath.IsAbs(path) && !inJailPrograms(filepath.Clean(path)) {
 		j.faults.Addf(field, "%s is not in a jailed VM's root; write a path relative to the state directory", path)
 	}
 }

@@ -19,9 +19,6 @@ type kvmtool struct{}
 const (
 	// kvmtoolDiskLimit is MAX_DISK_IMAGES, kvm/disk-image.h.
 	kvmtoolDiskLimit = 4
-	// maxKernelLine is COMMAND_LINE_SIZE less its NUL, of x86 and arm64 kernels;
-	// kvmtool cuts off what is longer.
-	maxKernelLine = 2047
 	// maxKvmtoolSocket is what sun_path leaves for HOME/.lkvm//NAME.sock.
 	maxKvmtoolSocket = 107
 )
@@ -98,9 +95,9 @@ func kvmtoolName(s *spec.Spec) string {
 	return s.Name
 }
 
-func (k kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
+func (kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(
-		refuseCommas(s),
+		refuseCharacters(s),
 		fixedSocket(s, "kvmtool has its own, .lkvm/NAME.sock in the state directory"),
 		refuseBalloon(s),
 		refuseReadiness(s, s.Socket.Value != nil),
@@ -126,16 +123,20 @@ func (k kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 		}
 	}
 	for i, share := range s.Shares {
-		if strings.HasPrefix(share.SecurityModel, "mapped") {
+		switch share.SecurityModel {
+		case "none", "passthrough":
+		case "mapped", "mapped-file":
 			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool keeps no owners beside the files; write none or passthrough, or take qemu, which has %s", share.SecurityModel)
-		}
-	}
-	if line, err := k.guest(s, &Plan{}, nil); err == nil {
-		if n, err := kernelLineLength(line); err == nil && n > maxKernelLine {
-			faults.Addf("kernelParams", "the kernel's command line has %d bytes with what kvmtool needs; at most %d arrive, so shorten it", n, maxKernelLine)
+		default:
+			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "%s", spec.Unknown(share.SecurityModel, []string{"none", "passthrough"}))
 		}
 	}
 	return faults
+}
+
+// kernelLine is the command line as it is: with --nodefaults kvmtool adds nothing.
+func (k kvmtool) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
+	return k.guest(s, &Plan{}, nil)
 }
 
 // kvmtoolKernel is what a guest needs to know of the machine, which has no ACPI:
@@ -178,8 +179,8 @@ func kvmtoolDisks(s *spec.Spec, p *Plan) []string {
 	}
 	for _, v := range s.Volumes {
 		disk := Literal(v.Image)
-		if strings.HasPrefix(disk, "scsi:") {
-			disk = "./" + disk // not a SCSI device's name
+		if strings.HasPrefix(disk, "scsi:") || strings.HasPrefix(disk, "-") {
+			disk = "./" + disk // neither a SCSI device's name nor an option
 		}
 		if v.Direct {
 			disk += ",direct"
@@ -217,7 +218,7 @@ func kvmtoolInterfaces(s *spec.Spec, p *Plan) []string {
 		case "macvtap":
 			out = append(out, "-n", fmt.Sprintf("mode=tap,tapif=%s,guest_mac=%s", MacvtapDevice(n.ID), n.MAC))
 		default:
-			out = append(out, "-n", fmt.Sprintf("mode=tap,tapif=%s,guest_mac=%s", n.ID, n.MAC))
+			out = append(out, "-n", fmt.Sprintf("mode=tap,tapif=%s,guest_mac=%s", Literal(n.ID), n.MAC))
 		}
 	}
 	for i := range p.Macvtaps {

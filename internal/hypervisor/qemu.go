@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +22,8 @@ const (
 	// mmioTransports is how many virtio-mmio devices machine microvm has with
 	// its second I/O APIC, which it has by default where ACPI is on.
 	mmioTransports = 24
+	// fewTransports are those without that one.
+	fewTransports = 8
 	// pciSlots of q35's root bus are free; microvm and virt have one more.
 	pciSlots = 30
 )
@@ -57,7 +60,11 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		p.Balloon = control
 	}
 	if s.Mem == 2048 {
-		p.Notes = append(p.Notes, "warning: mem: QEMU may hang with exactly 2048 MiB; take 2047 or 2049")
+		less, more := 2047, 2049
+		if s.HugepageMem { // they come in pairs of MiB
+			less, more = 2046, 2050
+		}
+		p.Notes = append(p.Notes, fmt.Sprintf("warning: mem: QEMU may hang with exactly 2048 MiB; take %d or %d", less, more))
 	}
 	p.KVM = qemuKVM(s)
 	a := &qemuArgs{s: s, p: p, pci: qemuNeedsPCI(s, hub), hub: hub}
@@ -89,6 +96,14 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
+// largeMachine is the machine that has what microvm has not.
+func largeMachine(s *spec.Spec) string {
+	if s.Arch == "aarch64" {
+		return "virt"
+	}
+	return "q35"
+}
+
 func isMicrovm(s *spec.Spec) bool { return strings.HasPrefix(s.QEMU.Machine, "microvm") }
 
 func qemuProgram(s *spec.Spec) string {
@@ -102,34 +117,124 @@ func (qemu) faults(b *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
 	hub := b.hub(qemuProgram(s))
 	if n := qemuDevices(s, hub); qemuNeedsPCI(s, hub) && n > pciSlots {
-		faults.Addf("qemu.machine", "%s has room for %d devices and the spec has %d; merge volumes or shares, or set devices[].qemu.bus to ports of qemu.pcieRootPorts", s.QEMU.Machine, pciSlots, n)
+		remedy := ", or set devices[].qemu.bus to ports of qemu.pcieRootPorts"
+		if isMicrovm(s) { // it has no room for such ports
+			remedy = ""
+		}
+		faults.Addf("qemu.machine", "%s has room for %d devices and the spec has %d; merge volumes or shares%s", s.QEMU.Machine, pciSlots, n, remedy)
 	}
 	if isMicrovm(s) && s.Arch != "x86_64" {
 		faults.Addf("qemu.machine", "microvm exists on x86_64 only; use virt on %s", s.Arch)
 	}
 	if isMicrovm(s) && s.HotplugMem > 0 {
-		faults.Addf("hotplugMem", "QEMU's machine microvm has no virtio-mem; set qemu.machine to q35")
+		faults.Addf("hotplugMem", "QEMU's machine microvm has no virtio-mem; set qemu.machine to %s", largeMachine(s))
 	}
 	if isMicrovm(s) && len(s.QEMU.PCIeRootPorts) > 0 {
-		faults.Addf("qemu.pcieRootPorts", "QEMU's machine microvm has no room for root ports; set qemu.machine to q35")
+		faults.Addf("qemu.pcieRootPorts", "QEMU's machine microvm has no room for root ports; set qemu.machine to %s", largeMachine(s))
 	}
-	for _, size := range []struct {
-		path  string
-		value int
-	}{{"hotplugMem", s.HotplugMem}, {"hotpluggedMem", *s.HotpluggedMem}} {
-		if size.value%2 != 0 {
-			faults.Addf(size.path, "%d is odd; virtio-mem plugs blocks of 2 MiB", size.value)
-		}
-	}
-	if s.HugepageMem && s.Mem%2 != 0 {
-		faults.Addf("mem", "%d is odd, and huge pages have 2 MiB each; take %d", s.Mem, s.Mem+1)
-	}
+	faults = slices.Concat(faults, refuseBlocks(s, 2), refuseOddPages(s), refuseHostCPU(s), refuseOwnMachine(s, hub), refuseIDs(s))
 	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
 		if limit := maxFwCfgName - len(credentialPrefix); len(name) > limit {
 			faults.Addf("credentialFiles."+name, "the name is %d bytes; QEMU's fw_cfg has room for %d", len(name), limit)
 		}
 	}
+	if _, taken := s.CredentialFiles[notifySocket]; taken && s.Vsock.CID != nil && (s.Readiness == "" || s.Readiness == ReadyGuest) {
+		faults.Addf("credentialFiles."+notifySocket, "is what the guest is told itself where it reports readiness\nhint: take it out, or set readiness to %q", ReadyVMM)
+	}
+	if console := s.Name + "-console.sock"; *s.QEMU.SerialConsole && socketOf(s, console) != "" {
+		faults.Addf(socketOf(s, console), "%q is the serial console's socket\nhint: choose another name", console)
+	}
 	return faults
+}
+
+// notifySocket is the credential by which systemd knows whom to notify, systemd(1).
+const notifySocket = "vmm.notify_socket"
+
+// socketOf is the option that has the socket of that name, or "".
+func socketOf(s *spec.Spec, name string) string {
+	if s.Socket.Value != nil && *s.Socket.Value == name {
+		return "socket"
+	}
+	for i, share := range s.Shares {
+		if share.Socket.Value != nil && *share.Socket.Value == name {
+			return fmt.Sprintf("shares[%d].socket", i)
+		}
+	}
+	if s.Graphics.Enable && s.Graphics.Socket == name {
+		return "graphics.socket"
+	}
+	return ""
+}
+
+// refuseHostCPU refuses the one model that is KVM's own, which QEMU has not where
+// it emulates: as it does where cpu is set, unless the machine's options or more
+// arguments say otherwise. Features that KVM alone has are left out with a warning.
+func refuseHostCPU(s *spec.Spec) spec.Faults {
+	if s.CPU == nil {
+		return nil
+	}
+	model, _, _ := strings.Cut(*s.CPU, ",")
+	if model != "host" || strings.Contains(s.QEMU.MachineOpts["accel"], "kvm") || slices.ContainsFunc(s.QEMU.ExtraArgs, choosesKVM) {
+		return nil
+	}
+	return spec.Faults{{Path: "cpu", Message: "\"host\" is a CPU that is not emulated, and cpu is the one to emulate\nhint: leave cpu out for the host's own with KVM, or write \"max\" for all that can be emulated"}}
+}
+
+func choosesKVM(arg string) bool {
+	return strings.Contains(arg, "kvm") || slices.Contains([]string{"-cpu", "-machine", "-M", "-accel"}, strings.Replace(arg, "--", "-", 1))
+}
+
+// refuseOwnMachine refuses machine options of the spec's own that leave machine
+// microvm without the bus that a device is to be on: it has neither by default.
+func refuseOwnMachine(s *spec.Spec, hub bool) spec.Faults {
+	var faults spec.Faults
+	if !isMicrovm(s) || s.QEMU.MachineOpts == nil {
+		return nil
+	}
+	if (qemuNeedsPCI(s, hub) || hasUSB(s)) && isOff(s.QEMU.MachineOpts["acpi"]) {
+		faults.Addf("qemu.machineOpts", "have acpi=off, and the spec has devices on PCI or USB, which machine microvm has with ACPI only\nhint: leave acpi out, or machineOpts")
+		return faults
+	}
+	if qemuNeedsPCI(s, hub) && !isOn(s.QEMU.MachineOpts["pcie"]) {
+		faults.Addf("qemu.machineOpts", "have no pcie=on, and the spec has devices that need PCI\nhint: add \"pcie\": \"on\", or leave machineOpts out")
+	}
+	if hasUSB(s) && !s.Graphics.Enable && !isOn(s.QEMU.MachineOpts["usb"]) {
+		faults.Addf("qemu.machineOpts", "have no usb=on, and the spec has USB devices\nhint: add \"usb\": \"on\", or leave machineOpts out")
+	}
+	return faults
+}
+
+// isOn says whether a machine's option is on, in the words of QEMU's
+// qapi_bool_parse.
+func isOn(value string) bool { return slices.Contains([]string{"on", "yes", "true", "y"}, value) }
+
+// refuseIDs refuses names of devices that QEMU does not take, util/id.c.
+func refuseIDs(s *spec.Spec) spec.Faults {
+	var faults spec.Faults
+	check := func(path, id string) {
+		if !wellFormedID(id) {
+			faults.Addf(path, "%q is no name of a device for QEMU\nhint: begin with a letter, and use letters, digits, \"-\", \".\" and \"_\"", id)
+		}
+	}
+	for i, p := range s.QEMU.PCIeRootPorts {
+		check(fmt.Sprintf("qemu.pcieRootPorts[%d].id", i), p.ID)
+	}
+	for i, d := range s.Devices {
+		if d.QEMU.ID != nil {
+			check(fmt.Sprintf("devices[%d].qemu.id", i), *d.QEMU.ID)
+		}
+	}
+	return faults
+}
+
+func wellFormedID(id string) bool {
+	for i, c := range []byte(id) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+		if !letter && (i == 0 || c < '0' || c > '9') && (i == 0 || strings.IndexByte("-._", c) < 0) {
+			return false
+		}
+	}
+	return id != ""
 }
 
 // qemuNeedsPCI says whether something in s does not work on virtio-mmio:
@@ -137,9 +242,20 @@ func (qemu) faults(b *Builder, s *spec.Spec) spec.Faults {
 // several queues, which need an interrupt each.
 func qemuNeedsPCI(s *spec.Spec, hub bool) bool {
 	multiQueue := s.VCPU > 1 && slices.ContainsFunc(s.Interfaces, queued)
-	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || multiQueue || qemuDevices(s, hub) > mmioTransports ||
+	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || multiQueue || qemuDevices(s, hub) > qemuTransports(s) ||
 		slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "pci" })
 }
+
+// qemuTransports is how many virtio-mmio devices machine microvm has room for.
+func qemuTransports(s *spec.Spec) int {
+	opts := s.QEMU.MachineOpts
+	if isOff(opts["acpi"]) || isOff(opts["ioapic2"]) {
+		return fewTransports
+	}
+	return mmioTransports
+}
+
+func isOff(value string) bool { return slices.Contains([]string{"off", "no", "false", "n"}, value) }
 
 // qemuDevices counts what sits on the machine's own bus.
 func qemuDevices(s *spec.Spec, hub bool) int {
@@ -209,9 +325,9 @@ func (a *qemuArgs) machine() string {
 	if opts == nil {
 		opts = a.machineOpts()
 	}
-	words := []string{a.s.QEMU.Machine}
+	words := []string{Literal(a.s.QEMU.Machine)}
 	for _, name := range slices.Sorted(maps.Keys(opts)) {
-		words = append(words, name+"="+comma(opts[name]))
+		words = append(words, Literal(name)+"="+comma(opts[name]))
 	}
 	if a.sharedMemory() || a.s.HugepageMem {
 		words = append(words, "memory-backend=mem")
@@ -266,11 +382,34 @@ func (a *qemuArgs) boot() {
 	if a.s.InitrdPath != "" {
 		a.add("-initrd", Literal(a.s.InitrdPath))
 	}
+	a.add("-append", a.commandLine())
+}
+
+func (a *qemuArgs) commandLine() string {
 	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.clock(), shutdownWords(a.p))
 	for _, param := range a.s.KernelParams { // last, for the last one counts
 		words = append(words, Literal(param))
 	}
-	a.add("-append", strings.Join(words, " "))
+	return strings.Join(words, " ")
+}
+
+// kernelLine has, behind the command line, what machine microvm tells a guest of
+// its devices where it has no ACPI to tell by (hw/i386/microvm.c).
+func (qemu) kernelLine(b *Builder, s *spec.Spec) (string, error) {
+	hub := b.hub(qemuProgram(s))
+	a := &qemuArgs{s: s, p: &Plan{}, pci: qemuNeedsPCI(s, hub), hub: hub}
+	var control *Control
+	if s.Socket.Value != nil {
+		control = &Control{Method: "qmp", Socket: *s.Socket.Value}
+	}
+	var err error
+	a.p.Shutdown, err = qemuShutdown(s, control)
+	line := a.commandLine()
+	opts := s.QEMU.MachineOpts
+	if isMicrovm(s) && !a.pci && isOff(opts["acpi"]) && !isOff(opts["auto-kernel-cmdline"]) {
+		line += strings.Repeat(" virtio_mmio.device=512@0xfeb00000:28", qemuDevices(s, hub))
+	}
+	return line, err
 }
 
 // clock tells a guest on machine microvm how fast its time stamp counter is,
@@ -357,8 +496,24 @@ func (a *qemuArgs) identity() {
 		a.add("-fw_cfg", "name="+credentialPrefix+name+",file="+comma(a.s.CredentialFiles[name]))
 	}
 	if a.p.Readiness.Mode == ReadyGuest {
-		a.add("-fw_cfg", "name="+credentialPrefix+"vmm.notify_socket,string="+notifyAddress)
+		a.add("-fw_cfg", "name="+credentialPrefix+notifySocket+",string="+notifyAddress)
 	}
+	a.credentialSlots()
+}
+
+// credentialSlots makes fw_cfg larger where there are many credentials: of its 32
+// files the machine needs up to 20 itself, and QEMU aborts where one more is added
+// (hw/nvram/fw_cfg.c). The property is there since 2.9.
+func (a *qemuArgs) credentialSlots() {
+	const spare, machine = 10, 32
+	if len(a.s.CredentialFiles) <= spare {
+		return
+	}
+	device := "fw_cfg_io"
+	if a.s.Arch == "aarch64" {
+		device = "fw_cfg_mem"
+	}
+	a.add("-global", fmt.Sprintf("%s.x-file-slots=%d", device, machine+len(a.s.CredentialFiles)))
 }
 
 func (a *qemuArgs) display() {
@@ -459,8 +614,18 @@ func (a *qemuArgs) disks() {
 		if v.Serial != nil {
 			device += ",serial=" + comma(*v.Serial)
 		}
-		a.add("-drive", drive+",file="+comma(v.Image), "-device", device)
+		a.add("-drive", drive+",file="+comma(qemuFile(v.Image)), "-device", device)
 	}
+}
+
+// qemuFile is the path of an image such that QEMU does not take what is before a
+// colon for a protocol, block.c.
+func qemuFile(path string) string {
+	before, _, found := strings.Cut(path, ":")
+	if !found || strings.Contains(before, "/") {
+		return path
+	}
+	return "./" + path
 }
 
 // qemuFormat is QEMU's name for an image type.
@@ -494,7 +659,7 @@ func (a *qemuArgs) interfaces() {
 		if queued(n) && a.s.VCPU > 1 {
 			// One vector for each direction of each queue, one for changes of the
 			// configuration, one for the control queue.
-			device += fmt.Sprintf(",mq=on,vectors=%d", 2*a.s.VCPU+2)
+			device += fmt.Sprintf(",mq=on,vectors=%d", 2*queueCount(a.s)+2)
 		}
 		a.add("-netdev", a.netdev(id, n), "-device", device)
 	}
@@ -505,14 +670,14 @@ func (a *qemuArgs) netdev(id string, n spec.Interface) string {
 	case "user":
 		return "user,id=" + id + a.forwards(n.ID)
 	case "bridge":
-		dev := "bridge,id=" + id + ",br=" + *n.Bridge
-		if strings.HasPrefix(a.s.QEMU.Package, "/nix/store/") {
+		dev := "bridge,id=" + id + ",br=" + Literal(*n.Bridge)
+		if strings.HasPrefix(filepath.Clean(a.s.QEMU.Package), "/nix/store/") {
 			// NixOS keeps the copy that may gain a capability here.
 			dev += ",helper=/run/wrappers/bin/qemu-bridge-helper"
 		}
 		return dev
 	case "macvtap":
-		fds := make([]string, a.s.VCPU)
+		fds := make([]string, queueCount(a.s))
 		for queue := range fds {
 			fds[queue] = MacvtapFD(n.ID, queue)
 		}
@@ -521,12 +686,12 @@ func (a *qemuArgs) netdev(id string, n spec.Interface) string {
 		}
 		return "tap,id=" + id + ",fds=" + strings.Join(fds, ":")
 	}
-	dev := "tap,id=" + id + ",ifname=" + n.ID + ",script=no,downscript=no"
+	dev := "tap,id=" + id + ",ifname=" + Literal(n.ID) + ",script=no,downscript=no"
 	if n.Tap.Vhost {
 		dev += ",vhost=on"
 	}
 	if a.s.VCPU > 1 {
-		dev += ",queues=" + strconv.Itoa(a.s.VCPU)
+		dev += ",queues=" + strconv.Itoa(queueCount(a.s))
 	}
 	return dev
 }

@@ -29,9 +29,8 @@ type stratovirtArgs struct {
 const (
 	// stratovirtQueues is the most queues that a network device may have.
 	stratovirtQueues = 16
-	// stratovirtMinMem and stratovirtMaxMem bound the memory, in MiB.
-	stratovirtMinMem, stratovirtMaxMem = 128, 512 << 10
-	stratovirtCPUs                     = 254
+	// stratovirtWord is the most bytes of a value on the kernel's command line.
+	stratovirtWord = 255
 	// Machine microvm has so many virtio-mmio devices of each kind, and interrupts
 	// (5 to 15) for so many others.
 	stratovirtDisks, stratovirtNets, stratovirtOthers = 4, 2, 5
@@ -64,7 +63,7 @@ func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	if s.InitrdPath != "" {
 		a.add("-initrd", Literal(s.InitrdPath))
 	}
-	a.add("-append", kernelCommandLine(s, p, serialConsole(s), "edd=off", "reboot=t", "panic=-1"))
+	a.add("-append", stratovirtLine(s, p))
 	a.add("-serial", "stdio", "-qmp", "unix:"+Literal(control.Socket)+",server,nowait")
 	if a.rng {
 		a.add("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", a.device("virtio-rng")+",rng=rng,id=rng0")
@@ -77,6 +76,35 @@ func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.Argv = a.argv
 	return nil
+}
+
+func stratovirtLine(s *spec.Spec, p *Plan) string {
+	return kernelCommandLine(s, p, serialConsole(s), "edd=off", "reboot=t", "panic=-1")
+}
+
+// kernelLine has, behind the command line, what machine microvm tells a guest of
+// its devices: of each disk and network device that it has room for, used or not,
+// and of the others (machine/src/micro_common).
+func (stratovirt) kernelLine(b *Builder, s *spec.Spec) (string, error) {
+	p := &Plan{Readiness: readiness(s, true, controlOf(s, "qmp"), "")}
+	if s.Arch == "aarch64" {
+		return stratovirtLine(s, p), nil
+	}
+	var err error
+	p.Shutdown, err = viaGuest(s, "", "")
+	devices := stratovirtDisks + stratovirtNets + stratovirtOtherDevices(b, s)
+	return stratovirtLine(s, p) + strings.Repeat(" virtio_mmio.device=512@0xf0100000:15", devices), err
+}
+
+// stratovirtOtherDevices counts shares, vsock and the random number generator.
+func stratovirtOtherDevices(b *Builder, s *spec.Spec) int {
+	n := len(s.Shares)
+	for _, has := range []bool{stratovirtRNG(b, stratovirtProgram(s)), s.Vsock.CID != nil} {
+		if has {
+			n++
+		}
+	}
+	return n
 }
 
 func stratovirtProgram(s *spec.Spec) string {
@@ -97,27 +125,27 @@ func (a *stratovirtArgs) notes() {
 }
 
 func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
-	faults := slices.Concat(refuseCommas(s), refuseReadiness(s, s.Socket.Value != nil))
+	faults := slices.Concat(refuseCharacters(s), refuseReadiness(s, s.Socket.Value != nil))
 	if s.Socket.Value == nil {
 		faults.Addf("socket", "is null, and StratoVirt does not start without its control socket; leave the field out")
 	}
-	if s.Mem < stratovirtMinMem || s.Mem > stratovirtMaxMem {
-		faults.Addf("mem", "%d MiB is not possible; StratoVirt takes %d to %d", s.Mem, stratovirtMinMem, stratovirtMaxMem)
+	for i, param := range s.KernelParams {
+		for word := range strings.FieldsSeq(param) {
+			_, value, found := strings.Cut(word, "=")
+			if !found {
+				value = word
+			}
+			if len(value) > stratovirtWord {
+				faults.Addf(fmt.Sprintf("kernelParams[%d]", i), "has a value of %d bytes; StratoVirt takes %d\nhint: shorten it, or take another hypervisor", len(value), stratovirtWord)
+			}
+		}
 	}
-	if s.VCPU > stratovirtCPUs {
-		faults.Addf("vcpu", "%d is not possible; StratoVirt has %d at most", s.VCPU, stratovirtCPUs)
-	}
-	disks, others := len(s.Volumes), len(s.Shares)
+	disks, others := len(s.Volumes), stratovirtOtherDevices(b, s)
 	if *s.StoreOnDisk {
 		disks++
 	}
 	if s.InitrdPath == "" && disks == 0 {
 		faults.Addf("initrdPath", "is missing, and there is no disk either: StratoVirt starts no kernel that has nothing to boot from")
-	}
-	for _, has := range []bool{stratovirtRNG(b, stratovirtProgram(s)), s.Vsock.CID != nil} {
-		if has {
-			others++
-		}
 	}
 	if s.Arch == "aarch64" {
 		if n := disks + others + len(s.Interfaces); n > stratovirtSlots {
@@ -172,7 +200,7 @@ func (a *stratovirtArgs) disks() {
 		if v.Serial != nil {
 			device += ",serial=" + Literal(*v.Serial)
 		}
-		a.add("-drive", fmt.Sprintf("id=%s,if=none,format=raw,readonly=%s,direct=%s,file=%s", id, onOff(v.ReadOnly), onOff(v.Direct), Literal(v.Image)),
+		a.add("-drive", fmt.Sprintf("id=%s,if=none,format=raw,readonly=%s,direct=%s,file=%s", id, onOff(v.ReadOnly), onOff(v.Direct), Literal(notAnOption(v.Image))),
 			"-device", device)
 	}
 }
@@ -202,7 +230,7 @@ func (a *stratovirtArgs) interfaces() {
 			}
 			netdev += ",fds=" + strings.Join(fds, ":")
 		} else {
-			netdev += ",ifname=" + n.ID
+			netdev += ",ifname=" + Literal(n.ID)
 		}
 		if queues > 1 {
 			netdev += ",queues=" + strconv.Itoa(queues)

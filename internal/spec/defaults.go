@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"runtime"
 )
 
@@ -68,7 +69,7 @@ func (s *Spec) setListDefaults() {
 
 func (s *Spec) sharesStore() bool {
 	for _, share := range s.Shares {
-		if share.Source == "/nix/store" {
+		if filepath.Clean(share.Source) == "/nix/store" {
 			return true
 		}
 	}

@@ -11,6 +11,9 @@ type Fault struct {
 	Path string
 	// Message says what is wrong and what to write instead.
 	Message string
+	// yields says that the remedy is not every hypervisor's: what a hypervisor's
+	// rule says of the same path is better.
+	yields bool
 }
 
 // Error implements error.
@@ -44,6 +47,17 @@ func (fs Faults) Err() error {
 // Addf appends a fault.
 func (fs *Faults) Addf(path, format string, args ...any) {
 	*fs = append(*fs, Fault{Path: path, Message: fmt.Sprintf(format, args...)})
+}
+
+// yield marks the last fault as one that yields.
+func (fs Faults) yield() { fs[len(fs)-1].yields = true }
+
+// Unknown says that value is none of those that are allowed.
+func Unknown(value string, allowed []string) string {
+	if value == "" {
+		return "is missing; write one of " + strings.Join(allowed, ", ")
+	}
+	return fmt.Sprintf("%q is not known%s; write one of %s", value, suggestion(value, allowed), strings.Join(allowed, ", "))
 }
 
 // nearest returns the candidate that a person most likely meant, or "".

@@ -57,6 +57,18 @@ func ValidateInterfaceName(name string) error {
 		return fmt.Errorf("%q is %d bytes; Linux allows %d", name, len(name), maxInterfaceName)
 	case name == "." || name == ".." || strings.HasPrefix(name, "-"):
 		return fmt.Errorf("%q is not allowed as an interface name; choose another", name)
+	case name == "all" || name == "default":
+		// They are directories of net.ipv4.conf; register_netdevice fails with EINVAL.
+		return fmt.Errorf("%q is not allowed as an interface name: Linux keeps it for settings\nhint: choose another, such as \"vm-web\"", name)
+	}
+	return validateInterfaceLabel(name)
+}
+
+// validateInterfaceLabel checks the name of an interface that the host does not
+// get: a user network's, or one of which a bridge's helper chooses the name.
+func validateInterfaceLabel(name string) error {
+	if name == "" || len(name) > maxInterfaceName || name == "." || name == ".." || strings.HasPrefix(name, "-") {
+		return ValidateInterfaceName(name)
 	}
 	for _, c := range []byte(name) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte("/:%,\"'\\", c) >= 0 {

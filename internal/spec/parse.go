@@ -72,13 +72,31 @@ func (s *Spec) finish(form Faults, rules []Rule) error {
 		return slices.ContainsFunc(form, func(f Fault) bool { return follows(c.Path, f) })
 	})
 	all := slices.Concat(form, content)
+	if slices.ContainsFunc(form, func(f Fault) bool { return f.Path == "hypervisor" || f.Path == "arch" }) {
+		return all.Err() // what was left out chooses the rules
+	}
 	for _, rule := range rules {
-		all = append(all, slices.DeleteFunc(rule(s), func(r Fault) bool {
-			return slices.ContainsFunc(all, func(f Fault) bool { return f.Path == r.Path }) ||
-				slices.ContainsFunc(form, func(f Fault) bool { return slices.Contains(rulesDependOn[r.Path], topLevel(f.Path)) })
-		})...)
+		all = all.and(slices.DeleteFunc(rule(s), func(r Fault) bool {
+			return slices.ContainsFunc(form, func(f Fault) bool { return slices.Contains(rulesDependOn[r.Path], topLevel(f.Path)) })
+		}))
 	}
 	return all.Err()
+}
+
+// and is fs with what a rule adds to it. Of two faults of one path the first
+// stays, unless it yields.
+func (fs Faults) and(more Faults) Faults {
+	have := len(fs)
+	for _, m := range more {
+		i := slices.IndexFunc(fs[:have], func(f Fault) bool { return f.Path == m.Path })
+		switch {
+		case i < 0:
+			fs = append(fs, m)
+		case fs[i].yields:
+			fs[i] = m
+		}
+	}
+	return fs
 }
 
 // dependsOn are the options whose rules ask for the value of others.
@@ -332,6 +350,7 @@ func check(faults *Faults, path string, v any, t reflect.Type) {
 	case reflect.Interface:
 	default:
 		checkScalar(faults, path, v, t.Kind())
+		checkZero(faults, path, v)
 	}
 }
 
@@ -412,6 +431,66 @@ func checkScalar(faults *Faults, path string, v any, want reflect.Kind) {
 		}
 		if _, err := n.Int64(); err != nil {
 			faults.Addf(path, "want a whole number, not %s", n)
+		}
+	}
+}
+
+// mayBeEmpty are texts that mean something where they are empty: no commands, no
+// initrd, any address, an empty argument.
+var mayBeEmpty = map[string]bool{
+	"$schema": true, "preStart": true, "binScripts.*": true, "initrdPath": true,
+	"forwardPorts[].host.address": true, "forwardPorts[].guest.address": true,
+	"kernelParams[]": true, "volumes[].mkfsExtraArgs[]": true, "shares[].extraArgs[]": true, "virtiofsd.extraArgs[]": true,
+	"qemu.extraArgs[]": true, "qemu.machineOpts.*": true, "cloud-hypervisor.platformOEMStrings[]": true,
+	"cloud-hypervisor.extraArgs[]": true, "firecracker.extraArgs[]": true, "crosvm.extraArgs[]": true,
+}
+
+// judgedEmpty are texts whose own rule says what is wrong where they are empty.
+var judgedEmpty = map[string]bool{
+	"cpu": true, "user": true, "socket": true, "machineId": true, "credentialFiles.*": true, "shares[].socket": true,
+	"interfaces[].bridge": true, "volumes[].serial": true,
+}
+
+// notZero are the numbers that have a default of their own, and why 0 is none. The
+// others mean 0 where they say it, or have a rule.
+var notZero = map[string]string{
+	"vcpu": "0 is not possible; a VM has at least 1",
+	"mem":  "0 is not possible; give the memory in MiB, such as 512",
+}
+
+// refusesEmpty says whether a text that is empty is refused at that place.
+func refusesEmpty(path string) bool { return !mayBeEmpty[path] }
+
+var index = pattern(`\[[0-9]+\]`)
+
+// place is a path as the tables of options have it: without the numbers of
+// elements and the names of an object's own members.
+func place(path string) string {
+	path = index().ReplaceAllString(path, "[]")
+	for _, object := range []string{"binScripts", "credentialFiles", "qemu.machineOpts"} {
+		if strings.HasPrefix(path, object+".") {
+			return object + ".*"
+		}
+	}
+	return path
+}
+
+// checkZero refuses a value that is there and would be taken for an absent one:
+// afterwards the two look the same. It refuses a NUL byte as well, which can
+// stand in no argument and no file name.
+func checkZero(faults *Faults, path string, v any) {
+	at := place(path)
+	switch v := v.(type) {
+	case string:
+		switch {
+		case strings.ContainsRune(v, 0):
+			faults.Addf(path, "%q holds a NUL byte; remove it", v)
+		case v == "" && refusesEmpty(at) && !judgedEmpty[at] && !required[at]:
+			faults.Addf(path, "is empty\nhint: give a value, or leave the field out for its default")
+		}
+	case json.Number:
+		if n, err := v.Int64(); err == nil && n == 0 && notZero[at] != "" {
+			faults.Addf(path, "%s", notZero[at])
 		}
 	}
 }

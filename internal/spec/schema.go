@@ -112,9 +112,17 @@ func (g *generator) node(path string, t reflect.Type) map[string]any {
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
 	case reflect.Int, reflect.Int64:
-		return map[string]any{"type": "integer"}
+		n := map[string]any{"type": "integer"}
+		if notZero[path] != "" {
+			n["minimum"] = 1
+		}
+		return n
 	case reflect.String:
-		return map[string]any{"type": "string"}
+		n := map[string]any{"type": "string"}
+		if refusesEmpty(path) && enums[path] == nil {
+			n["minLength"] = 1
+		}
+		return n
 	}
 	return map[string]any{} // any JSON value
 }

@@ -51,7 +51,7 @@ type Spec struct {
 	// hypervisor's arguments at every start. It runs unprivileged.
 	ExtraArgsScript *string `json:"extraArgsScript,omitempty"`
 	// BinScripts are further shell snippets for the package's bin/ directory.
-	BinScripts map[string]string `json:"binScripts,omitempty"`
+	BinScripts map[string]string `json:"binScripts,omitzero"`
 	// PrettyProcnames names the hypervisor's process microvm@NAME; nil means true.
 	PrettyProcnames *bool `json:"prettyProcnames,omitempty"`
 
@@ -61,7 +61,7 @@ type Spec struct {
 	// kernel finds its root without one.
 	InitrdPath string `json:"initrdPath,omitempty"`
 	// KernelParams are words for the kernel's command line.
-	KernelParams []string `json:"kernelParams,omitempty"`
+	KernelParams []string `json:"kernelParams,omitzero"`
 	// StoreOnDisk attaches StoreDisk as the first, read-only disk. Unset means
 	// true where StoreDisk is set and no share has /nix/store as its source.
 	StoreOnDisk *bool `json:"storeOnDisk,omitempty"`
@@ -70,11 +70,11 @@ type Spec struct {
 	// System is the guest's NixOS toplevel, for share/microvm/system.
 	System string `json:"system,omitempty"`
 
-	Interfaces   []Interface   `json:"interfaces,omitempty"`
-	ForwardPorts []ForwardPort `json:"forwardPorts,omitempty"`
-	Volumes      []Volume      `json:"volumes,omitempty"`
-	Shares       []Share       `json:"shares,omitempty"`
-	Devices      []Device      `json:"devices,omitempty"`
+	Interfaces   []Interface   `json:"interfaces,omitzero"`
+	ForwardPorts []ForwardPort `json:"forwardPorts,omitzero"`
+	Volumes      []Volume      `json:"volumes,omitzero"`
+	Shares       []Share       `json:"shares,omitzero"`
+	Devices      []Device      `json:"devices,omitzero"`
 
 	Vsock Vsock `json:"vsock,omitzero"`
 	// Readiness says what READY=1 means: guest, vmm or none; unset lets the
@@ -89,7 +89,7 @@ type Spec struct {
 	RegisterWithMachined bool `json:"registerWithMachined,omitempty"`
 	// CredentialFiles are files given to the guest as systemd credentials,
 	// by credential name.
-	CredentialFiles map[string]string `json:"credentialFiles,omitempty"`
+	CredentialFiles map[string]string `json:"credentialFiles,omitzero"`
 
 	Virtiofsd       Virtiofsd       `json:"virtiofsd,omitzero"`
 	QEMU            QEMU            `json:"qemu,omitzero"`
@@ -166,7 +166,7 @@ type Volume struct {
 	Size int `json:"size,omitempty"`
 	// AutoCreate makes the image and its file system when absent; nil means true.
 	AutoCreate    *bool    `json:"autoCreate,omitempty"`
-	MkfsExtraArgs []string `json:"mkfsExtraArgs,omitempty"`
+	MkfsExtraArgs []string `json:"mkfsExtraArgs,omitzero"`
 	FSType        string   `json:"fsType,omitempty"`
 	// ImageType is raw, qcow2, vhd or vhdx.
 	ImageType string `json:"imageType,omitempty"`
@@ -190,7 +190,7 @@ type Share struct {
 	// PosixACL passes --posix-acl --xattr to virtiofsd; nil means true.
 	PosixACL *bool `json:"posixAcl,omitempty"`
 	// ExtraArgs for this share's virtiofsd.
-	ExtraArgs []string `json:"extraArgs,omitempty"`
+	ExtraArgs []string `json:"extraArgs,omitzero"`
 }
 
 // Device is a device of the host that is handed to the guest.
@@ -250,7 +250,7 @@ type Virtiofsd struct {
 	// Group that owns the sockets; an absent field means kvm, null leaves the
 	// socket to the hypervisor user's group.
 	Group     Optional[string] `json:"group,omitzero"`
-	ExtraArgs []string         `json:"extraArgs,omitempty"`
+	ExtraArgs []string         `json:"extraArgs,omitzero"`
 	// Package that has bin/virtiofsd; unset means a search on the host.
 	Package string `json:"package,omitempty"`
 }
@@ -260,11 +260,11 @@ type QEMU struct {
 	// Machine is QEMU's machine model: microvm, q35, virt, …
 	Machine string `json:"machine,omitempty"`
 	// MachineOpts replace the default machine options; nil keeps them.
-	MachineOpts map[string]string `json:"machineOpts,omitempty"`
-	ExtraArgs   []string          `json:"extraArgs,omitempty"`
+	MachineOpts map[string]string `json:"machineOpts,omitzero"`
+	ExtraArgs   []string          `json:"extraArgs,omitzero"`
 	// SerialConsole connects the serial port; nil means true.
 	SerialConsole *bool          `json:"serialConsole,omitempty"`
-	PCIeRootPorts []PCIeRootPort `json:"pcieRootPorts,omitempty"`
+	PCIeRootPorts []PCIeRootPort `json:"pcieRootPorts,omitzero"`
 	// Package that has bin/qemu-system-ARCH; unset means a search in PATH.
 	Package string `json:"package,omitempty"`
 }
@@ -280,23 +280,23 @@ type PCIeRootPort struct {
 
 // CloudHypervisor holds options for hypervisor cloud-hypervisor.
 type CloudHypervisor struct {
-	PlatformOEMStrings []string `json:"platformOEMStrings,omitempty"`
+	PlatformOEMStrings []string `json:"platformOEMStrings,omitzero"`
 	// Landlock confines it to the VM's files where its version and the host's
 	// kernel offer that, and the VM has neither devices nor graphics; nil means
 	// true.
 	Landlock  *bool    `json:"landlock,omitempty"`
-	ExtraArgs []string `json:"extraArgs,omitempty"`
+	ExtraArgs []string `json:"extraArgs,omitzero"`
 	Package   string   `json:"package,omitempty"`
 }
 
 // Firecracker holds options for hypervisor firecracker.
 type Firecracker struct {
 	// CPU is a custom CPU template.
-	CPU map[string]any `json:"cpu,omitempty"`
+	CPU map[string]any `json:"cpu,omitzero"`
 	// DriveIoEngine is Async or Sync.
 	DriveIoEngine string         `json:"driveIoEngine,omitempty"`
-	ExtraArgs     []string       `json:"extraArgs,omitempty"`
-	ExtraConfig   map[string]any `json:"extraConfig,omitempty"`
+	ExtraArgs     []string       `json:"extraArgs,omitzero"`
+	ExtraConfig   map[string]any `json:"extraConfig,omitzero"`
 	// Jailer gives the VM's unit a root directory of its own, with little more in
 	// it than the VM's files, in place of Firecracker's jailer program.
 	Jailer  bool   `json:"jailer,omitempty"`
@@ -305,7 +305,7 @@ type Firecracker struct {
 
 // Crosvm holds options for hypervisor crosvm.
 type Crosvm struct {
-	ExtraArgs []string `json:"extraArgs,omitempty"`
+	ExtraArgs []string `json:"extraArgs,omitzero"`
 	// PivotRoot is the directory of crosvm's sandbox.
 	PivotRoot *string `json:"pivotRoot,omitempty"`
 	Package   string  `json:"package,omitempty"`

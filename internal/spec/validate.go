@@ -9,9 +9,23 @@ import (
 	"strings"
 )
 
+// defaultStateDir is where the directories of VMs are, unless the host says
+// otherwise.
+const defaultStateDir = "/var/lib/microvms"
+
+// inStateDir is the path of an image, as a path of the VM's state directory where
+// it is one, for comparisons.
+func (s *Spec) inStateDir(path string) string {
+	path = filepath.Clean(path)
+	if inside, err := filepath.Rel(filepath.Join(defaultStateDir, s.Name), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(inside) {
+		return inside
+	}
+	return path
+}
+
 // stateDirLength is how long /var/lib/microvms/NAME is, for the limit of
 // socket paths.
-func (s *Spec) stateDirLength() int { return len("/var/lib/microvms/") + len(s.Name) }
+func (s *Spec) stateDirLength() int { return len(defaultStateDir+"/") + len(s.Name) }
 
 // Enums of the options, by path; the JSON Schema is made from the same table.
 var enums = map[string][]string{
@@ -39,6 +53,7 @@ var (
 	credentialName = pattern(`^[a-zA-Z0-9_.\-]{1,255}$`)
 	userName       = pattern(`^[a-z_][a-z0-9_\-]{0,31}$`)
 	memorySize     = pattern(`^[1-9][0-9]*[MG]$`)
+	hostName       = pattern(`^[a-zA-Z0-9]([a-zA-Z0-9\-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9\-]*[a-zA-Z0-9])?)*$`)
 	labelLimits    = map[string]int{"ext2": 16, "ext3": 16, "ext4": 16, "xfs": 12, "btrfs": 255, "vfat": 11}
 )
 
@@ -70,7 +85,44 @@ func (s *Spec) Warnings() []string {
 			out = append(out, fmt.Sprintf("volumes[%d].label: the image is not created here (autoCreate is false), so it has to have the label %q already", i, *vol.Label))
 		}
 	}
+	return slices.Concat(out, s.mountPointWarnings(), s.machinedWarnings())
+}
+
+// mountPointWarnings tell of what is mounted over something else, or not at all:
+// of two volumes, or two shares, of one mount point the guest's module mounts the
+// first, and who writes the guest's fstab has to choose.
+func (s *Spec) mountPointWarnings() []string {
+	var out []string
+	seen := map[string]string{}
+	add := func(path, mountPoint string) {
+		if mountPoint == "" {
+			return
+		}
+		mountPoint = filepath.Clean(mountPoint)
+		if first, twice := seen[mountPoint]; twice {
+			out = append(out, fmt.Sprintf("%s: %s is the mount point of %s as well, and the guest shows one of the two; give each a mount point of its own", path, mountPoint, first))
+			return
+		}
+		seen[mountPoint] = path
+	}
+	for i, vol := range s.Volumes {
+		if vol.MountPoint != nil {
+			add(fmt.Sprintf("volumes[%d].mountPoint", i), *vol.MountPoint)
+		}
+	}
+	for i, share := range s.Shares {
+		add(fmt.Sprintf("shares[%d].mountPoint", i), share.MountPoint)
+	}
 	return out
+}
+
+// machinedWarnings: systemd-machined takes what can be a host name, which is less
+// than what systemd takes in the name of a unit; the VM starts all the same.
+func (s *Spec) machinedWarnings() []string {
+	if !s.RegisterWithMachined || hostName().MatchString(s.Name) {
+		return nil
+	}
+	return []string{fmt.Sprintf("registerWithMachined: systemd-machined takes no machine with the name %q, so machinectl will not show it; use letters, digits, \"-\" and \".\" in the name, or set registerWithMachined to false", s.Name)}
 }
 
 type validator struct {
@@ -94,11 +146,8 @@ func (v *validator) enum(path, value string, index ...int) {
 	for _, i := range index {
 		path = strings.Replace(path, "[]", fmt.Sprintf("[%d]", i), 1)
 	}
-	if value == "" {
-		v.faults.Addf(path, "is missing; write one of %s", strings.Join(allowed, ", "))
-		return
-	}
-	v.faults.Addf(path, "%q is not known%s; write one of %s", value, suggestion(value, allowed), strings.Join(allowed, ", "))
+	v.faults.Addf(path, "%s", Unknown(value, allowed))
+	v.faults.yield() // a hypervisor may have fewer of them
 }
 
 func (v *validator) texts(path string, words []string) {
@@ -169,6 +218,7 @@ func (v *validator) memory() {
 	}
 	if s.InitialBalloonMem > 0 && !s.Balloon {
 		v.faults.Addf("initialBalloonMem", "needs balloon; set balloon to true")
+		v.faults.yield()
 	}
 }
 
@@ -177,7 +227,7 @@ func (v *validator) interfaces() {
 	for i, n := range v.spec.Interfaces {
 		at := fmt.Sprintf("interfaces[%d]", i)
 		v.enum("interfaces[].type", n.Type, i)
-		v.check(at+".id", ValidateInterfaceName(n.ID))
+		v.interfaceID(at+".id", n)
 		v.check(at+".mac", ValidateMAC(n.MAC))
 		ids.add(at+".id", n.ID)
 		macs.add(at+".mac", strings.ToLower(n.MAC))
@@ -186,6 +236,22 @@ func (v *validator) interfaces() {
 		if n.Tap.Vhost && n.Type != "tap" {
 			v.faults.Addf(at+".tap.vhost", "is for type tap, and this interface has type %s; remove it", n.Type)
 		}
+	}
+}
+
+// interfaceID checks the name that a tap or macvtap has on the host. lo is there
+// before any of ours.
+func (v *validator) interfaceID(at string, n Interface) {
+	switch {
+	case n.Type != "tap" && n.Type != "macvtap":
+		v.check(at, validateInterfaceLabel(n.ID))
+	case n.ID == "lo":
+		v.faults.Addf(at, "%q is the host's own interface\nhint: choose another name, such as \"vm-web\"", n.ID)
+	case n.Type == "macvtap" && strings.Contains(n.ID, "}"):
+		// The plan has the id in a placeholder, which ends there.
+		v.faults.Addf(at, "%q holds \"}\", which the name of a macvtap cannot\nhint: use letters, digits, \"-\", \"_\" and \".\"", n.ID)
+	default:
+		v.check(at, ValidateInterfaceName(n.ID))
 	}
 }
 
@@ -219,6 +285,7 @@ func (v *validator) forwardPorts() {
 	hasUser := slices.ContainsFunc(v.spec.Interfaces, func(n Interface) bool { return n.Type == "user" })
 	if len(v.spec.ForwardPorts) > 0 && !hasUser {
 		v.faults.Addf("forwardPorts", "needs an interface of type user; add one, or remove the ports")
+		v.faults.yield()
 	}
 	for i, p := range v.spec.ForwardPorts {
 		at := fmt.Sprintf("forwardPorts[%d]", i)
@@ -252,7 +319,7 @@ func (v *validator) volumes() {
 	for i, vol := range v.spec.Volumes {
 		at := fmt.Sprintf("volumes[%d]", i)
 		v.image(at, vol)
-		images.add(at+".image", filepath.Clean(vol.Image))
+		images.add(at+".image", v.spec.inStateDir(vol.Image))
 		v.enum("volumes[].imageType", vol.ImageType, i)
 		if vol.MountPoint != nil {
 			v.absolute(at+".mountPoint", *vol.MountPoint)
@@ -292,11 +359,20 @@ func (v *validator) created(at string, i int, vol Volume) {
 	}
 	if vol.Label != nil {
 		v.check(at+".label", validateText(*vol.Label))
+		v.fatLabel(at+".label", vol.FSType, *vol.Label)
+	}
+}
+
+// fatLabel refuses what mkfs.fat does not take, which are the characters that a
+// directory entry of FAT has no room for.
+func (v *validator) fatLabel(at, fsType, label string) {
+	if i := strings.IndexAny(label, `*?.,;:/\|+=<>[]"`); fsType == "vfat" && i >= 0 {
+		v.faults.Addf(at, "%q holds %q, which no label of vfat can\nhint: use letters, digits, \"-\", \"_\" and blanks", label, label[i])
 	}
 }
 
 func (v *validator) shares() {
-	tags, sockets := newUnique(v), newUnique(v)
+	tags, sockets := newUnique(v), v.sockets()
 	for i, share := range v.spec.Shares {
 		at := fmt.Sprintf("shares[%d]", i)
 		v.enum("shares[].proto", share.Proto, i)
@@ -316,6 +392,18 @@ func (v *validator) shares() {
 			v.virtiofs(at, share, sockets)
 		}
 	}
+}
+
+// sockets are those that the VM makes beside the ones of its shares.
+func (v *validator) sockets() *unique {
+	s, sockets := v.spec, newUnique(v)
+	if s.Socket.Value != nil {
+		sockets.add("socket", *s.Socket.Value)
+	}
+	if s.Graphics.Enable {
+		sockets.add("graphics.socket", s.Graphics.Socket)
+	}
+	return sockets
 }
 
 func (v *validator) tagLength(at string, share Share) {
@@ -370,7 +458,7 @@ func (v *validator) guest() {
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
 		at := "credentialFiles." + name
-		if !credentialName().MatchString(name) {
+		if !credentialName().MatchString(name) || name == "." || name == ".." {
 			v.faults.Addf(at, "%q is no credential name; use letters, digits, \"-\", \"_\" and \".\"", name)
 		}
 		if s.CredentialFiles[name] == "" {

@@ -9,7 +9,8 @@
 
 let
   cfg = config.microvm;
-  inherit (cfg) stateDir;
+  inherit (import ../../nix/lib.nix { inherit lib; }) cleanPath isBelow;
+  stateDir = cleanPath cfg.stateDir;
   inherit (cfg.host) package user group;
 
   names = builtins.attrNames cfg.vms;
@@ -412,8 +413,8 @@ in
           made = builtins.filter (
             { source, ... }:
             lib.hasPrefix "/" source
-            && !(lib.hasPrefix builtins.storeDir source)
-            && !(lib.hasPrefix "${stateDir}/" source)
+            && !(isBelow builtins.storeDir source)
+            && !(isBelow stateDir source)
           ) (lib.concatMap (name: (guest name).microvm.shares) names);
         in
         {
@@ -434,7 +435,7 @@ in
           map (
             { source, ... }:
             # With a colon each holds for a directory that is created only.
-            lib.nameValuePair source {
+            lib.nameValuePair (cleanPath source) {
               d = {
                 mode = ":0775";
                 user = ":${user}";

@@ -6,7 +6,12 @@
 let
   cfg = config.microvm;
   vm = "MicroVM ${config.networking.hostName}: ";
-  inherit (import ../../nix/lib.nix { inherit lib; }) capabilities hypervisors;
+  inherit (import ../../nix/lib.nix { inherit lib; })
+    capabilities
+    cleanPath
+    hypervisors
+    isMachineName
+    ;
   capability = capabilities.${cfg.hypervisor};
 
   refuse = wrong: message: {
@@ -22,6 +27,20 @@ let
       refuse (builtins.length same > 1)
         "${what} \"${value}\" is used ${toString (builtins.length same)} times; give each its own."
     ) (builtins.groupBy key list);
+
+  # A warning for each mount point that several have: NixOS mounts one of two
+  # volumes, or of two shares, and says nothing of the other.
+  mountedOver =
+    what: name: list:
+    lib.concatLists (
+      lib.mapAttrsToList (
+        mountPoint: same:
+        lib.optional (builtins.length same > 1)
+          "${vm}${what} ${lib.concatMapStringsSep ", " (one: "\"${name one}\"") same} have the mount point ${mountPoint}, and only the first is mounted; give each its own."
+      ) (builtins.groupBy ({ mountPoint, ... }: cleanPath mountPoint) (
+        builtins.filter ({ mountPoint, ... }: mountPoint != null) list
+      ))
+    );
 
   # Who has what this VM's hypervisor has not.
   others =
@@ -58,7 +77,7 @@ let
 in
 lib.mkIf cfg.guest.enable {
   assertions =
-    unique "volume image" ({ image, ... }: image) cfg.volumes
+    unique "volume image" ({ image, ... }: cleanPath image) cfg.volumes
     ++ unique "interface id" ({ id, ... }: id) cfg.interfaces
     ++ unique "share tag" ({ tag, ... }: tag) cfg.shares
     ++ unique "share socket" ({ socket, ... }: toString socket) (
@@ -89,6 +108,27 @@ lib.mkIf cfg.guest.enable {
       refuse (builtins.stringLength id > 15)
         "interface id \"${id}\" has ${toString (builtins.stringLength id)} characters; Linux allows 15."
     ) cfg.interfaces
+    ++ map (
+      { id, type, ... }:
+      refuse
+        (
+          builtins.elem type [ "tap" "macvtap" ]
+          && builtins.elem id [ "all" "default" "lo" ]
+        )
+        "interface id \"${id}\" is a name that Linux has for something else; choose another, such as \"vm-web\"."
+    ) cfg.interfaces
+    ++ [
+      (refuse
+        (
+          cfg.hypervisor == "qemu"
+          && cfg.cpu != null
+          && builtins.head (lib.splitString "," cfg.cpu) == "host"
+          && cfg.qemu.machineOpts == null
+          && cfg.qemu.extraArgs == [ ]
+        )
+        "microvm.cpu is a CPU that QEMU emulates, and \"host\" is none; leave it out for the host's own CPU, or set \"max\"."
+      )
+    ]
     ++ map (
       { tag, socket, ... }:
       refuse (socket == null) "virtiofs share \"${tag}\" has no socket; set one, or leave the option out."
@@ -191,6 +231,10 @@ lib.mkIf cfg.guest.enable {
     # A kernel and an initrd alone take about that much.
     lib.optional (cfg.mem < 32)
       "${vm}${toString cfg.mem} MiB of memory is very little; a Linux guest hardly boots with less than 32."
+    ++ mountedOver "volumes" ({ image, ... }: image) cfg.volumes
+    ++ mountedOver "shares" ({ tag, ... }: tag) cfg.shares
+    ++ lib.optional (cfg.registerWithMachined && !(isMachineName config.networking.hostName))
+      "${vm}systemd-machined does not take its name, so machinectl will not show it; use letters, digits and \"-\" in networking.hostName, or set microvm.registerWithMachined = false."
     ++ lib.optional config.nix.optimise.automatic
       "${vm}nix.optimise.automatic costs a guest more than it saves: with a share it keeps files open on the host, and an image is deduplicated already.";
 }

@@ -4,17 +4,24 @@
 let
   cfg = config.microvm;
   microvm-lib = import ../../nix/lib.nix { inherit lib; };
-  inherit (microvm-lib) capabilities withDriveLetters hostStoreShare;
+  inherit (microvm-lib)
+    capabilities
+    cleanPath
+    deviceNames
+    hostStoreShare
+    samePath
+    withDriveLetters
+    ;
 
   hostStore = hostStoreShare cfg.shares;
-  overlay = cfg.writableStoreOverlay;
+  overlay = if cfg.writableStoreOverlay == null then null else cleanPath cfg.writableStoreOverlay;
   # Modules that stage 2 loads for the initrd's mounts have to be there first.
   afterModules = "x-systemd.after=systemd-modules-load.service";
 
   # squashfs has no label; the store disk is always the first.
   storeDevice = if cfg.storeDiskType == "erofs" then "/dev/disk/by-label/nix-store" else "/dev/vda";
 
-  roStore = if cfg.storeOnDisk then "/nix/.ro-store" else hostStore.mountPoint;
+  roStore = if cfg.storeOnDisk then "/nix/.ro-store" else cleanPath hostStore.mountPoint;
 
   storeDisk = where: {
     ${where} = {
@@ -30,9 +37,9 @@ let
   };
 
   # The host's store at its place, where it is mounted somewhere else.
-  hostStoreBind = lib.optionalAttrs (hostStore != null && hostStore.mountPoint != "/nix/store") {
+  hostStoreBind = lib.optionalAttrs (hostStore != null && !samePath hostStore.mountPoint "/nix/store") {
     "/nix/store" = {
-      device = hostStore.mountPoint;
+      device = cleanPath hostStore.mountPoint;
       # What a bind mount's type says is for findmnt and its like only.
       fsType = hostStore.proto;
       options = [
@@ -44,7 +51,7 @@ let
   };
 
   overlayOnShare = builtins.any (
-    { mountPoint, proto, ... }: mountPoint == overlay && proto == "virtiofs"
+    { mountPoint, proto, ... }: samePath mountPoint overlay && proto == "virtiofs"
   ) cfg.shares;
 
   storeOverlay = {
@@ -78,21 +85,21 @@ let
       ...
     }:
     if label != null then
-      "/dev/disk/by-label/${label}"
+      "/dev/disk/by-label/${deviceNames.ofLabel label}"
     else if serial != null && capabilities.${cfg.hypervisor}.volumeSerial then
-      "/dev/disk/by-id/virtio-${serial}"
+      "/dev/disk/by-id/virtio-${deviceNames.ofSerial serial}"
     else
       "/dev/vd${letter}";
 
   volume =
     v:
-    lib.nameValuePair v.mountPoint (
+    lib.nameValuePair (cleanPath v.mountPoint) (
       {
         device = volumeDevice v;
         inherit (v) fsType;
       }
       // lib.optionalAttrs v.readOnly { options = [ "ro" ]; }
-      // lib.optionalAttrs (v.mountPoint == overlay) { neededForBoot = true; }
+      // lib.optionalAttrs (samePath v.mountPoint overlay) { neededForBoot = true; }
     );
 
   share =
@@ -104,7 +111,7 @@ let
       readOnly,
       ...
     }:
-    lib.nameValuePair mountPoint (
+    lib.nameValuePair (cleanPath mountPoint) (
       {
         device = tag;
         fsType = proto;
@@ -126,7 +133,7 @@ let
           .${proto}
           ++ lib.optional readOnly "ro";
       }
-      // lib.optionalAttrs (source == "/nix/store" || mountPoint == overlay) { neededForBoot = true; }
+      // lib.optionalAttrs (samePath source "/nix/store" || samePath mountPoint overlay) { neededForBoot = true; }
     );
 in
 lib.mkIf cfg.guest.enable {

@@ -14,6 +14,18 @@ let
   # Options that some releases of NixOS do not have.
   known = path: lib.optionalAttrs (lib.hasAttrByPath path options);
 
+  # A machine that is a host, boots by itself, and imports the guest's module too.
+  isHost = options.microvm ? host && cfg.host.enable;
+  loaders = builtins.filter (name: config.boot.loader.${name}.enable or false) [
+    "external"
+    "generic-extlinux-compatible"
+    "grub"
+    "limine"
+    "refind"
+    "systemd-boot"
+  ];
+  cannotSwitch = (known [ "system" "switch" ] config.system).switch.enable or true == false;
+
   # Only a running system with an SSH server and the host's store can be switched.
   switchable = config.services.openssh.enable && microvm-lib.hostStoreShare cfg.shares != null;
 in
@@ -53,4 +65,7 @@ lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
   system = known [ "system" "switch" ] {
     switch.enable = lib.mkIf (!switchable) (mkDefault false);
   };
+
+  warnings = lib.optional (isHost && loaders != [ ] && cannotSwitch)
+    "This host of MicroVMs boots by ${toString loaders}, and its configuration has the module of a guest as well, which leaves switch-to-configuration out: nixos-rebuild switch cannot work. Import only the host's module, or set microvm.guest.enable = false.";
 }

@@ -33,6 +33,20 @@ let
   host = cfg.vmHostPackages;
   kernelAtLeast = lib.versionAtLeast config.boot.kernelPackages.kernel.version;
 
+  # A QEMU without graphical libraries is a fraction of the size. In nixpkgs the
+  # flag is for NixOS' tests, and makes every file of a 9p share root's.
+  smallQEMU =
+    qemu:
+    if
+      cfg.optimize.enable
+      && !cfg.graphics.enable
+      && !(builtins.any ({ proto, ... }: proto == "9p") cfg.shares)
+      && (qemu.override.__functionArgs or { }) ? nixosTestRunner
+    then
+      qemu.override { nixosTestRunner = true; }
+    else
+      qemu;
+
   flag = default: description: mkOption { type = bool; inherit default description; };
   number = default: description: mkOption { type = ints.unsigned; inherit default description; };
   maybe = type: description: mkOption { type = nullOr type; default = null; inherit description; };
@@ -70,8 +84,8 @@ in
       use = lib.id;
     })
     (lib.mkRemovedOptionModule [ "microvm" "balloonMem" ] ''
-      Set microvm.balloon = true instead, and microvm.initialBalloonMem for a
-      balloon that is inflated from the start.
+      Where the hypervisor has a balloon, set microvm.balloon = true instead, and
+      microvm.initialBalloonMem where it can inflate it from the start.
     '')
     (lib.mkRemovedOptionModule [ "microvm" "vfkit" ] ''
       vfkit runs on macOS only, and these modules run VMs under systemd on Linux.
@@ -88,7 +102,7 @@ in
       Smaller closures and shorter boots, by changed defaults: no documentation,
       an initrd with systemd where the hypervisor gets along with it,
       systemd-networkd without waiting for the network, no software RAID, no TPM,
-      a QEMU without graphical libraries, and no `switch-to-configuration` where
+      a QEMU without graphical libraries where no share needs the other, and no `switch-to-configuration` where
       nobody could use it.
     '';
 
@@ -564,9 +578,17 @@ in
           };
         });
       };
-      package = program "QEMU" (
+      package = program "QEMU" (smallQEMU (
         if cfg.cpu == null then host.qemu_kvm else host.qemu
-      ) "if config.microvm.cpu == null then config.microvm.vmHostPackages.qemu_kvm else config.microvm.vmHostPackages.qemu";
+      )) "if config.microvm.cpu == null then config.microvm.vmHostPackages.qemu_kvm else config.microvm.vmHostPackages.qemu"
+      // {
+        description = ''
+          Package that provides QEMU. With `optimize.enable` the default is
+          built without graphical libraries, unless there is a display or a share
+          by 9p. A package that is set here is taken as it is, but for USB devices,
+          which need one that is built for them.
+        '';
+      };
     };
 
     cloud-hypervisor = {

@@ -411,6 +411,85 @@ in
       graphics.socket = "/run/web-gpu.sock";
     };
 
+    with-names-that-udev-writes-otherwise = just {
+      volumes = [
+        (data // { label = "my data/1"; })
+        {
+          image = "logs.img";
+          serial = "a b,c";
+          mountPoint = "/logs";
+          size = 64;
+        }
+      ];
+    };
+
+    with-paths-that-are-written-oddly = just {
+      writableStoreOverlay = "/nix/.rw-store/";
+      volumes = [
+        {
+          image = "overlay.img";
+          mountPoint = "/nix//.rw-store";
+          size = 64;
+        }
+        (data // { mountPoint = "/data/."; })
+      ];
+      shares = [
+        (
+          hostStore
+          // {
+            source = "/nix//store/";
+            mountPoint = "/nix/.ro-store/";
+          }
+        )
+      ];
+    };
+
+    with-two-things-in-one-place = just {
+      volumes = [
+        data
+        (data // { image = "other.img"; mountPoint = "/data/"; })
+      ];
+      shares = [
+        home
+        (home // { tag = "home2"; })
+      ];
+    };
+
+    # systemd-machined does not take it.
+    with-a-name-that-is-no-machines.config = {
+      networking.hostName = "web_1";
+      microvm.registerWithMachined = true;
+    };
+
+    # Behind /dev/vdz.
+    with-more-disks-than-letters = just {
+      hypervisor = "alioth";
+      volumes = lib.genList (i: {
+        image = "${toString i}.img";
+        mountPoint = "/${toString i}";
+        size = 1;
+      }) 27;
+    };
+
+    with-a-qemu-of-its-own.config =
+      { pkgs, ... }:
+      {
+        microvm.qemu.package = pkgs.qemu;
+      };
+    with-a-share-by-9p = just { shares = [ (home // { proto = "9p"; }) ]; };
+
+    # Both modules on one machine, with and without a way to be switched.
+    that-is-a-host-as-well.config = {
+      imports = [ ../../nixos-modules/host ];
+      boot.loader.systemd-boot.enable = true;
+    };
+    that-is-a-host-and-can-be-switched.config = {
+      imports = [ ../../nixos-modules/host ];
+      boot.loader.systemd-boot.enable = true;
+      system.switch.enable = true;
+    };
+    that-is-a-host-of-nested-vms.config.imports = [ ../../nixos-modules/host ];
+
     without-control-socket-and-machine-id = just {
       socket = null;
       machineId = null;
@@ -424,6 +503,14 @@ in
         data
       ];
     };
+    the-same-image-written-differently = just {
+      volumes = [
+        data
+        (data // { image = "./data.img"; mountPoint = "/data2"; })
+      ];
+    };
+    a-tap-with-a-name-of-linux = just { interfaces = [ (tap // { id = "default"; }) ]; };
+    the-hosts-cpu-emulated = just { cpu = "host,-avx"; };
     a-volume-without-size = just { volumes = [ (removeAttrs data [ "size" ]) ]; };
     the-same-interface-twice = just {
       interfaces = [
@@ -581,6 +668,24 @@ in
     the-hypervisor-of-macos = just { vfkit.logLevel = "info"; };
   };
 
+  # Paths that Nix and Go are to clean alike.
+  paths = [
+    "/nix/store"
+    "/nix/store/"
+    "/nix//store/."
+    "//nix/store"
+    "/nix/store/../store"
+    "/../nix/store"
+    "/"
+    "//"
+    "."
+    "./a"
+    "a/./b//c/"
+    "../a/../../b"
+    "a/.."
+    "/a/..b/...c"
+  ];
+
   hosts = {
     with-no-vm.config = { };
 
@@ -718,6 +823,19 @@ in
       virtiofsd.group = "users";
       virtiofsd.package = (import ./stub-pkgs.nix { inherit lib; }).stub "virtiofsd-of-the-host" { };
       vms.web.config.microvm.shares = [ home ];
+    };
+
+    with-paths-that-are-written-oddly.config.microvm = {
+      stateDir = "/srv/vms/";
+      vms.web.config.microvm.shares = map (source: home // {
+        tag = baseNameOf source;
+        inherit source;
+        mountPoint = "/${baseNameOf source}";
+      }) [
+        "/srv/vms//web/inside"
+        "/nix/store-of-others"
+        "/srv/./made/"
+      ];
     };
 
     with-guests-that-report.config.microvm = {

@@ -300,6 +300,8 @@ in
     }
   ) cases.hosts;
 
+  paths = lib.genAttrs cases.paths (import ../../nix/lib.nix { inherit lib; }).cleanPath;
+
   # The hosts that are refused.
   refusedHosts = lib.mapAttrs (_: case: failures (host case).config) cases.refusedHosts;
 

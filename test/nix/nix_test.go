@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const root = "../.."
 
 // attributes of eval.nix, each with a golden file.
-var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options"}
+var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths"}
 
 // sourcesFile says which sources the golden files were made from.
 const sourcesFile = "golden/sources.sha256"
@@ -320,6 +320,20 @@ func TestSpecsBuild(t *testing.T) {
 	}
 }
 
+// TestPathsAreCleanedAsInGo, so that the modules and the programs take the same two
+// for one.
+func TestPathsAreCleanedAsInGo(t *testing.T) {
+	paths := golden[map[string]string](t, "paths")
+	if len(paths) < 10 {
+		t.Errorf("found only %d paths", len(paths))
+	}
+	for path, got := range paths {
+		if want := filepath.Clean(path); got != want {
+			t.Errorf("%q is %q in Nix and %q in Go", path, got, want)
+		}
+	}
+}
+
 func build(t *testing.T, text []byte) *hypervisor.Plan {
 	t.Helper()
 	s, err := spec.Parse(text)
@@ -372,17 +386,24 @@ func compact(t *testing.T, s *spec.Spec) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Empty lists and maps are the same as none.
-	maps.DeleteFunc(v, func(_ string, e any) bool {
-		list, isList := e.([]any)
-		object, isObject := e.(map[string]any)
-		return isList && len(list) == 0 || isObject && len(object) == 0
-	})
+	withoutEmpty(v)
 	text, err = json.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// withoutEmpty takes out empty lists and objects, which are the same as none.
+func withoutEmpty(v map[string]any) {
+	maps.DeleteFunc(v, func(_ string, e any) bool {
+		list, isList := e.([]any)
+		object, isObject := e.(map[string]any)
+		if isObject {
+			withoutEmpty(object)
+		}
+		return isList && len(list) == 0 || isObject && len(object) == 0
+	})
 }
 
 func TestRefusedConfigurationsSaySo(t *testing.T) {

@@ -41,6 +41,7 @@ in
       initrd.systemd.enable = off;
       initrd.systemd.tpm2.enable = on;
       loader.grub.enable = on;
+      loader.systemd-boot.enable = off;
       swraid.enable = on;
     };
     fileSystems = tree;

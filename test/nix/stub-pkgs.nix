@@ -35,7 +35,10 @@ let
           mainProgram = name;
         };
         passthru = { };
-        override = lib.setFunctionArgs (_: self) { nixosTestRunner = true; };
+        # The flag shows in the name.
+        override = lib.setFunctionArgs (
+          { nixosTestRunner ? false, ... }: if nixosTestRunner then stub "${name}-for-tests" attrs else self
+        ) { nixosTestRunner = true; };
         overrideAttrs = f: stub name (attrs // (if lib.isFunction f then f attrs else f));
         __toString = s: s.outPath;
       }
