@@ -212,3 +212,24 @@ func TestACardThatComesLater(t *testing.T) {
 	nothingLeft(t, name)
 	eventually(t, 20*time.Second, "test $(basename $(readlink /sys/bus/pci/devices/"+address+"/driver)) = e1000e")
 }
+
+// TestAWaitInVainIsTriedAgain: with the VM, by its own delay.
+func TestAWaitInVainIsTriedAgain(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("invain", func(s map[string]any) {
+		s["interfaces"] = []any{map[string]any{"type": "macvtap", "id": "mv-invain", "mac": "02:00:00:00:00:01", "macvtap": map[string]any{"link": "late7", "mode": "bridge"}}}
+	}))
+	dropIn := "/run/systemd/system/microvm-macvtap-interfaces@" + name + ".service.d"
+	put(t, dropIn+"/wait.conf", "[Service]\nEnvironment=MICROVM_WAIT=1\n", 0o644)
+	sh(t, "systemctl daemon-reload")
+	t.Cleanup(func() { sh(t, "rm -r "+dropIn+"; systemctl daemon-reload") })
+	out, code := microvm(t, "start", name)
+	if code == 0 || !strings.Contains(out, `interface "late7" not found`) && !strings.Contains(out, "has not done its work") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	t.Log(out)
+	const vain = `hint: correct macvtap.link`
+	eventually(t, 60*time.Second, "test $("+logs(name)+" | grep -c '"+vain+"') -ge 3")
+	sh(t, "microvm stop "+name)
+	nothingLeft(t, name)
+}
