@@ -8,16 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"context"
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
 	"microvm/internal/launch"
@@ -42,14 +40,14 @@ func (c *Command) build() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			plan, err := runner.Build(builder(), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+			plan, err := runner.Build(c.builder(exec.LookPath), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
 			if err != nil {
 				return err
 			}
 			c.printf("built %s: %s under %s\n", out, plan.Name, plan.Hypervisor)
 			c.printf("ready when: %s (%s)\n", plan.Readiness.Mode, plan.Readiness.Why)
 			c.printf("goes down by: %s (%s)\n", plan.Shutdown.Method, plan.Shutdown.Why)
-			for _, n := range slices.Concat(plan.Notes, notesOf(absent(plan))) {
+			for _, n := range slices.Concat(plan.Notes, notesOf(absent(plan)), portNotes(plan)) {
 				_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
 			}
 			return nil
@@ -59,48 +57,12 @@ func (c *Command) build() *cobra.Command {
 	return cmd
 }
 
-// builder asks programs for their versions, each once.
-func builder() *hypervisor.Builder {
-	type answer struct {
-		major, minor int
-		err          error
-	}
-	answers := map[string]answer{}
-	version := func(program string) (major, minor int, err error) {
-		a, ok := answers[program]
-		if !ok {
-			a.major, a.minor, a.err = programVersion(program)
-			answers[program] = a
-		}
-		return a.major, a.minor, a.err
-	}
-	return &hypervisor.Builder{Version: version, GuestKernel: kernel.Version}
-}
-
-var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)
-
-// programVersion runs program --version, or -version, which is how StratoVirt
-// has it, bounded in time.
-func programVersion(program string) (major, minor int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, program, "--version").Output() //nolint:gosec // the hypervisor that the spec names
-	if errors.As(err, new(*exec.ExitError)) {
-		out, err = exec.CommandContext(ctx, program, "-version").Output() //nolint:gosec // the hypervisor that the spec names
-	}
-	if err != nil {
-		return 0, 0, fmt.Errorf("ask %s for its version: %w", program, err)
-	}
-	m := versionNumber.FindStringSubmatch(string(out))
-	if m == nil {
-		return 0, 0, fmt.Errorf("%s --version printed no version; is it the program that the spec means?", program)
-	}
-	major, err = strconv.Atoi(m[1])
-	if err != nil {
-		return 0, 0, err
-	}
-	minor, err = strconv.Atoi(m[2])
-	return major, minor, err
+// builder asks programs for their versions, each once: those that find finds.
+func (c *Command) builder(find func(string) (string, error)) *hypervisor.Builder {
+	versions := &foreign.Versions{Account: c.unprivileged(), Find: find, Slow: func(program string) {
+		_, _ = fmt.Fprintf(c.Stderr, "microvm: asking %s for its version, for %s at most\n", program, foreign.VersionLimit)
+	}}
+	return &hypervisor.Builder{Version: versions.Of, GuestKernel: kernel.Version}
 }
 
 // open finds what a person means by DIR, NAME or SPEC.
@@ -120,7 +82,7 @@ func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		return builder().Compile(s)
+		return c.builder(exec.LookPath).Compile(s)
 	case strings.ContainsAny(word, "/") || filepath.Ext(word) == ".json":
 		return nil, fmt.Errorf("read %s: %w", word, err)
 	}

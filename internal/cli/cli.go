@@ -188,11 +188,23 @@ func (c *Command) named(word string) bool {
 	return err == nil && vm.Exists()
 }
 
-// vm returns an existing VM.
-func (c *Command) vm(name string) (statedir.VM, error) {
+// anyVM returns a VM that need not exist. Only a bad name is wrong usage.
+func (c *Command) anyVM(name string) (statedir.VM, error) {
+	if _, err := c.Host.RealStateDir(); err != nil {
+		return statedir.VM{}, err
+	}
 	vm, err := c.Host.VM(name)
 	if err != nil {
 		return vm, usageError{err}
+	}
+	return vm, nil
+}
+
+// vm returns an existing VM.
+func (c *Command) vm(name string) (statedir.VM, error) {
+	vm, err := c.anyVM(name)
+	if err != nil {
+		return vm, err
 	}
 	if !vm.Exists() {
 		return vm, errNoVM{name, filepath.Clean(c.Host.StateDir)}

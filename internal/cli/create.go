@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -28,7 +29,7 @@ func (c *Command) create() *cobra.Command {
 		Short: "Make a VM from a flake, a spec or a runner package",
 		Long: "Make a VM from a flake, a spec or a runner package. Where it comes from is\n" +
 			"recorded, for microvm update. Without -f, -s and -p, and on a host that has\n" +
-			"Nix, it is flake " + defaultFlake + ".\n\n" +
+			"Nix, it is the flake in " + hostConfig + ".\n\n" +
 			"A build that fails, or is interrupted, leaves nothing behind. A file of the VM's\n" +
 			"that is not on this host is warned of, and with --start or --enable refused.",
 		Args: cobra.ExactArgs(1),
@@ -60,19 +61,34 @@ func (o creation) origin() (statedir.Origin, error) {
 	case o.pkg != "":
 		return statedir.Origin{}, nil
 	case o.spec != "":
-		path, err := filepath.Abs(o.spec)
+		path, err := lastingSpec(o.spec)
 		return statedir.Origin{Spec: path}, err
 	case o.flake == "":
 		if _, err := exec.LookPath("nix"); err != nil {
 			return statedir.Origin{}, usageError{errors.New("where should the VM come from? Name a spec with -s, or a runner package with -p; flakes, -f, need nix in PATH")}
 		}
-		return statedir.Origin{Flake: defaultFlake}, nil
+		ref, err := hostFlake(hostConfig)
+		return statedir.Origin{Flake: ref}, err
 	}
 	if err := checkFlake(o.flake); err != nil {
 		return statedir.Origin{}, usageError{err}
 	}
-	ref, err := absoluteFlake(o.flake)
+	ref, err := statedir.AbsoluteFlake(o.flake)
 	return statedir.Origin{Flake: ref}, err
+}
+
+// lastingSpec is the absolute path of a spec that is there for later updates, too.
+func lastingSpec(word string) (string, error) {
+	path, err := filepath.Abs(word)
+	if err != nil {
+		return "", fmt.Errorf("find where spec %s is: %w; give an absolute path", word, err)
+	}
+	info, err := os.Stat(path)
+	passing := strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
+	if passing || err == nil && !info.IsDir() && !info.Mode().IsRegular() {
+		return "", fmt.Errorf("spec %s is no file, and updates could not read it again\nhint: write it into a file, such as /etc/microvm/NAME.json", word)
+	}
+	return path, nil
 }
 
 func errExists(name string) error {
@@ -87,9 +103,9 @@ func needsRoot(what string) error {
 }
 
 func (c *Command) createVM(ctx context.Context, name string, o creation) error {
-	vm, err := c.Host.VM(name)
+	vm, err := c.anyVM(name)
 	if err != nil {
-		return usageError{err}
+		return err
 	}
 	from, err := o.origin()
 	if err != nil {

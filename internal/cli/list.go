@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
@@ -209,7 +210,7 @@ func (c *Command) outdated(ctx context.Context, vm statedir.VM) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		plan, err := builder().Compile(s)
+		plan, err := c.builder(foreign.InUnit).Compile(s)
 		if err != nil {
 			return false, err
 		}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"microvm/internal/mode"
 )
 
 // man writes the manual pages, for packagers.
@@ -18,7 +20,7 @@ func (c *Command) man() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := os.MkdirAll(args[0], 0o755); err != nil { //nolint:gosec // for everybody
+			if err := mode.DirAll(args[0], mode.Public); err != nil {
 				return fmt.Errorf("make a directory for the manual: %w", err)
 			}
 			for name, text := range manual(cmd.Root(), c.Version) {

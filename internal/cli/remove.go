@@ -99,8 +99,13 @@ func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
 		say(c.Stdout, vm.Name, "removed; its data is in %s", vm.Dir())
 		return nil
 	}
+	mounted := vm.Mounted()
 	if err := vm.Remove(ctx, systemd.Reload); err != nil {
 		return err
+	}
+	if mounted {
+		say(c.Stdout, vm.Name, "removed; %s is a mount point of its own, and stays, empty", vm.Dir())
+		return nil
 	}
 	say(c.Stdout, vm.Name, "removed")
 	return nil

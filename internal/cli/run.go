@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/foreign"
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/launch"
@@ -92,6 +93,9 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 	// Children that are to die with us die with the thread that made them.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	// As the VM's unit has it: what the hypervisor makes does not depend on who
+	// calls.
+	unix.Umask(unitUmask)
 	r := &foreground{c: c, vm: vm}
 	err = r.up(ctx)
 	if err == nil {
@@ -99,6 +103,9 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 	}
 	return errors.Join(err, r.down())
 }
+
+// unitUmask is UMask= of microvm@.service.
+const unitUmask = 0o027
 
 // asService refuses a VM that systemd runs.
 func asService(ctx context.Context, vm statedir.VM) error {
@@ -221,7 +228,7 @@ const sharesReady = 30 * time.Second
 // virtiofsd serves the VM's shares by the program that the unit runs, and waits
 // until it says that it does.
 func (r *foreground) virtiofsd(ctx context.Context) error {
-	dir, err := os.MkdirTemp("", "microvm-run-")
+	dir, err := os.MkdirTemp("/tmp", "microvm-run-") // a socket's path is short, wherever TMPDIR is
 	if err != nil {
 		return fmt.Errorf("make a directory for the shares' report: %w", err)
 	}
@@ -283,6 +290,7 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	cmd := r.child("microvm-run-wrapper", "run", r.vm.Name)
 	cmd.SysProcAttr.Credential = credential
+	cmd.Env = asUnit(r.vm.Host, os.Environ())
 	if interactive {
 		// In our own group, or it could not read from the terminal.
 		cmd.Stdin, cmd.SysProcAttr.Setpgid = r.c.Stdin, false
@@ -307,6 +315,26 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	return err
 }
 
+// shown are the variables of the caller's that a hypervisor gets: for its windows,
+// its words and our own settings. All else of root's is none of its business.
+var shown = []string{"TERM", "COLORTERM", "LANG", "LC_", "TZ", "DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "MICROVM_"}
+
+// asUnit is the environment of a program of the hypervisors' account, as its unit
+// would have it, systemd.exec(5).
+func asUnit(host statedir.Host, ours []string) []string {
+	env := []string{"PATH=" + foreign.UnitPath, "HOME=" + host.StateDir, "USER=" + host.User, "LOGNAME=" + host.User, "SHELL=/usr/sbin/nologin"}
+	for _, v := range ours {
+		name, _, _ := strings.Cut(v, "=")
+		for _, s := range shown {
+			if name == s || strings.HasSuffix(s, "_") && strings.HasPrefix(name, s) {
+				env = append(env, v)
+				break
+			}
+		}
+	}
+	return env
+}
+
 // stop asks the guest to go down by the program that the unit runs for that,
 // as the hypervisors' user: a package may have a program of its own for it. A
 // second signal kills the hypervisor.
@@ -316,7 +344,7 @@ func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan 
 	signal.Notify(again, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(again)
 	cmd := r.child("microvm-run-wrapper", "stop", r.vm.Name)
-	cmd.Env = append(os.Environ(), "MAINPID="+strconv.Itoa(pid))
+	cmd.Env = append(asUnit(r.vm.Host, os.Environ()), "MAINPID="+strconv.Itoa(pid))
 	cmd.SysProcAttr.Credential = credential
 	if err := cmd.Start(); err != nil {
 		return errors.Join(fmt.Errorf("ask the guest of %s to go down: %w; is microvm installed whole?", r.vm.Name, err), unix.Kill(pid, unix.SIGKILL))

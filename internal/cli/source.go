@@ -7,23 +7,26 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
 	"microvm/internal/statedir"
 )
 
-// defaultFlake is where VMs come from on a host with Nix where nothing else is
-// said, as with microvm.nix.
-const defaultFlake = "git+file:///etc/nixos"
+// hostConfig is where VMs come from on a host with Nix where nothing else is said,
+// as with microvm.nix.
+const hostConfig = "/etc/nixos"
 
 // checkFlake refuses what nix would take for something else than a flake, and
 // what cannot be recorded. Everything else is nix's to judge.
@@ -39,17 +42,27 @@ func checkFlake(ref string) error {
 	return nil
 }
 
-// absoluteFlake makes a reference that is a relative path absolute: updates are
-// made from other directories.
-func absoluteFlake(ref string) (string, error) {
-	if ref != "." && ref != ".." && !strings.HasPrefix(ref, "./") && !strings.HasPrefix(ref, "../") {
-		return ref, nil
-	}
-	dir, err := os.Getwd()
+// hostFlake is the flake of the host's own configuration: the directory of
+// flake.nix, after its links, as nixos-rebuild has it. In a git repository it is
+// what git knows of it; elsewhere, all that is in the directory.
+func hostFlake(etc string) (string, error) {
+	file, err := filepath.EvalSymlinks(filepath.Join(etc, "flake.nix"))
 	if err != nil {
-		return "", fmt.Errorf("find where flake %q is: %w; give an absolute path", ref, err)
+		return "", fmt.Errorf("there is no flake at %s: %w\nhint: name a flake with -f, or a spec with -s", etc, err)
 	}
-	return filepath.Join(dir, ref), nil
+	dir := filepath.Dir(file)
+	for top := dir; ; top = filepath.Dir(top) {
+		if _, err := os.Lstat(filepath.Join(top, ".git")); err == nil {
+			ref := "git+file://" + (&url.URL{Path: top}).EscapedPath()
+			if rel, err := filepath.Rel(top, dir); err == nil && rel != "." {
+				ref += "?dir=" + strings.ReplaceAll(url.QueryEscape(rel), "+", "%20") // nix knows no other blank
+			}
+			return ref, nil
+		}
+		if top == "/" {
+			return "path:" + (&url.URL{Path: dir}).EscapedPath(), nil
+		}
+	}
 }
 
 var plainAttribute = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]*$`)
@@ -113,6 +126,26 @@ func absent(plan *hypervisor.Plan) []hypervisor.File {
 	return out
 }
 
+// portNotes warn of forwarded ports that the hypervisors' account may not listen on
+// here. Another host may allow it.
+func portNotes(plan *hypervisor.Plan) []string {
+	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return nil
+	}
+	first, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, p := range plan.HostPorts {
+		if p.Port < first {
+			out = append(out, fmt.Sprintf("warning: forwardPorts: %s port %d of the host: hypervisors may listen from %d on only; forward from a higher port, or set sysctl net.ipv4.ip_unprivileged_port_start=%d", p.Proto, p.Port, first, p.Port))
+		}
+	}
+	return out
+}
+
 func notesOf(files []hypervisor.File) []string {
 	var out []string
 	for _, f := range files {
@@ -137,6 +170,7 @@ func (s *source) look() {
 	if plan, ok := planAt(s.path); ok {
 		s.absent = absent(plan)
 		s.notes = append(s.notes, notesOf(s.absent)...)
+		s.notes = append(s.notes, portNotes(plan)...)
 	}
 }
 
@@ -149,7 +183,7 @@ func (s source) remove() {
 // build makes the package of a VM from where it comes from, in a directory of
 // its own. Nix's words go to stderr.
 func (c *Command) buildFrom(ctx context.Context, name string, from statedir.Origin, stderr io.Writer) (source, error) {
-	dir, err := os.MkdirTemp("", "microvm-build-")
+	dir, err := os.MkdirTemp(buildRoot(), "microvm-build-")
 	if err != nil {
 		return source{}, fmt.Errorf("make a directory to build in: %w", err)
 	}
@@ -170,6 +204,30 @@ func (c *Command) buildFrom(ctx context.Context, name string, from statedir.Orig
 	return s, nil
 }
 
+// buildRoot is where a package is built. Root installs only what root alone could
+// have made, wherever TMPDIR of the person leads who called sudo.
+func buildRoot() string {
+	dir := os.TempDir()
+	if info, err := os.Stat(dir); os.Geteuid() == 0 && (err != nil || !rootsAlone(dir, info)) {
+		return "/tmp"
+	}
+	return dir
+}
+
+// rootsAlone says whether nobody but root can replace a directory or what root
+// makes in it.
+func rootsAlone(dir string, info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || st.Uid != 0 || info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return false
+	}
+	if dir == "/" {
+		return true
+	}
+	above, err := os.Stat(filepath.Dir(dir))
+	return err == nil && rootsAlone(filepath.Dir(dir), above)
+}
+
 func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) error {
 	_, err := nix(ctx, stderr, "build", "-o", out, installable(flake, name))
 	var exit *exec.ExitError
@@ -188,7 +246,7 @@ func (c *Command) buildSpec(name, path, out string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := runner.Build(builder(), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+	plan, err := runner.Build(c.builder(foreign.InUnit), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,9 @@ type vmStatus struct {
 	Spec     string `json:"spec,omitempty"`
 	Toplevel string `json:"toplevel,omitempty"`
 	// foreign is a VM that something else installed.
-	foreign   bool
+	foreign bool
+	// warning says what was off when it was built, and what to do.
+	warning   string
 	Directory string `json:"directory"`
 	// AtBoot is systemd's UnitFileState of the VM's unit.
 	AtBoot   string       `json:"atBoot,omitempty"`
@@ -86,6 +88,9 @@ func (c *Command) statusOf(ctx context.Context, vm statedir.VM) (vmStatus, error
 	}
 	s.Flake, s.Spec, s.Toplevel = from.Flake, from.Spec, from.Toplevel
 	s.foreign = vm.Installed() && !vm.Adopted()
+	if plan, ok := planAt(filepath.Join(vm.Dir(), "current")); ok && plan.CompiledFor != nil && plan.CompiledFor.Unknown {
+		s.warning = printable.Line(plan.UnknownVersion()) + "; build it anew with: microvm update " + vm.Name
+	}
 	if !systemd.Running() {
 		s.State = "unknown"
 		return s, nil
@@ -182,6 +187,7 @@ func (c *Command) printStatus(s vmStatus) {
 	line("state", state)
 	line("runner", paint(runnerColour(s.Runner), s.Runner)+s.remedy())
 	line("hypervisor", s.Hypervisor)
+	line("warning", s.warning)
 	line("from", s.from())
 	line("directory", s.Directory)
 	line("at boot", s.AtBoot)

@@ -1,21 +1,21 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/foreign"
 	"microvm/internal/guest"
 )
 
@@ -32,43 +32,34 @@ func (c *command) Close() error { return nil }
 
 // run runs the program in the state directory and returns what it prints.
 func (c *command) run(ctx context.Context, words ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, c.program, words...) //nolint:gosec // the plan's own program
-	cmd.Dir = c.dir
-	if os.Geteuid() == 0 {
-		if c.as == nil {
-			return "", fmt.Errorf("%s would run as root, which no program of a package does", c.program)
-		}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: c.as}
+	if os.Geteuid() == 0 && c.as == nil {
+		return "", fmt.Errorf("%s would run as root, which no program of a package does", c.program)
 	}
-	// What it logs is of use for an error only, and may come in between.
-	out, log := bounded{most: maxAnswer}, bounded{most: maxAnswer}
-	cmd.Stdout, cmd.Stderr = &out, &log
-	cmd.WaitDelay = apiTimeout / 10
-	err := cmd.Run()
-	text := out.String()
+	path, err := find(c.program)
 	if err != nil {
-		if ctx.Err() != nil {
-			err = errors.New("no answer in time")
+		return "", fmt.Errorf("find %s: %w; install it, or name its package in the spec", c.program, err)
+	}
+	// It has to reach the socket, and is told nothing of who asks.
+	cmd := foreign.Command{Path: path, Args: words, Dir: c.dir, As: c.as, Limit: apiTimeout, MaxOutput: maxAnswer}
+	out, log, err := cmd.Run(ctx)
+	if errors.Is(err, foreign.ErrTimeout) {
+		err = errors.New("no answer in time")
+	}
+	if err != nil {
+		return string(out), fmt.Errorf("%s %s: %w: %s", filepath.Base(c.program), strings.Join(words, " "), err, oneLine(slices.Concat(log, out)))
+	}
+	return string(out), nil
+}
+
+// find finds a program in the caller's PATH, or where a unit would: root's own
+// PATH says nothing of what a VM runs.
+func find(program string) (string, error) {
+	if os.Geteuid() != 0 {
+		if path, err := exec.LookPath(program); err == nil {
+			return path, nil
 		}
-		return text, fmt.Errorf("%s %s: %w: %s", filepath.Base(c.program), strings.Join(words, " "), err, oneLine([]byte(log.String()+text)))
 	}
-	return text, nil
-}
-
-// bounded keeps the beginning of what is written to it.
-type bounded struct {
-	bytes.Buffer
-	most int
-}
-
-func (b *bounded) Write(data []byte) (int, error) {
-	if room := b.most - b.Len(); room < len(data) {
-		_, _ = b.Buffer.Write(data[:max(0, room)])
-		return 0, io.ErrShortBuffer
-	}
-	return b.Buffer.Write(data)
+	return foreign.InUnit(program)
 }
 
 // crosvm runs crosvm's commands: its socket's protocol is its own and changes.

@@ -3,22 +3,25 @@
 package doctor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/foreign"
 	"microvm/internal/kvm"
 	"microvm/internal/netif"
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/virtiofsd"
 )
@@ -142,12 +145,12 @@ func allows(info fs.FileInfo, uid int, gids []int, want fs.FileMode) bool {
 func (d *Doctor) hypervisors() {
 	var found []string
 	for _, name := range []string{"qemu-system-x86_64", "qemu-system-aarch64", "cloud-hypervisor", "firecracker", "crosvm", "lkvm", "stratovirt", "alioth"} {
-		if _, err := exec.LookPath(name); err == nil {
+		if _, err := foreign.InUnit(name); err == nil {
 			found = append(found, name)
 		}
 	}
 	if len(found) == 0 {
-		d.missing("hypervisors", "none is in PATH; VMs whose packages bring their own run all the same", "install one, such as qemu-system-x86 or qemu-kvm")
+		d.missing("hypervisors", "none is where units look; VMs whose packages bring their own run all the same", "install one, such as qemu-system-x86 or qemu-kvm")
 		return
 	}
 	d.ok("hypervisors", "%s", strings.Join(found, ", "))
@@ -182,7 +185,7 @@ func (d *Doctor) modules() {
 			continue
 		}
 		// The helpers load these when a VM needs them.
-		if err := exec.Command("modinfo", m.name).Run(); err != nil { //nolint:gosec // names from above
+		if !hasModule(m.name) {
 			d.missing("module "+m.name, "this kernel has none; it is for "+m.what, "install the kernel's package of further modules, if a VM needs it")
 			continue
 		}
@@ -199,13 +202,28 @@ func (d *Doctor) virtiofsd() {
 	d.ok("virtiofsd", "%s%s", path, version(path))
 }
 
+// askLimit is how long a program may take that the doctor asks.
+const askLimit = 10 * time.Second
+
+// hasModule says whether the kernel's modules are known to have that one.
+func hasModule(name string) bool {
+	path, err := foreign.InUnit("modinfo")
+	if err != nil {
+		return false
+	}
+	cmd := foreign.Command{Path: path, Args: []string{name}, Limit: askLimit}
+	_, _, err = cmd.Run(context.Background())
+	return err == nil
+}
+
 // version is what a program says it is, in brackets.
 func version(path string) string {
-	out, err := exec.Command(path, "--version").Output() //nolint:gosec // root's, Locate saw to that
+	cmd := foreign.Command{Path: path, Args: []string{"--version"}, As: foreign.As(path, nil), Apart: true, Limit: askLimit}
+	out, _, err := cmd.Run(context.Background())
 	if err != nil {
 		return ""
 	}
-	line, _, _ := strings.Cut(string(out), "\n")
+	line, _, _ := strings.Cut(printable.Text(string(out)), "\n")
 	return " (" + line + ")"
 }
 
@@ -274,7 +292,12 @@ func (d *Doctor) freeHugepages() (free, kib int, err error) {
 
 func (d *Doctor) stateDir() {
 	const check = "state directory"
-	dir := d.Host.StateDir
+	dir, err := d.Host.RealStateDir()
+	if err != nil {
+		cause, hint, _ := strings.Cut(err.Error(), "\nhint: ")
+		d.failed(check, cause, hint)
+		return
+	}
 	info, err := os.Lstat(dir)
 	if err != nil {
 		d.failed(check, err.Error(), "run: systemd-tmpfiles --create")

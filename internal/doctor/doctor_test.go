@@ -131,6 +131,7 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	if err := os.Symlink("/no/such/disk/linked.img", filepath.Join(vm.Dir(), "linked.img")); err != nil {
 		t.Fatal(err)
 	}
+	d.open(t)
 	d.program(plan)
 	d.files(plan)
 	d.volumes(vm, plan)
@@ -139,7 +140,7 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	d.devices(plan)
 	d.memory(plan)
 	d.expect(t, "hypervisor", Failed, "install it")
-	d.expect(t, "file kernel", Failed, "no such file")
+	d.expect(t, "file kernel", Failed, "vmlinuz not found")
 	d.expect(t, "volume there.img", OK, "is there")
 	d.expect(t, "volume gone.img", Failed, "autoCreate")
 	d.expect(t, "volume linked.img", Failed, "mount the disk")

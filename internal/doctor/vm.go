@@ -1,7 +1,9 @@
 package doctor
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/user"
@@ -11,6 +13,9 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/mounts"
 	"microvm/internal/statedir"
@@ -74,6 +79,7 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.vsock(plan)
 	d.compareVM(vm, plan)
 	d.memory(plan)
+	d.limits(vm, plan)
 	d.units(vm, plan, units)
 	return d.findings
 }
@@ -83,12 +89,30 @@ func (d *Doctor) program(plan *hypervisor.Plan) {
 		d.ok("hypervisor", "the package starts it by its own bin/microvm-run")
 		return
 	}
-	path, err := exec.LookPath(plan.Argv[0])
+	path, err := foreign.InUnit(plan.Argv[0])
 	if err != nil {
-		d.failed("hypervisor", fmt.Sprintf("%s: %v", plan.Argv[0], err), "install it, or name its package in the spec")
+		d.failed("hypervisor", notFound(plan.Argv[0], err), "install it, or name its package in the spec")
 		return
 	}
+	if uid, gid, err := d.Host.Account(); err == nil {
+		if why := accessAs(uid, gid, path, unix.X_OK); why != "" {
+			d.failed("hypervisor", why, fmt.Sprintf("let user %s execute it and search its directories", d.Host.User))
+			return
+		}
+	}
 	d.ok("hypervisor", "%s", path)
+	d.compiledFor(plan, path)
+}
+
+// notFound says once which program is not there, or why it cannot be executed.
+func notFound(name string, err error) string {
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return name + " is not executable"
+	case errors.Is(err, exec.ErrNotFound), errors.Is(err, fs.ErrNotExist):
+		return name + " not found"
+	}
+	return fmt.Sprintf("%s: %v", name, err)
 }
 
 // files checks what the hypervisor reads, as its user.
@@ -98,9 +122,8 @@ func (d *Doctor) files(plan *hypervisor.Plan) {
 		d.account()
 		return
 	}
-	gids := append(groupsOf(uid), gid)
 	for _, f := range plan.Files {
-		why := unreadable(f.Path, uid, gids)
+		why := accessAs(uid, gid, f.Path, unix.R_OK)
 		if why != "" {
 			d.failed("file "+f.Role, why, fmt.Sprintf("put it there, and let user %s read it and search its directories, or correct the spec and install it again", d.Host.User))
 			continue
@@ -122,35 +145,6 @@ func groupsOf(uid int) []int {
 		}
 	}
 	return out
-}
-
-// unreadable says why a user cannot read a file, by the modes of the file and
-// the directories on the way; empty where nothing is in the way.
-func unreadable(path string, uid int, gids []int) string {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err.Error()
-	}
-	for at := filepath.Dir(real); ; at = filepath.Dir(at) {
-		info, err := os.Stat(at)
-		if err != nil {
-			return err.Error()
-		}
-		if !allows(info, uid, gids, 0o1) {
-			return fmt.Sprintf("%s: directory %s keeps the hypervisors' user out", path, at)
-		}
-		if at == "/" {
-			break
-		}
-	}
-	info, err := os.Stat(real)
-	if err != nil {
-		return err.Error()
-	}
-	if !allows(info, uid, gids, 0o4) {
-		return fmt.Sprintf("%s may not be read by the hypervisors' user", path)
-	}
-	return ""
 }
 
 func (d *Doctor) interfaces(plan *hypervisor.Plan) {

@@ -20,6 +20,9 @@ type Builder struct {
 	// GuestKernel returns the version of a kernel's image as MAJOR, MINOR, or an
 	// error where the image does not tell; nil is as if none did.
 	GuestKernel func(path string) (major, minor int, err error)
+
+	// asked is what decisions of the present compilation depend on; nil keeps none.
+	asked *Versions
 }
 
 // kernelBefore says whether the guest's kernel is known to be older than that.
@@ -34,13 +37,17 @@ func (b *Builder) kernelBefore(path string, major, minor int) bool {
 // atLeast says whether the program is of that version or newer.
 func (b *Builder) atLeast(program string, major, minor int) bool {
 	if b.Version == nil {
+		b.asked.unknown()
 		return false
 	}
 	haveMajor, haveMinor, err := b.Version(program)
 	if err != nil {
+		b.asked.unknown()
 		return false
 	}
-	return haveMajor > major || haveMajor == major && haveMinor >= minor
+	have := haveMajor > major || haveMajor == major && haveMinor >= minor
+	b.asked.answer(version{major, minor}, have)
+	return have
 }
 
 // older says whether the program is known to be older than that version.
@@ -76,6 +83,7 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	if !ok {
 		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(compilers)))}}
 	}
+	b = &Builder{Version: b.Version, GuestKernel: b.GuestKernel, asked: &Versions{}}
 	faults, err := b.faults(s)
 	if err == nil {
 		err = faults.Err()
@@ -89,6 +97,10 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	}
 	if err := c.compile(b, s, p); err != nil {
 		return nil, err
+	}
+	b.asked.record(p)
+	if b.asked.Unknown && b.Version != nil {
+		p.Notes = append(p.Notes, "warning: "+p.UnknownVersion()+"; build it again where the program is installed")
 	}
 	for _, w := range s.Warnings() {
 		p.Notes = append(p.Notes, "warning: "+w)
@@ -135,6 +147,8 @@ func common(s *spec.Spec) (*Plan, error) {
 		Hypervisor: s.Hypervisor,
 		Arch:       s.Arch,
 		User:       deref(s.User),
+		MemMiB:     s.Mem,
+		VCPU:       s.VCPU,
 		PreStart:   s.PreStart,
 		VsockCID:   s.Vsock.CID,
 	}
@@ -186,7 +200,7 @@ func common(s *spec.Spec) (*Plan, error) {
 	p.Shares = shares(s)
 	for _, share := range s.Shares {
 		if share.Proto == "9p" {
-			p.NinePShares = append(p.NinePShares, NinePShare{Tag: share.Tag, Source: share.Source, ReadOnly: share.ReadOnly})
+			p.NinePShares = append(p.NinePShares, NinePShare{Tag: share.Tag, Source: share.Source, ReadOnly: share.ReadOnly, SecurityModel: share.SecurityModel})
 		}
 	}
 	p.Devices = devices(s, own)

@@ -24,6 +24,12 @@ type Plan struct {
 	Name       string `json:"name"`
 	Hypervisor string `json:"hypervisor"`
 	Arch       string `json:"arch"`
+	// CompiledFor are the versions of the hypervisor for which the plan would be
+	// the same; nil where none of its decisions depends on that.
+	CompiledFor *Versions `json:"compiledFor,omitempty"`
+	// MemMiB and VCPU are what the guest has at the start.
+	MemMiB int `json:"memMiB,omitempty"`
+	VCPU   int `json:"vcpu,omitempty"`
 
 	// Argv is the hypervisor's command line. Argv[0] is an absolute path, or a
 	// name that is looked up in PATH at the start. Arguments may hold
@@ -217,11 +223,13 @@ type Share struct {
 	PassTag bool `json:"passTag,omitempty"`
 }
 
-// NinePShare is a directory that the hypervisor serves.
+// NinePShare is a directory that the hypervisor serves by 9p, as its own user.
 type NinePShare struct {
-	Tag      string `json:"tag"`
-	Source   string `json:"source"`
-	ReadOnly bool   `json:"readOnly,omitempty"`
+	Tag string `json:"tag"`
+	// Source is absolute, or relative to the state directory.
+	Source        string `json:"source"`
+	ReadOnly      bool   `json:"readOnly,omitempty"`
+	SecurityModel string `json:"securityModel,omitempty"`
 }
 
 // PCI is one PCI device handed to the guest.

@@ -86,11 +86,7 @@ func stratovirtProgram(s *spec.Spec) string {
 // stratovirtRNG says whether the program surely has virtio-rng: from 2.5 on only
 // where it was built with it, which cannot be asked. The guest has the CPU's own.
 func stratovirtRNG(b *Builder, program string) bool {
-	if b.Version == nil {
-		return false
-	}
-	major, minor, err := b.Version(program)
-	return err == nil && (major < 2 || major == 2 && minor < 5)
+	return b.older(program, 2, 5)
 }
 
 func (a *stratovirtArgs) notes() {

@@ -5,12 +5,16 @@ package kernel
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"time"
+
+	"microvm/internal/foreign"
 )
 
 // Fields of the setup header, by their offset in the file.
@@ -32,6 +36,9 @@ var errNotCompressed = errors.New("is no compressed x86 kernel")
 
 // maxImage bounds what is decompressed; distributions' kernels have 30 to 80 MB.
 const maxImage = 1 << 30
+
+// decompression is how long it may take, on a slow machine that is busy.
+const decompression = 2 * time.Minute
 
 // format is one that kernels are compressed with.
 type format struct {
@@ -136,25 +143,19 @@ func payload(data []byte) ([]byte, error) {
 }
 
 func (f format) decompress(payload []byte) ([]byte, error) {
-	cmd := exec.Command(f.program, "-dc") //nolint:gosec // one of the table's
-	cmd.Stdin = bytes.NewReader(payload[:len(payload)-f.trailer])
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
+	path, err := exec.LookPath(f.program)
 	if err != nil {
-		return nil, err
-	}
-	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("is compressed by %s, which cannot be started (%w); install it: apt-get install %s", f.name, err, f.pkg)
 	}
-	image, err := io.ReadAll(io.LimitReader(out, maxImage+1))
-	_, _ = io.Copy(io.Discard, out)
-	if waited := cmd.Wait(); err == nil {
-		err = waited
+	// What a spec names is no input for a program that root runs as root.
+	cmd := foreign.Command{
+		Path: path, Args: []string{"-dc"}, Stdin: bytes.NewReader(payload[:len(payload)-f.trailer]),
+		As: foreign.As(path, nil), Apart: true, Limit: decompression, MaxOutput: maxImage + 1,
 	}
+	image, log, err := cmd.Run(context.Background())
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w: %s", f.program, err, bytes.TrimSpace(stderr.Bytes()))
+		return nil, fmt.Errorf("%s: %w: %s", f.program, err, bytes.TrimSpace(log))
 	case len(image) > maxImage:
 		return nil, fmt.Errorf("has more than %d bytes when decompressed", maxImage)
 	case !bytes.HasPrefix(image, []byte("\x7fELF")):

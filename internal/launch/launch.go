@@ -108,11 +108,12 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
-		return fmt.Errorf("the hypervisor %s is not installed or not executable: %w; install it, or name its package in the spec", plan.Argv[0], err)
+		return fmt.Errorf("hypervisor %w\nhint: install it, or correct %s.package in the spec", err, plan.Hypervisor)
 	}
 	if err := l.await(plan); err != nil {
 		return err
 	}
+	l.sayVersion(plan)
 	if err := l.check(p, plan, unit); err != nil {
 		return err
 	}
@@ -198,6 +199,9 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
 	err = removeSockets(".", plan.StaleSockets)
 	if err == nil {
 		err = l.checkKVM(plan.KVM)
+	}
+	if err == nil {
+		err = makeSources(".", plan.NinePShares)
 	}
 	if err != nil {
 		disks.Close()

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/mode"
 )
 
 // Name is the lock's file. It stays, for a lock whose file is removed is none;
@@ -21,7 +23,7 @@ const Name = ".lock"
 // Take makes dir where it is missing, waits until nobody else has its lock, and
 // has it until unlock is called or this process ends.
 func Take(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // not secret
+	if err := mode.DirAll(dir, mode.Public); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, Name)
@@ -32,6 +34,9 @@ func Take(dir string) (unlock func(), err error) {
 	var st unix.Stat_t
 	if err = unix.Fstat(fd, &st); err == nil && (int(st.Uid) != os.Geteuid() || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Mode&0o077 != 0) {
 		err = fmt.Errorf("it is not a file that only user %d can open, so that others could hold it for ever; remove it with: rm -r %s", os.Geteuid(), path)
+	}
+	if err == nil && st.Mode&0o777 != 0o600 { // the umask that it was made with
+		err = unix.Fchmod(fd, 0o600)
 	}
 	for locking := err == nil; locking; locking = errors.Is(err, unix.EINTR) {
 		err = unix.Flock(fd, unix.LOCK_EX)

@@ -42,6 +42,10 @@ func Open(path string) (*Package, error) {
 // OpenTrusted, else as it was given.
 func (p *Package) Dir() string { return p.path }
 
+// SetDir gives the package another path that leads to it, by which it is known to
+// those who wrote it down.
+func (p *Package) SetDir(path string) { p.path = path }
+
 // Close closes the package.
 func (p *Package) Close() error { return p.dir.Close() }
 

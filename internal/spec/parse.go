@@ -37,7 +37,7 @@ func Parse(data []byte) (*Spec, error) {
 type Rule func(*Spec) Faults
 
 // ParseFile parses the document at path. Relative paths of the kernel, the
-// initrd, the store disk and the credential files are taken from the
+// initrd, the store disk, the packages and the credential files are taken from the
 // document's own directory, as a person who writes them beside it expects. What
 // the rules say comes after the faults of this package, in the same error.
 func ParseFile(path string, rules ...Rule) (*Spec, error) {
@@ -129,6 +129,7 @@ func readBounded(path string) ([]byte, error) {
 
 // resolvePaths makes the paths of the document's own files absolute.
 func (s *Spec) resolvePaths(dir string) {
+	s.resolvePackages(dir)
 	for _, p := range []*string{&s.Kernel, &s.InitrdPath, &s.StoreDisk} {
 		if *p != "" && !filepath.IsAbs(*p) {
 			*p = filepath.Join(dir, *p)

@@ -127,6 +127,7 @@ func (v *validator) machine() {
 	for path, value := range map[string]string{"kernel": s.Kernel, "initrdPath": s.InitrdPath, "storeDisk": s.StoreDisk, "system": s.System} {
 		v.absolute(path, value)
 	}
+	v.packagePaths()
 	v.texts("kernelParams", s.KernelParams)
 	if *s.StoreOnDisk && s.StoreDisk == "" {
 		v.faults.Addf("storeDisk", "is missing, but storeOnDisk is true; give the image's path or set storeOnDisk to false")

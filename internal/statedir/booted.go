@@ -57,7 +57,7 @@ func (v VM) Booted() (*runner.Package, error) {
 	if !v.Exists() {
 		return nil, v.notFound()
 	}
-	return openTrusted(v.BootedLink())
+	return v.follow(v.BootedLink())
 }
 
 // BootedLink is the path of the link to the package that the VM was started

@@ -43,15 +43,24 @@ type Host struct {
 // with its default.
 func HostFromEnv() Host {
 	return Host{
-		StateDir:   env("MICROVM_STATE_DIR", "/var/lib/microvms"),
-		RuntimeDir: env("MICROVM_RUNTIME_DIR", "/run/microvm"),
+		StateDir:   envDir("MICROVM_STATE_DIR", "/var/lib/microvms"),
+		RuntimeDir: envDir("MICROVM_RUNTIME_DIR", "/run/microvm"),
 		// /etc/systemd/system is read-only on NixOS; this directory is part of
 		// the search path as well, systemd.unit(5).
-		UnitDir: env("MICROVM_UNIT_DIR", "/etc/systemd/system.control"),
+		UnitDir: envDir("MICROVM_UNIT_DIR", "/etc/systemd/system.control"),
 		GCRoots: "/nix/var/nix/gcroots",
 		User:    env("MICROVM_USER", "microvm"),
 		Group:   env("MICROVM_GROUP", "kvm"),
 	}
+}
+
+// envDir is a directory, absolute: links to it are read from elsewhere.
+func envDir(name, def string) string {
+	dir := env(name, def)
+	if whole, err := filepath.Abs(dir); err == nil {
+		return whole
+	}
+	return dir
 }
 
 func env(name, def string) string {
@@ -92,6 +101,9 @@ func (h Host) VM(name string) (VM, error) {
 	if err := spec.ValidateVMName(name); err != nil {
 		return VM{}, err
 	}
+	if _, err := h.RealStateDir(); err != nil {
+		return VM{}, err
+	}
 	return VM{Host: h, Name: name}, nil
 }
 
@@ -104,7 +116,7 @@ func (v VM) RuntimeDir() string { return filepath.Join(v.Host.RuntimeDir, v.Name
 // Exists says whether the VM has a state directory.
 func (v VM) Exists() bool {
 	info, err := os.Lstat(v.Dir())
-	return err == nil && info.IsDir()
+	return err == nil && info.IsDir() && !v.vacant()
 }
 
 // Current opens the installed package, which has to be root's.
@@ -114,15 +126,15 @@ func (v VM) open(link string) (*runner.Package, error) {
 	if !v.Exists() {
 		return nil, v.notFound()
 	}
-	return openTrusted(filepath.Join(v.Dir(), link))
+	return v.follow(filepath.Join(v.Dir(), link))
 }
 
 func (v VM) notFound() error {
 	return fmt.Errorf("VM %q not found in %s\nhint: create it with: microvm create %s -s SPEC", v.Name, v.Host.StateDir, v.Name)
 }
 
-func openTrusted(link string) (*runner.Package, error) {
-	p, err := runner.OpenTrusted(link)
+func (v VM) follow(link string) (*runner.Package, error) {
+	p, err := v.Host.openTrusted(link)
 	if err != nil {
 		return nil, fmt.Errorf("follow %s: %w", link, err)
 	}

@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/mode"
 	"microvm/internal/rootlock"
-	"microvm/internal/runner"
 )
 
 // Install makes the package at path the one that the VM's next start uses. Paths
@@ -30,7 +30,7 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err != nil {
 		return err
 	}
-	for _, p := range []*string{&path, &from.Spec} {
+	for _, p := range []*string{&path, &from.Spec, &from.Toplevel} {
 		if *p == "" {
 			continue
 		}
@@ -38,7 +38,10 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 			return fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
 		}
 	}
-	p, err := runner.OpenTrusted(path)
+	if from.Flake, err = AbsoluteFlake(from.Flake); err != nil {
+		return err
+	}
+	p, err := v.Host.openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
 	}
@@ -143,10 +146,14 @@ func (v VM) relink() (changed bool, err error) {
 
 // lock keeps other installations, removals and collections away.
 func (h Host) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(h.StateDir, 0o755); err != nil { //nolint:gosec // operators look into it
+	dir, err := h.RealStateDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := mode.DirAll(dir, mode.Public); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	if err := h.own(); err != nil {
+	if err := h.own(dir); err != nil {
 		return nil, err
 	}
 	return rootlock.Take(h.StateDir)
@@ -155,8 +162,8 @@ func (h Host) lock() (unlock func(), err error) {
 // own makes the state directory root's. On a host that comes from microvm.nix
 // the hypervisors' user owns it, who could replace every VM's in it, and could
 // have made what root believes.
-func (h Host) own() error {
-	fd, err := unix.Open(h.StateDir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+func (h Host) own(dir string) error {
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open state directory %s: %w", h.StateDir, err)
 	}
@@ -234,7 +241,7 @@ func (v VM) root() error {
 		return nil //nolint:nilerr // no Nix on this host
 	}
 	dir := filepath.Join(v.Host.GCRoots, "microvm")
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as Nix makes its own
+	if err := mode.Ensure(dir, mode.Public); err != nil {
 		return fmt.Errorf("keep the VM's packages from Nix's garbage collector: %w", err)
 	}
 	for prefix, link := range map[string]string{
@@ -402,6 +409,9 @@ SystemCallFilter=
 SystemCallArchitectures=
 `
 
+// dropInMode is that of every unit file: units are public.
+const dropInMode = 0o644
+
 func (v VM) linkDropIn(unit, name, text string, wanted bool) (changed bool, err error) {
 	dir := filepath.Join(v.Host.UnitDir, unit+"@"+v.Name+".service.d")
 	path := filepath.Join(dir, name)
@@ -410,15 +420,17 @@ func (v VM) linkDropIn(unit, name, text string, wanted bool) (changed bool, err 
 		return false, fmt.Errorf("read drop-in: %w", err)
 	}
 	switch {
-	case wanted && string(have) == text, !wanted && have == nil:
+	case wanted && string(have) == text:
+		return false, errors.Join(mode.Ensure(dir, mode.Public), os.Chmod(path, dropInMode))
+	case !wanted && have == nil:
 		return false, nil
 	case !wanted:
 		err = os.Remove(path)
 		_ = os.Remove(dir) // only where empty
 		return true, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // units are public
+	if err := mode.Ensure(dir, mode.Public); err != nil {
 		return false, fmt.Errorf("make drop-in: %w", err)
 	}
-	return true, writeFile(path, []byte(text), 0o644)
+	return true, writeFile(path, []byte(text), dropInMode)
 }

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
-	"microvm/internal/runner"
 )
 
 // ErrExists is a VM that is there already.
@@ -33,7 +32,7 @@ func (v VM) Installed() bool {
 // Place returns where Install would keep the package at path: the target that
 // current would have.
 func (v VM) Place(path string) (string, error) {
-	p, err := runner.OpenTrusted(path)
+	p, err := v.Host.openTrusted(path)
 	if err != nil {
 		return "", err
 	}
@@ -60,7 +59,7 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	if err != nil {
 		return fmt.Errorf("look for what was installed before: %w", err)
 	}
-	p, err := runner.OpenTrusted(old)
+	p, err := v.Host.openTrusted(old)
 	if err != nil {
 		return fmt.Errorf("follow %s: %w", old, err)
 	}
@@ -71,6 +70,9 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	}
 	if _, err := v.jailDropIns(plan); err != nil {
 		return err // before anything is changed
+	}
+	if err := v.Host.mend(p.Dir()); err != nil {
+		return err
 	}
 	changed, err := v.linkUnits(plan)
 	if err != nil {
@@ -90,6 +92,9 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 
 // Remove removes the VM with all its data. It has to be down.
 func (v VM) Remove(ctx context.Context, reload func(context.Context) error) error {
+	if v.Mounted() {
+		return v.removeMounted(ctx, reload)
+	}
 	// The rename first: a crash leaves the whole VM or none, and what it leaves
 	// is removed by the next collection.
 	doomed := tempName(v.Dir())

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/mode"
 	"microvm/internal/runner"
 )
 
@@ -89,7 +90,11 @@ func (v VM) Origin() (Origin, error) {
 // checkRecord says whether only root, or the caller, could have made what is in
 // the VM's record. Where there is none the error is fs.ErrNotExist.
 func (v VM) checkRecord() error {
-	for _, dir := range []string{v.Host.StateDir, filepath.Dir(v.recordDir()), v.recordDir()} {
+	top, err := v.Host.RealStateDir()
+	if err != nil {
+		return err
+	}
+	for _, dir := range []string{top, filepath.Dir(v.recordDir()), v.recordDir()} {
 		info, err := os.Lstat(dir)
 		if err != nil {
 			return fmt.Errorf("look at the VM's record: %w", err)
@@ -105,14 +110,8 @@ func (v VM) checkRecord() error {
 // makeRecord makes the VM's record.
 func (v VM) makeRecord() error {
 	for _, dir := range []string{filepath.Dir(v.recordDir()), v.recordDir()} {
-		err := os.Mkdir(dir, 0o755) //nolint:gosec // not secret, and written by root only
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err == nil {
-			err = os.Chmod(dir, 0o755) //nolint:gosec // whatever the umask is
-		}
-		if err != nil {
+		// Not secret, and written by root only.
+		if err := mode.Ensure(dir, mode.Public); err != nil {
 			return fmt.Errorf("make the record of VM %s: %w", v.Name, err)
 		}
 	}

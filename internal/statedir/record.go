@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/mode"
 )
 
 const maxRecord = 1 << 20
@@ -40,7 +42,7 @@ func (v VM) WriteRecord(piece string, value any) error {
 // file in it.
 func (v VM) inRuntimeDir(write func() error) error {
 	for attempt := 1; ; attempt++ {
-		err := os.MkdirAll(v.RuntimeDir(), 0o755) //nolint:gosec // not secret, and written by root only
+		err := mode.DirAll(v.RuntimeDir(), mode.Public) // not secret, and written by root only
 		if err == nil {
 			err = write()
 		}

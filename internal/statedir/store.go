@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/mode"
 	"microvm/internal/runner"
+	"microvm/internal/spec"
 )
 
 // storeName is the directory of packages beside the VMs. Its dot keeps it from
@@ -31,12 +33,12 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 		return target, err
 	}
 	store := filepath.Join(h.StateDir, storeName)
-	if err := os.MkdirAll(store, 0o755); err != nil { //nolint:gosec // packages are public
+	if err := mode.Ensure(store, mode.Public); err != nil { // packages are public
 		return "", fmt.Errorf("make the store: %w", err)
 	}
 	_ = removeLeftovers(store) // what cannot be removed is in nobody's way
 	if _, err := os.Lstat(target); err == nil {
-		return target, nil
+		return target, mendModes(target)
 	}
 	tmp := tempName(target)
 	if err := copyTree(p.Dir(), tmp); err != nil {
@@ -75,7 +77,7 @@ func hashTree(root string) (string, error) {
 		if err != nil {
 			return err
 		}
-		_, _ = fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), info.Mode().Perm()&0o111)
+		_, _ = fmt.Fprintf(sum, "%q %v %o\n", rel, d.Type(), executable(info.Mode()))
 		switch {
 		case d.IsDir():
 			return nil
@@ -134,7 +136,7 @@ func copyEntry(from, to string, d fs.DirEntry) error {
 		return os.Symlink(target, to)
 	}
 	if d.IsDir() {
-		return os.Mkdir(to, 0o755) //nolint:gosec // packages are public
+		return mode.Dir(to, mode.Public) // packages are public
 	}
 	info, err := d.Info()
 	if err != nil {
@@ -145,7 +147,58 @@ func copyEntry(from, to string, d fs.DirEntry) error {
 		return err
 	}
 	err = copyInto(f, from)
-	return errors.Join(err, f.Chmod(0o444|info.Mode().Perm()&0o111), f.Close())
+	return errors.Join(err, f.Chmod(storeMode(info.Mode())), f.Close())
+}
+
+// storeMode is the mode of a file in the store.
+func storeMode(original fs.FileMode) fs.FileMode { return 0o444 | executable(original) }
+
+// executable is who may execute a file of a package, or search a directory:
+// everybody or nobody, whatever umask the package was made or copied with.
+func executable(mode fs.FileMode) fs.FileMode {
+	if mode.IsDir() || mode.Perm()&0o111 != 0 && mode.IsRegular() {
+		return 0o111
+	}
+	return mode.Perm() & 0o111
+}
+
+// mend lets everybody read a package of the store, and nothing else.
+func (h Host) mend(dir string) error {
+	store := filepath.Join(h.StateDir, storeName)
+	if filepath.Dir(dir) != store {
+		return nil
+	}
+	if err := mode.Ensure(store, mode.Public); err != nil {
+		return fmt.Errorf("let everybody read the store: %w", err)
+	}
+	return mendModes(dir)
+}
+
+// mendModes makes a package of the store readable for all. One that an earlier
+// version made has what the umask of its caller left of the directories' modes.
+// Only root writes in it, so that names are as good as descriptors here.
+func mendModes(target string) error {
+	err := filepath.WalkDir(target, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type() == fs.ModeSymlink {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		want := storeMode(info.Mode())
+		if d.IsDir() {
+			want = mode.Public
+		}
+		if info.Mode().Perm() == want {
+			return nil
+		}
+		return os.Chmod(path, want) //nolint:gosec // root alone makes links there
+	})
+	if err != nil {
+		return fmt.Errorf("let everybody read runner package %s: %w", target, err)
+	}
+	return nil
 }
 
 // CollectGarbage removes the packages of the store that no VM's current,
@@ -222,7 +275,11 @@ func (h Host) alive() (map[string]bool, error) {
 
 // Names lists the VMs of the host.
 func (h Host) Names() ([]string, error) {
-	entries, err := os.ReadDir(h.StateDir)
+	dir, err := h.RealStateDir()
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -231,7 +288,7 @@ func (h Host) Names() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if _, err := h.VM(e.Name()); err == nil && e.IsDir() {
+		if spec.ValidateVMName(e.Name()) == nil && e.IsDir() && !(VM{Host: h, Name: e.Name()}).vacant() {
 			names = append(names, e.Name())
 		}
 	}

@@ -7,13 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"microvm/internal/foreign"
 )
 
 // places are where distributions put virtiofsd when it is not in PATH: Debian,
@@ -89,14 +88,13 @@ func probe(path string) (*program, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("the path is relative, and root runs nothing that is found by chance; name it from / on")
 	}
-	if err := checkProgram(path); err != nil {
+	if err := foreign.OnlyRoots(path); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), probeTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, "--help") //nolint:gosec // checkProgram: it is root's
-	cmd.Env = []string{}
-	help, err := cmd.CombinedOutput()
+	// Root will serve with it, so root may ask it.
+	cmd := foreign.Command{Path: path, Args: []string{"--help"}, Limit: probeTimeout}
+	out, log, err := cmd.Run(context.Background())
+	help := slices.Concat(out, log)
 	if bytes.Contains(help, []byte("-o cache=<mode>")) {
 		return nil, errOldC
 	}
@@ -108,67 +106,4 @@ func probe(path string) (*program, error) {
 		return nil, errors.New("its help names no --shared-dir, --fd and --modcaps, so this is no virtiofsd we know")
 	}
 	return &program{path: path, readonly: has("--readonly"), tag: has("--tag"), translate: has("--translate-uid")}, nil
-}
-
-// checkProgram makes sure that nobody but root can change what the path leads
-// to: every directory and link on the way, and the file itself.
-func checkProgram(path string) error {
-	at := "/"
-	todo := strings.Split(filepath.Clean(path), "/")
-	for links := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		if name == "" {
-			continue
-		}
-		// A ".." of a link is resolved on a path that has no links left.
-		next := filepath.Join(at, name)
-		info, err := os.Lstat(next)
-		if err != nil {
-			return err
-		}
-		if err := rootOnly(next, info); err != nil {
-			return err
-		}
-		if info.Mode()&fs.ModeSymlink == 0 {
-			at = next
-			continue
-		}
-		if links++; links > maxLinks {
-			return fmt.Errorf("%s: %w", path, unix.ELOOP)
-		}
-		target, err := os.Readlink(next)
-		if err != nil {
-			return err
-		}
-		if filepath.IsAbs(target) {
-			at = "/"
-		}
-		todo = append(strings.Split(target, "/"), todo...)
-	}
-	info, err := os.Lstat(at)
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() || info.Mode().Perm()&0o111 == 0 {
-		return fmt.Errorf("%s is no program", at)
-	}
-	return nil
-}
-
-// rootOnly refuses what somebody other than root could replace or change. A
-// sticky directory passes, as /nix/store is one: what root owns in it stays.
-func rootOnly(path string, info fs.FileInfo) error {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("%s: no owner known", path)
-	}
-	if st.Uid != 0 {
-		return fmt.Errorf("%s belongs to user %d, and root executes only what is root's; change its owner", path, st.Uid)
-	}
-	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0
-	if info.Mode()&fs.ModeSymlink == 0 && info.Mode().Perm()&0o022 != 0 && !sticky {
-		return fmt.Errorf("%s is writable by others than root; take that away with chmod go-w", path)
-	}
-	return nil
 }

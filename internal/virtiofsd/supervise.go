@@ -478,7 +478,7 @@ func (sv *served) start(output *os.File) (int, error) {
 	defer func() { _ = null.Close() }()
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
-	//nolint:gosec // checkProgram: only root can change the program, and the arguments are the trusted package's
+	//nolint:gosec // foreign.OnlyRoots: only root can change the program, and the arguments are the trusted package's
 	pid, err := syscall.ForkExec(sv.program.path, sv.argv, &syscall.ProcAttr{
 		Dir:   "/",
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "RUST_LOG_STYLE=never"},

@@ -119,7 +119,7 @@ func TestBadHostsAreNamedInTheJournal(t *testing.T) {
 			volume(map[string]any{"image": "data.img", "size": 8})},
 		{"a tap whose name an interface has", "taken", "ip link add vm-taken type veth peer name vm-taken2", "the name is taken by a veth interface",
 			func(s map[string]any) { s["interfaces"] = []any{tap("vm-taken", 1)} }},
-		{"a hypervisor that is not installed", "nohyper", "true", "is not installed or not executable",
+		{"a hypervisor that is not installed", "nohyper", "true", "hypervisor /nowhere/bin/qemu-system-x86_64: no such file or directory",
 			func(s map[string]any) { s["qemu"] = map[string]any{"package": "/nowhere"} }},
 		{"a link that the VM's user made", "relinked",
 			"cd /var/lib/microvms/relinked && rm current && setpriv --reuid microvm --regid kvm --clear-groups ln -s /tmp current",

@@ -1,0 +1,72 @@
+package hypervisor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"microvm/internal/spec"
+)
+
+// TestAPlanSaysForWhichVersionsItIs compiles for every version that anything could
+// depend on, and compares: two plans say the same of versions, or differ.
+func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
+	var all []version
+	for major := range 61 {
+		for _, minor := range []int{0, 1, 2, 4, 5, 7, 8, 12, 13, 19} {
+			all = append(all, version{major, minor})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(compilers)) {
+		t.Run(name, func(t *testing.T) {
+			s, err := spec.Parse([]byte(fmt.Sprintf(`{"name":"a","arch":"x86_64","kernel":"/k","hypervisor":%q,
+"volumes":[{"image":"a.img","size":1,"mountPoint":"/a"}]}`, name)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			plans, texts := map[version]*Plan{}, map[version]string{}
+			for _, v := range all {
+				b := &Builder{Version: func(string) (int, int, error) { return v.major, v.minor, nil }}
+				if plans[v], err = b.Compile(s); err != nil {
+					t.Fatal(err)
+				}
+				rest := *plans[v]
+				rest.CompiledFor = nil
+				text, err := json.Marshal(rest)
+				if err != nil {
+					t.Fatal(err)
+				}
+				texts[v] = string(text)
+			}
+			for _, v := range all {
+				c := plans[v].CompiledFor
+				if c == nil {
+					continue
+				}
+				for _, w := range all {
+					if c.Includes(w.major, w.minor) != (*plans[w].CompiledFor == *c) {
+						t.Fatalf("the plan for %s says %q, that for %s %q", v, c, w, plans[w].CompiledFor)
+					}
+					if c.Includes(w.major, w.minor) && texts[v] != texts[w] {
+						t.Fatalf("the plan for %s says %q, and that for %s differs", v, c, w)
+					}
+				}
+			}
+			b := &Builder{Version: func(string) (int, int, error) { return 0, 0, errors.New("not there") }}
+			p, err := b.Compile(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			depends := plans[all[0]].CompiledFor != nil
+			if unknown := p.CompiledFor != nil && p.CompiledFor.Unknown; unknown != depends {
+				t.Errorf("of an unknown version it says %v; it depends on the version: %t", p.CompiledFor, depends)
+			}
+			if depends && p.CompiledFor.Includes(9, 2) {
+				t.Error("a plan for an unknown version is said to be for one")
+			}
+		})
+	}
+}

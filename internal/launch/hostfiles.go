@@ -1,0 +1,78 @@
+package launch
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/mode"
+)
+
+// sayVersion says that a package was built where its hypervisor was not: nobody
+// would look for what is off since.
+func (l *Launcher) sayVersion(plan *hypervisor.Plan) {
+	if plan.CompiledFor == nil || !plan.CompiledFor.Unknown {
+		return
+	}
+	l.logf("warning: %s", plan.UnknownVersion())
+	if l.ByHand {
+		l.logf("hint: build the package again, with: microvm build")
+		return
+	}
+	l.logf("hint: run: microvm update %[1]s; microvm restart %[1]s", l.vm)
+}
+
+// sourceMode is that of a directory that is made for a share, as virtiofs has it.
+const sourceMode = 0o775
+
+// makeSources makes the 9p shares' directories beneath the state directory, where
+// they are missing, and says which of the others is.
+func makeSources(dir string, shares []hypervisor.NinePShare) error {
+	for _, s := range shares {
+		if filepath.IsAbs(s.Source) {
+			info, err := os.Stat(s.Source)
+			if err == nil && !info.IsDir() {
+				err = unix.ENOTDIR
+			}
+			if err != nil {
+				return fmt.Errorf("share %q: source %s: %w\nhint: make the directory, or correct shares[].source in the spec", s.Tag, s.Source, cause(err))
+			}
+			continue
+		}
+		if err := makeSource(dir, s.Source); err != nil {
+			return fmt.Errorf("share %q: make source %s: %w\nhint: no link is followed inside the state directory; remove what is in its place", s.Tag, s.Source, err)
+		}
+	}
+	return nil
+}
+
+// makeSource makes a directory beneath dir, level by level, and follows no link.
+func makeSource(dir, source string) error {
+	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(at) }()
+	for name := range strings.SplitSeq(filepath.Clean(source), "/") {
+		err := mode.Dir(fmt.Sprintf("/proc/self/fd/%d/%s", at, name), sourceMode)
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return cause(err)
+		}
+		next, err := unix.Openat2(at, name, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
+		})
+		if err != nil {
+			return err
+		}
+		_ = unix.Close(at)
+		at = next
+	}
+	return nil
+}

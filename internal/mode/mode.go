@@ -1,0 +1,82 @@
+// Package mode makes directories whose mode and owner do not depend on who makes
+// them: neither on the umask, nor on the caller's group, nor on the set-group-ID
+// bit of the directory around them.
+package mode
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// Public is the mode of a directory that root alone writes and everybody reads.
+const Public fs.FileMode = 0o755
+
+// Dir makes a directory. The error is fs.ErrExist where the name is taken.
+func Dir(path string, mode fs.FileMode) error {
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return err
+	}
+	return set(path, mode)
+}
+
+// DirAll makes a directory with those above it that are missing. Those that are
+// there stay as they are.
+func DirAll(path string, mode fs.FileMode) error {
+	path = filepath.Clean(path)
+	info, err := os.Stat(path)
+	if err == nil && !info.IsDir() {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: unix.ENOTDIR}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := DirAll(filepath.Dir(path), mode); err != nil {
+		return err
+	}
+	err = Dir(path, mode)
+	if errors.Is(err, fs.ErrExist) { // made meanwhile, by the same rule
+		return nil
+	}
+	return err
+}
+
+// Ensure makes a directory as DirAll does. One that is there and is the caller's
+// gets the mode: it was made under another umask, or changed since.
+func Ensure(path string, mode fs.FileMode) error {
+	if err := DirAll(path, mode); err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o7777 == uint32(mode.Perm()) {
+		return nil
+	}
+	return set(path, mode)
+}
+
+// set gives a directory of ours its mode, and to root's own its owner. It works on
+// what has no permission at all, as a umask may make it, and follows no link.
+func set(path string, mode fs.FileMode) error {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if os.Geteuid() == 0 {
+		if err := unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH); err != nil {
+			return &fs.PathError{Op: "chown", Path: path, Err: err}
+		}
+	}
+	// fchmod(2) takes no O_PATH descriptor; this way does.
+	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), uint32(mode.Perm())); err != nil {
+		return &fs.PathError{Op: "chmod", Path: path, Err: err}
+	}
+	return nil
+}
