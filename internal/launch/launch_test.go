@@ -504,9 +504,9 @@ func TestForeignPackageIsExecuted(t *testing.T) {
 
 // TestABridgeThatComesLaterIsWaitedFor: qemu-bridge-helper would only fail.
 func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root (CAP_NET_ADMIN); run it with sudo")
-	}
+	need.Root(t)
+	need.Program(t, "nsenter")
+	need.Program(t, "ip")
 	file := filepath.Join(t.TempDir(), "seen")
 	plan := &hypervisor.Plan{Argv: []string{self(t)}, Bridge: true, Bridges: []string{"late0"}, Env: []string{roleShow + "=" + file}}
 	s := launch(t, pack(t, plan), func(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET} })
@@ -569,9 +569,7 @@ func TestOnlyDisksAreWaitedForByTheirPath(t *testing.T) {
 
 // TestADiskThatComesLaterIsWaitedFor: a disk of a bus that is slow to be found.
 func TestADiskThatComesLaterIsWaitedFor(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root, who can write to /dev; run it with sudo")
-	}
+	need.Root(t)
 	link := fmt.Sprintf("/dev/microvm-test-%d", os.Getpid())
 	file := filepath.Join(t.TempDir(), "seen")
 	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{self(t)}, Files: []hypervisor.File{{Role: "storeDisk", Path: link}}, Env: []string{roleShow + "=" + file}}))

@@ -11,6 +11,7 @@ import (
 
 	"microvm/internal/netif/event"
 	"microvm/internal/wait"
+	"microvm/test/need"
 )
 
 func await(ctx context.Context, limit time.Duration, name string) error {
@@ -85,9 +86,7 @@ func TestAnInterfaceThatNeverComesIsNotWaitedForLonger(t *testing.T) {
 // that is there what it said when it came.
 func TestDevicesAreHeardOf(t *testing.T) {
 	const again = "/sys/class/mem/null/uevent"
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, who can have the kernel speak; run it with sudo")
-	}
+	need.Root(t)
 	f, err := os.OpenFile(again, os.O_WRONLY, 0)
 	if err != nil {
 		t.Skipf("needs a /sys that can be written to: %v", err)

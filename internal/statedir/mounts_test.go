@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"microvm/internal/hypervisor"
+	"microvm/test/need"
 )
 
 func TestMountsAreWantedForEverythingThatTheVMUses(t *testing.T) {
@@ -83,9 +84,7 @@ func TestPathsThatNoUnitFileCanHold(t *testing.T) {
 }
 
 func TestLinksAreFollowedToTheirMounts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, whose links are followed; run it with sudo")
-	}
+	need.Root(t)
 	dir, err := os.MkdirTemp("/var/lib", "microvm-test-") // /tmp is everybody's
 	if err != nil {
 		t.Fatal(err)

@@ -82,7 +82,7 @@ func TestAVMOfAnEarlierVersionIsStoppedAsWhatItWas(t *testing.T) {
 		t.Errorf("its guest was not asked: %s", out)
 	}
 	nothingLeft(t, name)
-	sh(t, "! ip link show vm-earlier")
+	sh(t, "no_link vm-earlier")
 }
 
 // TestAHostWithoutUserNamespacesIsMended: systemd cannot start the hypervisor then,

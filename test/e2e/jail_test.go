@@ -79,7 +79,7 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 	t.Cleanup(func() { _, _ = try("systemctl stop jail-peer") })
 	name := install(t, jailedSpec(t, "jailed", true))
 	hidden := []string{"/etc/shadow", "/etc/passwd", "/home", "/root", "/srv/jail/bin/x", "/var/log", "/sys/kernel", "/dev/vda", "/dev/mem", "/dev/shm/other", "/run/systemd/system", "/var/lib/microvms/" + neighbour}
-	if got := dropIns(t, name); got != "50-jail.conf\n50-mounts.conf\nzz-jail-root.conf" {
+	if got := dropIns(t, name); got != "50-helpers.conf\n50-jail.conf\n50-mounts.conf\nzz-jail-root.conf" {
 		t.Errorf("the drop-ins are %s", got)
 	}
 	sh(t, "timeout 300 systemctl start microvm@"+name)
@@ -127,7 +127,7 @@ func TestAJailedVMSeesItsOwnFilesOnly(t *testing.T) {
 func jailCanBeLeft(t *testing.T, name string, hidden []string) {
 	t.Helper()
 	sh(t, "install-microvm -p "+build(t, jailedSpec(t, name, false))+" "+name)
-	if got := dropIns(t, name); got != "50-mounts.conf" {
+	if got := dropIns(t, name); got != "50-helpers.conf\n50-mounts.conf" {
 		t.Errorf("without the option the drop-ins are %s", got)
 	}
 	sh(t, "timeout 300 systemctl start microvm@"+name)
@@ -135,7 +135,7 @@ func jailCanBeLeft(t *testing.T, name string, hidden []string) {
 		t.Errorf("without a jail the hypervisor sees\n%s", got)
 	}
 	sh(t, "systemctl stop microvm@"+name+" && microvm rollback "+name)
-	if got := dropIns(t, name); got != "50-jail.conf\n50-mounts.conf\nzz-jail-root.conf" {
+	if got := dropIns(t, name); got != "50-helpers.conf\n50-jail.conf\n50-mounts.conf\nzz-jail-root.conf" {
 		t.Errorf("after going back the drop-ins are %s", got)
 	}
 	sh(t, "microvm rm --yes "+name)

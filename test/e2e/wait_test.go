@@ -66,8 +66,8 @@ func TestAVMComesAfterTheMountsOfItsFiles(t *testing.T) {
 	}
 	sh(t, "systemctl start microvm@"+name)
 	sh(t, "mountpoint "+point+" && test -s "+behind+"/images/data.img && systemctl is-active microvm@"+name)
-	if out, err := try(logs(name) + " | grep -E 'was missing|no such file'"); err == nil {
-		t.Errorf("it did not wait: %s", out)
+	if log := sh(t, logs(name)); strings.Contains(log, "was missing") || strings.Contains(log, "no such file") {
+		t.Errorf("it did not wait:\n%s", log)
 	}
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
@@ -175,17 +175,27 @@ func TestAStartSaysWhatItWaitsFor(t *testing.T) {
 	nothingLeft(t, name)
 }
 
+// patient gives all units of this host as long to wait as an emulated machine takes.
+func patient(t *testing.T) {
+	t.Helper()
+	const dropIn = "/run/systemd/system/service.d/patient.conf"
+	put(t, dropIn, "[Service]\nEnvironment=MICROVM_WAIT=600\n", 0o644)
+	sh(t, "systemctl daemon-reload")
+	t.Cleanup(func() { sh(t, "rm "+dropIn+"; systemctl daemon-reload") })
+}
+
 // TestAMacvtapWhoseParentComesLater needs a kernel that has macvtaps.
 func TestAMacvtapWhoseParentComesLater(t *testing.T) {
 	in(t, "vm")
+	patient(t)
 	name := install(t, spec("lateparent", func(s map[string]any) {
 		s["interfaces"] = []any{map[string]any{"type": "macvtap", "id": "mv-late", "mac": "02:00:00:00:00:01", "macvtap": map[string]any{"link": "late7", "mode": "bridge"}}}
 	}))
 	t.Cleanup(func() { _, _ = try("ip link delete late7") })
 	sh(t, "systemctl start --no-block microvm@"+name)
-	eventually(t, 20*time.Second, "systemctl show -P StatusText microvm-macvtap-interfaces@"+name+" | grep -x 'waiting for interface late7'")
+	eventually(t, 3*time.Minute, "systemctl show -P StatusText microvm-macvtap-interfaces@"+name+" | grep -x 'waiting for interface late7'")
 	sh(t, "ip link add late7 type dummy && ip link set late7 up")
-	eventually(t, 90*time.Second, "systemctl is-active microvm@"+name)
+	eventually(t, 5*time.Minute, "systemctl is-active microvm@"+name)
 	if got := sh(t, "systemctl show -P NRestarts microvm@"+name); got != "0" {
 		t.Errorf("it was started %s times more", got)
 	}
@@ -197,6 +207,7 @@ func TestAMacvtapWhoseParentComesLater(t *testing.T) {
 // waits for it.
 func TestACardThatComesLater(t *testing.T) {
 	in(t, "vm")
+	patient(t)
 	address, _ := card(t)
 	name := install(t, spec("latecard", func(s map[string]any) {
 		s["devices"] = []any{map[string]any{"bus": "pci", "path": address}}
@@ -204,11 +215,32 @@ func TestACardThatComesLater(t *testing.T) {
 	t.Cleanup(func() { _, _ = try("echo 1 > /sys/bus/pci/rescan; udevadm settle") })
 	sh(t, "echo 1 > /sys/bus/pci/devices/"+address+"/remove")
 	sh(t, "systemctl start --no-block microvm@"+name)
-	eventually(t, 20*time.Second, "systemctl show -P StatusText microvm-pci-devices@"+name+" | grep -x 'waiting for PCI device "+address+"'")
+	eventually(t, 3*time.Minute, "systemctl show -P StatusText microvm-pci-devices@"+name+" | grep -x 'waiting for PCI device "+address+"'")
 	sh(t, "echo 1 > /sys/bus/pci/rescan")
-	eventually(t, 90*time.Second, "systemctl is-active microvm@"+name)
+	eventually(t, 5*time.Minute, "systemctl is-active microvm@"+name)
 	// It goes back to the driver that it got before the VM did.
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
-	eventually(t, 20*time.Second, "test $(basename $(readlink /sys/bus/pci/devices/"+address+"/driver)) = e1000e")
+	eventually(t, time.Minute, "test $(basename $(readlink /sys/bus/pci/devices/"+address+"/driver)) = e1000e")
+}
+
+// TestAWaitInVainIsTriedAgain: with the VM, by its own delay.
+func TestAWaitInVainIsTriedAgain(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("invain", func(s map[string]any) {
+		s["interfaces"] = []any{map[string]any{"type": "macvtap", "id": "mv-invain", "mac": "02:00:00:00:00:01", "macvtap": map[string]any{"link": "late7", "mode": "bridge"}}}
+	}))
+	dropIn := "/run/systemd/system/microvm-macvtap-interfaces@" + name + ".service.d"
+	put(t, dropIn+"/wait.conf", "[Service]\nEnvironment=MICROVM_WAIT=1\n", 0o644)
+	sh(t, "systemctl daemon-reload")
+	t.Cleanup(func() { sh(t, "rm -r "+dropIn+"; systemctl daemon-reload") })
+	out, code := microvm(t, "start", name)
+	if code == 0 || !strings.Contains(out, `interface "late7" not found`) && !strings.Contains(out, "has not done its work") {
+		t.Errorf("code %d: %s", code, out)
+	}
+	t.Log(out)
+	const vain = `hint: correct macvtap.link`
+	eventually(t, 60*time.Second, "test $("+logs(name)+" | grep -c '"+vain+"') -ge 3")
+	sh(t, "microvm stop "+name)
+	nothingLeft(t, name)
 }
