@@ -105,7 +105,10 @@ func TestWhatTheHostLimitsIsNamed(t *testing.T) {
 	vm := statedir.VM{Host: d.Host, Name: "web"}
 	plan := &hypervisor.Plan{
 		Name: "web", MemMiB: 2001, VCPU: 4096,
-		Argv: []string{"qemu-system-x86_64", "-netdev", "user,id=vm,hostfwd=tcp::80-:80,hostfwd=udp:127.0.0.1:5353-:53,hostfwd=tcp:127.0.0.1:22-10.0.2.15:22"},
+		Argv: []string{"qemu-system-x86_64"},
+		HostPorts: []hypervisor.HostPort{
+			{Proto: "tcp", Port: 80}, {Proto: "udp", Address: "127.0.0.1", Port: 5353}, {Proto: "tcp", Address: "127.0.0.1", Port: 22},
+		},
 		NinePShares: []hypervisor.NinePShare{
 			{Tag: "gone", Source: d.path("srv/gone")}, {Tag: "file", Source: d.path("srv/there"), ReadOnly: true},
 			{Tag: "data", Source: "data"}, {Tag: "ro", Source: d.path("srv/mine"), ReadOnly: true},
