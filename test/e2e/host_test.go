@@ -59,7 +59,8 @@ func TestAStateDirectoryMayBeALinkOfRoots(t *testing.T) {
 	}))
 	sh(t, "mv /var/lib/microvms /srv/vms && ln -s /srv/vms /var/lib/microvms")
 	t.Cleanup(func() {
-		_, _ = try("microvm stop onlink late; rm -f /var/lib/microvms && mv /srv/vms /var/lib/microvms")
+		_, _ = try("microvm stop onlink; microvm stop late; true")
+		_, _ = try("rm -f /var/lib/microvms && mv /srv/vms /var/lib/microvms")
 	})
 	want(t, 0, []string{"onlink"}, "list")
 	want(t, 0, nil, "start", before)
