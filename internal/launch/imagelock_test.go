@@ -49,9 +49,9 @@ func openImage(t *testing.T, path string) *os.File {
 	return f
 }
 
-// others are the locks that hypervisors hold, as their sources and /proc/locks
-// have them: QEMU 7.2 and 10.0, Cloud Hypervisor 54, crosvm of August 2026,
-// StratoVirt 2.5.
+// others are the locks that hypervisors hold, as strace(1) shows them: QEMU 7.2 and
+// 10.0, Cloud Hypervisor 54, crosvm of August 2026. Those of StratoVirt 2.5 are from
+// its source.
 var others = map[string]func(t *testing.T, f *os.File){
 	"a QEMU that writes":             qemuLocks(100, 101, 201, 203),
 	"a QEMU that reads":              qemuLocks(100, 201, 203),

@@ -126,12 +126,15 @@ func TestReadyIsSaidWhenQEMURunsTheVM(t *testing.T) {
 			"-qmp", "unix:qmp.sock,server=on,wait=off", "-qmp", "unix:other.sock,server=on,wait=off"},
 		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyVMM, Control: &hypervisor.Control{Method: "qmp", Socket: "qmp.sock"}},
 	}))
-	s.silent(500 * time.Millisecond) // stopped by -S
 	ctx := context.Background()
 	q, err := control.DialQMP(ctx, s.dir, "other.sock")
+	for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		q, err = control.DialQMP(ctx, s.dir, "other.sock") // QEMU is starting
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.silent(500 * time.Millisecond) // stopped by -S
 	defer func() { _ = q.Close() }()
 	if err := q.Execute(ctx, "cont", nil, nil); err != nil {
 		t.Fatal(err)
