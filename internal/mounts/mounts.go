@@ -185,7 +185,7 @@ func (t Table) fstab() ([]Point, error) {
 		if len(fields) < 3 || strings.HasPrefix(fields[0], "#") || fields[2] == "swap" {
 			continue
 		}
-		if dir := unescape(fields[1]); filepath.IsAbs(dir) {
+		if dir := Unescape(fields[1]); filepath.IsAbs(dir) {
 			out = append(out, Point{Dir: filepath.Clean(dir), From: path})
 		}
 	}
@@ -251,7 +251,7 @@ func (t Table) Mounts() ([]Mount, error) {
 		if len(fields) <= where || dash < 0 || dash+1 >= len(fields) {
 			continue
 		}
-		out = append(out, Mount{Dir: unescape(fields[where]), Type: fields[dash+1]})
+		out = append(out, Mount{Dir: Unescape(fields[where]), Type: fields[dash+1]})
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("read what is mounted: %w", err)
@@ -259,9 +259,9 @@ func (t Table) Mounts() ([]Mount, error) {
 	return out, nil
 }
 
-// unescape turns \ and three octal digits into a byte, as in fstab(5) and
+// Unescape turns \ and three octal digits into a byte, as in fstab(5) and
 // mountinfo.
-func unescape(text string) string {
+func Unescape(text string) string {
 	var out strings.Builder
 	for i := 0; i < len(text); i++ {
 		if text[i] == '\\' && i+3 < len(text) {

@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/mounts"
 )
 
 // usage is one thing that the host needs a device for.
@@ -77,27 +78,11 @@ func (s system) mounts() ([]usage, error) {
 		if len(f) < 5 {
 			return nil
 		}
-		more, err := s.block(f[2], fmt.Sprintf("it backs the file system mounted at %q", unescape(f[4])))
+		more, err := s.block(f[2], fmt.Sprintf("it backs the file system mounted at %q", mounts.Unescape(f[4])))
 		use = append(use, more...)
 		return err
 	})
 	return use, err
-}
-
-// unescape turns the octal escapes of /proc back, \040 for a blank.
-func unescape(s string) string {
-	var out strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				out.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		out.WriteByte(s[i])
-	}
-	return out.String()
 }
 
 // btrfs reads the devices of mounted btrfs file systems, which mountinfo shows
@@ -127,7 +112,7 @@ func (s system) swaps() ([]usage, error) {
 		if len(f) < 2 || !strings.HasPrefix(f[0], "/") {
 			return nil
 		}
-		path := unescape(f[0])
+		path := mounts.Unescape(f[0])
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err != nil {
 			return fmt.Errorf("swap %q: %w", path, err)
