@@ -243,12 +243,37 @@ func (c *child) logReady() {
 // is the hypervisor's as well, systemd-journald would take the change of the
 // sender for the end of a line, and the guest is just writing one.
 func (c *child) log(text string) {
-	if ours, err := journal.StderrIsJournalStream(); ours && err == nil {
-		if journal.Send(text, journal.PriInfo, map[string]string{"SYSLOG_IDENTIFIER": "microvm@" + c.orders.VM}) == nil {
-			return
-		}
+	if ours, err := journal.StderrIsJournalStream(); ours && err == nil && c.toJournal(text) == nil {
+		return
 	}
 	_, _ = fmt.Fprintln(os.Stderr, text)
+}
+
+// journalSocket and what is sent there: systemd's JOURNAL_NATIVE_PROTOCOL.
+const journalSocket = "/run/systemd/journal/socket"
+
+// journalTimeout is how long a busy journal may take to receive a line.
+const journalTimeout = 5 * time.Second
+
+// toJournal sends a line and waits until the journal has received it: which unit
+// it is from, the journal reads from the process that sent it, and this one ends
+// soon after.
+func (c *child) toJournal(text string) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	line := fmt.Sprintf("PRIORITY=6\nSYSLOG_IDENTIFIER=microvm@%s\nMESSAGE=%s\n", c.orders.VM, text)
+	if err := unix.Sendto(fd, []byte(line), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: journalSocket}); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(journalTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if waiting, err := unix.IoctlGetInt(fd, unix.TIOCOUTQ); err != nil || waiting == 0 {
+			break
+		}
+	}
+	return nil
 }
 
 // watch returns a channel that is closed when the process is gone.
