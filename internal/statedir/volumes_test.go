@@ -14,9 +14,18 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("it takes root to mount a file system; run the tests as root")
 	}
-	host := Host{StateDir: t.TempDir(), User: "nobody", Group: "nogroup"}
+	// Not the temporary directory, which may be in memory as the mount below is.
+	top, err := os.MkdirTemp("/var/lib", "microvm-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	host := Host{StateDir: filepath.Join(top, "vms"), User: "nobody", Group: "nogroup"}
 	vm := VM{Host: host, Name: "web"}
-	disk := filepath.Join(t.TempDir(), "disk")
+	disk := filepath.Join(top, "disk")
+	if err := os.Mkdir(host.StateDir, 0o755); err != nil { //nolint:gosec // as it is
+		t.Fatal(err)
+	}
 	if err := errors.Join(os.Chmod(host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Mkdir(disk, 0o755)); err != nil { //nolint:gosec // as they are
 		t.Fatal(err)
 	}
