@@ -101,7 +101,7 @@ func unitStates(ctx context.Context, vm statedir.VM) (map[string]doctor.Unit, er
 		template, _, _ := strings.Cut(u.Name, "@")
 		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: property[string](p, "Result"), Restarts: property[uint32](p, "NRestarts")}
 		one.Skipped = property[uint64](p, "ConditionTimestamp") > 0 && !property[bool](p, "ConditionResult")
-		if u.Active == "failed" || one.KeepsFailing() {
+		if u.Active == "failed" || one.KeepsFailing() || one.TriedAgain() {
 			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, u.Name)
 		}
 		out[template] = one

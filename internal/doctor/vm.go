@@ -47,6 +47,12 @@ func (u Unit) KeepsFailing() bool {
 	return u.Active == "activating" && (u.Restarts >= twice || u.Restarts > 0 && u.Sub == "auto-restart")
 }
 
+// TriedAgain reports whether the unit's last start failed and it is being started
+// anew, as a helper is at each try of its VM.
+func (u Unit) TriedAgain() bool {
+	return u.Active == "activating" && u.Result != "" && u.Result != "success"
+}
+
 // ExamineVM checks what a VM needs, and says what became of its units. units
 // are by template, as microvm-tap-interfaces.
 func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
@@ -335,6 +341,8 @@ func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what
 			detail += ", last with " + u.Result
 		}
 		d.failed(check, detail+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+	case template != "microvm" && u.TriedAgain():
+		d.failed(check, "failed with "+u.Result+" and is tried again"+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
 	case u.Active == "failed":
 		detail := "failed with " + u.Result + u.lastWords()
 		d.failed(check, detail, "fix that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)

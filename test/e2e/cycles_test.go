@@ -115,9 +115,12 @@ func TestHelpersThatAreKilledAnywhereAreUndone(t *testing.T) {
 }
 
 // leftHalfway prints what helpers of VM halfway may have left.
-const leftHalfway = "ls /sys/class/net | grep half; " + recordsOfHalfway
+var leftHalfway = "ls /sys/class/net | grep -E '[mv]-half'; " + recordsOf("halfway")
 
-const recordsOfHalfway = "find /run/microvm -path '/run/microvm/halfway*'; find /var/lib/microvms/halfway -name '*booted*'"
+// recordsOf prints what helpers of a VM have written down.
+func recordsOf(vm string) string {
+	return fmt.Sprintf("find /run/microvm -path '/run/microvm/%[1]s*'; find /var/lib/microvms/%[1]s -name '*booted*'", vm)
+}
 
 // TestAKilledMacvtapHelperIsUndone is for the VM host, for a container makes no
 // device nodes. Each process takes long there, so that only those calls are tried
@@ -180,7 +183,7 @@ func TestAKilledPCIHelperGivesTheDeviceBack(t *testing.T) {
 	const calls = "mkdirat,renameat,unlinkat,write,fchmod,fchmodat,fchownat"
 	began := time.Now()
 	killed{name: name, helper: "microvm-pci-devices", calls: calls,
-		left: driver + " | grep -v e1000e; " + recordsOfHalfway + "; grep -v null /sys/bus/pci/devices/" + address + "/driver_override; ls /dev/vfio | grep '[0-9]'"}.anywhere(t)
+		left: driver + " | grep -v e1000e; " + recordsOf(name) + "; grep -v null /sys/bus/pci/devices/" + address + "/driver_override; ls /dev/vfio | grep '[0-9]'"}.anywhere(t)
 	t.Logf("all of it took %s", time.Since(began).Round(time.Second))
 }
 
