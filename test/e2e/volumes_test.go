@@ -65,7 +65,7 @@ func TestASecondVMLeavesTheImageOfTheFirstAlone(t *testing.T) {
 // root's record knows.
 func TestNoImageIsMadeBelowADiskThatIsNotMounted(t *testing.T) {
 	in(t, "container")
-	const where = "/srv/late"
+	const where = "/srv/unmounted"
 	sh(t, "mkdir -p "+where+" && chown microvm:kvm "+where+" && cp /etc/fstab /etc/fstab.test 2>/dev/null || touch /etc/fstab /etc/fstab.test")
 	t.Cleanup(func() { _, _ = try("mv /etc/fstab.test /etc/fstab; umount " + where + "; rm -rf " + where) })
 	name := install(t, onImage("late", where+"/data.img", 64))
