@@ -539,7 +539,7 @@ func TestLogsAreFollowedUntilCtrlC(t *testing.T) {
 	p.shows(t, `first words`)
 	sh(t, "systemctl stop microvm@followed")
 	p.shows(t, `Stopped microvm@followed.service`)
-	p.keys(t, "C-c")
+	p.interrupt(t)
 	p.keys(t, "echo; echo still a shell", "Enter")
 	p.shows(t, `(?m)^still a shell`)
 	want(t, 0, []string{"first words"}, "logs", "followed", "--", "-o", "cat", "--grep", "first words")
@@ -706,6 +706,14 @@ func (p *pane) keys(t *testing.T, keys ...string) {
 	}
 }
 
+// interrupt types ctrl-c and waits for the shell's prompt: what is typed before that,
+// the terminal throws away with the signal, termios(3).
+func (p *pane) interrupt(t *testing.T) {
+	t.Helper()
+	p.keys(t, "C-c")
+	p.shows(t, `# *\n*$`)
+}
+
 // shows waits until the terminal shows what matches pattern, and returns all
 // that it shows, with colours as sequences.
 func (p *pane) shows(t *testing.T, pattern string) string {
@@ -748,7 +756,7 @@ func TestAWatchedListFollowsTheVMs(t *testing.T) {
 	if strings.Count(out, "watched ") != 1 {
 		t.Errorf("the list is there more than once:\n%s", out)
 	}
-	p.keys(t, "C-c")
+	p.interrupt(t)
 	p.keys(t, "echo; echo code $?", "Enter")
 	p.shows(t, `code 0`)
 }
@@ -764,7 +772,7 @@ func TestRemovalAsksBeforeItActs(t *testing.T) {
 	sh(t, "test -e /var/lib/microvms/asked/data.img")
 	p.keys(t, "clear; microvm rm asked", "Enter")
 	p.shows(t, `\[y/N\]`)
-	p.keys(t, "C-c")
+	p.interrupt(t)
 	p.keys(t, "clear; NO_COLOR=1 microvm list", "Enter")
 	if out := p.shows(t, `asked +inactive`); strings.Contains(out, "\x1b[") {
 		t.Errorf("NO_COLOR is set, and there is colour: %q", out)
