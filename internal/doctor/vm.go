@@ -27,7 +27,8 @@ type Unit struct {
 	// Active is systemd's word: active, failed, inactive and so on; empty where
 	// the unit is not loaded.
 	Active string
-	// Sub is systemd's finer word: auto-restart while it waits for its next try.
+	// Sub is systemd's finer word: auto-restart while it waits for its next try, and
+	// auto-restart-queued while that waits for its helpers.
 	Sub    string
 	Result string
 	// Restarts is how often systemd has started it again by itself since its count
@@ -44,7 +45,7 @@ type Unit struct {
 // not up, is one of a run that was short.
 func (u Unit) KeepsFailing() bool {
 	const twice = 2
-	return u.Active == "activating" && (u.Restarts >= twice || u.Restarts > 0 && u.Sub == "auto-restart")
+	return u.Active == "activating" && (u.Restarts >= twice || u.Restarts > 0 && strings.HasPrefix(u.Sub, "auto-restart"))
 }
 
 // TriedAgain reports whether the unit's last start failed and it is being started
