@@ -109,7 +109,7 @@ func rare(result, unit string) (text, hint string) {
 func canceled(f jobFacts) verdict {
 	unit := strings.TrimSuffix(f.result.Unit, ".service")
 	tried := f.job != systemd.Stop && f.attempt.Job == f.result.Job && f.result.Job != 0
-	if !tried && f.job != systemd.Stop && f.state.Active == "activating" && f.state.Sub == "auto-restart" {
+	if !tried && f.job != systemd.Stop && f.state.Active == "activating" && strings.HasPrefix(f.state.Sub, "auto-restart") {
 		// An ExecStopPost= of an earlier version, or one that could not write.
 		tried, f.attempt.Result = true, f.state.Result
 	}

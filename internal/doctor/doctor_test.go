@@ -203,9 +203,10 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 	d.expect(t, "unit microvm-set-booted@web", OK, "not started")
 	d.expect(t, "unit microvm-machined@web", OK, "not needed: the runner has no registration with systemd-machined")
 	for what, u := range map[string]Unit{
-		"a try that waits":   {Active: "activating", Sub: "auto-restart", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
-		"a try under way":    {Active: "activating", Sub: "start", Result: "success", Restarts: 7},
-		"one that ends well": {Active: "activating", Sub: "auto-restart", Result: "success", Restarts: 3},
+		"a try that waits":               {Active: "activating", Sub: "auto-restart", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
+		"a try under way":                {Active: "activating", Sub: "start", Result: "success", Restarts: 7},
+		"one that waits for its helpers": {Active: "activating", Sub: "auto-restart-queued", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
+		"one that ends well":             {Active: "activating", Sub: "auto-restart", Result: "success", Restarts: 3},
 	} {
 		t.Log(what)
 		d.units(vm, plan, map[string]Unit{"microvm": u})
