@@ -31,6 +31,7 @@ for m in kvm_amd kvm_intel tun vhost_net vhost_vsock macvtap vfio_pci bridge dum
 udevadm trigger --subsystem-match=misc --settle
 systemctl daemon-reload
 export MICROVM_TEST_HOST=vm HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin
+while sleep 20; do echo "` + aliveWord + `"; done &
 /bin/sh /payload/command
 echo "` + exitWord + `$?"
 sync
@@ -91,6 +92,20 @@ func inVM(ctx context.Context, r root, payload string, command []string) (code i
 
 // maxBoots is up to how many boots of a VM host its kernel may go down.
 const maxBoots = 3
+
+// aliveWord is what a VM host prints every 20 s while it is alive, whatever its tests
+// do.
+const aliveWord = "MICROVM-TEST-ALIVE"
+
+const (
+	// longestBoot is how long a VM host may take until it prints something, on a
+	// machine that is busy with something else.
+	longestBoot = 15 * time.Minute
+	// longestSilence is many times what lies between two lines then.
+	longestSilence = 5 * time.Minute
+)
+
+var errSilent = errors.New("the VM host prints nothing any more")
 
 // kernelDownError says that the VM host's own kernel went down.
 type kernelDownError struct{ how, console string }
@@ -156,6 +171,12 @@ func (r root) image() (string, error) {
 func (v *vmHost) boot(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, vmTimeout)
 	defer cancel()
+	// Its processor may get stuck as well as bring its kernel down, and no test in
+	// it would ever time out.
+	ctx, hung := context.WithCancelCause(ctx)
+	defer hung(nil)
+	silence := time.AfterFunc(longestBoot, func() { hung(errSilent) })
+	defer silence.Stop()
 	vmlinuz, initrd, err := v.root.kernel()
 	if err != nil {
 		return 0, err
@@ -203,6 +224,10 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		text := strings.TrimSuffix(lines.Text(), "\r")
+		silence.Reset(longestSilence)
+		if text == aliveWord {
+			continue
+		}
 		if status, ok := strings.CutPrefix(text, exitWord); ok {
 			if code, err = strconv.Atoi(status); err != nil {
 				code = -1
@@ -217,6 +242,9 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 		return code, nil
 	}
 	text, _ := os.ReadFile(v.console)
+	if errors.Is(context.Cause(ctx), errSilent) {
+		return 0, &kernelDownError{"got stuck", tail(string(text), 40)}
+	}
 	if at := strings.Index(string(text), "Kernel panic - not syncing"); at >= 0 {
 		return 0, &kernelDownError{"panicked", tail(string(text[:at]), 40) + string(text[at:])}
 	}
