@@ -352,7 +352,7 @@ func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what
 	case u.Skipped:
 		d.failed(check, "was skipped by its condition: what was booted has no "+what+", and what is installed has", "take it with: microvm restart "+vm.Name)
 	case template != "microvm" && template != "microvm-set-booted" && !d.pulledIn(vm, template):
-		d.failed(check, "is needed, and nothing pulls it in", "install the VM again, which makes the link in "+d.Host.UnitDir)
+		d.failed(check, "is needed, and nothing pulls it in", "run: install-microvm --relink")
 	case u.Active == "" || u.Active == "inactive":
 		d.ok(check, "not started")
 	default:

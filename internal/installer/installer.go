@@ -20,8 +20,8 @@ const usage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--
 Makes the runner package PACKAGE the one that the next start of VM NAME uses.
 A running VM keeps what it was started with.
 
-With --relink, after an upgrade of microvm, it makes the links and drop-ins of the
-units of all installed VMs anew.
+With --relink, after an upgrade of microvm, it makes the drop-ins of the units of
+all installed VMs anew.
 `
 
 // Run does what the arguments say and returns the exit code.

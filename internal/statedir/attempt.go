@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/mode"
 )
 
 // Attempt is a start that did not become ready and that the service manager
@@ -38,12 +40,7 @@ func (v VM) WriteAttempt(a Attempt) error {
 	if err != nil {
 		return fmt.Errorf("record a failed start of %s: %w", v.Name, err)
 	}
-	// What makes it is not the unit that starts VMs, whose umask is stricter.
-	err = os.Mkdir(v.Host.RuntimeDir, 0o755) //nolint:gosec // as systemd-tmpfiles makes it
-	if err == nil {
-		err = os.Chmod(v.Host.RuntimeDir, 0o755) //nolint:gosec // as systemd-tmpfiles makes it
-	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := mode.DirAll(v.Host.RuntimeDir, mode.Public); err != nil {
 		return fmt.Errorf("record a failed start of %s: %w", v.Name, err)
 	}
 	return writeFile(v.attemptFile(), data, 0o644)

@@ -24,7 +24,7 @@ type Host struct {
 	StateDir string
 	// RuntimeDir holds the helpers' records, one directory a VM.
 	RuntimeDir string
-	// UnitDir holds the links by which a VM's unit pulls in its helpers.
+	// UnitDir holds the drop-ins by which a VM's unit pulls in its helpers.
 	UnitDir string
 	// GCRoots is where Nix looks for garbage collector roots.
 	GCRoots string

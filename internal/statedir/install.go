@@ -21,7 +21,7 @@ import (
 // may be relative to the working directory. It
 // makes or repairs the VM's directories, copies the package into the store
 // where Nix does not keep it, and switches current last. A nil reload is called
-// for no one; otherwise it is called when the VM's unit links changed.
+// for no one; otherwise it is called when the VM's drop-ins changed.
 func (v VM) Install(ctx context.Context, path string, from Origin, reload func(context.Context) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("installing needs root; run it with sudo")
