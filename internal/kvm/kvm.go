@@ -127,7 +127,7 @@ func enter(cpu uintptr, state []byte) error {
 	})
 	defer timer.Stop()
 	for {
-		_, err := ioctl(cpu, run, 0)
+		_, err := ioctlOnce(cpu, run, 0)
 		if errors.Is(err, unix.EINTR) && late.Load() {
 			return errStuck
 		}
@@ -137,7 +137,17 @@ func enter(cpu uintptr, state []byte) error {
 	}
 }
 
+// ioctl asks again where a signal got in between: making a VM ends with EINTR
+// then, and Go's runtime sends its threads signals of its own.
 func ioctl(fd, request, arg uintptr) (uintptr, error) {
+	for {
+		if r, err := ioctlOnce(fd, request, arg); !errors.Is(err, unix.EINTR) {
+			return r, err
+		}
+	}
+}
+
+func ioctlOnce(fd, request, arg uintptr) (uintptr, error) {
 	r, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, request, arg)
 	if errno != 0 {
 		return 0, errno
