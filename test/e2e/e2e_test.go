@@ -8,29 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // host is container, vm, or empty outside of a test host.
 var host = os.Getenv("MICROVM_TEST_HOST")
 
-// holdVM keeps one VM of KVM, without CPUs, for as long as the tests run. With the
-// first VM that is made, and the last one that goes, the kernel patches its
-// scheduler; QEMU's emulation of several CPUs may run the old code for a moment
-// longer, and the VM host's kernel with it into a wall.
-func holdVM() {
-	const createVM = 0xae01 // KVM_CREATE_VM, linux/kvm.h
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return // the tests that need it say so
-	}
-	_, _, _ = unix.Syscall(unix.SYS_IOCTL, uintptr(fd), createVM, 0)
-}
-
 func TestMain(m *testing.M) {
 	if host == "vm" {
-		holdVM()
 		if err := patientUnits(); err != nil {
 			panic(err)
 		}

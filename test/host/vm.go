@@ -21,7 +21,10 @@ const (
 	exitWord = "MICROVM-TEST-EXIT "
 )
 
-// bootScript runs in the VM host, from the payload's disk.
+// bootScript runs in the VM host, from the payload's disk. It keeps a VM of KVM,
+// without CPUs, for as long as the host is up: with the first VM that is made, and
+// the last one that goes, the kernel patches its scheduler, and a processor that
+// QEMU emulates may run the old code a moment longer, which brings the kernel down.
 const bootScript = `exec >/dev/virtio-ports/test 2>&1
 cp -a /payload/root/. /
 udevadm control --reload
@@ -29,6 +32,7 @@ systemd-sysusers
 systemd-tmpfiles --create
 for m in kvm_amd kvm_intel tun vhost_net vhost_vsock macvtap vfio_pci bridge dummy loop; do modprobe -q $m; done
 udevadm trigger --subsystem-match=misc --settle
+if [ -e /dev/kvm ]; then perl -e 'open(K, "+<", "/dev/kvm") && ioctl(K, 0xae01, 0) or die "KVM_CREATE_VM: $!"; sleep' & fi
 systemctl daemon-reload
 export MICROVM_TEST_HOST=vm HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin
 while sleep 20; do echo "` + aliveWord + `"; done &
