@@ -52,7 +52,7 @@ func TestWhatAProgramStartedDoesNotKeepUs(t *testing.T) {
 			began := time.Now()
 			cmd := Command{Path: program(t, text, 0), Apart: true, Limit: time.Second / 2}
 			_, _, err := cmd.Run(context.Background())
-			if took := time.Since(began); took > 5*time.Second {
+			if took := time.Since(began); took > 40*time.Second {
 				t.Errorf("it took %s", took)
 			}
 			if !errors.Is(err, ErrTimeout) {
@@ -64,12 +64,12 @@ func TestWhatAProgramStartedDoesNotKeepUs(t *testing.T) {
 
 func TestAProgramThatLeavesOthersBehindHasItsSay(t *testing.T) {
 	began := time.Now()
-	cmd := Command{Path: program(t, "sleep 77 & setsid sleep 77 & echo said", 0), Apart: true, Limit: 20 * time.Second}
+	cmd := Command{Path: program(t, "sleep 77 & setsid sleep 77 & echo said", 0), Apart: true, Limit: time.Minute}
 	out, _, err := cmd.Run(context.Background())
 	if err != nil || string(out) != "said\n" {
 		t.Errorf("%q, %v", out, err)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 40*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	if os.Geteuid() != 0 {

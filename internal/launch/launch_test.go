@@ -516,7 +516,9 @@ func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
 	if got := s.told(); !strings.HasPrefix(got, "STATUS=waiting for bridge late0\nEXTEND_TIMEOUT_USEC=") {
 		t.Errorf("the service manager was told %q", got)
 	}
-	s.silent(time.Second)
+	const waiting = "microvm-run-wrapper: waiting for bridge late0, 30 s at most\n"
+	until(t, "a line about the wait", func() bool { return s.log() == waiting })
+	s.silent(10 * time.Millisecond)
 	out, err := exec.Command("nsenter", "-n", "-t", fmt.Sprint(s.cmd.Process.Pid), "ip", "link", "add", "late0", "type", "bridge").CombinedOutput() //nolint:gosec // the test's own
 	if err != nil {
 		t.Fatalf("make the bridge: %v: %s", err, out)
@@ -527,13 +529,13 @@ func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
 		}
 	}
 	_ = seen(t, file)
-	if log := s.log(); log != "microvm-run-wrapper: waiting for bridge late0, 30 s at most\n" {
+	if log := s.log(); log != waiting {
 		t.Errorf("the log is %q", log)
 	}
 }
 
 func TestABridgeThatDoesNotComeIsNamed(t *testing.T) {
-	for limit, most := range map[string]time.Duration{"0": 5 * time.Second, "1": 15 * time.Second} {
+	for limit, most := range map[string]time.Duration{"0": 20 * time.Second, "1": 20 * time.Second} {
 		began := time.Now()
 		s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Bridges: []string{"absent0"}}),
 			func(c *exec.Cmd) { c.Env = append(c.Env, "MICROVM_WAIT="+limit) })
@@ -554,7 +556,7 @@ func TestAWaitEndsAtOnceWithSIGTERM(t *testing.T) {
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.exit(); err == nil || time.Since(began) > 5*time.Second {
+	if err := s.exit(); err == nil || time.Since(began) > 20*time.Second {
 		t.Errorf("it ended with %v after %s", err, time.Since(began))
 	}
 }

@@ -181,7 +181,7 @@ func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
 			times := sshTimes
 			times.Graceful, times.Login = time.Minute, c.login
 			if c.least > 0 {
-				times.Graceful = 3 * time.Second
+				times.Graceful = 8 * time.Second
 			}
 			began := time.Now()
 			inOrder(t, stopOverSSH(t, s, pkg, times), c.want...)

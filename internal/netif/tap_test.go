@@ -282,12 +282,14 @@ func TestManyTapsGoInOneTransaction(t *testing.T) {
 			}
 			return took
 		}
-		single := took(func(record Record) error {
+		// The least of three: another process may be in the way of one.
+		least := func(remove func(Record) error) time.Duration { return min(took(remove), took(remove), took(remove)) }
+		single := least(func(record Record) error {
 			all, err := links()
 			doomed := slices.DeleteFunc(slices.Clone(all), func(l netlink.Link) bool { _, ours := record.Interfaces[l.Attrs().Name]; return !ours })
 			return errors.Join(err, deleteAll(all, doomed, 0))
 		})
-		together := took(Record.Down)
+		together := least(Record.Down)
 		t.Logf("%d taps: one by one %s, together %s", many, single, together)
 		if together > single/2 {
 			t.Errorf("%d taps take %s together, and %s one by one", many, together, single)

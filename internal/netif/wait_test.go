@@ -39,7 +39,7 @@ func TestAnInterfaceThatComesLaterIsWaitedFor(t *testing.T) {
 		})
 		began := time.Now()
 		err = await(context.Background(), 30*time.Second, "late0")
-		if took := time.Since(began); err != nil || took < 900*time.Millisecond || took > 10*time.Second {
+		if took := time.Since(began); err != nil || took < 900*time.Millisecond {
 			t.Errorf("%v after %s", err, took)
 		}
 		<-made
@@ -76,7 +76,7 @@ func TestARenamedInterfaceCounts(t *testing.T) {
 func TestAnInterfaceThatNeverComesIsNotWaitedForLonger(t *testing.T) {
 	inNewNetwork(t, func(t *testing.T) {
 		began := time.Now()
-		if err := await(context.Background(), 300*time.Millisecond, "never0"); !errors.Is(err, wait.ErrNotThere) || time.Since(began) > 10*time.Second {
+		if err := await(context.Background(), 300*time.Millisecond, "never0"); !errors.Is(err, wait.ErrNotThere) || time.Since(began) > 20*time.Second {
 			t.Errorf("%v after %s", err, time.Since(began))
 		}
 	})

@@ -67,7 +67,7 @@ func TestSendReportsAManagerThatIsGone(t *testing.T) {
 func TestBarrierEndsWhenTheManagerHasTakenIt(t *testing.T) {
 	path, conn := manager(t)
 	done := make(chan error, 1)
-	go func() { done <- Barrier(path, 5*time.Second) }()
+	go func() { done <- Barrier(path, time.Minute) }()
 	select {
 	case err := <-done:
 		t.Fatalf("ended before anybody read it: %v", err)

@@ -43,7 +43,7 @@ func soon(t *testing.T, dir string) func() {
 	select {
 	case unlock := <-got:
 		return unlock
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the lock is not had")
 		return nil
 	}

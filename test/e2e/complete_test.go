@@ -4,7 +4,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 )
 
 // shells start each shell as a person has it whose distribution set up its
@@ -38,12 +37,12 @@ func TestShellsCompleteCommandsAndVMs(t *testing.T) {
 			p.shows(t, `(?m)^IS HERE$`)
 			p.keys(t, "clear", "Enter")
 			// A shell takes a moment to ask the command, and keys in between for what it
-			// does then.
+			// does then: they wait until it has no other process any more.
 			p.keys(t, "microvm stat", "Tab")
 			p.shows(t, `(?m)microvm status *$`)
 			p.keys(t, "comp", "Tab")
 			p.shows(t, `microvm status complete-`)
-			time.Sleep(300 * time.Millisecond)
+			p.idle(t)
 			p.keys(t, "m", "Tab")
 			p.shows(t, `microvm status complete-me`)
 			p.keys(t, "Enter")

@@ -18,14 +18,20 @@ import (
 func mostBookkeeping(t *testing.T) time.Duration {
 	t.Helper()
 	const limit, process, slowest = 500 * time.Millisecond, 2 * time.Millisecond, 25
-	began := time.Now()
-	sh(t, "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done")
-	took := time.Since(began) / 10
+	took := processCost(t)
 	t.Logf("a process costs %s here", took)
 	if took > slowest*process {
 		t.Skipf("a process costs %s here: the machine is busy with something else", took)
 	}
 	return time.Duration(float64(limit) * max(1, float64(took)/float64(process)))
+}
+
+// processCost is what a process costs here and now.
+func processCost(t *testing.T) time.Duration {
+	t.Helper()
+	began := time.Now()
+	sh(t, "for i in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done")
+	return time.Since(began) / 10
 }
 
 func TestARestartWithSharesCostsLittleBesidesTheGuest(t *testing.T) {

@@ -202,8 +202,8 @@ func TestGuestThatIgnoresTheRequestIsTerminated(t *testing.T) {
 	waitFor(t, name, "test guest is up")
 	began := time.Now()
 	sh(t, "systemctl stop microvm@"+name)
-	if took := time.Since(began); took < 4*time.Second || took > 40*time.Second {
-		t.Errorf("stop took %s, want less than its 15 s and not much", took)
+	if took := time.Since(began); took < 4*time.Second || took > patience {
+		t.Errorf("stop took %s, want some of its 15 s", took)
 	}
 	log := sh(t, "journalctl -q -o cat -u microvm@"+name)
 	for _, want := range []string{"ignoring signal", "asking again", "sending SIGTERM"} {
