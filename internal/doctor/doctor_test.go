@@ -206,6 +206,7 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 		"a try that waits":               {Active: "activating", Sub: "auto-restart", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
 		"a try under way":                {Active: "activating", Sub: "start", Result: "success", Restarts: 7},
 		"one that waits for its helpers": {Active: "activating", Sub: "auto-restart-queued", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
+		"one that is cleaned up":         {Active: "deactivating", Sub: "stop-post", Result: "exit-code", Restarts: 2, Last: []string{"no kernel"}},
 		"one that ends well":             {Active: "activating", Sub: "auto-restart", Result: "success", Restarts: 3},
 	} {
 		t.Log(what)
@@ -217,10 +218,11 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 		}
 	}
 	for what, u := range map[string]Unit{
-		"a first start":         {Active: "activating", Sub: "start", Result: "success"},
-		"a first crash":         {Active: "activating", Sub: "auto-restart", Result: "exit-code"},
-		"a guest that reboots":  {Active: "activating", Sub: "start", Result: "success", Restarts: 1},
-		"a guest that rebooted": {Active: "active", Sub: "running", Result: "success", Restarts: 4},
+		"a first start":          {Active: "activating", Sub: "start", Result: "success"},
+		"a first crash":          {Active: "activating", Sub: "auto-restart", Result: "exit-code"},
+		"a guest that reboots":   {Active: "activating", Sub: "start", Result: "success", Restarts: 1},
+		"a guest that goes down": {Active: "deactivating", Sub: "stop-sigterm", Result: "success", Restarts: 4},
+		"a guest that rebooted":  {Active: "active", Sub: "running", Result: "success", Restarts: 4},
 	} {
 		t.Log(what)
 		d.units(vm, plan, map[string]Unit{"microvm": u})

@@ -45,13 +45,18 @@ type Unit struct {
 // not up, is one of a run that was short.
 func (u Unit) KeepsFailing() bool {
 	const twice = 2
-	return u.Active == "activating" && (u.Restarts >= twice || u.Restarts > 0 && strings.HasPrefix(u.Sub, "auto-restart"))
+	// Between a run that failed and its next try there is what cleans up after it.
+	trying := u.Active == "activating" || u.Active == "deactivating" && u.failed()
+	return trying && (u.Restarts >= twice || u.Restarts > 0 && strings.HasPrefix(u.Sub, "auto-restart"))
 }
+
+// failed reports whether its last run did not go well.
+func (u Unit) failed() bool { return u.Result != "" && u.Result != "success" }
 
 // TriedAgain reports whether the unit's last start failed and it is being started
 // anew, as a helper is at each try of its VM.
 func (u Unit) TriedAgain() bool {
-	return u.Active == "activating" && u.Result != "" && u.Result != "success"
+	return (u.Active == "activating" || u.Active == "deactivating") && u.failed()
 }
 
 // ExamineVM checks what a VM needs, and says what became of its units. units
