@@ -193,7 +193,8 @@ func (c *Command) shutDown(ctx context.Context, word string) error {
 	if err != nil {
 		return err
 	}
-	if name := serviceOf(target.PID()); name != "" {
+	// Its own service calls this as ExecStop=, with microvm.nix's units.
+	if name := serviceOf(target.PID()); name != "" && name != serviceOf(os.Getpid()) {
 		return fmt.Errorf("%s runs as a service, which starts it again; stop it with: microvm stop %s", name, name)
 	}
 	l := &launch.Launcher{Stderr: c.Stderr}
@@ -210,12 +211,15 @@ func serviceOf(pid int) string {
 	return serviceIn(string(data))
 }
 
-// serviceIn finds the VM in the lines of /proc/PID/cgroup, cgroups(7).
+// serviceIn finds the VM in the lines of /proc/PID/cgroup, cgroups(7). The processes
+// of a service may have groups of their own below its.
 func serviceIn(groups string) string {
 	for line := range strings.Lines(groups) {
-		unit, ok := strings.CutSuffix(filepath.Base(strings.TrimSpace(line)), ".service")
-		if name, vm := strings.CutPrefix(unit, "microvm@"); ok && vm {
-			return name
+		for part := range strings.SplitSeq(strings.TrimSpace(line), "/") {
+			unit, ok := strings.CutSuffix(part, ".service")
+			if name, vm := strings.CutPrefix(unit, "microvm@"); ok && vm {
+				return name
+			}
 		}
 	}
 	return ""

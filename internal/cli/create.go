@@ -111,7 +111,7 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 	if err != nil {
 		return err
 	}
-	if vm.Adopted() && vm.Installed() {
+	if vm.Created() {
 		return errExists(name)
 	}
 	if err := needsRoot("create a VM"); err != nil {

@@ -198,7 +198,7 @@ func (r *foreground) up(ctx context.Context) error {
 var errInterrupted = errors.New("interrupted; run it again to start the VM")
 
 func (r *foreground) plan() (*hypervisor.Plan, error) {
-	p, err := r.vm.Booted()
+	p, err := r.vm.Pinned()
 	if err != nil {
 		return nil, err
 	}

@@ -87,7 +87,7 @@ func (c *Command) statusOf(ctx context.Context, vm statedir.VM) (vmStatus, error
 		return s, err
 	}
 	s.Flake, s.Spec, s.Toplevel = from.Flake, from.Spec, from.Toplevel
-	s.foreign = vm.Installed() && !vm.Adopted()
+	s.foreign = vm.Installed() && !vm.Created()
 	if plan, ok := planAt(filepath.Join(vm.Dir(), "current")); ok && plan.CompiledFor != nil && plan.CompiledFor.Unknown {
 		s.warning = printable.Line(plan.UnknownVersion()) + "; build it anew with: microvm update " + vm.Name
 	}

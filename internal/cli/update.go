@@ -119,7 +119,7 @@ func (c *Command) updatable() ([]string, error) {
 // hasOriginOfItsOwn says whether the VM comes from microvm.nix with a flake, or
 // seems to: it is to be said that it is not updated.
 func hasOriginOfItsOwn(vm statedir.VM) bool {
-	if vm.Adopted() || !vm.Installed() {
+	if vm.Created() || !vm.Installed() {
 		return false
 	}
 	for _, name := range []string{"flake", "spec"} {
@@ -169,7 +169,9 @@ func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
 		return from, rootsSpec(vm.Host, from.Spec)
 	case !vm.Installed():
 		return from, notInstalled(vm)
-	case !vm.Adopted():
+	case from.TakenOver && from.Claimed != "":
+		return from, fmt.Errorf("%[1]s was taken over from microvm.nix, and its directory named flake %[2]s, which a guest could have written\nhint: where that is right, run: microvm create %[1]s -f %[2]s", vm.Name, from.Claimed)
+	case !vm.Created():
 		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", vm.Name, filepath.Join(vm.Dir(), "flake"))
 	}
 	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", vm.Name, vm.Name)

@@ -35,6 +35,9 @@ func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
 // recordVolumes notes on which file systems the images of the VM that is booted
 // are.
 func recordVolumes(vm statedir.VM) error {
+	if !vm.Adopted() {
+		return nil // microvm.nix's, which keeps no record
+	}
 	p, err := vm.Booted()
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 
+	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 	"microvm/internal/statedir"
 	"microvm/internal/wait"
@@ -20,7 +21,12 @@ func Macvtap(args []string, host statedir.Host, stderr io.Writer) int {
 		return Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord))
+		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord, func(p *hypervisor.Plan) (names []string) {
+			for _, m := range p.Macvtaps {
+				names = append(names, m.ID)
+			}
+			return names
+		}))
 	}
 	return Report(stderr, program, t.vm.Name, macvtapUp(program, t, stderr))
 }

@@ -3,6 +3,7 @@ package helper
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 
 	"microvm/internal/hypervisor"
@@ -52,7 +53,7 @@ func (t target) plan() (*hypervisor.Plan, error) {
 	if t.pkg != "" {
 		p, err = runner.OpenTrusted(t.pkg)
 	} else {
-		p, err = t.vm.Booted()
+		p, err = t.vm.Pinned()
 	}
 	if err != nil {
 		return nil, PackageError(t.vm, err)
@@ -70,7 +71,12 @@ func Tap(args []string, host statedir.Host, stderr io.Writer) int {
 		return Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord))
+		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord, func(p *hypervisor.Plan) (names []string) {
+			for _, tap := range p.Taps {
+				names = append(names, tap.ID)
+			}
+			return names
+		}))
 	}
 	return Report(stderr, program, t.vm.Name, tapUp(program, t, stderr))
 }
@@ -98,14 +104,40 @@ func tapUp(program string, t target, stderr io.Writer) error {
 	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(tapRecord, r) })
 }
 
-// interfacesDown removes what the record of the VM names, and the record.
-func interfacesDown(vm statedir.VM, piece string) error {
+// interfacesDown removes what the record of the VM names, and the record. A VM that
+// microvm.nix started has none: what was made for it has the names of its plan.
+func interfacesDown(vm statedir.VM, piece string, names func(*hypervisor.Plan) []string) error {
 	var record netif.Record
-	if _, err := vm.ReadRecord(piece, &record); err != nil {
+	found, err := vm.ReadRecord(piece, &record)
+	if err != nil {
 		return err
+	}
+	if !found {
+		return removeUnclaimed(vm, names)
 	}
 	if err := record.Down(); err != nil {
 		return err
 	}
 	return vm.RemoveRecord(piece)
+}
+
+// removeUnclaimed removes what microvm.nix made for the run of the VM that ends.
+func removeUnclaimed(vm statedir.VM, names func(*hypervisor.Plan) []string) error {
+	p, err := vm.Booted()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // it was not started, or all is undone
+	}
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return err
+	}
+	uid, _, err := vm.Host.Account()
+	if err != nil {
+		return err
+	}
+	return netif.RemoveUnclaimed(names(plan), uid, "/dev")
 }

@@ -50,6 +50,8 @@ func Command(args []string, host statedir.Host, stderr io.Writer) int {
 		err = l.Post(ctx, vm, os.Getenv("SERVICE_RESULT"), os.Getenv("EXIT_STATUS"))
 	case settleCommand:
 		err = settle(ctx, vm)
+	case renewCommand:
+		err = renew(ctx, vm)
 	case "register":
 		err = l.Register(ctx, vm)
 	default:

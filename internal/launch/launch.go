@@ -66,7 +66,7 @@ func (l *Launcher) Start(vm statedir.VM) error {
 	// decides what that has.
 	runtime.LockOSThread()
 	l.state = &vm
-	p, err := vm.Booted()
+	p, err := vm.Pinned()
 	if errors.Is(err, fs.ErrNotExist) && vm.Exists() {
 		return notPinned(vm)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -81,6 +82,13 @@ func hypervisorIn(dir string, pid int, users []int) (*Process, error) {
 	return p, nil
 }
 
+// isMain says whether the process is the main one of the service whose ExecStop=
+// runs us, systemd.service(5). A user namespace, which is of our units, hides
+// where it runs from the units of microvm.nix, when a host goes back to those.
+func (p *Process) isMain() bool {
+	return os.Getenv("MAINPID") == strconv.Itoa(p.pid) && sameUnit(p.pid)
+}
+
 // isNot says why the process, by what /proc has under its number, is not the
 // hypervisor that one of users runs in dir.
 func (p *Process) isNot(dir string, users []int) string {
@@ -96,6 +104,9 @@ func (p *Process) isNot(dir string, users []int) string {
 		return fmt.Sprintf("is sought in a directory that is not there (%v)", err)
 	}
 	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", p.pid))
+	if errors.Is(err, fs.ErrPermission) && p.isMain() {
+		return ""
+	}
 	if err != nil {
 		return fmt.Sprintf("is hidden from us (%v)", err)
 	}

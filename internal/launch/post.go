@@ -56,6 +56,10 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		attempt := statedir.Attempt{Job: run.StartJob, Result: result, Status: status, Helper: failedHelper(ctx, vm)}
 		errs = errors.Join(errs, vm.WriteAttempt(attempt), systemd.CancelJob(ctx, run.StartJob))
 	}
+	if run.TriedAgain(result, status) && vm.StartedByAnother() {
+		// What its helpers made has no record, and no start goes by that.
+		return errors.Join(errs, systemd.RunApart(ctx, "microvm-run-wrapper-renew-"+vm.Name+".service", []string{ourselves(), renewCommand, vm.Name}))
+	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
 		errs = errors.Join(errs, l.startOver(ctx, vm, unit, result))
 	}
@@ -85,6 +89,16 @@ func (l *Launcher) startOver(ctx context.Context, vm statedir.VM, unit, result s
 		return systemd.ResetFailed(ctx, unit)
 	}
 	return systemd.RunApart(ctx, "microvm-run-wrapper-settle-"+vm.Name+".service", []string{ourselves(), settleCommand, vm.Name})
+}
+
+// renewCommand is the word by which this program restarts a VM with its helpers,
+// after a run that microvm.nix or an earlier version began.
+const renewCommand = "renew"
+
+func renew(ctx context.Context, vm statedir.VM) error {
+	var failed error
+	err := systemd.RunJobs(ctx, systemd.Restart, []string{"microvm@" + vm.Name + ".service"}, func(r systemd.Result) { failed = r.Err })
+	return errors.Join(err, failed)
 }
 
 // settleCommand is the word by which this program starts a unit's count of restarts

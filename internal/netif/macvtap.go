@@ -108,7 +108,18 @@ func (m Macvtaps) Up(ctx context.Context, before Record, save func(Record) error
 // ours says whether an existing interface may be replaced.
 func (m Macvtaps) ours(l netlink.Link, before Record) bool {
 	_, recorded := before.Interfaces[l.Attrs().Name]
-	return l.Type() == "macvtap" && (l.Attrs().Alias == m.Alias || recorded && l.Attrs().Alias == "")
+	return l.Type() == "macvtap" && (l.Attrs().Alias == m.Alias || recorded && l.Attrs().Alias == "" || unclaimedMacvtap(l, m.Owner, m.NodeDir))
+}
+
+// unclaimedMacvtap says whether microvm.nix made the interface for the account owner,
+// which has its device, and left it without a word of whose it is.
+func unclaimedMacvtap(l netlink.Link, owner int, nodeDir string) bool {
+	if l.Type() != "macvtap" || l.Attrs().Alias != "" {
+		return false
+	}
+	var st unix.Stat_t
+	err := unix.Lstat(fmt.Sprintf("%s/tap%d", nodeDir, l.Attrs().Index), &st)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && int(st.Uid) == owner
 }
 
 // create makes one interface and returns its index.

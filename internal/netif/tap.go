@@ -119,10 +119,40 @@ func (t Taps) ours(l netlink.Link, before Record) error {
 	}
 	// A call that was killed may have left a tap that has no alias yet.
 	_, recorded := before.Interfaces[a.Name]
-	if a.Alias == t.Alias || recorded && a.Alias == "" {
+	if a.Alias == t.Alias || recorded && a.Alias == "" || unclaimed(l, t.Owner) {
 		return nil
 	}
+	if a.Alias == "" && int(tap.Owner) == t.Owner {
+		return fmt.Errorf("create tap %q: a hypervisor that runs uses the interface of that name\nhint: stop it, or give the VM's interface another id", a.Name)
+	}
 	return fmt.Errorf("create tap %q: the name is taken by %s; give the VM's interface another id, or remove that one with: ip link delete %s", a.Name, describe(l), a.Name)
+}
+
+// unclaimed says whether an existing tap was made for the account owner by somebody
+// else, such as microvm.nix or systemd-networkd (Kind=tap, User=microvm), and nobody
+// uses it: it stays without a process, and has no carrier, which a tap has while a
+// process is attached.
+func unclaimed(l netlink.Link, owner int) bool {
+	tap, ok := l.(*netlink.Tuntap)
+	return ok && tap.Mode == netlink.TUNTAP_MODE_TAP && !tap.NonPersist && int(tap.Owner) == owner &&
+		tap.Attrs().Alias == "" && tap.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
+}
+
+// RemoveUnclaimed removes those of the named interfaces that microvm.nix made for
+// the hypervisors' account owner and left: taps, and macvtaps whose device below
+// nodeDir, /dev, is the account's.
+func RemoveUnclaimed(names []string, owner int, nodeDir string) error {
+	all, err := links()
+	if err != nil {
+		return err
+	}
+	var doomed []netlink.Link
+	for _, l := range all {
+		if slices.Contains(names, l.Attrs().Name) && (unclaimed(l, owner) || unclaimedMacvtap(l, owner, nodeDir)) {
+			doomed = append(doomed, l)
+		}
+	}
+	return deleteAll(all, doomed, 0)
 }
 
 // fits says whether an existing tap of ours can serve as it is.

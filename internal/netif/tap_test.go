@@ -296,3 +296,62 @@ func TestManyTapsGoInOneTransaction(t *testing.T) {
 		}
 	})
 }
+
+// TestATapThatNobodyUsesIsTakenOver: microvm.nix and systemd-networkd make taps for
+// the hypervisors' account, without a word of which VM's they are.
+func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
+	inNewNetwork(t, func(t *testing.T) {
+		user := fmt.Sprint(owner)
+		ip(t, "tuntap", "add", "name", "vm-0", "mode", "tap", "user", user, "vnet_hdr")
+		ip(t, "tuntap", "add", "name", "vm-1", "mode", "tap", "user", user, "multi_queue")
+		ip(t, "link", "set", "vm-0", "up")
+		fits, err := index("vm-0")
+		if err != nil {
+			t.Error(err)
+		}
+		// One that a hypervisor is attached to is in use.
+		fd, err := hold("vm-0")
+		if err != nil {
+			t.Error(err)
+		}
+		var record Record
+		if err := set(2).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "a hypervisor that runs uses") {
+			t.Errorf("a tap in use: %v", err)
+		}
+		if err := RemoveUnclaimed([]string{"vm-0"}, owner, "/dev"); err != nil || !Exists("vm-0") {
+			t.Errorf("a tap in use was removed (%v)", err)
+		}
+		_ = unix.Close(fd)
+		if err := set(2).Up(Record{}, keep(&record)); err != nil {
+			t.Error(err)
+		}
+		if record.Interfaces["vm-0"] != fits {
+			t.Error("a tap that fits was made anew, and is not where networkd put it any more")
+		}
+		if out := ip(t, "-d", "link", "show", "vm-1"); !strings.Contains(out, "alias microvm web") || strings.Contains(out, "multi_queue on") {
+			t.Errorf("one that does not fit is %s", out)
+		}
+		if err := record.Down(); err != nil || Exists("vm-0") || Exists("vm-1") {
+			t.Errorf("they are left (%v)", err)
+		}
+		// Somebody else's stays his.
+		ip(t, "tuntap", "add", "name", "vm-0", "mode", "tap", "user", fmt.Sprint(owner+1))
+		if err := set(1).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "is taken by") {
+			t.Errorf("a tap of another account: %v", err)
+		}
+	})
+}
+
+// hold opens a tap's only queue, as a hypervisor does.
+func hold(name string) (int, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	return fd, unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+}

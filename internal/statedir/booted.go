@@ -36,6 +36,9 @@ func (v VM) SetBooted() error {
 	if err != nil {
 		return fmt.Errorf("pin the runner of %s: %w", v.Name, err)
 	}
+	if err := v.RemoveRecord(adoptedRecord); err != nil {
+		return err
+	}
 	_ = writeLink(p.Dir(), v.copyOfBooted()) // a hypervisor may be in the way
 	return nil
 }
@@ -45,28 +48,81 @@ func (v VM) ClearBooted() error {
 	// The copy first: without the other it would be that of an earlier version.
 	_ = unix.Unlink(v.copyOfBooted())
 	_ = removeLeftoversOf(v.copyOfBooted())
+	if err := v.RemoveRecord(adoptedRecord); err != nil {
+		return err
+	}
 	if err := os.Remove(v.runtimeBooted()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unpin the runner of %s: %w", v.Name, err)
 	}
 	return errors.Join(removeLeftoversOf(v.runtimeBooted()), v.removeRuntimeDir())
 }
 
-// Booted opens the package that the VM was started with. The error is
-// fs.ErrNotExist where it was not started.
-func (v VM) Booted() (*runner.Package, error) {
+// Pinned opens the package that SetBooted has pinned for this start. The error is
+// fs.ErrNotExist where none was.
+func (v VM) Pinned() (*runner.Package, error) {
 	if !v.Exists() {
 		return nil, v.notFound()
 	}
-	return v.follow(v.BootedLink())
+	return v.follow(v.runtimeBooted())
+}
+
+// Booted opens the package that the VM was started with, by whichever program.
+// The error is fs.ErrNotExist where it was not started. No start goes by it.
+func (v VM) Booted() (*runner.Package, error) {
+	if v.BootedLink() == v.runtimeBooted() {
+		return v.Pinned()
+	}
+	// Who owns the directory, as the hypervisors' user does with microvm.nix, says
+	// which package it is; that the package is root's is looked at.
+	target, err := os.Readlink(v.copyOfBooted())
+	if err != nil {
+		return nil, fmt.Errorf("follow %s: %w", v.copyOfBooted(), err)
+	}
+	if !filepath.IsAbs(target) {
+		return nil, &runner.UntrustedError{Path: v.copyOfBooted(), Reason: "it leads to " + target + ", which is no absolute path"}
+	}
+	return v.follow(target)
 }
 
 // BootedLink is the path of the link to the package that the VM was started
 // with. It need not exist.
 func (v VM) BootedLink() string {
-	if _, err := os.Lstat(v.runtimeBooted()); err == nil || !v.startedByEarlierVersion() {
+	if _, err := os.Lstat(v.runtimeBooted()); err == nil || !v.startedByAnother() {
 		return v.runtimeBooted()
 	}
 	return v.copyOfBooted()
+}
+
+// adoptBooted pins what the VM was started with by microvm.nix, or by an earlier
+// version, and makes the link in its directory root's.
+func (v VM) adoptBooted() error {
+	if v.BootedLink() != v.copyOfBooted() {
+		return nil
+	}
+	p, err := v.Booted()
+	if err != nil {
+		return nil //nolint:nilerr // not a package of root's: nobody can go by it
+	}
+	defer func() { _ = p.Close() }()
+	// First, so that whoever finds the pin finds this as well.
+	if err := v.WriteRecord(adoptedRecord, p.Dir()); err != nil {
+		return err
+	}
+	if err := v.inRuntimeDir(func() error { return writeLink(p.Dir(), v.runtimeBooted()) }); err != nil {
+		return fmt.Errorf("pin the runner that %s runs: %w", v.Name, err)
+	}
+	return writeLink(p.Dir(), v.copyOfBooted())
+}
+
+// adoptedRecord is the record of a run that another program began.
+const adoptedRecord = "adopted"
+
+// StartedByAnother reports whether microvm.nix, or an earlier version, began the run
+// of the VM: its helpers have no records of what they made.
+func (v VM) StartedByAnother() bool {
+	var dir string
+	found, err := v.ReadRecord(adoptedRecord, &dir)
+	return found && err == nil || v.BootedLink() == v.copyOfBooted()
 }
 
 // BootedTarget is the path of the package that the VM was started with; empty
@@ -83,12 +139,16 @@ func (v VM) runtimeBooted() string { return filepath.Join(v.RuntimeDir(), booted
 
 func (v VM) copyOfBooted() string { return filepath.Join(v.Dir(), bootedName) }
 
-// startedByEarlierVersion reports whether an earlier version, which had no other
-// link than the copy, started the VM since this system is up. The VM is still to
-// be stopped as what it was started as. No start goes by that link.
-func (v VM) startedByEarlierVersion() bool {
+// startedByAnother reports whether microvm.nix or an earlier version, which have
+// no other link than the copy, started the VM since this system is up. The VM is
+// still to be stopped as what it was started as.
+func (v VM) startedByAnother() bool {
 	var st unix.Stat_t
-	if err := unix.Lstat(v.copyOfBooted(), &st); err != nil || st.Uid != 0 || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+	if err := unix.Lstat(v.copyOfBooted(), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFLNK {
+		return false
+	}
+	// Only before it was taken over does anybody else have a say.
+	if st.Uid != 0 && v.Adopted() {
 		return false
 	}
 	// A link of before is of a host that lost its power.

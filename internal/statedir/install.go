@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/mode"
+	"microvm/internal/printable"
 	"microvm/internal/rootlock"
 )
 
@@ -64,7 +66,7 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 		return err
 	}
 	defer unlock()
-	if from.New && v.Installed() && v.Adopted() {
+	if from.New && v.Created() {
 		return ErrExists
 	}
 	if err := v.makeDir(gid); err != nil {
@@ -94,15 +96,19 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 }
 
 // Relink gives the units of all installed VMs what this version gives a VM that it
-// installs now, and calls reload, where it is not nil, if anything changed. It is
-// for an upgrade of this program. A VM that cannot be relinked does not keep the
-// others from it.
+// installs now, takes over those of microvm.nix, and calls reload, where it is not
+// nil, if anything changed. It is for an upgrade of this program, and for a host
+// that comes to it. A VM that cannot be relinked does not keep the others from it.
 func (h Host) Relink(ctx context.Context, reload func(context.Context) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("relinking needs root; run it with sudo")
 	}
 	names, err := h.Names()
 	if err != nil || len(names) == 0 {
+		return err
+	}
+	_, gid, err := h.Account()
+	if err != nil {
 		return err
 	}
 	unlock, err := h.lock()
@@ -114,10 +120,14 @@ func (h Host) Relink(ctx context.Context, reload func(context.Context) error) er
 	changed := false
 	for _, name := range names {
 		vm := VM{Host: h, Name: name}
-		if !vm.Adopted() || !vm.Installed() {
+		if !vm.Installed() {
 			continue
 		}
-		one, err := vm.relink()
+		work := vm.relink
+		if !vm.Adopted() {
+			work = func() (bool, error) { return vm.takeOver(gid) }
+		}
+		one, err := work()
 		if err != nil {
 			errs = errors.Join(errs, fmt.Errorf("%s: %w", name, err))
 		}
@@ -142,6 +152,73 @@ func (v VM) relink() (changed bool, err error) {
 	}
 	changed, err = v.linkUnits(plan)
 	return changed, errors.Join(err, v.root())
+}
+
+// takeOver makes a VM of microvm.nix one of ours, whether it runs or not: it keeps
+// its package, what it was started with, and its data. Its directory belongs to the
+// hypervisors' user, who could have chosen any package of root's; as with microvm.nix
+// its word counts this once. A directory that is root's stays what root made of it.
+func (v VM) takeOver(gid int) (changed bool, err error) {
+	target, err := os.Readlink(filepath.Join(v.Dir(), "current"))
+	if err != nil {
+		return false, fmt.Errorf("read what is installed: %w", err)
+	}
+	p, err := v.Host.openTrusted(target)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return false, err
+	}
+	if _, err := v.jailDropIns(plan); err != nil {
+		return false, err
+	}
+	kept, err := v.Host.keep(p, v.Name)
+	if err != nil {
+		return false, err
+	}
+	// What is replaced is replaced at once, and what goes goes last: a crash leaves a
+	// VM that is taken over by the next call.
+	if err := v.ownDir(gid); err != nil {
+		return false, err
+	}
+	from := Origin{TakenOver: true, Claimed: v.flakeOfMicrovmNix()}
+	err = errors.Join(
+		v.adoptBooted(),
+		writeLink(kept, filepath.Join(v.Dir(), "current")),
+	)
+	if err != nil {
+		return false, err
+	}
+	if err := v.clean(); err != nil {
+		return false, err
+	}
+	if err := errors.Join(v.makeRecord(), v.record(from)); err != nil {
+		return false, err
+	}
+	changed, err = v.linkUnits(plan)
+	return changed, errors.Join(err, v.switchTo(kept), v.root())
+}
+
+// flakeOfMicrovmNix is what the VM's directory says of where it comes from.
+func (v VM) flakeOfMicrovmNix() string {
+	const most = 4096
+	fd, err := unix.Open(filepath.Join(v.Dir(), "flake"), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	f := os.NewFile(uintptr(fd), "flake")
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return ""
+	}
+	text, err := io.ReadAll(io.LimitReader(f, most))
+	if err != nil || len(text) == most {
+		return ""
+	}
+	return printable.Line(strings.TrimSpace(string(text)))
 }
 
 // lock keeps other installations, removals and collections away.
@@ -186,8 +263,7 @@ func (h Host) own(dir string) error {
 	return nil
 }
 
-// makeDir makes the VM's directory: root's, and sticky, so that the
-// hypervisor can create files and cannot replace root's.
+// makeDir makes the VM's directory, and takes away what is not root's in it.
 func (v VM) makeDir(gid int) error {
 	err := os.Mkdir(v.Dir(), 0o700)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
@@ -199,6 +275,21 @@ func (v VM) makeDir(gid int) error {
 			return err
 		}
 	}
+	if err := v.ownDir(gid); err != nil {
+		return err
+	}
+	if err := v.adoptBooted(); err != nil {
+		return err
+	}
+	if err := v.clean(); err != nil {
+		return err
+	}
+	return v.makeRecord()
+}
+
+// ownDir makes the VM's directory root's, and sticky, so that the hypervisor can
+// create files and cannot replace root's.
+func (v VM) ownDir(gid int) error {
 	fd, err := unix.Open(v.Dir(), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("open directory of VM %s: %w; it has to be a directory, not a link", v.Name, err)
@@ -210,10 +301,7 @@ func (v VM) makeDir(gid int) error {
 	if err := unix.Fchmod(fd, 0o1775); err != nil {
 		return fmt.Errorf("set the mode of %s: %w", v.Dir(), err)
 	}
-	if err := v.clean(); err != nil {
-		return err
-	}
-	return v.makeRecord()
+	return nil
 }
 
 // clean removes what a crash, or somebody else, left under names of root's.
@@ -286,6 +374,19 @@ func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 
 // helpersName is the drop-in that pulls in the helpers of a VM.
 const helpersName = "50-helpers.conf"
+
+// unneededName is the drop-in of a helper that stops it when no VM wants it.
+const (
+	unneededName   = "50-unneeded.conf"
+	unneededDropIn = `# Made by install-microvm: it does not outlive a VM that failed for good, or that
+# never came to be started.
+[Unit]
+StopWhenUnneeded=yes
+`
+)
+
+// helperTemplates are the helpers that stay while a VM runs.
+var helperTemplates = []string{"microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd"}
 
 // helpersDropIn wants helpers, and no others than the VM needs: a unit that is only
 // skipped by its condition costs each start time. One that fails is
@@ -363,10 +464,15 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	}
 	helpers := v.helpersInUse(plan)
 	vmMounts, shareMounts := v.mountDropIns(plan)
-	for _, d := range []struct {
+	type dropIn struct {
 		unit, name, text string
 		wanted           bool
-	}{
+	}
+	var all []dropIn
+	for _, helper := range helperTemplates {
+		all = append(all, dropIn{helper, unneededName, unneededDropIn, slices.Contains(helpers, helper)})
+	}
+	for _, d := range append(all, []dropIn{
 		{"microvm", helpersName, v.helpersDropIn(helpers), len(helpers) > 0},
 		{"microvm", "50-bridge.conf", bridgeDropIn, plan.Bridge},
 		{"microvm", "50-namespaces.conf", namespacesDropIn, plan.Namespaces},
@@ -374,7 +480,7 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 		{"microvm", jailRootName, jail[jailRootName], plan.Jail != nil},
 		{"microvm", mountsName, vmMounts, vmMounts != ""},
 		{"microvm-virtiofsd", mountsName, shareMounts, shareMounts != ""},
-	} {
+	}...) {
 		one, err := v.linkDropIn(d.unit, d.name, d.text, d.wanted)
 		if err != nil {
 			return changed, err

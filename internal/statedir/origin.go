@@ -24,9 +24,12 @@ import (
 // and a hypervisor that was broken out of can move them wherever a name is free.
 const originName = ".origin"
 
-// fromName is the file that says where updates come from: a word, flake, spec
-// or toplevel, a space, and what it is.
+// fromName is the file that says where updates come from: a word, flake, spec,
+// toplevel or takenOver, a space, and what it is.
 const fromName = "from"
+
+// takenOver is the word for a VM of which only microvm.nix could say that.
+const takenOver = "microvm.nix"
 
 // Origin says where updates of a VM come from; at most one field is set.
 type Origin struct {
@@ -34,6 +37,10 @@ type Origin struct {
 	Flake, Spec string
 	// Toplevel is the system of a VM that the host declares fully.
 	Toplevel string
+	// TakenOver is a VM of microvm.nix that was taken over as it was; Claimed is the
+	// flake that its directory named, which a guest could have written.
+	TakenOver bool
+	Claimed   string
 	// New refuses a VM that this program has installed already, with ErrExists.
 	New bool
 }
@@ -45,6 +52,8 @@ func (o Origin) entry() (kind, value string) {
 		return "toplevel", o.Toplevel
 	case o.Flake != "":
 		return "flake", o.Flake
+	case o.TakenOver:
+		return takenOver, o.Claimed
 	}
 	return "spec", o.Spec
 }
@@ -52,11 +61,17 @@ func (o Origin) entry() (kind, value string) {
 // recordDir is where root keeps what it believes about the VM.
 func (v VM) recordDir() string { return filepath.Join(v.Host.StateDir, originName, v.Name) }
 
-// Adopted says whether this program installed the VM, and thus knows where it
-// comes from. One of microvm.nix is not, before it is installed here once.
+// Adopted says whether this program installed the VM, or took it over.
 func (v VM) Adopted() bool {
 	_, err := os.Readlink(filepath.Join(v.recordDir(), "current"))
 	return err == nil && v.checkRecord() == nil
+}
+
+// Created says whether this program installed the VM, and thus knows where it
+// comes from. One of microvm.nix is not, before it is installed here once.
+func (v VM) Created() bool {
+	from, err := v.Origin()
+	return v.Installed() && v.Adopted() && !(err == nil && from.TakenOver)
 }
 
 // Origin reads where updates of the VM come from.
@@ -83,6 +98,8 @@ func (v VM) Origin() (Origin, error) {
 		return Origin{Spec: value}, nil
 	case "toplevel":
 		return Origin{Toplevel: value}, nil
+	case takenOver:
+		return Origin{TakenOver: true, Claimed: value}, nil
 	}
 	return Origin{}, fmt.Errorf("read where %s comes from: %s says nothing that is known here; install the VM again with: install-microvm", v.Name, path)
 }
@@ -132,14 +149,17 @@ func (v VM) forget() error {
 // record writes down where updates come from.
 func (v VM) record(from Origin) error {
 	kind, value := from.entry()
-	if value == "" {
+	if value == "" && kind != takenOver {
 		return nil
 	}
 	if err := writeFile(filepath.Join(v.recordDir(), fromName), []byte(kind+" "+value+"\n"), 0o644); err != nil {
 		return err
 	}
 	// The copies. Nothing depends on them, so one that the hypervisor is in the way
-	// of stops nobody.
+	// of stops nobody. A host that goes back to microvm.nix goes by what it had said.
+	if kind == takenOver && value != "" {
+		kind = "flake"
+	}
 	for _, name := range []string{"flake", "spec", "toplevel"} {
 		path := filepath.Join(v.Dir(), name)
 		switch {

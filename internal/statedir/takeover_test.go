@@ -1,0 +1,102 @@
+package statedir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// vmOfMicrovmNix is a VM as the command of microvm.nix leaves it: all of it belongs to
+// the hypervisors' user, who runs it.
+func vmOfMicrovmNix(t *testing.T) (Host, VM, string) {
+	t.Helper()
+	h := host(t)
+	vm, err := h.VM("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkg := build(t, h, "a", tapped)
+	script := fmt.Sprintf("mkdir -p %[1]s && cd %[1]s && ln -s %[2]s current && ln -s %[2]s booted && echo git+file:///etc/vms >flake && touch disk.img && chown -h -R nobody %[3]s", vm.Dir(), pkg, h.StateDir)
+	if out, err := exec.Command("/bin/sh", "-ec", script).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return h, vm, pkg
+}
+
+func TestAVMOfMicrovmNixIsTakenOver(t *testing.T) {
+	h, vm, pkg := vmOfMicrovmNix(t)
+	if p, err := vm.Booted(); err != nil || p.Dir() != pkg || !vm.StartedByAnother() {
+		t.Errorf("before, it runs %v (%v)", p, err)
+	}
+	if _, err := vm.Pinned(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a start goes by the word of the hypervisors' user: %v", err)
+	}
+	reloads := 0
+	if err := h.Relink(context.Background(), func(context.Context) error { reloads++; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !vm.Adopted() || vm.Created() || !vm.StartedByAnother() || reloads != 1 {
+		t.Errorf("adopted %v, created %v, started by another %v, %d reloads", vm.Adopted(), vm.Created(), vm.StartedByAnother(), reloads)
+	}
+	for _, link := range []string{"current", "booted"} {
+		var st unix.Stat_t
+		if err := unix.Lstat(filepath.Join(vm.Dir(), link), &st); err != nil || st.Uid != 0 {
+			t.Errorf("%s is user %d's (%v)", link, st.Uid, err)
+		}
+	}
+	if got := current(t, vm); got != vm.BootedTarget() && !strings.HasPrefix(got, filepath.Join(h.StateDir, storeName)) {
+		t.Errorf("the next start takes %s", got)
+	}
+	if from, err := vm.Origin(); err != nil || from != (Origin{TakenOver: true, Claimed: "git+file:///etc/vms"}) {
+		t.Errorf("it comes from %+v (%v)", from, err)
+	}
+	if _, err := os.Stat(filepath.Join(vm.Dir(), "disk.img")); err != nil {
+		t.Error(err)
+	}
+	unit, err := os.ReadFile(filepath.Join(h.UnitDir, "microvm@web.service.d", helpersName))
+	if err != nil || !strings.Contains(string(unit), "microvm-tap-interfaces@web.service") {
+		t.Errorf("its unit wants %q (%v)", unit, err)
+	}
+	// Its next start is one of ours.
+	if err := errors.Join(vm.ClearBooted(), vm.SetBooted()); err != nil || vm.StartedByAnother() {
+		t.Errorf("after a start: %v", err)
+	}
+	// Who says where it comes from creates it.
+	if err := vm.Install(context.Background(), build(t, h, "b", plain), Origin{Spec: "/etc/web.json", New: true}, nil); err != nil || !vm.Created() {
+		t.Errorf("it cannot be created: %v", err)
+	}
+}
+
+func TestWhatCannotBeTakenOverStaysAsItIs(t *testing.T) {
+	h, vm, pkg := vmOfMicrovmNix(t)
+	if err := os.Chmod(pkg, 0o777); err != nil { //nolint:gosec // the fault
+		t.Fatal(err)
+	}
+	if err := h.Relink(context.Background(), nil); err == nil || !strings.Contains(err.Error(), "web: ") {
+		t.Errorf("a package that others can write to: %v", err)
+	}
+	if vm.Adopted() || current(t, vm) != pkg {
+		t.Error("it was changed")
+	}
+	// A booted of before this boot is of a host that lost its power.
+	if err := os.Chmod(pkg, 0o755); err != nil { //nolint:gosec // a package is public
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("touch", "-h", "-d", "2001-01-01", vm.copyOfBooted()).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := h.Relink(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if vm.BootedTarget() != "" || vm.StartedByAnother() || exists(vm.copyOfBooted()) {
+		t.Error("a VM that does not run counts as started")
+	}
+}
