@@ -77,7 +77,7 @@ func TestAccessIsThatOfTheAccount(t *testing.T) {
 // fsuidOf is this process's own for files.
 func fsuidOf(t *testing.T) string {
 	t.Helper()
-	data, err := os.ReadFile("/proc/self/status")
+	data, err := os.ReadFile("/proc/thread-self/status")
 	if err != nil {
 		t.Fatal(err)
 	}

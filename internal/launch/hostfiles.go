@@ -35,6 +35,10 @@ const sourceMode = 0o775
 // they are missing, and says which of the others is.
 func makeSources(dir string, shares []hypervisor.NinePShare) error {
 	for _, s := range shares {
+		// One that is written as a whole path lies beneath it all the same.
+		if rel, err := filepath.Rel(dir, s.Source); err == nil && filepath.IsLocal(rel) && rel != "." {
+			s.Source = rel
+		}
 		if filepath.IsAbs(s.Source) {
 			info, err := os.Stat(s.Source)
 			if err == nil && !info.IsDir() {

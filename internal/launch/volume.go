@@ -129,7 +129,7 @@ func (w *volumeWork) notTwice(held *images) error {
 func (w *volumeWork) missing() error {
 	if target, linked := os.Readlink(w.path); linked == nil {
 		// The disk it is on may not be mounted: no time for an empty image.
-		return fmt.Errorf("%s is a link to %s, which does not exist; mount the disk it is on, or remove the link", w.path, target)
+		return fmt.Errorf("%s is a link to %s, which does not exist, or which the VM's unit does not see\nhint: mount the disk it is on, name %[2]s itself as the image in the spec, or remove the link", w.path, target)
 	}
 	if !w.v.AutoCreate {
 		return fmt.Errorf("the image %s does not exist and autoCreate is off; put it there, or turn autoCreate on", w.path)

@@ -258,7 +258,7 @@ func TestRefusedVolumes(t *testing.T) {
 			if err := os.Symlink("/mnt/absent/data.img", filepath.Join(dir, "data.img")); err != nil {
 				t.Fatal(err)
 			}
-		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist; mount", helper.ExitFailed},
+		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist, or", helper.ExitFailed},
 		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory", helper.ExitFailed},
 		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`, helper.ExitConfig},
 	}

@@ -464,6 +464,7 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	}
 	helpers := v.helpersInUse(plan)
 	vmMounts, shareMounts := v.mountDropIns(plan)
+	view := v.viewDropIn(plan)
 	type dropIn struct {
 		unit, name, text string
 		wanted           bool
@@ -480,6 +481,7 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 		{"microvm", jailRootName, jail[jailRootName], plan.Jail != nil},
 		{"microvm", mountsName, vmMounts, vmMounts != ""},
 		{"microvm-virtiofsd", mountsName, shareMounts, shareMounts != ""},
+		{"microvm", viewName, view, view != ""},
 	}...) {
 		one, err := v.linkDropIn(d.unit, d.name, d.text, d.wanted)
 		if err != nil {
