@@ -112,10 +112,12 @@ func interfacesDown(vm statedir.VM, piece string, names func(*hypervisor.Plan) [
 	if err != nil {
 		return err
 	}
-	if !found {
-		return removeUnclaimed(vm, names)
+	if found {
+		err = record.Down()
+	} else {
+		err = removeUnclaimed(vm, names)
 	}
-	if err := record.Down(); err != nil {
+	if err != nil {
 		return err
 	}
 	return vm.RemoveRecord(piece)
