@@ -143,10 +143,10 @@ func (b *builder) generations(ctx context.Context) (map[string]string, error) {
 	if b.upstream != "" {
 		upstream = b.upstream
 	}
-	expression := fmt.Sprintf(`import ./test/nixos/generations.nix {
+	expression := fmt.Sprintf(`(import ./test/nixos/generations.nix {
 		nixpkgs = %s; upstream = %s; guest = %s; programs = %s;
 		inherit (builtins.fromJSON (builtins.readFile %s)) names examples;
-	}`, b.nixpkgs, upstream, filepath.Join(b.work, "guest"), filepath.Join(b.work, "programs"), file)
+	}).links`, b.nixpkgs, upstream, filepath.Join(b.work, "guest"), filepath.Join(b.work, "programs"), file)
 	paths := []string{"/usr=" + b.root + "/usr", "/bin=" + b.root + "/usr/bin", "/lib=" + b.root + "/usr/lib", "/lib64=" + b.root + "/usr/lib64"}
 	for _, dir := range []string{"/etc/alternatives", "/var/lib/dpkg/info"} {
 		paths = append(paths, dir+"="+b.root+dir)

@@ -23,7 +23,12 @@
 }:
 
 let
-  lib = import (nixpkgs + "/lib");
+  # With what microvm.nix takes from a newer one.
+  lib = (import (nixpkgs + "/lib")).extend (
+    _: prev: {
+      replaceString = prev.replaceString or (from: to: prev.replaceStrings [ from ] [ to ]);
+    }
+  );
   system = "x86_64-linux";
   platform = lib.systems.elaborate system;
   support = nixpkgs + "/pkgs/build-support";
@@ -362,7 +367,7 @@ let
 
       buildGoModule = goProgram;
       fetchurl = _: throw "this test fetches nothing";
-      testGuest = extended (plain "test-guest" { inherit guest; } "mkdir $out; cp $guest/vmlinuz $out/bzImage; cp $guest/vmlinuz $out/vmlinux; cp $guest/initrd $out/initrd") {
+      testGuest = extended (plain "test-guest" { inherit guest; } "mkdir $out; cp $guest/vmlinuz $out/bzImage; cp $guest/vmlinuz $out/vmlinux; cp $guest/initrd $out/initrd; truncate -s 1M $out/store") {
         target = "bzImage";
         compressorExecutableFunction = _: "/usr/bin/gzip";
         compressorArgs = [ ];
