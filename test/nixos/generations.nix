@@ -11,6 +11,12 @@ let
     modules:
     {
       imports = modules ++ [ common older ];
+      boot.kernelParams = [
+        "quiet"
+        # As our runners say it: a CPU that is emulated has nothing else to find out
+        # from how fast it is, on QEMU's machine without a PIT.
+        "tsc_early_khz=2000000"
+      ];
       microvm = {
         hypervisor = lib.mkDefault "qemu";
         # With a CPU that is named QEMU emulates it.
@@ -33,14 +39,18 @@ let
     ];
   };
   mem = mem: { microvm = { inherit mem; }; };
-  volume.microvm.volumes = [
-    {
-      image = "data.img";
-      size = 64;
-      label = "data";
-      mountPoint = "/data";
-    }
-  ];
+  # The test guest writes there that it was shut down.
+  volume = {
+    boot.kernelParams = [ "mvguest.mount=data:/data:ext4" ];
+    microvm.volumes = [
+      {
+        image = "data.img";
+        size = 64;
+        label = "data";
+        mountPoint = "/data";
+      }
+    ];
+  };
   # A VM: its modules, and what the host says of it.
   vm = modules: more: { config = guest modules; } // more;
   vms = vms: { microvm = { inherit vms; }; };

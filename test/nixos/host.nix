@@ -53,6 +53,7 @@ let
       security.wrappers = lib.mkForce { };
       # Where null stands, activation removes the loader of Debian's programs.
       environment.ldso = "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
+      i18n.defaultLocale = "C.UTF-8";
       i18n.supportedLocales = [ ];
     };
 in
