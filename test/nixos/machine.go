@@ -19,7 +19,7 @@ const (
 	bootTimeout = 5 * time.Minute
 	// patience is how long a test waits for what has to happen. It costs nothing
 	// where that happens soon.
-	patience = 5 * time.Minute
+	patience = 2 * time.Minute
 )
 
 // machine is a host that has booted a generation in a container.
@@ -156,7 +156,7 @@ func (m *machine) step(format string, args ...any) {
 
 // why is what the host has to say of a failure.
 func (m *machine) why() string {
-	out, _ := m.try("systemctl --failed --no-legend --plain; journalctl -q --no-pager -o short -n 120 | grep -v audit | tail -60")
+	out, _ := m.try("systemctl --failed --no-legend --plain; journalctl -q --no-pager -o short -n 300 | grep -vE 'skipped, unmet|tmpfiles|: \\[ +[0-9.]+\\]|blob data|KASLR|EDD|stand-in' | tail -60")
 	return out
 }
 
