@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -115,16 +116,16 @@ func (b *builder) programs(ctx context.Context) error {
 		return err
 	}
 	v := strings.TrimSpace(string(version))
-	path := "/nix/store/" + strings.Repeat("e", 32) + "-microvm-" + v
+	placeholder := "/nix/store/" + strings.Repeat("e", 32) + "-microvm-" + v
 	dir := filepath.Join(b.work, "programs")
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, "bin"), 0o755)); err != nil { //nolint:gosec // nix reads it
 		return err
 	}
-	flags := fmt.Sprintf("-s -w -X main.version=%s -X main.libexecDir=%[2]s/lib/microvm -X main.binDir=%[2]s/bin", v, path)
+	flags := fmt.Sprintf("-s -w -X main.version=%s -X main.libexecDir=%[2]s/lib/microvm -X main.binDir=%[2]s/bin", v, placeholder)
 	if _, err := command(ctx, "go", "build", "-trimpath", "-ldflags", flags, "-o", filepath.Join(dir, "bin"), "./cmd/..."); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "path"), []byte(path), 0o644) //nolint:gosec // nix reads it
+	return os.WriteFile(filepath.Join(dir, "path"), []byte(placeholder), 0o644) //nolint:gosec // nix reads it
 }
 
 // generations evaluates and builds them, in a store of their own, in nix's
@@ -141,12 +142,12 @@ func (b *builder) generations(ctx context.Context) (map[string]string, error) {
 	}
 	upstream := "null"
 	if b.upstream != "" {
-		upstream = b.upstream
+		upstream = path(b.upstream)
 	}
 	expression := fmt.Sprintf(`(import ./test/nixos/generations.nix {
 		nixpkgs = %s; upstream = %s; guest = %s; programs = %s;
 		inherit (builtins.fromJSON (builtins.readFile %s)) names examples;
-	}).links`, b.nixpkgs, upstream, filepath.Join(b.work, "guest"), filepath.Join(b.work, "programs"), file)
+	}).links`, path(b.nixpkgs), upstream, path(filepath.Join(b.work, "guest")), path(filepath.Join(b.work, "programs")), path(file))
 	paths := []string{"/usr=" + b.root + "/usr", "/bin=" + b.root + "/usr/bin", "/lib=" + b.root + "/usr/lib", "/lib64=" + b.root + "/usr/lib64"}
 	for _, dir := range []string{"/etc/alternatives", "/var/lib/dpkg/info"} {
 		paths = append(paths, dir+"="+b.root+dir)
@@ -173,6 +174,11 @@ func (b *builder) generations(ctx context.Context) (map[string]string, error) {
 		}
 	}
 	return systems, nil
+}
+
+// path is a path in nix's language, whose own notation knows few characters.
+func path(name string) string {
+	return "(/. + " + strings.ReplaceAll(strconv.Quote(name), "$", `\$`) + ")"
 }
 
 // taken is what modules of a tree take from pkgs.

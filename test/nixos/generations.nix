@@ -75,6 +75,15 @@ let
     none = ours [ ];
     two = ours [ two ];
     unrelated = ours [ two { environment.etc."unrelated".text = "changed"; } ];
+    networkd = ours [
+      two
+      {
+        networking.useNetworkd = true;
+        networking.useHostResolvConf = false;
+        services.resolved.enable = false;
+        systemd.network.wait-online.enable = false;
+      }
+    ];
     bigger = ours [
       (vms {
         a = a [ (mem 264) ];

@@ -42,6 +42,18 @@ var tests = []test{
 		m.hasMemory("k", 264)
 		m.noFailedUnit()
 	}},
+	{name: "AHostTakesUpNetworkd", boot: "two", run: func(m *machine) {
+		m.isUp("a", "vm-a")
+		same := m.same("a")
+		m.must("switch", "networkd")
+		same()
+		m.sh("systemctl is-active systemd-networkd")
+		m.stopsCleanly("a", "vm-a")
+		m.sh("systemctl start microvm@a")
+		m.isUp("a", "vm-a")
+		m.must("switch", "two")
+		m.noFailedUnit()
+	}},
 	{name: "VMsThatAreNoLongerDeclared", boot: "two", run: orphans},
 	{name: "AVMThatIsRenamedKeepsItsTap", boot: "two-stop", run: func(m *machine) { renames(m, "stop") }},
 	{name: "AVMThatIsRenamedAndPurgedKeepsItsTap", boot: "two-purge", run: func(m *machine) { renames(m, "purge") }},
