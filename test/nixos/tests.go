@@ -245,7 +245,8 @@ func (m *machine) pid(name string) string {
 func (m *machine) isUp(name, tap string) {
 	m.want("systemctl is-active microvm@"+name, "active")
 	m.sh("ip link show " + tap)
-	m.eventually(fmt.Sprintf("journalctl -q -o cat _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID microvm@%s) | grep -q '%s'", name, up))
+	// By its process: journald may take a unit that was tried again for the try before.
+	m.eventually(fmt.Sprintf("journalctl -q -o cat -b _PID=$(systemctl show -P MainPID microvm@%s) | grep -q '%s'", name, up))
 }
 
 // same returns a function that fails if the VM is another process by then.
