@@ -138,6 +138,11 @@ test-units: packages assets ## unit tests of what wants a real root, in another 
 test-vm: packages assets ## tests that want a kernel of their own, in a VM (root)
 	@test/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
 
+.PHONY: test-nixos
+test-nixos: packages $(HOST) ## switches of a NixOS host, in a container (root; NIXOS=a checkout of nixpkgs, MICROVM_NIX=one of microvm.nix)
+	@mkdir -p build && $(GO) build -o build/test-nixos ./test/nixos
+	@build/test-nixos -nixos '$(NIXOS)' -microvm-nix '$(MICROVM_NIX)' -run '$(RUN)' $(HOST)
+
 .PHONY: soak
 soak: packages assets ## what goes wrong rarely, hundreds of times (root; about 10 minutes)
 	@test/go-test soak $(HOST) container $(PAYLOAD) /usr/bin/env MICROVM_TEST_SOAK=1 $(SUITE) e2e -test.run 'Many|Anywhere|AnyMoment' $(TESTFLAGS)

@@ -1,7 +1,7 @@
 // Command host boots a test host, a Debian root with a real systemd, lays a
 // payload over it and runs a command inside as root:
 //
-//	host root                         only make the root
+//	host root                         only make the root, and print where it is
 //	host assets PAYLOAD               add the test guest's kernel and initramfs
 //	host container PAYLOAD COMMAND …  under systemd-nspawn: seconds
 //	host vm PAYLOAD COMMAND …         in QEMU, with a kernel of its own
@@ -47,6 +47,7 @@ func host(ctx context.Context, args []string) (int, error) {
 		return 0, err
 	}
 	if len(args) == 1 && args[0] == "root" {
+		fmt.Println(r.tree)
 		return 0, nil
 	}
 	if len(args) == 2 && args[0] == "assets" {

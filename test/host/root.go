@@ -20,6 +20,7 @@ var packages = strings.Fields(`
 	e2fsprogs xfsprogs btrfs-progs dosfstools qemu-system-x86 qemu-system-arm qemu-utils virtiofsd linux-image-amd64
 	strace netcat-openbsd openssh-client openssh-server tmux less zstd
 	bash-completion zsh fish groff-base bzip2 lz4 xz-utils
+	perl libconfig-inifiles-perl libfile-slurp-perl libjson-perl jq socat
 `)
 
 const (
