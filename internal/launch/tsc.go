@@ -2,6 +2,7 @@ package launch
 
 import (
 	"fmt"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -9,9 +10,10 @@ import (
 
 // tscPlaceholder is the value of a placeholder for the rate of the time stamp
 // counter; 0 says to the guest that it has to find out itself. Only a guest
-// without KVM gets it, for which 10 ms do not matter.
-func tscPlaceholder(unlessKVM bool) (string, error) {
-	if unlessKVM && usableKVM() == nil {
+// without KVM gets it, for which 10 ms do not matter. native is for one that KVM
+// could run.
+func tscPlaceholder(unlessKVM, native bool) (string, error) {
+	if unlessKVM && native && usableKVM() == nil {
 		return "0", nil
 	}
 	khz, err := tscKHz()
@@ -19,6 +21,12 @@ func tscPlaceholder(unlessKVM bool) (string, error) {
 		return "", fmt.Errorf("measure the rate of the time stamp counter: %w", err)
 	}
 	return strconv.Itoa(khz), nil
+}
+
+// native says whether a guest of that architecture is one that KVM runs here.
+func native(arch string) bool {
+	ours := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+	return arch == ours || arch == ""
 }
 
 // usableKVM says why /dev/kvm cannot be used.
