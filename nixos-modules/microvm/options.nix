@@ -116,9 +116,10 @@ in
     };
 
     cpu = maybe str ''
-      CPU model to emulate, for a guest of another architecture than the host's.
-      `null` takes the host's own CPU, with KVM. Emulation is slow, and only QEMU
-      has it.
+      CPU model that the guest sees. `null` takes the host's own CPU, with KVM. A
+      model runs under KVM as well where guest and host have one architecture; a
+      guest of another architecture is emulated, which is slow and which only QEMU
+      has.
     '';
 
     vcpu = mkOption {
