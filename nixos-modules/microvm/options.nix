@@ -160,8 +160,10 @@ in
       type = types.lines;
       default = "";
       description = ''
-        Shell commands that run before the hypervisor, in the VM's state
-        directory, as the hypervisor's user.
+        Shell commands that run before all else of a start, in the VM's state
+        directory, as the hypervisor's user: before volumes are looked at and made.
+        What they export, their umask and their limits are those of
+        `extraArgsScript` and of the hypervisor.
       '';
     };
 

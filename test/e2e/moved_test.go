@@ -21,7 +21,7 @@ X`)
 	sh(t, "install-microvm -p "+pkg+" wrapped")
 	cleanUp(t, "wrapped")
 	sh(t, "systemctl start microvm@wrapped")
-	waitFor(t, "wrapped", "mvguest: up")
+	waitFor(t, "wrapped", "test guest is up")
 	if got := sh(t, "cat /var/lib/microvms/wrapped/wrapped-by"); got != "microvm" {
 		t.Errorf("it ran as %s", got)
 	}
@@ -31,10 +31,12 @@ X`)
 	}
 	nothingLeft(t, "wrapped")
 	// A changed copy that a shell reads from a pipe.
-	sh(t, "cd $(mktemp -d) && microvm build "+strings.TrimSuffix(pkg, "runner")+"spec.json -o built --at $PWD/built && "+
-		"bash <(sed 's/exec/echo a changed copy; exec/' built/bin/microvm-run) > log 2>&1 & "+
-		"for i in $(seq 900); do grep -s 'mvguest: up' /tmp/tmp.*/log && break; sleep 0.1; done; "+
-		"grep -l 'a changed copy' $(grep -ls 'mvguest: up' /tmp/tmp.*/log); kill %1; wait; true")
+	file := strings.TrimSuffix(pkg, "runner") + "spec.json"
+	sh(t, "mkdir -p /tmp/copy && cd /tmp/copy && microvm build "+file+" -o built --at /tmp/copy/built && "+
+		"sed 's/^exec/echo a changed copy; exec/' built/bin/microvm-run > changed && systemd-run -q -p WorkingDirectory=/tmp/copy --unit changed-copy bash -c 'bash <(cat changed)'")
+	t.Cleanup(func() { _, _ = try("systemctl stop changed-copy; rm -rf /tmp/copy") })
+	eventually(t, 90*time.Second, "journalctl -q -o cat -u changed-copy | grep 'test guest is up'")
+	sh(t, "journalctl -q -o cat -u changed-copy | grep 'a changed copy'")
 }
 
 // TestPreStartIsTheFirstStep of a unit's start, and what it sets is QEMU's.
@@ -52,12 +54,12 @@ func TestPreStartIsTheFirstStep(t *testing.T) {
 	pid := sh(t, "systemctl show -P MainPID microvm@"+name)
 	for command, want := range map[string]string{
 		"grep 'Max open files' /proc/" + pid + "/limits | awk '{ print $4, $5 }'": "5000 5000",
-		"tr '\\0' '\\n' < /proc/" + pid + "/environ | grep FROM_PRE_START":         "FROM_PRE_START=yes",
-		"stat -c %a /var/lib/microvms/first/data.img":                              "600",
-		"grep Umask /proc/" + pid + "/status | awk '{ print $2 }'":                 "0077",
-		"readlink /proc/" + pid + "/cwd":                                           "/var/lib/microvms/first",
-		"ls -l /proc/" + pid + "/fd | grep -c microvm-run-wrapper || true":         "0",
-		"tr '\\0' '\\n' < /proc/" + pid + "/environ | grep -c MICROVM_ || true":    "0",
+		"tr '\\0' '\\n' < /proc/" + pid + "/environ | grep FROM_PRE_START":        "FROM_PRE_START=yes",
+		"stat -c %a /var/lib/microvms/first/data.img":                             "600",
+		"grep Umask /proc/" + pid + "/status | awk '{ print $2 }'":                "0077",
+		"readlink /proc/" + pid + "/cwd":                                          "/var/lib/microvms/first",
+		"ls -l /proc/" + pid + "/fd | grep -c microvm-run-wrapper || true":        "0",
+		"tr '\\0' '\\n' < /proc/" + pid + "/environ | grep -c MICROVM_ || true":   "0",
 	} {
 		if got := sh(t, command); got != want {
 			t.Errorf("%s: %q, want %q", command, got, want)
@@ -70,16 +72,16 @@ func TestPreStartIsTheFirstStep(t *testing.T) {
 // by a sandbox of the user's own.
 func TestWhatQEMUsSandboxHasToLeave(t *testing.T) {
 	in(t, "container")
-	sh(t, "ip tuntap add vm-script mode tap user microvm vnet_hdr; printf '#!/bin/sh\\necho \"$1\" > /var/lib/microvms/script/up\\n' > /usr/local/bin/vm-script-up; chmod 755 /usr/local/bin/vm-script-up")
+	sh(t, "ip tuntap add vm-script mode tap user microvm vnet_hdr; printf '#!/bin/sh\\necho \"$1\" > up\\n' > /usr/local/bin/vm-script-up; chmod 755 /usr/local/bin/vm-script-up")
 	t.Cleanup(func() { _, _ = try("ip link delete vm-script; rm -f /usr/local/bin/vm-script-up") })
-	for _, own := range [][]string{nil, {"-sandbox", "on,spawn=allow"}} {
+	for vm, own := range map[string][]string{"script-ours": nil, "script-own": {"-sandbox", "on,spawn=allow"}} {
 		args := append([]string{"-netdev", "tap,id=x,ifname=vm-script,script=/usr/local/bin/vm-script-up,downscript=no", "-device", "virtio-net-device,netdev=x"}, own...)
-		name := install(t, spec("script", func(s map[string]any) { s["qemu"] = map[string]any{"extraArgs": args} }))
+		name := install(t, spec(vm, func(s map[string]any) { s["qemu"] = map[string]any{"extraArgs": args} }))
 		sh(t, "systemctl start microvm@"+name)
-		waitFor(t, name, "mvguest: up")
-		if got := sh(t, "cat /var/lib/microvms/script/up"); got != "vm-script" {
+		waitFor(t, name, "test guest is up")
+		if got := sh(t, "cat /var/lib/microvms/"+vm+"/up"); got != "vm-script" {
 			t.Errorf("with %q the script got %q", own, got)
 		}
-		sh(t, "systemctl stop microvm@"+name+"; rm -rf /var/lib/microvms/script")
+		sh(t, "systemctl stop microvm@"+name)
 	}
 }
