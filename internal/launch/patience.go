@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -27,9 +28,9 @@ const (
 	extendStep = 30 * time.Second
 	// lookPause is the time between two looks.
 	lookPause = extendStep / 3
-	// working is how much CPU time a VM uses that does anything, between two looks:
-	// a guest that waits has its timers, and one whose CPUs have stopped has not.
-	working = 20 * time.Millisecond
+	// working is the part of a CPU that a VM uses, or waits for, which does something:
+	// one divided by this. The timers of a guest that only waits use less.
+	working = 4
 )
 
 // extend is the message that prolongs a start.
@@ -69,26 +70,50 @@ func keep(ctx context.Context, socket string, pause time.Duration) error {
 }
 
 // watchProgress prolongs the start of a VM that shows progress, until ctx ends:
-// its guest reports something, or it uses CPU time.
+// its guest reports something, or it works.
 func (c *child) watchProgress(ctx context.Context, pause time.Duration) {
-	used, reports := cpuTime(c.orders.PID), 0
+	used, reports := cpuWanted(c.orders.PID), c.reports.Load()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		usedNow, reportsNow := cpuTime(c.orders.PID), int(c.reports.Load())
+		usedNow, reportsNow := cpuWanted(c.orders.PID), c.reports.Load()
 		bound := maxSilent
 		if reportsNow > 0 {
 			bound = maxBoot
 		}
-		progress := reportsNow > reports || usedNow-used >= working
+		progress := reportsNow > reports || usedNow-used >= pause/working
 		if progress && time.Since(c.began) < bound {
 			_ = notify.Send(c.notify, extend())
 		}
 		used, reports = usedNow, reportsNow
 	}
+}
+
+// cpuWanted is the CPU time that a process has used and that it has waited for, with
+// all its threads: on a host that is busy, a guest that works gets little. 0 is a
+// process that is gone.
+func cpuWanted(pid int) time.Duration {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/schedstat", pid))
+	var sum time.Duration
+	for _, task := range tasks {
+		// Documentation/scheduler/sched-stats.rst of the kernel: nanoseconds on a CPU,
+		// and nanoseconds on a run queue.
+		var on, waiting int64
+		data, err := os.ReadFile(task) //nolint:gosec // of /proc
+		if err != nil {
+			continue
+		}
+		if _, err := fmt.Sscan(string(data), &on, &waiting); err == nil {
+			sum += time.Duration(on + waiting)
+		}
+	}
+	if sum == 0 { // a kernel without CONFIG_SCHED_INFO
+		return cpuTime(pid)
+	}
+	return sum
 }
 
 // userHZ is USER_HZ, in which proc(5) counts CPU time: 100 on all architectures

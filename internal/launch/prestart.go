@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -30,9 +28,9 @@ const preStartedVariable = "MICROVM_PRESTARTED"
 type preStarted struct {
 	// PID of this process.
 	PID int `json:"pid"`
-	// Began is when preStart did, by the clock of file systems. What was made since
-	// is no leftover.
-	Began syscall.Timespec `json:"began"`
+	// Stale are the sockets of an earlier run that were there before preStart, and
+	// which files they were. What was made since is no leftover.
+	Stale map[string]string `json:"stale,omitempty"`
 	// Program, Package and Dir are the descriptors of this program, of the package and
 	// of the directory that the start began in: the account need not reach them by
 	// their paths.
@@ -54,7 +52,12 @@ func (l *Launcher) preStart(p *runner.Package, plan *hypervisor.Plan) error {
 	if again, err := l.goOn(); again || err != nil {
 		return err
 	}
-	mark := preStarted{PID: os.Getpid(), Began: fileTime()}
+	mark := preStarted{PID: os.Getpid(), Stale: map[string]string{}}
+	for _, path := range plan.StaleSockets {
+		if which := identity(path); which != "" {
+			mark.Stale[path] = which
+		}
+	}
 	if os.Geteuid() == 0 && plan.User != "" { // which may not open them itself
 		files, err := openMacvtaps(plan.Macvtaps)
 		if err != nil {
@@ -186,25 +189,24 @@ func (l *Launcher) goOn() (bool, error) {
 	return true, nil
 }
 
-// fileTime is what the kernel's clock of file systems says now.
-func fileTime() syscall.Timespec {
-	var now unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now) != nil {
-		return syscall.NsecToTimespec(time.Now().UnixNano())
+// identity tells a file from another that has its name later; it is empty where
+// there is none.
+func identity(path string) string {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil {
+		return ""
 	}
-	return syscall.NsecToTimespec(now.Nano())
+	return fmt.Sprintf("%d:%d:%d", st.Dev, st.Ino, st.Ctim.Nano())
 }
 
-// stale are those of the sockets that are older than this start: preStart may have
+// stale are those of the sockets that were there before preStart, which may have
 // started what serves one.
 func (l *Launcher) stale(sockets []string) []string {
 	if l.preStarted == nil {
 		return sockets
 	}
-	began := syscall.TimespecToNsec(l.preStarted.Began)
 	return slices.DeleteFunc(slices.Clone(sockets), func(path string) bool {
-		var st unix.Stat_t
-		return unix.Lstat(path, &st) == nil && st.Ctim.Nano() >= began
+		return l.preStarted.Stale[path] == "" || identity(path) != l.preStarted.Stale[path]
 	})
 }
 
