@@ -23,6 +23,7 @@ import (
 
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
+	"microvm/internal/kvm"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
@@ -234,7 +235,7 @@ func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
 	if plan.KVM == hypervisor.KVMUnused {
 		return nil
 	}
-	if !native(plan.Arch) {
+	if !kvm.Runs(plan.Arch) {
 		if plan.KVM == hypervisor.KVMWanted {
 			return nil // emulated, as everybody expects
 		}
@@ -364,7 +365,7 @@ func (v *startValues) value(name string) (string, error) {
 	case "notify-port":
 		return strconv.Itoa(int(v.listener.port())), nil
 	case "tsc-khz", "tsc-khz-without-kvm":
-		return tscPlaceholder(name != "tsc-khz", native(v.arch))
+		return tscPlaceholder(name != "tsc-khz", kvm.Runs(v.arch))
 	case "package":
 		return v.packageDir, nil
 	case "shutdown-key":

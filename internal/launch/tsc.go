@@ -2,7 +2,6 @@ package launch
 
 import (
 	"fmt"
-	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -21,12 +20,6 @@ func tscPlaceholder(unlessKVM, native bool) (string, error) {
 		return "", fmt.Errorf("measure the rate of the time stamp counter: %w", err)
 	}
 	return strconv.Itoa(khz), nil
-}
-
-// native says whether a guest of that architecture is one that KVM runs here.
-func native(arch string) bool {
-	ours := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
-	return arch == ours || arch == ""
 }
 
 // usableKVM says why /dev/kvm cannot be used.

@@ -85,3 +85,20 @@ func TestWhatQEMUsSandboxHasToLeave(t *testing.T) {
 		sh(t, "systemctl stop microvm@"+name)
 	}
 }
+
+// TestATapOfSeveralCPUsNeedsNoPCI: machine microvm has virtio-mmio, as in
+// microvm.nix, and the guest one of the tap's queues.
+func TestATapOfSeveralCPUsNeedsNoPCI(t *testing.T) {
+	in(t, "container")
+	name := install(t, spec("mmio", func(s map[string]any) {
+		s["interfaces"] = []any{tap("vm-mmio", 1)}
+		s["vcpu"] = 2
+		s["kernelParams"] = []string{"mvguest.ip=10.77.9.2/24"}
+	}))
+	sh(t, "systemctl start microvm@"+name)
+	waitFor(t, name, "mac=02:00:00:00:00:01 queues=1")
+	if got := sh(t, "tr '\\0' '\\n' < /proc/$(systemctl show -P MainPID microvm@mmio)/cmdline"); !strings.Contains(got, "pcie=off") || !strings.Contains(got, "virtio-net-device,") || !strings.Contains(got, "queues=2") {
+		t.Errorf("QEMU runs as\n%s", got)
+	}
+	sh(t, "ip address add 10.77.9.1/24 dev vm-mmio && ping -c 3 -i 0.2 -W 20 10.77.9.2")
+}
