@@ -93,6 +93,10 @@ func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
+		// What a script adds goes before ours, too.
+		if ours := p.Argv[len(p.Argv)-p.Last:]; (name == "qemu") != slices.Contains(ours, "virtio-serial-pci,id=microvm-serial") {
+			t.Errorf("%s: %q stay last", name, ours)
+		}
 		words := slices.Clone(p.Argv)
 		for _, g := range p.Generated {
 			words = append(words, g.Content)

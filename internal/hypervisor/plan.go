@@ -36,6 +36,8 @@ type Plan struct {
 	// name that is looked up in PATH at the start. Arguments may hold
 	// placeholders, see Placeholder.
 	Argv []string `json:"argv"`
+	// Last is how many of Argv's arguments stay behind those of ExtraArgsScript.
+	Last int `json:"last,omitempty"`
 	// Landlock are arguments behind those of Argv, on a host whose kernel has
 	// Landlock as Cloud Hypervisor wants it; they confine it to its VM's files.
 	Landlock []string `json:"landlock,omitempty"`

@@ -439,10 +439,12 @@ func (a *qemuArgs) console() {
 }
 
 // secondConsole is on a bus of its own, and behind all that microvm.nix and the
-// user's own arguments add: each of those keeps its slot.
+// user's own arguments and script add: each of those keeps its slot.
 func (a *qemuArgs) secondConsole() {
 	if *a.s.QEMU.SerialConsole && !a.hub {
+		before := len(a.argv)
 		a.add("-device", a.virtio("serial")+",id=microvm-serial", "-device", "virtconsole,chardev=console,bus=microvm-serial.0")
+		a.p.Last = len(a.argv) - before
 	}
 }
 

@@ -174,6 +174,11 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := l.announce(plan, listener); err != nil {
 		return err
 	}
+	if plan.Last > 0 {
+		argv = slices.Insert(argv, len(plan.Argv)-plan.Last, extra...)
+	} else {
+		argv = append(argv, extra...)
+	}
 	if plan.ProcessName != "" {
 		argv[0] = plan.ProcessName
 	}
@@ -184,7 +189,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Jail != nil {
 		env = plan.Env // nothing of the host's, as Firecracker's jailer does
 	}
-	return become(program, append(argv, extra...), env, slices.Concat(files.inherited(), disks.inherited()))
+	return become(program, argv, env, slices.Concat(files.inherited(), disks.inherited()))
 }
 
 // check looks for what has to be there before the hypervisor starts.

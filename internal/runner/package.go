@@ -87,7 +87,7 @@ func (p *Package) heed(plan *hypervisor.Plan) error {
 		return err
 	}
 	if run && p.exists(RunProgram) {
-		plan.Foreign, plan.Argv, plan.Landlock = true, []string{RunProgram}, nil
+		plan.Foreign, plan.Argv, plan.Last, plan.Landlock = true, []string{RunProgram}, 0, nil
 		plan.Readiness = hypervisor.Readiness{Mode: hypervisor.ReadyNone, Why: "the package's " + RunProgram + " is not what microvm build wrote"}
 		plan.Notes = append(plan.Notes, RunProgram+" is not what microvm build wrote; it runs in place of the plan")
 	}
@@ -148,6 +148,9 @@ func decodePlan(data []byte) (*hypervisor.Plan, error) {
 	}
 	if plan.Version < 1 || len(plan.Argv) == 0 || plan.Argv[0] == "" {
 		return nil, errors.New("the plan has no version or no command line; build the package again")
+	}
+	if plan.Last < 0 || plan.Last >= len(plan.Argv) {
+		return nil, fmt.Errorf("the plan has %d last arguments of %d; build the package again", plan.Last, len(plan.Argv))
 	}
 	if err := validate(plan); err != nil {
 		return nil, fmt.Errorf("%w; build the package again", err)

@@ -150,3 +150,13 @@ func TestAScriptFindsItsPackage(t *testing.T) {
 		t.Errorf("moved: %v: %s", err, out)
 	}
 }
+
+// TestMoreLastArgumentsThanThereAreAreRefused.
+func TestMoreLastArgumentsThanThereAreAreRefused(t *testing.T) {
+	for last, ok := range map[int]bool{-1: false, 0: true, 1: true, 2: false, 3: false} {
+		text := fmt.Sprintf(`{"version":1,"name":"web","hypervisor":"qemu","argv":["/bin/true","-x"],"last":%d,"shutdown":{"method":"none"},"readiness":{"mode":"none"}}`, last)
+		if _, err := decodePlan([]byte(text)); (err == nil) != ok {
+			t.Errorf("%d last arguments of 2: %v", last, err)
+		}
+	}
+}
