@@ -80,13 +80,10 @@ vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
   }
   ''
     # In a directory of the build's own: the store itself takes only $out.
-    ${builder}/bin/microvm build ${specFile} -o runner
-    chmod -R u+w runner
-    ${lib.optionalString (builder.outPath != programs.outPath) ''
-      sed -i 's|${builder}|${programs}|g' runner/bin/*
-    ''}
-    ${lib.optionalString (tools != [ ]) ''
-      sed -i '2i PATH="$PATH:${lib.makeBinPath tools}"; export PATH' runner/bin/microvm-run
-    ''}
+    # What the package's scripts have in them is in its plan, so nothing changes
+    # them here.
+    ${builder}/bin/microvm build ${specFile} -o runner --at $out${
+      lib.optionalString (builder.outPath != programs.outPath) " --programs ${programs}"
+    }${lib.optionalString (tools != [ ]) " --path ${lib.makeBinPath tools}"}
     mv runner $out
   ''

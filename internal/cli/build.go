@@ -25,6 +25,7 @@ import (
 
 func (c *Command) build() *cobra.Command {
 	var out string
+	var options buildOptions
 	cmd := &cobra.Command{
 		Use:   "build SPEC -o DIR",
 		Short: "Compile a spec into a runner package",
@@ -40,7 +41,11 @@ func (c *Command) build() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			plan, err := runner.Build(c.builder(exec.LookPath), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+			o, err := c.packageOptions(options)
+			if err != nil {
+				return err
+			}
+			plan, err := runner.Build(c.builder(exec.LookPath), s, out, o)
 			if err != nil {
 				return err
 			}
@@ -54,7 +59,36 @@ func (c *Command) build() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "", "directory of the package")
+	// For a build in a directory that is moved, and for another host.
+	cmd.Flags().StringVar(&options.at, "at", "", "where the package will be, and stay")
+	cmd.Flags().StringVar(&options.programs, "programs", "", "where microvm is installed that the package's scripts call")
+	cmd.Flags().StringVar(&options.path, "path", "", "directories to append to PATH in bin/microvm-run")
+	for _, name := range []string{"at", "programs", "path"} {
+		_ = cmd.Flags().MarkHidden(name)
+	}
 	return cmd
+}
+
+// buildOptions are for those who build packages by a program, as Nix does, to a place
+// that they know. A package that somebody builds by hand may go anywhere: the same
+// spec gives the same bytes.
+type buildOptions struct{ at, programs, path string }
+
+// packageOptions is what a package's scripts are to have in them.
+func (c *Command) packageOptions(o buildOptions) (runner.Options, error) {
+	options := runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir, At: o.at, Path: o.path}
+	if o.programs == "" {
+		return options, nil
+	}
+	// The other installation has the same directories.
+	for _, dir := range []*string{&options.LibexecDir, &options.BinDir} {
+		below, err := filepath.Rel(filepath.Dir(c.BinDir), *dir)
+		if err != nil {
+			return options, fmt.Errorf("find %s below %s: %w", *dir, o.programs, err)
+		}
+		*dir = filepath.Join(o.programs, below)
+	}
+	return options, nil
 }
 
 // builder asks programs for their versions, each once: those that find finds.
@@ -62,7 +96,7 @@ func (c *Command) builder(find func(string) (string, error)) *hypervisor.Builder
 	versions := &foreign.Versions{Account: c.unprivileged(), Find: find, Slow: func(program string) {
 		_, _ = fmt.Fprintf(c.Stderr, "microvm: asking %s for its version, for %s at most\n", program, foreign.VersionLimit)
 	}}
-	return &hypervisor.Builder{Version: versions.Of, GuestKernel: kernel.Version}
+	return &hypervisor.Builder{Version: versions.Of, GuestKernel: kernel.Version, Seccomp: versions.Seccomp}
 }
 
 // open finds what a person means by DIR, NAME or SPEC.
@@ -162,7 +196,8 @@ func (c *Command) printPlan(p *hypervisor.Plan) {
 }
 
 func (c *Command) shutdown() *cobra.Command {
-	return &cobra.Command{
+	var asBuilt bool
+	cmd := &cobra.Command{
 		Use:   "shutdown DIR|NAME",
 		Short: "Ask the guest of a VM that is run by hand to go down, and wait for it",
 		Long: "Ask the guest of a VM that is run by hand to go down, and wait for it: of package\n" +
@@ -172,19 +207,24 @@ func (c *Command) shutdown() *cobra.Command {
 			"start it again.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.shutDown(cmd.Context(), args[0])
+			return c.shutDown(cmd.Context(), args[0], asBuilt)
 		},
 	}
+	asBuiltFlag(cmd, &asBuilt)
+	return cmd
 }
 
 // shutDown asks the guest of a package that runs in the current directory, or
 // of a VM.
-func (c *Command) shutDown(ctx context.Context, word string) error {
+func (c *Command) shutDown(ctx context.Context, word string, asBuilt bool) error {
 	p, dir, err := c.openInUse(word)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.Close() }()
+	if asBuilt {
+		p.AsBuilt()
+	}
 	plan, err := p.Plan()
 	if err != nil {
 		return err

@@ -24,13 +24,12 @@ import (
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/launch"
-	"microvm/internal/runner"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
 
 func (c *Command) run() *cobra.Command {
-	var interactive bool
+	var interactive, asBuilt bool
 	cmd := &cobra.Command{
 		Use:   "run NAME|DIR",
 		Short: "Run a VM, or a package, in the foreground",
@@ -43,8 +42,11 @@ func (c *Command) run() *cobra.Command {
 			"A runner package, DIR, runs in the current directory.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := launch.Resume(); err != nil {
+				return err
+			}
 			if _, err := os.Stat(args[0]); !c.named(args[0]) && (err == nil || strings.Contains(args[0], "/")) {
-				return c.runPackage(args[0])
+				return c.runPackage(args[0], asBuilt)
 			}
 			vm, err := c.vm(args[0])
 			if err != nil {
@@ -57,14 +59,26 @@ func (c *Command) run() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the terminal to the guest's console")
+	asBuiltFlag(cmd, &asBuilt)
 	return cmd
 }
 
+// asBuiltFlag is for a package's own scripts, which are what its plan was written
+// with: another program in their place may call them.
+func asBuiltFlag(cmd *cobra.Command, asBuilt *bool) {
+	const name = "as-built"
+	cmd.Flags().BoolVar(asBuilt, name, false, "go by the package's plan, whatever its programs are")
+	_ = cmd.Flags().MarkHidden(name)
+}
+
 // runPackage becomes the hypervisor of a package, in the current directory.
-func (c *Command) runPackage(dir string) error {
-	p, err := runner.Open(dir)
+func (c *Command) runPackage(dir string, asBuilt bool) error {
+	p, err := launch.OpenPackage(dir)
 	if err != nil {
 		return err
+	}
+	if asBuilt {
+		p.AsBuilt()
 	}
 	runtime.LockOSThread()
 	l := &launch.Launcher{Stderr: c.Stderr, ByHand: true}
@@ -83,7 +97,7 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 		if err := os.Chdir(vm.Dir()); err != nil {
 			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", vm.Name, err)
 		}
-		return c.runPackage(filepath.Join(vm.Dir(), "current"))
+		return c.runPackage(filepath.Join(vm.Dir(), "current"), false)
 	}
 	unlock, err := lockRun(vm)
 	if err != nil {

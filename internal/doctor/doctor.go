@@ -98,7 +98,7 @@ func (d *Doctor) account() {
 	d.ok("account", "hypervisors run as user %s, group %s", d.Host.User, d.Host.Group)
 }
 
-const kvmRemedy = "load kvm_intel or kvm_amd; turn virtualization on in the firmware, or nesting on in the hypervisor that runs this machine; or set cpu in the specs, for emulated guests"
+const kvmRemedy = "load kvm_intel or kvm_amd; turn virtualization on in the firmware, or nesting on in the hypervisor that runs this machine; QEMU does without, and emulates its guests slowly"
 
 func (d *Doctor) kvm() {
 	device := d.path(kvm.Device)

@@ -17,6 +17,7 @@ import (
 
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
+	"microvm/internal/kvm"
 	"microvm/internal/mounts"
 	"microvm/internal/statedir"
 	"microvm/internal/virtiofsd"
@@ -77,7 +78,8 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.ok("package", "%s, for %s", p.Dir(), plan.Hypervisor)
 	d.program(plan)
 	d.files(plan)
-	if plan.KVM != hypervisor.KVMUnused {
+	// A guest of another architecture is emulated on every host.
+	if plan.KVM == hypervisor.KVMRequired || plan.KVM == hypervisor.KVMWanted && kvm.Runs(plan.Arch) {
 		d.kvm()
 		if plan.KVM == hypervisor.KVMWanted && d.findings[len(d.findings)-1].Status == Failed {
 			d.findings[len(d.findings)-1].Status = Missing // it is emulated, slowly

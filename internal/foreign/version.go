@@ -24,6 +24,7 @@ type Versions struct {
 	Slow func(program string)
 
 	answers map[string]answer
+	seccomp map[string]bool
 }
 
 type answer struct {
@@ -44,25 +45,33 @@ func (v *Versions) Of(program string) (major, minor int, err error) {
 	return a.major, a.minor, a.err
 }
 
+// Seccomp says whether a QEMU was built with its seccomp filter: one that was not
+// knows no -sandbox, and says so before anything else.
+func (v *Versions) Seccomp(program string) (bool, error) {
+	if has, ok := v.seccomp[program]; ok {
+		return has, nil
+	}
+	_, err := v.run(context.Background(), program, "-sandbox", "on", "-version")
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return false, fmt.Errorf("ask %s for its sandbox: %w", program, err)
+	}
+	if v.seccomp == nil {
+		v.seccomp = map[string]bool{}
+	}
+	v.seccomp[program] = err == nil
+	return err == nil, nil
+}
+
 var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)
 
 // ask runs program --version, or -version, which is how StratoVirt has it.
 func (v *Versions) ask(program string) (major, minor int, err error) {
-	path, err := v.Find(program)
-	if err != nil {
-		return 0, 0, fmt.Errorf("ask %s for its version: %w", program, err)
-	}
-	var say func()
-	if v.Slow != nil {
-		say = func() { v.Slow(program) }
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), VersionLimit)
 	defer cancel()
-	cmd := Command{Path: path, As: As(path, v.Account), Apart: true, Limit: VersionLimit, Slow: say}
 	var out []byte
 	for _, flag := range []string{"--version", "-version"} {
-		cmd.Args = []string{flag}
-		out, _, err = cmd.Run(ctx)
+		out, err = v.run(ctx, program, flag)
 		if !errors.As(err, new(*exec.ExitError)) {
 			break
 		}
@@ -71,6 +80,21 @@ func (v *Versions) ask(program string) (major, minor int, err error) {
 		return 0, 0, fmt.Errorf("ask %s for its version: %w", program, err)
 	}
 	return parseVersion(program, out)
+}
+
+// run returns what a program prints.
+func (v *Versions) run(ctx context.Context, program string, args ...string) ([]byte, error) {
+	path, err := v.Find(program)
+	if err != nil {
+		return nil, err
+	}
+	var say func()
+	if v.Slow != nil {
+		say = func() { v.Slow(program) }
+	}
+	cmd := Command{Path: path, Args: args, As: As(path, v.Account), Apart: true, Limit: VersionLimit, Slow: say}
+	out, _, err := cmd.Run(ctx)
+	return out, err
 }
 
 func parseVersion(program string, out []byte) (major, minor int, err error) {

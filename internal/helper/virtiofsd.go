@@ -150,7 +150,7 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, e
 			share.Threads = runtime.NumCPU()
 		}
 		// A package without a plan says nothing of the group: the host's own.
-		if s.SocketGroup != "" && s.SocketGroup != vm.Host.Group && !plan.Foreign {
+		if s.SocketGroup != "" && s.SocketGroup != vm.Host.Group && (!plan.Foreign || plan.Programs != nil) {
 			if share.SocketGID, err = lookupGroup(s.SocketGroup); err != nil {
 				return cfg, fmt.Errorf("share %q: socket group: %w", s.Tag, err)
 			}

@@ -42,6 +42,9 @@ type chArgs struct {
 	locks bool
 	// hasLandlock says that there is --landlock, since 41.
 	hasLandlock bool
+	// uuid is the key of the guest's UUID in --platform, which has another name
+	// since 53.
+	uuid string
 }
 
 func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
@@ -57,6 +60,10 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 		imageType:   !b.older(program, 52, 0),
 		locks:       !b.older(program, 46, 0),
 		hasLandlock: b.atLeast(program, 41, 0),
+	}
+	a.uuid = "system_uuid"
+	if s.MachineID.Value != nil && b.older(program, 53, 0) {
+		a.uuid = "uuid"
 	}
 	control := controlOf(s, "cloud-hypervisor")
 	cid, socket := a.vsock()
@@ -178,11 +185,8 @@ func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 	if _, ok := optionKey(own["--platform"], "oem_strings"); ok {
 		faults.Addf(path, "--platform has oem_strings=, which is option cloud-hypervisor.platformOEMStrings; move them there")
 	}
-	if _, ok := optionKey(own["--platform"], "system_uuid"); ok && s.MachineID.Value != nil {
-		faults.Addf(path, "--platform has system_uuid=, which is option machineId; take one of them out")
-	}
-	if _, ok := optionKey(own["--vsock"], "cid"); ok && s.Vsock.CID != nil {
-		faults.Addf(path, "--vsock has cid=, and vsock.cid is set; take one of them out")
+	if cid, ok := optionKey(own["--vsock"], "cid"); ok && s.Vsock.CID != nil && cid != strconv.FormatInt(*s.Vsock.CID, 10) {
+		faults.Addf(path, "--vsock has cid=%s, and vsock.cid is %d\nhint: take one of them out", cid, *s.Vsock.CID)
 	}
 	for i, text := range s.CloudHypervisor.PlatformOEMStrings {
 		if strings.ContainsAny(text, ",[]\"") {
@@ -319,8 +323,9 @@ func (a *chArgs) platform() string {
 	if len(oem) > 0 {
 		ours = append(ours, "oem_strings=["+strings.Join(oem, ",")+"]")
 	}
-	if id := a.s.MachineID.Value; id != nil {
-		ours = append(ours, "system_uuid="+*id)
+	_, own := optionKey(a.own["--platform"], a.uuid)
+	if _, other := optionKey(a.own["--platform"], "uuid"); !own && !other && a.s.MachineID.Value != nil {
+		ours = append(ours, a.uuid+"="+*a.s.MachineID.Value)
 	}
 	return a.merged("--platform", ours...)
 }
@@ -342,7 +347,7 @@ func (a *chArgs) gpu() {
 	if !a.s.Graphics.Enable {
 		return
 	}
-	a.p.PreStart = joinLines(a.p.PreStart, gpuDevice(a.s, program(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
+	a.p.BeforeStart = joinLines(a.p.BeforeStart, gpuDevice(a.s, program(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
 	a.p.StaleSockets = append(a.p.StaleSockets, a.s.Graphics.Socket)
 	a.p.Notes = append(a.p.Notes, "graphics need a build of Cloud Hypervisor with --gpu, and crosvm for the device")
 	a.add("--gpu", "socket="+Literal(a.s.Graphics.Socket))

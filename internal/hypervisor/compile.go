@@ -20,6 +20,9 @@ type Builder struct {
 	// GuestKernel returns the version of a kernel's image as MAJOR, MINOR, or an
 	// error where the image does not tell; nil is as if none did.
 	GuestKernel func(path string) (major, minor int, err error)
+	// Seccomp says whether a QEMU was built with its seccomp filter, or an error
+	// where it cannot be asked; nil is as if each was.
+	Seccomp func(program string) (bool, error)
 
 	// asked is what decisions of the present compilation depend on; nil keeps none.
 	asked *Versions
@@ -86,7 +89,7 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	if !ok {
 		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(compilers)))}}
 	}
-	b = &Builder{Version: b.Version, GuestKernel: b.GuestKernel, asked: &Versions{}}
+	b = &Builder{Version: b.Version, GuestKernel: b.GuestKernel, Seccomp: b.Seccomp, asked: &Versions{}}
 	faults, err := b.faults(s)
 	if err == nil {
 		err = faults.Err()

@@ -51,15 +51,17 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	} else {
 		add("--no-balloon")
 	}
+	// Those that other processes serve get their slots as they come here; the order
+	// is microvm.nix's.
+	if s.Graphics.Enable {
+		p.BeforeStart = joinLines(p.BeforeStart, gpuDevice(s, program))
+		p.StaleSockets = append(p.StaleSockets, s.Graphics.Socket)
+		add("--vhost-user", "type=gpu,socket="+Literal(s.Graphics.Socket))
+	}
 	crosvmDisks(s, p)
 	crosvmShares(s, p)
 	for _, n := range s.Interfaces {
 		add("--net", crosvmInterface(n))
-	}
-	if s.Graphics.Enable {
-		p.PreStart = joinLines(p.PreStart, gpuDevice(s, program))
-		p.StaleSockets = append(p.StaleSockets, s.Graphics.Socket)
-		add("--vhost-user", "type=gpu,socket="+Literal(s.Graphics.Socket))
 	}
 	if s.Vsock.CID != nil {
 		add("--vsock", strconv.FormatInt(*s.Vsock.CID, 10))
@@ -130,7 +132,7 @@ func crosvmSandbox(s *spec.Spec, p *Plan) {
 		return
 	}
 	p.Namespaces = true
-	p.PreStart = joinLines(p.PreStart, "mkdir -p "+shellQuote(*s.Crosvm.PivotRoot)+"\n")
+	p.BeforeStart = joinLines(p.BeforeStart, "mkdir -p "+shellQuote(*s.Crosvm.PivotRoot)+"\n")
 	p.Argv = append(p.Argv, "--pivot-root", Literal(*s.Crosvm.PivotRoot))
 }
 

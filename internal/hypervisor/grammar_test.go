@@ -257,29 +257,6 @@ func TestQEMUTakesNoIDThatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestACPUThatKVMAloneHasIsNotEmulated.
-func TestACPUThatKVMAloneHasIsNotEmulated(t *testing.T) {
-	for members, refused := range map[string]bool{
-		`"cpu":"host"`:      true,
-		`"cpu":"host,-avx"`: true,
-		`"cpu":"max"`:       false,
-		`"cpu":"hostile"`:   false,
-		`"cpu":"max,+vmx"`:  false,
-		`"cpu":"host","qemu":{"machineOpts":{"accel":"kvm"}}`:             true,
-		`"cpu":"host","qemu":{"machineOpts":{"accel":"kvm:tcg","a":"b"}}`: false,
-		`"cpu":"host","qemu":{"extraArgs":["-accel","kvm"]}`:              false,
-		`"cpu":"host","qemu":{"extraArgs":["-device","x"]}`:               true,
-		`"cpu":"host","qemu":{"machineOpts":{"acpi":"on"}}`:               true,
-	} {
-		if strings.Contains(members, `"accel":"kvm"}`) {
-			refused = false
-		}
-		if got := faultsOf(t, "qemu", members); slices.Contains(got, "cpu") != refused {
-			t.Errorf("%s: refused %v", members, got)
-		}
-	}
-}
-
 // TestOptionsOfOnesOwnLeaveMicrovmItsBuses.
 func TestOptionsOfOnesOwnLeaveMicrovmItsBuses(t *testing.T) {
 	for members, refused := range map[string]bool{

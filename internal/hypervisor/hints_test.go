@@ -61,7 +61,10 @@ func TestNoHintIsRefusedNext(t *testing.T) {
 		{"mem", `"hugepageMem":true,"mem":2047`, []step{{"take 2048", `"hugepageMem":true,"mem":2048`}}},
 		{"qemu.pcieRootPorts", `"qemu":{"pcieRootPorts":[{"id":"p"}]}`, []step{{"set qemu.machine to q35", `"qemu":{"machine":"q35","pcieRootPorts":[{"id":"p"}]}`}}},
 		{"qemu.machine", volumes(31), []step{{"qemu.pcieRootPorts", volumes(3) + `,"qemu":{"pcieRootPorts":[{"id":"p"}]}`}}},
-		{"cpu", `"cpu":"host"`, []step{{"leave cpu out", `"vcpu":1`}, {`write "max"`, `"cpu":"max"`}}},
+		{"cpu", `"cpu":"host","qemu":{"machineOpts":{"accel":"tcg"}}`, []step{
+			{"leave cpu out", `"qemu":{"machineOpts":{"accel":"tcg"}}`}, {`write "max"`, `"cpu":"max","qemu":{"machineOpts":{"accel":"tcg"}}`},
+			{`to "kvm:tcg"`, `"cpu":"host","qemu":{"machineOpts":{"accel":"kvm:tcg"}}`},
+		}},
 		{"qemu.machineOpts", `"qemu":{"machineOpts":{}},` + nine, []step{{`add "pcie": "on"`, `"qemu":{"machineOpts":{"pcie":"on"}},` + nine}, {"leave machineOpts out", nine}}},
 	}
 	file, followed := filepath.Join(t.TempDir(), "spec.json"), 0

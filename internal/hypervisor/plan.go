@@ -18,8 +18,9 @@ const PlanVersion = 1
 type Plan struct {
 	// Version is PlanVersion.
 	Version int `json:"version"`
-	// Foreign marks a plan made up from the text files of a package that has no
-	// runner.json; it is never written. Its Argv is the package's bin/microvm-run.
+	// Foreign marks a package that runs by its own bin/microvm-run, which is Argv: one
+	// that has no runner.json, whose plan is made up from the text files, and one whose
+	// bin/microvm-run is another than was written with the plan. It is never written.
 	Foreign    bool   `json:"-"`
 	Name       string `json:"name"`
 	Hypervisor string `json:"hypervisor"`
@@ -35,6 +36,8 @@ type Plan struct {
 	// name that is looked up in PATH at the start. Arguments may hold
 	// placeholders, see Placeholder.
 	Argv []string `json:"argv"`
+	// Last is how many of Argv's arguments stay behind those of ExtraArgsScript.
+	Last int `json:"last,omitempty"`
 	// Landlock are arguments behind those of Argv, on a host whose kernel has
 	// Landlock as Cloud Hypervisor wants it; they confine it to its VM's files.
 	Landlock []string `json:"landlock,omitempty"`
@@ -55,8 +58,13 @@ type Plan struct {
 	Env []string `json:"env,omitempty"`
 	// User to switch to when the runner is started as root; empty means none.
 	User string `json:"user,omitempty"`
-	// PreStart holds shell commands that run unprivileged before the hypervisor.
+	// PreStart holds the spec's shell commands. They run unprivileged before all else
+	// of a start, and their shell goes on: its environment, umask and limits are the
+	// hypervisor's.
 	PreStart string `json:"preStart,omitempty"`
+	// BeforeStart holds shell commands that the hypervisor itself needs, as those
+	// that start another process of it. They run right before it, unprivileged.
+	BeforeStart string `json:"beforeStart,omitempty"`
 	// ExtraArgsScript is a program whose line of output is added to Argv.
 	ExtraArgsScript string `json:"extraArgsScript,omitempty"`
 	// Files are host files that must exist and be readable, with what they are.
@@ -106,6 +114,10 @@ type Plan struct {
 	Console string `json:"console,omitempty"`
 	// Machined is nil where the VM is not registered with systemd-machined.
 	Machined *Machined `json:"machined,omitempty"`
+	// Programs are the digests, SHA-256 in hexadecimal, of those of the package's
+	// programs that hosts run, by their paths, as they were written with this plan:
+	// what somebody has put in the place of one is to run. Nil in packages of before.
+	Programs map[string]string `json:"programs,omitempty"`
 	// Notes are remarks for the person who builds or shows the plan, such as
 	// why readiness is what it is. Warnings among them start with "warning: ".
 	Notes []string `json:"notes,omitempty"`

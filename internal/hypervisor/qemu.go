@@ -74,24 +74,17 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	a.add("-no-reboot")
 	a.add("-cpu", a.cpu())
 	a.boot()
-	a.sandbox()
+	a.sandbox(b, program)
 	if control != nil {
 		a.add("-qmp", "unix:"+comma(control.Socket)+",server=on,wait=off")
 	}
 	a.console()
-	a.add("-device", a.virtio("rng"))
 	a.identity()
-	a.display()
-	a.rootPorts()
-	a.memoryDevices()
-	a.disks()
-	a.shares()
-	a.interfaces()
 	a.devices()
-	a.vsock()
 	for _, arg := range s.QEMU.ExtraArgs {
 		a.add(Literal(arg))
 	}
+	a.secondConsole()
 	p.Argv = a.argv
 	return nil
 }
@@ -116,7 +109,11 @@ func (b *Builder) hub(program string) bool { return b.atLeast(program, 9, 2) }
 func (qemu) faults(b *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
 	hub := b.hub(qemuProgram(s))
-	if n := qemuDevices(s, hub); qemuNeedsPCI(s, hub) && n > pciSlots {
+	n := qemuDevices(s, hub)
+	if usbSlot(s, true) {
+		n++
+	}
+	if qemuNeedsPCI(s, hub) && n > pciSlots {
 		remedy := ", or set devices[].qemu.bus to ports of qemu.pcieRootPorts"
 		if isMicrovm(s) { // it has no room for such ports
 			remedy = ""
@@ -164,24 +161,6 @@ func socketOf(s *spec.Spec, name string) string {
 		return "graphics.socket"
 	}
 	return ""
-}
-
-// refuseHostCPU refuses the one model that is KVM's own, which QEMU has not where
-// it emulates: as it does where cpu is set, unless the machine's options or more
-// arguments say otherwise. Features that KVM alone has are left out with a warning.
-func refuseHostCPU(s *spec.Spec) spec.Faults {
-	if s.CPU == nil {
-		return nil
-	}
-	model, _, _ := strings.Cut(*s.CPU, ",")
-	if model != "host" || strings.Contains(s.QEMU.MachineOpts["accel"], "kvm") || slices.ContainsFunc(s.QEMU.ExtraArgs, choosesKVM) {
-		return nil
-	}
-	return spec.Faults{{Path: "cpu", Message: "\"host\" is a CPU that is not emulated, and cpu is the one to emulate\nhint: leave cpu out for the host's own with KVM, or write \"max\" for all that can be emulated"}}
-}
-
-func choosesKVM(arg string) bool {
-	return strings.Contains(arg, "kvm") || slices.Contains([]string{"-cpu", "-machine", "-M", "-accel"}, strings.Replace(arg, "--", "-", 1))
 }
 
 // refuseOwnMachine refuses machine options of the spec's own that leave machine
@@ -237,12 +216,11 @@ func wellFormedID(id string) bool {
 	return id != ""
 }
 
-// qemuNeedsPCI says whether something in s does not work on virtio-mmio:
-// passthrough, shares, graphics, more devices than there are transports, and
-// several queues, which need an interrupt each.
+// qemuNeedsPCI says whether devices are on PCI, which is what microvm.nix decides
+// by: every machine but microvm, passthrough, shares and graphics. A guest names its
+// networks after the bus. More devices than there are transports need it as well.
 func qemuNeedsPCI(s *spec.Spec, hub bool) bool {
-	multiQueue := s.VCPU > 1 && slices.ContainsFunc(s.Interfaces, queued)
-	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || multiQueue || qemuDevices(s, hub) > qemuTransports(s) ||
+	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || qemuDevices(s, hub) > qemuTransports(s) ||
 		slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "pci" })
 }
 
@@ -266,8 +244,8 @@ func qemuDevices(s *spec.Spec, hub bool) int {
 		s.HotplugMem > 0,
 		s.Vsock.CID != nil,
 		*s.QEMU.SerialConsole && !hub,
+		s.Graphics.Enable, // with a controller for its keyboard, which is next
 		s.Graphics.Enable,
-		hasUSB(s) && !isMicrovm(s) || s.Graphics.Enable,
 	} {
 		if has {
 			n++
@@ -283,14 +261,6 @@ func qemuDevices(s *spec.Spec, hub bool) int {
 
 func hasUSB(s *spec.Spec) bool {
 	return slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "usb" })
-}
-
-// qemuKVM: where cpu is not set, QEMU falls back to emulation.
-func qemuKVM(s *spec.Spec) KVM {
-	if s.CPU != nil || s.QEMU.MachineOpts != nil {
-		return KVMUnused
-	}
-	return KVMWanted
 }
 
 // queued says that an interface gets one queue for each CPU: the user network
@@ -321,9 +291,14 @@ func (a *qemuArgs) virtio(kind string) string {
 func comma(value string) string { return Literal(strings.ReplaceAll(value, ",", ",,")) }
 
 func (a *qemuArgs) machine() string {
-	opts := a.s.QEMU.MachineOpts
+	opts := maps.Clone(a.s.QEMU.MachineOpts)
 	if opts == nil {
 		opts = a.machineOpts()
+	} else if a.s.CPU == nil && opts["accel"] == "" {
+		opts["accel"] = withKVM
+	}
+	if hasAccelOption(a.s) {
+		delete(opts, "accel")
 	}
 	words := []string{Literal(a.s.QEMU.Machine)}
 	for _, name := range slices.Sorted(maps.Keys(opts)) {
@@ -336,14 +311,10 @@ func (a *qemuArgs) machine() string {
 }
 
 func (a *qemuArgs) machineOpts() map[string]string {
-	accel := "kvm:tcg"
-	if a.s.CPU != nil {
-		accel = "tcg"
-	}
 	if a.s.Arch == "aarch64" {
-		return map[string]string{"accel": accel, "gic-version": "max"}
+		return map[string]string{"accel": withKVM, "gic-version": "max"}
 	}
-	opts := map[string]string{"accel": accel, "acpi": "on", "mem-merge": "on"}
+	opts := map[string]string{"accel": withKVM, "acpi": "on", "mem-merge": "on"}
 	if isMicrovm(a.s) {
 		// The interval timer and the old interrupt controller stay out: nothing
 		// needs them, see clock.
@@ -356,7 +327,8 @@ func (a *qemuArgs) machineOpts() map[string]string {
 }
 
 // cpu is max, which is the host's CPU under KVM and everything that TCG can do
-// without. SGX crashes machine microvm (QEMU issue 2142).
+// without; or the model that the spec names. SGX crashes machine microvm (QEMU
+// issue 2142).
 func (a *qemuArgs) cpu() string {
 	switch {
 	case a.s.CPU != nil:
@@ -422,7 +394,7 @@ func (a *qemuArgs) clock() []string {
 	switch {
 	case !isMicrovm(a.s) || a.s.QEMU.MachineOpts != nil:
 		return nil
-	case a.s.CPU != nil:
+	case !mayUseKVM(a.s):
 		return []string{"tsc_early_khz=" + TSCKHz}
 	}
 	return []string{"tsc_early_khz=" + TSCKHzWithoutKVM}
@@ -444,22 +416,6 @@ func (a *qemuArgs) kernelConsole() []string {
 	return append(words, "earlyprintk=ttyS0", "console=ttyS0")
 }
 
-// sandbox turns on QEMU's own seccomp filter, as far as what QEMU has to start
-// itself allows.
-func (a *qemuArgs) sandbox() {
-	if a.p.Bridge {
-		return // qemu-bridge-helper has to gain a capability
-	}
-	elevate, spawn := "deny", "deny"
-	if slices.ContainsFunc(a.s.ForwardPorts, func(f spec.ForwardPort) bool { return f.From == "guest" }) {
-		// One nc for each connection, in a session of its own: setsid(2) is among
-		// the calls that QEMU counts as elevating.
-		elevate, spawn = "allow", "allow"
-		a.p.Notes = append(a.p.Notes, "forwardPorts from the guest start nc on the host, once a connection; it has to be in PATH")
-	}
-	a.add("-sandbox", "on,obsolete=deny,elevateprivileges="+elevate+",spawn="+spawn+",resourcecontrol=deny")
-}
-
 // console connects the serial port to the journal, which is standard output,
 // and to a socket that people can attach to. QEMU before 9.2 cannot split one
 // port, so the socket gets a virtio console of its own there. A hub passes over
@@ -479,7 +435,51 @@ func (a *qemuArgs) console() {
 		return
 	}
 	a.p.Notes = append(a.p.Notes, "QEMU before 9.2 cannot show the serial console on a socket as well: "+a.p.Console+" is a second console, hvc0")
-	a.add("-serial", "chardev:stdio", "-device", a.virtio("serial"), "-device", "virtconsole,chardev=console")
+	a.add("-serial", "chardev:stdio")
+}
+
+// secondConsole is on a bus of its own, and behind all that microvm.nix and the
+// user's own arguments and script add: each of those keeps its slot.
+func (a *qemuArgs) secondConsole() {
+	if *a.s.QEMU.SerialConsole && !a.hub {
+		before := len(a.argv)
+		a.add("-device", a.virtio("serial")+",id=microvm-serial", "-device", "virtconsole,chardev=console,bus=microvm-serial.0")
+		a.p.Last = len(a.argv) - before
+	}
+}
+
+// devices gives each device its place: QEMU puts them into free slots as they
+// come, and a guest knows its networks and its cards by the slot. The order is
+// microvm.nix's.
+func (a *qemuArgs) devices() {
+	a.add("-device", a.virtio("rng"))
+	a.rootPorts()
+	// The machine's own controller is there before all devices; one on PCI is not.
+	if isMicrovm(a.s) {
+		a.passedThrough("pci", "usb")
+	} else {
+		a.passedThrough("pci")
+	}
+	a.storeDisk()
+	a.display()
+	a.memoryDevices()
+	a.volumes()
+	a.shares()
+	a.interfaces()
+	if usbSlot(a.s, a.pci) {
+		a.add("-device", "qemu-xhci")
+	}
+	if !isMicrovm(a.s) {
+		a.passedThrough("usb")
+	}
+	a.vsock()
+}
+
+// usbSlot says that a USB controller takes a slot behind the networks. Machine
+// microvm has one of its own, and with PCI this one as well, unused: as in
+// microvm.nix, so that what comes next has the same slot.
+func usbSlot(s *spec.Spec, pci bool) bool {
+	return hasUSB(s) && pci && (isMicrovm(s) || !s.Graphics.Enable)
 }
 
 func (a *qemuArgs) identity() {
@@ -582,7 +582,7 @@ func (a *qemuArgs) backend(id string, mib int) string {
 	return backend
 }
 
-// disks go through threads: io_uring is faster on some hosts, but QEMU does not
+// storeDisk goes through threads: io_uring is faster on some hosts, but QEMU does not
 // start where the kernel has it turned off (kernel.io_uring_disabled), and what
 // goes through a ring passes the seccomp filter by. With O_DIRECT the kernel's
 // own asynchronous calls are as fast and everywhere.
@@ -590,11 +590,15 @@ func (a *qemuArgs) backend(id string, mib int) string {
 // What is only read is not locked: QEMU wants to know that nobody writes, and
 // takes the read lock of another hypervisor, over the whole file, for somebody
 // who might ("consistent read"). The launcher's lock says it better, see KeepLock.
-func (a *qemuArgs) disks() {
+func (a *qemuArgs) storeDisk() {
 	if *a.s.StoreOnDisk {
 		a.add("-drive", "id=store,format=raw,read-only=on,if=none,aio=threads,file.locking=off,file="+comma(a.s.StoreDisk),
 			"-device", a.virtio("blk")+",drive=store")
 	}
+}
+
+// volumes go through threads as the store's disk does, see there.
+func (a *qemuArgs) volumes() {
 	for i, v := range a.s.Volumes {
 		id := "volume" + strconv.Itoa(i)
 		drive := fmt.Sprintf("id=%s,format=%s,if=none,discard=unmap,read-only=%s", id, qemuFormat(v.ImageType), onOff(v.ReadOnly))
@@ -656,8 +660,9 @@ func (a *qemuArgs) interfaces() {
 		if a.pci {
 			device += ",romfile="
 		}
-		if queued(n) && a.s.VCPU > 1 {
-			// One vector for each direction of each queue, one for changes of the
+		if queued(n) && a.s.VCPU > 1 && a.pci {
+			// On virtio-mmio all queues would share one interrupt; the guest has one
+			// there, and the tap's others rest. One vector for each direction of each queue, one for changes of the
 			// configuration, one for the control queue.
 			device += fmt.Sprintf(",mq=on,vectors=%d", 2*queueCount(a.s)+2)
 		}
@@ -720,12 +725,12 @@ func (a *qemuArgs) forwards(id string) string {
 	return out.String()
 }
 
-func (a *qemuArgs) devices() {
-	// Machine microvm has a controller of its own, graphics bring one.
-	if hasUSB(a.s) && !isMicrovm(a.s) && !a.s.Graphics.Enable {
-		a.add("-device", "qemu-xhci")
-	}
+// passedThrough adds the host's devices on these buses.
+func (a *qemuArgs) passedThrough(buses ...string) {
 	for _, d := range a.s.Devices {
+		if !slices.Contains(buses, d.Bus) {
+			continue
+		}
 		if d.Bus == "usb" {
 			a.add("-device", "usb-host,"+Literal(d.Path))
 			continue

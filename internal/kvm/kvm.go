@@ -54,6 +54,13 @@ const (
 	exitUnion     = 32
 )
 
+// Runs says whether KVM runs guests of that architecture, in the words of a spec, on
+// this one. An empty one is this one.
+func Runs(arch string) bool {
+	ours := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+	return arch == ours || arch == ""
+}
+
 // Probe runs a guest of one instruction on the KVM at path. It returns nil
 // where that worked.
 func Probe(path string) error {

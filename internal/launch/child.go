@@ -11,8 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -32,14 +31,6 @@ const ChildCommand = "await-ready"
 // after standard error.
 const childListenerFD = 3
 
-// A guest that keeps reporting its progress gets extendStep more with each
-// report, but is not waited for longer than maxExtend in all. systemd only ever
-// prolongs its own timeout by this, sd_notify(3).
-const (
-	maxExtend  = 10 * time.Minute
-	extendStep = 30 * time.Second
-)
-
 // muxPort is the port on which the host listens behind a hypervisor's vsock
 // multiplexer. Each VM has its own socket, so one number does for all.
 const muxPort = 28022
@@ -55,6 +46,10 @@ type childOrders struct {
 	Listener string `json:"listener,omitempty"`
 	// VM is the name by which the unit's journal knows who speaks.
 	VM string `json:"vm,omitempty"`
+	// Keep says to do nothing but to ask for patience, until it is ended.
+	Keep bool `json:"keep,omitempty"`
+	// Look is the time between two looks at the progress of the start.
+	Look time.Duration `json:"look"`
 }
 
 // guestListener is where the guest will report.
@@ -146,10 +141,17 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 	if plan.VsockCID != nil {
 		orders.CID = *plan.VsockCID
 	}
+	_, err := l.startChildWith(orders, listener)
+	return err
+}
+
+// startChildWith starts this program as its child with these orders.
+func (l *Launcher) startChildWith(orders childOrders, listener *guestListener) (pid int, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
-		return fmt.Errorf("start the readiness child: %w", err)
+		return 0, fmt.Errorf("start the readiness child: %w", err)
 	}
+	orders.Look = l.pause()
 	files := []uintptr{null.Fd(), null.Fd(), 2}
 	if listener != nil {
 		files = append(files, listener.file.Fd())
@@ -157,19 +159,19 @@ func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener
 	}
 	text, err := json.Marshal(orders)
 	if err != nil {
-		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
+		return 0, fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
 	//nolint:gosec // this program itself
-	_, err = syscall.ForkExec(ourselves(), []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
+	pid, err = syscall.ForkExec(ourselves(), []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
 		Files: files,
 		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "JOURNAL_STREAM=" + os.Getenv("JOURNAL_STREAM"), "GOMAXPROCS=1"},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
 	})
 	runtime.KeepAlive(listener) // its descriptor has to stay open until here
 	if err != nil {
-		return fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
+		return 0, fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
-	return null.Close()
+	return pid, null.Close()
 }
 
 // ourselves is this program. A name of its own makes the child known by that in
@@ -199,7 +201,13 @@ func AwaitReady(text string, notifySocket string) error {
 		<-dead
 		cancel()
 	}()
+	if orders.Keep {
+		ctx, cancel := context.WithTimeout(ctx, maxPrepare)
+		defer cancel()
+		return keep(ctx, notifySocket, orders.Look)
+	}
 	c := &child{orders: orders, notify: notifySocket, began: time.Now()}
+	go c.watchProgress(ctx, orders.Look)
 	switch orders.Readiness.Mode {
 	case hypervisor.ReadyGuest:
 		err = c.guest(ctx)
@@ -224,9 +232,9 @@ type child struct {
 	orders childOrders
 	notify string
 	began  time.Time
-	// reported is when the guest first said something.
-	reported sync.Once
-	first    time.Duration
+	// reports is how often the guest has said something, first is when it did first.
+	reports atomic.Int64
+	first   time.Duration
 }
 
 // logReady says how long it took, which microvm analyze reads. It is said
@@ -413,19 +421,15 @@ func (c *child) listener() (net.Listener, error) {
 	return vsock.FileListener(file)
 }
 
-// forward passes a guest's message on and gives it more time while it makes
-// progress.
+// forward passes a guest's message on, and gives it more time while it boots.
 func (c *child) forward(assignments []string) error {
-	c.reported.Do(func() { c.first = time.Since(c.began) })
+	if c.reports.Add(1) == 1 {
+		c.first = time.Since(c.began)
+	}
 	if slices.Contains(assignments, "READY=1") {
 		c.logReady()
-	}
-	for _, a := range assignments {
-		progress := strings.HasPrefix(a, "STATUS=") && !slices.Contains(assignments, "READY=1")
-		if progress && time.Since(c.began) < maxExtend {
-			assignments = append(assignments, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds()))
-			break
-		}
+	} else if time.Since(c.began) < maxBoot {
+		assignments = append(assignments, extend())
 	}
 	return notify.Send(c.notify, assignments...)
 }

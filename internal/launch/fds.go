@@ -60,12 +60,15 @@ func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 			if err != nil {
 				return nil, fmt.Errorf("open queue %d of macvtap %q, %s: %w", queue, m.ID, path, err)
 			}
-			files.fds[fmt.Sprintf("macvtap:%s:%d", m.ID, queue)] = fd
+			files.fds[macvtapName(m.ID, queue)] = fd
 			files.order = append(files.order, fd)
 		}
 	}
 	return files, nil
 }
+
+// macvtapName is the name of a queue's placeholder.
+func macvtapName(id string, queue int) string { return fmt.Sprintf("macvtap:%s:%d", id, queue) }
 
 func openQueue(path string, multi bool) (int, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)

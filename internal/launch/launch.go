@@ -23,6 +23,7 @@ import (
 
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
+	"microvm/internal/kvm"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
@@ -45,6 +46,11 @@ type Launcher struct {
 	waits *wait.Patience
 	// state is the VM's, where there is one.
 	state *statedir.VM
+	// look is the time between two looks at the progress of a start; 0 is lookPause.
+	look time.Duration
+	// preStarted is what the run of this program before preStart has left; nil where
+	// there was none.
+	preStarted *preStarted
 }
 
 func (l *Launcher) logf(format string, args ...any) {
@@ -107,6 +113,9 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Foreign {
 		return l.execForeign(p, unit)
 	}
+	if err := l.preStart(p, plan); err != nil {
+		return err
+	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
 		return fmt.Errorf("hypervisor %w\nhint: install it, or correct %s.package in the spec", err, plan.Hypervisor)
@@ -118,7 +127,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err := l.check(p, plan, unit); err != nil {
 		return err
 	}
-	files, err := openMacvtaps(plan.Macvtaps)
+	files, err := l.macvtaps(plan.Macvtaps)
 	if err != nil {
 		return err
 	}
@@ -128,19 +137,21 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 		return err
 	}
 	// Open until the hypervisor is executed, and some of them beyond.
-	disks, err := l.prepare(plan)
-	if err != nil {
-		return err
-	}
-	defer disks.Close()
+	var disks *images
 	var extra []string
-	err = disks.lend(unit, func() error {
-		if err := preStart(plan.PreStart); err != nil {
+	err = l.patiently(func() error {
+		if disks, err = l.prepare(plan); err != nil {
 			return err
 		}
-		extra, err = extraArgs(plan.ExtraArgsScript)
-		return err
+		return disks.lend(unit, func() error {
+			if err := beforeStart(plan.BeforeStart); err != nil {
+				return err
+			}
+			extra, err = extraArgs(plan.ExtraArgsScript)
+			return err
+		})
 	})
+	defer disks.Close()
 	if err != nil {
 		return err
 	}
@@ -152,7 +163,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if err != nil {
 		return explain("key", err)
 	}
-	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir()}
+	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir(), arch: plan.Arch}
 	argv, err := values.expandAll(slices.Concat(plan.Argv, l.landlock(plan)))
 	if err != nil {
 		return err
@@ -162,6 +173,11 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	if err := l.announce(plan, listener); err != nil {
 		return err
+	}
+	if plan.Last > 0 {
+		argv = slices.Insert(argv, len(plan.Argv)-plan.Last, extra...)
+	} else {
+		argv = append(argv, extra...)
 	}
 	if plan.ProcessName != "" {
 		argv[0] = plan.ProcessName
@@ -173,7 +189,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	if plan.Jail != nil {
 		env = plan.Env // nothing of the host's, as Firecracker's jailer does
 	}
-	return become(program, append(argv, extra...), env, slices.Concat(files.inherited(), disks.inherited()))
+	return become(program, argv, env, slices.Concat(files.inherited(), disks.inherited()))
 }
 
 // check looks for what has to be there before the hypervisor starts.
@@ -197,9 +213,9 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
 	if err != nil {
 		return nil, helper.Mendable(err)
 	}
-	err = removeSockets(".", plan.StaleSockets)
+	err = removeSockets(".", l.stale(plan.StaleSockets))
 	if err == nil {
-		err = l.checkKVM(plan.KVM)
+		err = l.checkKVM(plan)
 	}
 	if err == nil {
 		err = makeSources(".", plan.NinePShares)
@@ -220,20 +236,34 @@ func readable(path string) error {
 }
 
 // checkKVM tells an operator why a VM is slow, or would never boot.
-func (l *Launcher) checkKVM(need hypervisor.KVM) error {
-	if need == hypervisor.KVMUnused {
+func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
+	if plan.KVM == hypervisor.KVMUnused {
 		return nil
+	}
+	if !kvm.Runs(plan.Arch) {
+		if plan.KVM == hypervisor.KVMWanted {
+			return nil // emulated, as everybody expects
+		}
+		return fmt.Errorf("this VM needs KVM, which on this host has no guests of architecture %s\nhint: %s", plan.Arch, withoutKVM(plan))
 	}
 	err := usableKVM()
 	if err == nil {
 		return nil
 	}
 	const remedy = "load kvm_intel or kvm_amd and let group kvm read and write /dev/kvm"
-	if need == hypervisor.KVMRequired {
-		return fmt.Errorf("%w; this VM needs it: %s, or take hypervisor qemu, which can do without", err, remedy)
+	if plan.KVM == hypervisor.KVMRequired {
+		return fmt.Errorf("%w; this VM needs it: %s, or %s", err, remedy, withoutKVM(plan))
 	}
-	l.logf("warning: %v; the guest is emulated, which is slow: %s, or set cpu in the spec to emulate one", err, remedy)
+	l.logf("warning: %v; the guest is emulated, which is slow: %s", err, remedy)
 	return nil
+}
+
+// withoutKVM is how a VM that needs KVM is made to do without.
+func withoutKVM(plan *hypervisor.Plan) string {
+	if plan.Hypervisor == "qemu" {
+		return "set cpu in the spec to a model that QEMU emulates as well, such as max, and accel, if it is set, to kvm:tcg"
+	}
+	return "take hypervisor qemu, which can do without"
 }
 
 // Remedies say what to do where something is missing that a helper makes.
@@ -292,15 +322,16 @@ func handedOver(address string) bool {
 	return err == nil && unix.Access("/dev/vfio/"+filepath.Base(group), unix.R_OK|unix.W_OK) == nil
 }
 
-// preStart runs the spec's commands, unprivileged as everything here.
-func preStart(commands string) error {
+// beforeStart runs what the hypervisor itself needs to have run, unprivileged as
+// everything here.
+func beforeStart(commands string) error {
 	if commands == "" {
 		return nil
 	}
-	cmd := exec.Command("/bin/sh", "-eu", "-c", commands) //nolint:gosec // the spec's own commands
+	cmd := exec.Command("/bin/sh", "-eu", "-c", commands) //nolint:gosec // the plan's own commands
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("preStart: %w; correct the commands in the spec", err)
+		return fmt.Errorf("what the hypervisor needs before it starts: %w", err)
 	}
 	return nil
 }
@@ -330,6 +361,8 @@ type startValues struct {
 	listener    *guestListener
 	shutdownKey string
 	packageDir  string
+	// arch is the guest's.
+	arch string
 }
 
 func (v *startValues) value(name string) (string, error) {
@@ -337,7 +370,7 @@ func (v *startValues) value(name string) (string, error) {
 	case "notify-port":
 		return strconv.Itoa(int(v.listener.port())), nil
 	case "tsc-khz", "tsc-khz-without-kvm":
-		return tscPlaceholder(name != "tsc-khz")
+		return tscPlaceholder(name != "tsc-khz", kvm.Runs(v.arch))
 	case "package":
 		return v.packageDir, nil
 	case "shutdown-key":
@@ -421,7 +454,7 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	if err := unix.Access(program, unix.X_OK); err != nil {
 		return configf("%s: %w; build the package again", program, err)
 	}
-	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed "+runner.RunProgram+" of a package without a plan", notify.NoMore); err != nil {
+	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed the package's "+runner.RunProgram, notify.NoMore); err != nil {
 		return err
 	}
 	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)

@@ -87,6 +87,18 @@ func gone(t *testing.T) {
 	})
 }
 
+// TestWhatStaysLastIsBehindTheScriptsArguments.
+func TestWhatStaysLastIsBehindTheScriptsArguments(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "seen")
+	s := launch(t, pack(t, &hypervisor.Plan{
+		Argv: []string{self(t), "-x", "-device", "ours"}, Last: 2, Env: []string{roleShow + "=" + file}, ExtraArgsScript: "echo -device theirs",
+	}))
+	s.told()
+	if got, want := seen(t, file).Args[1:], []string{"-x", "-device", "theirs", "-device", "ours"}; !slices.Equal(got, want) {
+		t.Errorf("arguments %q, want %q", got, want)
+	}
+}
+
 func TestTheLauncherBecomesTheHypervisor(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "seen")
 	s := launch(t, pack(t, &hypervisor.Plan{

@@ -45,6 +45,9 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	}
 	if text := neverReady(run, mode, result); text != "" {
 		l.logf("%s", text)
+		if result == "timeout" {
+			l.logf("hint: raise TimeoutStartSec= of its unit for a guest that takes longer; for one that does not report, set readiness to %q in its spec", hypervisor.ReadyVMM)
+		}
 	}
 	final := run.Stopping || status == fmt.Sprint(helper.ExitConfig)
 	if final && !run.Pinned {

@@ -19,7 +19,6 @@ import (
 
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
-	"microvm/internal/runner"
 	"microvm/internal/statedir"
 )
 
@@ -33,6 +32,8 @@ const (
 	roleGuest    = "LAUNCH_TEST_GUEST"    // be a hypervisor whose guest says this
 	roleListener = "LAUNCH_TEST_LISTENER" // listen on descriptor 3 and be gone
 	roleShow     = "LAUNCH_TEST_SHOW"     // write what was inherited into this file
+
+	rolePause = "LAUNCH_TEST_PAUSE" // between two looks at a start's progress
 
 	roleUnprivileged = "LAUNCH_TEST_UNPRIVILEGED" // be nobody, with this state directory
 )
@@ -63,8 +64,14 @@ func launchPackage(dir string) int {
 		}
 	}
 	l := &Launcher{Stderr: os.Stderr, Notify: os.Getenv("NOTIFY_SOCKET")}
-	p, err := runner.Open(dir)
+	l.look, _ = time.ParseDuration(os.Getenv(rolePause))
+	p, err := OpenPackage(dir)
+	var plan *hypervisor.Plan
 	if err == nil {
+		plan, err = p.Plan()
+	}
+	// The run of this program behind preStart wants it as well.
+	if err == nil && (plan.PreStart == "" || os.Getenv(preStartedVariable) != "") {
 		err = os.Unsetenv(rolePackage)
 	}
 	if err == nil {

@@ -1,6 +1,8 @@
 package runner
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,11 +27,16 @@ type Options struct {
 	LibexecDir string
 	// BinDir holds the microvm command, likewise.
 	BinDir string
+	// At is where the package will be, for a copy of a script that is not in it;
+	// empty where that is not known.
+	At string
+	// Path is appended to PATH for what bin/microvm-run starts.
+	Path string
 }
 
 // Build compiles s and writes its runner package to dst. The package is made
 // in a temporary directory beside dst and renamed, so that dst is the old
-// package or the new one at any time. The same spec gives the same bytes.
+// package or the new one at any time. The same spec and options give the same bytes.
 func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervisor.Plan, error) {
 	plan, err := b.Compile(s)
 	if err != nil {
@@ -145,6 +152,16 @@ func (t *tree) write(root string) error {
 // contents makes every file of the package.
 func contents(s *spec.Spec, p *hypervisor.Plan, o Options) (*tree, error) {
 	t := &tree{files: map[string]file{}, links: map[string]string{}}
+	t.scripts(p, o)
+	if err := t.ownScripts(s); err != nil {
+		return nil, err
+	}
+	p.Programs = map[string]string{}
+	for _, program := range replaceablePrograms {
+		if f, ok := t.files[program]; ok {
+			p.Programs[program] = digest([]byte(f.content))
+		}
+	}
 	plan, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("write the plan: %w", err)
@@ -158,8 +175,16 @@ func contents(s *spec.Spec, p *hypervisor.Plan, o Options) (*tree, error) {
 		t.links[systemLink] = s.System
 	}
 	t.devices(p)
-	t.scripts(p, o)
-	return t, t.ownScripts(s)
+	return t, nil
+}
+
+// replaceablePrograms are those of a package that others put theirs in the place of,
+// and that then run.
+var replaceablePrograms = []string{RunProgram, ShutdownProgram}
+
+func digest(content []byte) string {
+	sum := sha256.Sum256(content)
+	return hex.EncodeToString(sum[:])
 }
 
 func (t *tree) devices(p *hypervisor.Plan) {
@@ -193,31 +218,43 @@ func (t *tree) devices(p *hypervisor.Plan) {
 // scripts are for hosts that run programs out of the package; our own units
 // run none of them.
 func (t *tree) scripts(p *hypervisor.Plan, o Options) {
-	self := `"$(dirname "$(readlink -f "$0")")/.."`
+	// A script is beside its package; a copy of it, such as one that bash reads from
+	// a pipe, knows where that was built.
+	find := []string{`package="$(dirname "$(readlink -f "$0")")/.."`}
+	if o.At != "" {
+		find = append(find, `[ -e "$package/`+planFile+`" ] || package=`+quote(o.At))
+	}
+	if o.Path != "" {
+		find = append(find, `PATH="$PATH:"`+quote(o.Path)+`; export PATH`)
+	}
+	const self = `"$package"`
 	microvm := quote(filepath.Join(o.BinDir, "microvm"))
 	helper := func(name, verb string) string {
 		return "exec " + quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + quote(p.Name)
 	}
-	t.script("microvm-run", "exec "+microvm+" run "+self)
+	script := func(name, line string) { t.script(name, append(slices.Clone(find), line)...) }
+	// As built: where another program is in the place of this one, it may well end
+	// in this one.
+	script("microvm-run", "exec "+microvm+" run --as-built "+self)
 	if p.Shutdown.Method != hypervisor.ShutdownNone {
-		t.script("microvm-shutdown", "exec "+microvm+" shutdown "+self)
+		script("microvm-shutdown", "exec "+microvm+" shutdown --as-built "+self)
 	}
 	if p.Balloon != nil {
-		t.script("microvm-balloon", "exec "+microvm+" balloon "+self+` "$@"`)
+		script("microvm-balloon", "exec "+microvm+" balloon "+self+` "$@"`)
 	}
 	if len(p.Taps) > 0 {
-		t.script("tap-up", helper("microvm-tap-interfaces", " up"))
-		t.script("tap-down", helper("microvm-tap-interfaces", " down"))
+		script("tap-up", helper("microvm-tap-interfaces", " up"))
+		script("tap-down", helper("microvm-tap-interfaces", " down"))
 	}
 	if len(p.Macvtaps) > 0 {
-		t.script("macvtap-up", helper("microvm-macvtap-interfaces", " up"))
-		t.script("macvtap-down", helper("microvm-macvtap-interfaces", " down"))
+		script("macvtap-up", helper("microvm-macvtap-interfaces", " up"))
+		script("macvtap-down", helper("microvm-macvtap-interfaces", " down"))
 	}
 	if len(p.PCI) > 0 {
-		t.script("pci-setup", helper("microvm-pci-devices", " up"))
+		script("pci-setup", helper("microvm-pci-devices", " up"))
 	}
 	if len(p.Shares) > 0 {
-		t.script("virtiofsd-run", helper("microvm-virtiofsd", " up"))
+		script("virtiofsd-run", helper("microvm-virtiofsd", " up"))
 	}
 }
 

@@ -26,6 +26,8 @@ type Package struct {
 	path string
 	// trusted packages are root's, down to each file that is read.
 	trusted bool
+	// asBuilt says to go by the plan whatever the package's programs are.
+	asBuilt bool
 }
 
 // Open opens the package at path without asking who could have changed it: for
@@ -46,6 +48,10 @@ func (p *Package) Dir() string { return p.path }
 // those who wrote it down.
 func (p *Package) SetDir(path string) { p.path = path }
 
+// AsBuilt has the plan count, also where somebody has put another program in the
+// place of one that came with it.
+func (p *Package) AsBuilt() { p.asBuilt = true }
+
 // Close closes the package.
 func (p *Package) Close() error { return p.dir.Close() }
 
@@ -63,7 +69,63 @@ func (p *Package) Plan() (*hypervisor.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: %w", p.path, planFile, err)
 	}
-	return plan, nil
+	if p.asBuilt || plan.Programs == nil {
+		return plan, nil
+	}
+	return plan, p.heed(plan)
+}
+
+// heed makes a plan run the programs that somebody has put in the place of those
+// that were written with it. Root only looks at them.
+func (p *Package) heed(plan *hypervisor.Plan) error {
+	run, err := p.changed(RunProgram, plan.Programs[RunProgram])
+	if err != nil {
+		return err
+	}
+	shutdown, err := p.changed(ShutdownProgram, plan.Programs[ShutdownProgram])
+	if err != nil {
+		return err
+	}
+	if run && p.exists(RunProgram) {
+		plan.Foreign, plan.Argv, plan.Last, plan.Landlock = true, []string{RunProgram}, 0, nil
+		plan.Readiness = hypervisor.Readiness{Mode: hypervisor.ReadyNone, Why: "the package's " + RunProgram + " is not what microvm build wrote"}
+		plan.Notes = append(plan.Notes, RunProgram+" is not what microvm build wrote; it runs in place of the plan")
+	}
+	switch {
+	case !shutdown:
+	case p.exists(ShutdownProgram):
+		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package's " + ShutdownProgram + " is not what microvm build wrote"}
+	default:
+		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "somebody took " + ShutdownProgram + " out of the package"}
+	}
+	return nil
+}
+
+// changed says whether a program is another than the one of that digest; empty is
+// none. One that is a link out of the package is another.
+func (p *Package) changed(name, want string) (bool, error) {
+	f, err := p.openBeneath(name, unix.O_RDONLY)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return want != "" || p.exists(name), nil // which a dangling link does as well
+	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP):
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return false, fmt.Errorf("look at %s/%s: %w", p.path, name, err)
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return true, nil
+	}
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return false, fmt.Errorf("read %s/%s: %w", p.path, name, err)
+	}
+	return digest(data) != want, nil
 }
 
 // decodePlan reads and validates a plan.
@@ -86,6 +148,9 @@ func decodePlan(data []byte) (*hypervisor.Plan, error) {
 	}
 	if plan.Version < 1 || len(plan.Argv) == 0 || plan.Argv[0] == "" {
 		return nil, errors.New("the plan has no version or no command line; build the package again")
+	}
+	if plan.Last < 0 || plan.Last >= len(plan.Argv) {
+		return nil, fmt.Errorf("the plan has %d last arguments of %d; build the package again", plan.Last, len(plan.Argv))
 	}
 	if err := validate(plan); err != nil {
 		return nil, fmt.Errorf("%w; build the package again", err)

@@ -20,7 +20,8 @@ type Spec struct {
 
 	// Hypervisor that runs the VM.
 	Hypervisor string `json:"hypervisor,omitempty"`
-	// CPU to emulate; nil means the host's own, with KVM. QEMU only.
+	// CPU is the model that the guest sees; nil means the host's own. It runs under
+	// KVM where the host has that for the guest's architecture. QEMU only.
 	CPU *string `json:"cpu,omitempty"`
 	// VCPU is the number of virtual CPU cores.
 	VCPU int `json:"vcpu,omitempty"`
@@ -45,7 +46,8 @@ type Spec struct {
 	// Socket is the hypervisor's control socket, relative to the state directory.
 	// An absent field means NAME.sock; null means none.
 	Socket Optional[string] `json:"socket,omitzero"`
-	// PreStart holds shell commands that run, unprivileged, before the hypervisor.
+	// PreStart holds shell commands that run, unprivileged, before all else of a start;
+	// what they export, their umask and limits are the hypervisor's.
 	PreStart string `json:"preStart,omitempty"`
 	// ExtraArgsScript is a program whose one line of output is added to the
 	// hypervisor's arguments at every start. It runs unprivileged.

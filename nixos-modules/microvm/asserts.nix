@@ -117,18 +117,6 @@ lib.mkIf cfg.guest.enable {
         )
         "interface id \"${id}\" is a name that Linux has for something else; choose another, such as \"vm-web\"."
     ) cfg.interfaces
-    ++ [
-      (refuse
-        (
-          cfg.hypervisor == "qemu"
-          && cfg.cpu != null
-          && builtins.head (lib.splitString "," cfg.cpu) == "host"
-          && cfg.qemu.machineOpts == null
-          && cfg.qemu.extraArgs == [ ]
-        )
-        "microvm.cpu is a CPU that QEMU emulates, and \"host\" is none; leave it out for the host's own CPU, or set \"max\"."
-      )
-    ]
     ++ map (
       { tag, socket, ... }:
       refuse (socket == null) "virtiofs share \"${tag}\" has no socket; set one, or leave the option out."

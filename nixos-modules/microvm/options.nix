@@ -116,9 +116,10 @@ in
     };
 
     cpu = maybe str ''
-      CPU model to emulate, for a guest of another architecture than the host's.
-      `null` takes the host's own CPU, with KVM. Emulation is slow, and only QEMU
-      has it.
+      CPU model that the guest sees. `null` takes the host's own CPU, with KVM. A
+      model runs under KVM as well where guest and host have one architecture; a
+      guest of another architecture is emulated, which is slow and which only QEMU
+      has.
     '';
 
     vcpu = mkOption {
@@ -159,8 +160,10 @@ in
       type = types.lines;
       default = "";
       description = ''
-        Shell commands that run before the hypervisor, in the VM's state
-        directory, as the hypervisor's user.
+        Shell commands that run before all else of a start, in the VM's state
+        directory, as the hypervisor's user: before volumes are looked at and made.
+        What they export, their umask and their limits are those of
+        `extraArgsScript` and of the hypervisor.
       '';
     };
 

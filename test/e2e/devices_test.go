@@ -126,6 +126,15 @@ func TestAGuestThatIsNeverReadyFailsTheStartAndSaysHowFarItGot(t *testing.T) {
 	sh(t, "systemctl stop microvm@"+name)
 	sh(t, "install-microvm -p "+build(t, guest("mvguest.never-ready"))+" "+name)
 	dropIn(t, name, fmt.Sprintf("[Service]\\nTimeoutStartSec=%d\\n", limit))
+	// One that goes on to report has longer.
+	sh(t, "install-microvm -p "+build(t, guest(fmt.Sprintf("mvguest.notify-count=%d", limit/5+4), "mvguest.notify-pause=5s"))+" "+name)
+	began = time.Now()
+	sh(t, "systemctl start microvm@"+name)
+	if took := time.Since(began); took < time.Duration(limit)*time.Second {
+		t.Errorf("it was ready after %s, which is no longer than its %d s", took, limit)
+	}
+	sh(t, "systemctl stop microvm@"+name)
+	sh(t, "install-microvm -p "+build(t, guest("mvguest.never-ready"))+" "+name)
 	want(t, 6, []string{"never did not start: the VM was not ready within the time that TimeoutStartSec= of microvm@never gives", "test guest will never be ready"}, "start", name)
 	if log := sh(t, logs(name)); !strings.Contains(log, "test guest will never be ready") {
 		t.Errorf("the log does not say how far the guest got:\n%s", log)

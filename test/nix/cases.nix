@@ -510,7 +510,6 @@ in
       ];
     };
     a-tap-with-a-name-of-linux = just { interfaces = [ (tap // { id = "default"; }) ]; };
-    the-hosts-cpu-emulated = just { cpu = "host,-avx"; };
     a-volume-without-size = just { volumes = [ (removeAttrs data [ "size" ]) ]; };
     the-same-interface-twice = just {
       interfaces = [

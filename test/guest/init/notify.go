@@ -14,7 +14,7 @@ import (
 )
 
 // notifyHost says READY=1 where the host told us to, after as many STATUS
-// lines as the command line asks for.
+// lines as the command line asks for, with so long a pause before each.
 func notifyHost() error {
 	address := credential("vmm.notify_socket")
 	if address == "" {
@@ -29,6 +29,13 @@ func notifyHost() error {
 			return err
 		}
 		for i := range n {
+			for _, pause := range words("notify-pause") {
+				d, err := time.ParseDuration(pause)
+				if err != nil {
+					return err
+				}
+				time.Sleep(d)
+			}
 			connect, rest, err := send(address, fmt.Sprintf("STATUS=step %d of %d", i+1, n))
 			if err != nil {
 				return err
