@@ -46,7 +46,10 @@ let
     };
     legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] pkgsFor;
   };
-  self = (import ../../flake.nix).outputs { inherit self nixpkgs; };
+  self = (import ../../flake.nix).outputs {
+    inherit self nixpkgs;
+    spectrum = ./fake-spectrum;
+  };
   template = (import ../../template/flake.nix).outputs {
     self = template;
     inherit nixpkgs;
@@ -147,12 +150,27 @@ let
       before = service.before or [ ];
       partOf = service.partOf or [ ];
       wantedBy = service.wantedBy or [ ];
-      overrideStrategy = service.overrideStrategy or null;
-      restartIfChanged = service.restartIfChanged or null;
+      script = if service.script == "" then null else service.script;
+      # A unit of its own, or a drop-in.
+      overrideStrategy = if service.overrideStrategy == "asDropin" then "asDropin" else null;
+      restartIfChanged = if service.restartIfChanged then null else false;
     }
   );
 
   cases = import ./cases.nix { inherit lib; };
+
+  # The services of a host, but for those that a host without VMs has as well. The
+  # test hosts start two of them, which are whole.
+  ofItsOwn =
+    name: config:
+    let
+      all = services config.systemd.services;
+      everywhere = services (host cases.hosts.with-no-vm).config.systemd.services;
+    in
+    if lib.elem name [ "with-no-vm" "with-a-vm-on-a-tap" ] then
+      all
+    else
+      lib.filterAttrs (unit: service: service != everywhere.${unit} or null) all;
 
   runner = package: {
     inherit (package)
@@ -215,7 +233,7 @@ in
         inherit (config.networking) hostId useNetworkd;
         waitOnline = config.systemd.network.wait-online.enable;
         tpm2 = config.systemd.tpm2.enable;
-        etc = lib.mapAttrs (_: file: file.text) config.environment.etc;
+        etc = lib.mapAttrs (_: file: file.text or (toString file.source)) config.environment.etc;
         packages = map toString config.environment.systemPackages;
         documentation = config.documentation.enable;
         nixDaemon = config.systemd.services.nix-daemon.enable && config.systemd.sockets.nix-daemon.enable;
@@ -263,7 +281,7 @@ in
       runner = isolated.microvm.declaredRunner.text;
       inherit (web.microvm.host.package) postInstall;
       inherit (boot) postBootCommands;
-      tapUp = (lib.last tapped.systemd.services."microvm@web".restartTriggers).text;
+      tapUp = (lib.findFirst (trigger: trigger ? text) null tapped.systemd.services."microvm@web".restartTriggers).text;
       orphans = web.systemd.services.microvm-orphans.serviceConfig.ExecStart.text;
     };
 
@@ -271,15 +289,16 @@ in
   refused = lib.mapAttrs (_: case: failures (guest case).config) cases.refused;
 
   hosts = lib.mapAttrs (
-    _: case:
+    name: case:
     let
       inherit ((host case)) config;
     in
     {
       failures = failures config;
-      services = services config.systemd.services;
+      services = ofItsOwn name config;
       inherit (config.systemd) targets;
-      tmpfiles = config.systemd.tmpfiles.settings."10-microvm" or { };
+      tmpfiles = config.systemd.tmpfiles.settings;
+      inherit (config) warnings;
       inherit (config.microvm) autostart;
       # The VMs that it declares with config, and what it hands down to them.
       vms = lib.mapAttrs (
@@ -293,7 +312,7 @@ in
         limits = config.security.pam.loginLimits;
         ksm = config.hardware.ksm.enable;
         inherit (config.security) wrappers;
-        etc = lib.mapAttrs (_: file: file.text) config.environment.etc;
+        etc = lib.mapAttrs (_: file: file.text or (toString file.source)) config.environment.etc;
         packages = map toString config.environment.systemPackages;
         units = map toString config.systemd.packages;
       };
