@@ -74,16 +74,19 @@ let
   words = values: builtins.filter (word: word != "") (lib.concatMap (lib.splitString " ") values);
 
   # What a unit cannot do without, and what others add to: NixOS makes one list of
-  # all of it.
+  # all of it, of one priority.
   added = [
-    "BindPaths"
-    "BindReadOnlyPaths"
     "ConditionPathExists"
     "ExecStartPost"
     "ExecStartPre"
     "ExecStopPost"
     "RestartPreventExitStatus"
     "SuccessExitStatus"
+  ];
+  # The same, and no VM starts without: not even lib.mkForce takes it out.
+  needed = [
+    "BindPaths"
+    "BindReadOnlyPaths"
     "TemporaryFileSystem"
   ];
 
@@ -171,15 +174,31 @@ rec {
 
   # The service of systemd/NAME.service, as a module for systemd.services.NAME.
   # `replace` is a pair of lists, as for builtins.replaceStrings, for what is
-  # another one on this host, and `without` the keys that the host says itself.
+  # another one on this host, `without` the keys that the host says itself, and
+  # `more` what it adds to lists.
   template =
     {
       name,
       replace,
       without ? [ ],
+      more ? { },
     }:
     { options, ... }:
     let
+      file = "the unit file ${name}.service";
+      # The priority of the strongest definition of others.
+      strongest =
+        option: key:
+        builtins.foldl' lib.min 1500 (
+          lib.concatMap (
+            definition:
+            lib.optionals (definition.file != file && definition.value ? ${key}) (
+              map (value: if (value._type or "") == "override" then value.priority else 100) (
+                counting definition.value.${key}
+              )
+            )
+          ) option.definitionsWithLocations
+        );
       assignments = map (a: a // { value = builtins.replaceStrings (builtins.elemAt replace 0) (builtins.elemAt replace 1) a.value; }) (
         parse (builtins.readFile (../systemd + "/${name}.service"))
       );
@@ -192,21 +211,24 @@ rec {
           others = standBack.${sectionName}.${key} or [ ];
         in
         if others == [ ] then
-          priority key values
+          priority sectionName key values
         else
-          lib.mkIf (!(lib.any (said options.${sectionName}) others)) (priority key values);
+          lib.mkIf (!(lib.any (said options.${sectionName}) others)) (priority sectionName key values);
       priority =
-        key: values:
-        if key == "ExecStart" || key == "ExecStop" then
-          only values
+        sectionName: key: values:
+        if builtins.elem key needed then
+          lib.mkOverride (strongest options.${sectionName} key) values
         else if builtins.elem key added then
-          values
+          lib.mkOverride (lib.max 100 (strongest options.${sectionName} key)) values
+        else if key == "ExecStart" || key == "ExecStop" then
+          only values
         else if builtins.elem key (theirs.${name} or oneshot) then
           asTheirs (only values)
         else
           weak (only values);
     in
     {
+      _file = file;
       config =
         lib.mapAttrs' (key: values: lib.nameValuePair lists.${key} (words values)) (
           lib.filterAttrs (key: _: lists ? ${key}) unit
@@ -218,6 +240,7 @@ rec {
           );
           serviceConfig = builtins.mapAttrs (setting "serviceConfig") (
             removeAttrs (section "Service" assignments) without
+            // builtins.mapAttrs (key: values: (section "Service" assignments).${key} or [ ] ++ values) more
           );
           # What restarts a VM is with the VM that is declared.
           restartIfChanged = false;

@@ -114,6 +114,8 @@ let
           "TimeoutStartSec"
           "TimeoutStopSec"
         ];
+        # A jailed VM sees nothing else of /etc.
+        more = lib.optionalAttrs (name == "microvm@") { BindReadOnlyPaths = [ "-${libexec}" ]; };
       })
       { environment = settings; }
       extra
@@ -176,8 +178,6 @@ let
             TimeoutStopSec = lib.mkIf (stopTimeoutIsSet || !(units.said options.serviceConfig "TimeoutSec")) (
               units.weakHere cfg.host.stopTimeout
             );
-            # A jailed VM sees nothing else of /etc.
-            BindReadOnlyPaths = [ "-${libexec}" ];
           };
           environment = stopEnvironment config.serviceConfig;
         };
@@ -427,17 +427,13 @@ let
         lib.optional (!(builtins.elem (said unit key) [ "" wanted ])) ''
           systemd.services."${unit}".serviceConfig.${key} is "${said unit key}": VMs and their directories are ${wanted}'s, and a VM that runs as another one does not start.
           hint: take it out; every VM has a user namespace and a view of the files of its own. For all VMs there is microvm.host.${option}.'';
-      hidden = lib.optional (!(lib.any (lib.hasInfix "-${stateDir}/%i") (lib.toList ((of "microvm@").BindPaths or [ ])))) ''
-        systemd.services."microvm@".serviceConfig.BindPaths is set by force: without -${stateDir}/%i no VM sees its own directory.
-        hint: leave lib.mkForce out, or put "-${stateDir}/%i" into it.'';
       capable =
         unit:
         lib.optional (said unit "AmbientCapabilities" != "") ''
           systemd.services."${unit}".serviceConfig.AmbientCapabilities is "${said unit "AmbientCapabilities"}": a hypervisor runs in a user namespace of its own, where that is worth nothing on the host.
           hint: for a port below 1024, forward one above it and lead the other there, with networking.nat or systemd-socket-proxyd.'';
     in
-    lib.concatMap (unit: account unit "User" user "user" ++ account unit "Group" group "group" ++ capable unit) all
-    ++ hidden;
+    lib.concatMap (unit: account unit "User" user "user" ++ account unit "Group" group "group" ++ capable unit) all;
 
   # Declared VMs are remembered, so that one that is gone is noticed, by what
   # tells their directory from a later one of the same name. VMs of the microvm

@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const root = "../.."
 
 // attributes of eval.nix, each with a golden file.
-var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths"}
+var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths", "settable", "outputs", "functions"}
 
 // sourcesFile says which sources the golden files were made from.
 const sourcesFile = "golden/sources.sha256"
