@@ -769,6 +769,35 @@ in
       vms.web.config.microvm.interfaces = [ tap ];
     };
 
+    # The one above, when there is a new release of the programs and nothing else.
+    with-a-vm-of-its-own-and-newer-programs.config =
+      { pkgs, ... }:
+      {
+        microvm.host.package = pkgs.stub "newer-microvm" { };
+        microvm.vms.web.config = {
+          microvm = {
+            package = pkgs.stub "newer-microvm" { };
+            interfaces = [ tap ];
+            shares = [
+              (
+                home
+                // {
+                  source = "/srv/home";
+                }
+              )
+            ];
+            registerWithMachined = true;
+          };
+        };
+      };
+    # And when the guest has one CPU more.
+    with-a-vm-of-its-own-and-more-cpus.config.microvm.vms.web.config.microvm = {
+      vcpu = 2;
+      interfaces = [ tap ];
+      shares = [ (home // { source = "/srv/home"; }) ];
+      registerWithMachined = true;
+    };
+
     with-a-vm-that-is-not-restarted.config.microvm.vms.web = {
       restartIfChanged = false;
       autostart = false;

@@ -1,6 +1,7 @@
 package nix
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -213,5 +214,33 @@ func TestNixOSHasWhatTheUnitsSay(t *testing.T) {
 				t.Errorf("%s: %s= is in no unit file", name, key)
 			}
 		}
+	}
+}
+
+// TestANewReleaseRestartsNoVM: a switch restarts what has another unit than before. A
+// release of the programs changes what installs VMs, and none of the units of a VM; a
+// VM that is another one changes its own.
+func TestANewReleaseRestartsNoVM(t *testing.T) {
+	hosts := golden[map[string]struct{ Services map[string]json.RawMessage }](t, "hosts")
+	before := hosts["with-a-vm-of-its-own"].Services
+	changed := func(host string) []string {
+		var names []string
+		after := hosts[host].Services
+		if len(after) != len(before) || len(before) < 8 {
+			t.Fatalf("%s has %d units, and before there were %d", host, len(after), len(before))
+		}
+		for name, unit := range before {
+			if string(after[name]) != string(unit) {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got, want := changed("with-a-vm-of-its-own-and-newer-programs"), []string{"install-microvm-web", "microvm-orphans"}; !slices.Equal(got, want) {
+		t.Errorf("a new release changes %v, want %v", got, want)
+	}
+	if got, want := changed("with-a-vm-of-its-own-and-more-cpus"), []string{"microvm@web"}; !slices.Equal(got, want) {
+		t.Errorf("one more CPU changes %v, want %v", got, want)
 	}
 }
