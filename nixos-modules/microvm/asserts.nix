@@ -5,6 +5,7 @@
   config,
   lib,
   options,
+  pkgs,
   ...
 }:
 
@@ -146,10 +147,11 @@ lib.mkIf cfg.guest.enable {
           cfg.hypervisor == "qemu"
           && cfg.cpu != null
           && builtins.head (lib.splitString "," cfg.cpu) == "host"
+          && cfg.vmHostPackages.stdenv.hostPlatform.parsed.cpu.name != pkgs.stdenv.hostPlatform.parsed.cpu.name
           && cfg.qemu.machineOpts == null
           && cfg.qemu.extraArgs == [ ]
         )
-        "microvm.cpu is a CPU that QEMU emulates, and \"host\" is none; leave it out for the host's own CPU, or set \"max\"."
+        "microvm.cpu is \"host\", and the guest is for another architecture than its host; QEMU has to emulate it, so name a model, or set \"max\"."
       )
     ]
     ++ map (

@@ -21,10 +21,12 @@ type nixosService struct {
 	OverrideStrategy, Script                         string
 }
 
-// nixosHost is the services and the autostart of a NixOS host that was evaluated.
+// nixosHost is what the test hosts take of a NixOS host that was evaluated.
 type nixosHost struct {
 	Services  map[string]nixosService
 	Autostart []string
+	// Tmpfiles are the rules by file, path and kind.
+	Tmpfiles map[string]map[string]map[string]map[string]string
 }
 
 func nixosHosts(t *testing.T) map[string]nixosHost {
@@ -81,10 +83,14 @@ const nixosUnits = "/etc/systemd/system/"
 func nixosSwitch(t *testing.T, h nixosHost, policy, runner, toplevel string) {
 	t.Helper()
 	const store = "/nix/store/00000000000000000000000000000000-"
+	name := "web"
+	if len(h.Autostart) > 0 {
+		name = h.Autostart[0]
+	}
 	r := strings.NewReplacer(
 		store+"microvm/bin/", "/usr/bin/",
-		store+"microvm-qemu-web", runner,
-		store+"nixos-system-web", toplevel,
+		store+"microvm-qemu-"+name, runner,
+		store+"nixos-system-"+name, toplevel,
 		"case keep in", "case "+policy+" in", "case stop in", "case "+policy+" in",
 	)
 	nixosClear(t)
@@ -132,7 +138,7 @@ func nixosPut(t *testing.T, services map[string]nixosService, r *strings.Replace
 func nixosClear(t *testing.T) {
 	t.Helper()
 	sh(t, "! mountpoint -q "+nixosUnits+" || umount "+nixosUnits)
-	sh(t, "cd "+nixosUnits+" && rm -rf /run/nixos /etc/microvm microvm@.service microvm-*@.service microvm@.service.d microvm@web.service.d microvm-*@.service.d microvm-*@web.service.d install-microvm-web.service microvm-orphans.service microvms.target.d microvms.target.wants sysinit-reactivation.target.wants")
+	sh(t, "cd "+nixosUnits+" && rm -rf /run/nixos /etc/microvm microvm@.service microvm-*@.service microvm@*.service.d microvm-*@*.service.d install-microvm-*.service microvm-orphans.service microvms.target.d microvms.target.wants sysinit-reactivation.target.wants")
 }
 
 func put(t *testing.T, path, text string, mode os.FileMode) {
@@ -293,5 +299,76 @@ func TestSettingsOfATemplateHoldForDeclaredVMs(t *testing.T) {
 	sh(t, "systemctl daemon-reload && systemctl start microvm@later")
 	if got := sh(t, "systemctl show -P ActiveState microvm@later microvm-set-booted@later; systemctl --failed --no-legend --plain | grep later || true"); strings.Contains(got, "failed") || !strings.Contains(got, "inactive") {
 		t.Errorf("a VM that is not there yet: %s", got)
+	}
+}
+
+// TestAVMThatGetsAnotherNameKeepsItsTap: the one with the old name is down before the
+// new one's helpers look at the interface.
+func TestAVMThatGetsAnotherNameKeepsItsTap(t *testing.T) {
+	in(t, "container")
+	hosts := nixosHosts(t)
+	before, after := hosts["with-a-vm-on-a-tap"], hosts["with-a-vm-that-has-another-name"]
+	for name, service := range before.Services {
+		if _, ok := after.Services[name]; !ok && strings.HasSuffix(name, "@") {
+			after.Services[name] = service // the templates are the same
+		}
+	}
+	t.Cleanup(func() {
+		nixosClear(t)
+		sh(t, "rm -f /var/lib/microvms/.declared; systemctl daemon-reload")
+	})
+	cleanUp(t, "web")
+	cleanUp(t, "next")
+	guest := func(name string) string {
+		return build(t, spec(name, func(s map[string]any) { s["interfaces"] = []any{tap("vm-web", 1)} }))
+	}
+	toplevel := t.TempDir()
+	nixosSwitch(t, before, "stop", guest("web"), toplevel)
+	sh(t, "systemctl is-active microvm@web")
+	nixosSwitch(t, after, "stop", guest("next"), toplevel)
+	if out, err := try("is_down microvm@web"); err != nil {
+		t.Errorf("the VM under its old name: %s", out)
+	}
+	sh(t, "systemctl is-active microvm@next microvm-tap-interfaces@next && ip link show vm-web")
+	if got := sh(t, "systemctl show -P NRestarts microvm@next"); got != "0" {
+		t.Errorf("the VM under its new name needed %s more tries", got)
+	}
+}
+
+// TestNoRuleOfTmpfilesTakesDirectoriesFromRoot: as NixOS writes them, the module's
+// rules hold against those of people, at boot and at a switch.
+func TestNoRuleOfTmpfilesTakesDirectoriesFromRoot(t *testing.T) {
+	in(t, "container")
+	files := nixosHosts(t)["with-directories-of-the-hypervisors-user"].Tmpfiles
+	// NixOS' own file of systemd.tmpfiles.rules.
+	texts := map[string]string{"00-nixos": "d /var/lib/microvms 0755 microvm kvm - -\nZ /var/lib/microvms/web - microvm - - -\n"}
+	for file, paths := range files {
+		for path, rules := range paths {
+			for kind, rule := range rules {
+				words := []string{kind, path}
+				for _, key := range []string{"mode", "user", "group"} {
+					word := rule[key]
+					if word == "" {
+						word = "-"
+					}
+					words = append(words, word)
+				}
+				texts[file] += strings.Join(words, " ") + " - -\n"
+			}
+		}
+	}
+	if len(texts) < 5 {
+		t.Fatalf("the files are %v", texts)
+	}
+	cleanUp(t, "web")
+	t.Cleanup(func() {
+		sh(t, "rm -f /etc/tmpfiles.d/*-microvm.conf /etc/tmpfiles.d/00-nixos.conf /etc/tmpfiles.d/20-own.conf; chown root:root /var/lib/microvms")
+	})
+	for file, text := range texts {
+		put(t, "/etc/tmpfiles.d/"+file+".conf", text, 0o644)
+	}
+	sh(t, "install -d /var/lib/microvms/web && systemd-tmpfiles --create --remove --boot --prefix=/var/lib/microvms")
+	if got := sh(t, "stat -c '%U:%G %a' /var/lib/microvms /var/lib/microvms/web"); got != "root:root 755\nroot:kvm 1775" {
+		t.Errorf("after a boot the directories are %s", got)
 	}
 }

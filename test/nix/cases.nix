@@ -582,7 +582,10 @@ in
       ];
     };
     a-tap-with-a-name-of-linux = just { interfaces = [ (tap // { id = "default"; }) ]; };
-    the-hosts-cpu-emulated = just { cpu = "host,-avx"; };
+    the-hosts-cpu-emulated = just { cpu = "host,-avx"; } // {
+      system = "aarch64-linux";
+      buildSystem = "x86_64-linux";
+    };
     a-volume-without-size = just { volumes = [ (removeAttrs data [ "size" ]) ]; };
     the-same-interface-twice = just {
       interfaces = [
@@ -796,6 +799,12 @@ in
       interfaces = [ tap ];
       shares = [ (home // { source = "/srv/home"; }) ];
       registerWithMachined = true;
+    };
+
+    # The same VM under another name, as the test hosts start it after the one above.
+    with-a-vm-that-has-another-name.config.microvm = {
+      host.orphans = "stop";
+      vms.next.config.microvm.interfaces = [ tap ];
     };
 
     with-a-vm-that-is-not-restarted.config.microvm.vms.web = {
