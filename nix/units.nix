@@ -172,6 +172,18 @@ rec {
       )
     ) option.definitions;
 
+  # All that others say of a key, without asking which of it counts.
+  allSaid =
+    option: key:
+    lib.concatMap (
+      definition:
+      lib.optionals (definition ? ${key}) (
+        lib.concatMap (
+          value: map toString (lib.toList (if (value._type or "") == "override" then value.content else value))
+        ) (counting definition.${key})
+      )
+    ) option.definitions;
+
   # The service of systemd/NAME.service, as a module for systemd.services.NAME.
   # `replace` is a pair of lists, as for builtins.replaceStrings, for what is
   # another one on this host, `without` the keys that the host says itself, and

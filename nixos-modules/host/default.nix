@@ -173,6 +173,9 @@ let
           serviceConfig = {
             User = units.asTheirsHere user;
             Group = units.asTheirsHere group;
+            CapabilityBoundingSet = lib.mkIf (units.said options.serviceConfig "AmbientCapabilities") (
+              units.weakHere (units.allSaid options.serviceConfig "AmbientCapabilities")
+            );
             # As microvm.nix has it; one of somebody else's is for both, again.
             TimeoutSec = units.asTheirs cfg.host.startupTimeout;
             TimeoutStopSec = lib.mkIf (stopTimeoutIsSet || !(units.said options.serviceConfig "TimeoutSec")) (
@@ -213,6 +216,10 @@ let
             ""
             vm.restartIfChanged
           ];
+          # systemd does not start what is to have a capability that is not in the set.
+          CapabilityBoundingSet = lib.mkIf (units.said options.serviceConfig "AmbientCapabilities") (
+            units.weak (units.allSaid options.serviceConfig "AmbientCapabilities")
+          );
           # A delay of the VM's own is none that the template's let grow.
           RestartSteps = lib.mkIf (units.said options.serviceConfig "RestartSec") (units.weak 0);
           RestartMaxDelaySec = lib.mkIf (units.said options.serviceConfig "RestartSec") (units.weak "infinity");
@@ -429,9 +436,11 @@ let
           hint: take it out; every VM has a user namespace and a view of the files of its own. For all VMs there is microvm.host.${option}.'';
       capable =
         unit:
-        lib.optional (said unit "AmbientCapabilities" != "") ''
-          systemd.services."${unit}".serviceConfig.AmbientCapabilities is "${said unit "AmbientCapabilities"}": a hypervisor runs in a user namespace of its own, where that is worth nothing on the host.
-          hint: for a port below 1024, forward one above it and lead the other there, with networking.nat or systemd-socket-proxyd.'';
+        lib.optional
+          (said unit "AmbientCapabilities" != "" && !(builtins.elem (said unit "PrivateUsers") [ "no" "false" "" ] && (of unit) ? PrivateUsers))
+          ''
+            systemd.services."${unit}".serviceConfig.AmbientCapabilities is "${said unit "AmbientCapabilities"}": a hypervisor runs in a user namespace of its own, where that is worth nothing on the host.
+            hint: for a port below 1024, forward one above it and lead the other there, with networking.nat or systemd-socket-proxyd. PrivateUsers = false on that VM makes it count, and lets the VM's hypervisor look into all others.'';
     in
     lib.concatMap (unit: account unit "User" user "user" ++ account unit "Group" group "group" ++ capable unit) all;
 

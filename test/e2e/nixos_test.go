@@ -267,6 +267,11 @@ func TestSettingsOfATemplateHoldForDeclaredVMs(t *testing.T) {
 			"microvm@web TimeoutStartUSec": "20s",
 			"microvm@web TimeoutStopUSec":  "20s",
 		},
+		"with-vms-of-other-accounts": {
+			"microvm@db CapabilityBoundingSet": "cap_net_bind_service",
+			"microvm@db PrivateUsers":          "no",
+			"microvm@db BindPaths":             "/var/lib/microvms/db",
+		},
 		"with-a-vm-that-is-not-there-yet": {
 			"microvm@later DropInPaths": "microvm@later.service.d/overrides.conf",
 			"microvm@later User":        "microvm",

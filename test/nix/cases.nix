@@ -1036,6 +1036,11 @@ in
           User = "alice";
           AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
         };
+        systemd.services."microvm@db".serviceConfig = {
+          AmbientCapabilities = "CAP_NET_BIND_SERVICE";
+          PrivateUsers = false;
+        };
+        microvm.vms.db.config = { };
         systemd.services."microvm@".serviceConfig.BindPaths = lib.mkForce [ "/srv" ];
       };
 
