@@ -563,7 +563,7 @@ in
       );
 
       targets.microvms = {
-        description = "All MicroVMs that start at boot";
+        description = units.weak "All MicroVMs that start at boot";
         wantedBy = [ "multi-user.target" ];
         wants = map (name: "microvm@${name}.service") cfg.autostart;
       };
