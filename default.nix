@@ -13,7 +13,7 @@ rec {
 
   lib = import ./nix/lib.nix { inherit (pkgs) lib; };
 
-  overlay = import ./nix/overlay.nix;
+  overlay = import ./nix/overlay.nix { };
 
   microvm = pkgs.callPackage ./nix/package.nix { };
   doc = pkgs.callPackage ./nix/doc.nix { };

@@ -1,10 +1,21 @@
 {
   description = "microVMs under systemd, from one file";
 
-  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+  inputs = {
+    nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+    # For cloud-hypervisor-graphics in the overlay, and read for nothing else.
+    spectrum = {
+      url = "git+https://spectrum-os.org/git/spectrum";
+      flake = false;
+    };
+  };
 
   outputs =
-    { self, nixpkgs }:
+    {
+      self,
+      nixpkgs,
+      spectrum,
+    }:
     let
       inherit (nixpkgs) lib;
       systems = [
@@ -85,7 +96,7 @@
 
       lib = microvm-lib;
 
-      overlays.default = import ./nix/overlay.nix;
+      overlays.default = import ./nix/overlay.nix { inherit spectrum; };
       # As flakes called it before.
       overlay = self.overlays.default;
 
@@ -111,6 +122,14 @@
           microvm = pkgs.callPackage ./nix/package.nix { };
           build-microvm = pkgs.callPackage ./nix/build-microvm.nix { inherit self; };
           doc = pkgs.callPackage ./nix/doc.nix { };
+          inherit (self.overlays.default pkgs pkgs) cloud-hypervisor-graphics;
+          # What takes long to build, for a binary cache.
+          prebuilt = pkgs.linkFarm "prebuilt" (
+            map (name: {
+              inherit name;
+              path = runnerOf (examples system)."${name}-example";
+            }) (lib.remove "alioth" hypervisors)
+          );
         }
         // lib.mapAttrs (_: runnerOf) (examples system)
       );
@@ -163,6 +182,11 @@
       );
 
       checks = forAllSystems (system: import ./test/nix/checks { inherit self nixpkgs system; });
+
+      # The same, for Hydra.
+      hydraJobs = lib.mapAttrs (
+        _: lib.mapAttrs (_: check: lib.recursiveUpdate check { meta.timeout = 12 * 60 * 60; })
+      ) self.checks;
 
       formatter = forAllSystems (
         system: with nixpkgs.legacyPackages.${system}; nixfmt or nixfmt-rfc-style

@@ -152,8 +152,146 @@ rec {
         ];
       };
 
+  # What stands for the package's own commands in the scripts that it brings for
+  # people, and for hosts of microvm.nix; internal/runner puts them there.
+  ownCommands = "# (the package's own commands)";
+
+  # Whether a script is nothing else.
+  onlyOwn =
+    text:
+    lib.all (line: builtins.match "[ \t]*" line != null || line == ownCommands) (lib.splitString "\n" text);
+
+  # The scripts of a package that bring up what a VM needs, and those that run it.
+  helperScripts = [
+    "tap-up"
+    "tap-down"
+    "macvtap-up"
+    "macvtap-down"
+    "pci-setup"
+    "virtiofsd-run"
+  ];
+  runnerScripts = [
+    "microvm-run"
+    "microvm-shutdown"
+    "microvm-balloon"
+    "microvm-register"
+    "microvm-unregister"
+  ];
+
+  # A path as a spec has it: one in the VM's own directory is relative to it.
+  inStateDir =
+    { hostName, ... }@cfg:
+    path:
+    let
+      clean = cleanPath path;
+      dir = "${cleanPath (cfg.hostStateDir or "/var/lib/microvms")}/${hostName}";
+    in
+    if clean != dir && isBelow dir clean then lib.removePrefix "${dir}/" clean else clean;
+
+  # The same of a socket. The programs make, find and remove sockets in the VM's
+  # directory only, so one that would be elsewhere has its last part there.
+  socketElsewhere =
+    cfg: path:
+    let
+      socket = inStateDir cfg path;
+    in
+    lib.hasPrefix "/" socket || builtins.head (lib.splitString "/" socket) == "..";
+  socketPath =
+    cfg: path:
+    if path == null then
+      null
+    else if socketElsewhere cfg path then
+      baseNameOf (cleanPath path)
+    else
+      inStateDir cfg path;
+
+  # The values of an option (or of one of several names of it) in a list of
+  # arguments, and the list without them.
+  extractOptValues =
+    option: arguments:
+    let
+      names = lib.toList option;
+      step =
+        state: word:
+        if state.wants then
+          state // { wants = false; values = state.values ++ [ word ]; }
+        else if builtins.elem word names then
+          state // { wants = true; last = word; }
+        else
+          state // { args = state.args ++ [ word ]; };
+      end = builtins.foldl' step {
+        wants = false;
+        values = [ ];
+        args = [ ];
+      } arguments;
+    in
+    {
+      inherit (end) values;
+      # At the end it has no value, and is what it is.
+      args = end.args ++ lib.optional end.wants end.last;
+    };
+
+  # The value of a key in "key=value,…", or null.
+  extractParamValue =
+    key: text:
+    let
+      found = builtins.filter (lib.hasPrefix "${key}=") (lib.splitString "," (toString text));
+      value = lib.removePrefix "${key}=" (builtins.head found);
+    in
+    if found == [ ] || value == "" then null else value;
+
+  # The context ID of a VM's vsock, as the Go programs have it: with
+  # cloud-hypervisor it may be in extraArgs.
+  vsockCid =
+    cfg:
+    let
+      inline = map (lib.removePrefix "--vsock=") (
+        builtins.filter (lib.hasPrefix "--vsock=") cfg.cloud-hypervisor.extraArgs
+      );
+      found = builtins.filter (cid: cid != null) (
+        map (extractParamValue "cid") (
+          inline ++ (extractOptValues "--vsock" cfg.cloud-hypervisor.extraArgs).values
+        )
+      );
+    in
+    if cfg.vsock.cid != null || cfg.hypervisor != "cloud-hypervisor" || found == [ ] then
+      cfg.vsock.cid
+    else
+      builtins.head found;
+
+  # For runners that people write themselves: the commands of a shell that open the
+  # queues of a VM's macvtap interfaces, and the descriptors by interface.
+  makeMacvtap =
+    { microvmConfig, hypervisorConfig }:
+    let
+      queues = if hypervisorConfig.tapMultiQueue or false then microvmConfig.vcpu else 1;
+      first = 3;
+      interfaces = builtins.filter ({ type, ... }: type == "macvtap") microvmConfig.interfaces;
+      fds = lib.listToAttrs (
+        lib.imap0 (i: { id, ... }: lib.nameValuePair id (builtins.genList (q: first + i * queues + q) queues)) interfaces
+      );
+    in
+    {
+      openMacvtapFds = lib.concatMapStrings (
+        { id, ... }:
+        lib.concatMapStrings (fd: "exec ${toString fd}<>/dev/tap$(cat /sys/class/net/${id}/ifindex)\n") fds.${id}
+      ) interfaces;
+      macvtapFds = fds // {
+        nextFreeFd = first + builtins.length interfaces * queues;
+      };
+    };
+
   # The spec of a VM: what the Go programs turn into a runner package.
-  mkSpec = import ./spec.nix { inherit lib capabilities; };
+  mkSpec = import ./spec.nix {
+    inherit
+      lib
+      capabilities
+      cleanPath
+      onlyOwn
+      runnerScripts
+      socketPath
+      ;
+  };
 
   # buildRunner { pkgs, microvmConfig, toplevel } makes a runner package from
   # the values of a guest's microvm.* options and its networking.hostName; the

@@ -53,7 +53,19 @@ let
   # By the hypervisor, or by the guest's own SSH server.
   canShutdown =
     (builtins.elem arch capability.shutdown && cfg.socket != null)
-    || (capability.vsock != "none" && cfg.vsock.cid != null && cfg.vsock.ssh.shutdown);
+    || (capability.vsock != "none" && cid != null && cfg.vsock.ssh.shutdown);
+
+  cid = microvm-lib.vsockCid cfg;
+
+  script = ''
+    # In a directory of the build's own: the store itself takes only $out.
+    # What the package's scripts have in them is in its plan, so nothing changes
+    # them here.
+    ${builder}/bin/microvm build ${specFile} -o runner --at $out${
+      lib.optionalString (builder.outPath != programs.outPath) " --programs ${programs}"
+    }${lib.optionalString (tools != [ ]) " --path ${lib.makeBinPath tools}"}
+    mv runner $out
+  '';
 in
 vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
   {
@@ -69,21 +81,17 @@ vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
       # What a host's programs have to be able to do for this VM.
       supportsNotifySocket =
         capability.guestReadiness
-        && cfg.vsock.cid != null
+        && cid != null
         && builtins.elem cfg.readiness [
           null
           "guest"
         ];
       tapMultiQueue = builtins.elem arch capability.tapMultiQueue && cfg.vcpu > 1;
       inherit (cfg) registerWithMachined machineId;
+      # What the VM is, whichever release of the programs builds it; and by what
+      # to tell whether somebody has changed the build.
+      vmDigest = builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (builtins.toJSON spec));
+      asBuilt = script;
     };
   }
-  ''
-    # In a directory of the build's own: the store itself takes only $out.
-    # What the package's scripts have in them is in its plan, so nothing changes
-    # them here.
-    ${builder}/bin/microvm build ${specFile} -o runner --at $out${
-      lib.optionalString (builder.outPath != programs.outPath) " --programs ${programs}"
-    }${lib.optionalString (tools != [ ]) " --path ${lib.makeBinPath tools}"}
-    mv runner $out
-  ''
+  script

@@ -2,7 +2,14 @@
 # builtins.toJSON turns into a spec. Names are the same on both sides, so this
 # only leaves out what is unset, replaces packages by their paths, and adds what
 # NixOS knows: the kernel's file, the store disk, the toplevel.
-{ lib, capabilities }:
+{
+  lib,
+  capabilities,
+  cleanPath,
+  onlyOwn,
+  runnerScripts,
+  socketPath,
+}:
 
 {
   pkgs,
@@ -13,6 +20,9 @@
 let
   cfg = microvmConfig;
   inherit (cfg) hypervisor;
+
+  # "./x" is x. One that has no name in it, or leads out, is for the programs to refuse.
+  plainPath = path: if lib.hasPrefix "./" path then cleanPath path else path;
   platform = pkgs.stdenv.hostPlatform;
   capability = capabilities.${hypervisor};
   arch = platform.parsed.cpu.name;
@@ -62,8 +72,9 @@ let
     s:
     withoutNulls s
     // {
+      source = plainPath s.source;
       # The Go side tells "no socket" from "the default one".
-      inherit (s) socket;
+      socket = socketPath cfg s.socket;
     };
 
   # A section is written for the hypervisor that reads it and for no other: a
@@ -124,14 +135,13 @@ withoutNulls same
     hypervisor
     kernel
     ;
-  inherit (cfg)
-    socket
-    machineId
-    ;
+  inherit (cfg) machineId;
+  socket = socketPath cfg cfg.socket;
   initrdPath = "${cfg.initrdPath}";
-  # That one is the host's to run.
-  binScripts = removeAttrs cfg.binScripts [ "tap-up" ];
-  volumes = withoutNulls cfg.volumes;
+  # Those that run the VM are the package's own, as in microvm.nix; what is empty is
+  # none.
+  binScripts = lib.filterAttrs (_: text: !(onlyOwn text)) (removeAttrs cfg.binScripts runnerScripts);
+  volumes = map (v: withoutNulls v // { image = plainPath v.image; }) cfg.volumes;
   shares = map share cfg.shares;
   vsock = withoutNulls { inherit (cfg.vsock) cid; } // {
     ssh = { inherit (cfg.vsock.ssh) shutdown; };
@@ -153,10 +163,10 @@ withoutNulls same
       inherit (cfg.graphics)
         enable
         backend
-        socket
         vulkan
         hostmem
         ;
+      socket = socketPath cfg cfg.graphics.socket;
     }
     // lib.optionalAttrs (hypervisor != "qemu") {
       crosvmPackage = "${cfg.graphics.crosvmPackage}";

@@ -111,8 +111,11 @@ func (t *tree) text(path string, lines ...string) {
 	}
 }
 
+// shebang is the first line of every script.
+const shebang = "#!/bin/sh\n"
+
 func (t *tree) script(name string, lines ...string) {
-	t.files["bin/"+name] = file{"#!/bin/sh\n" + strings.Join(lines, "\n") + "\n", 0o555}
+	t.files["bin/"+name] = file{shebang + strings.Join(lines, "\n") + "\n", 0o555}
 }
 
 // write puts the tree below root, with the same modes whatever the umask is.
@@ -258,17 +261,47 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 	}
 }
 
-// ownScripts are the spec's; none may take the place of one of ours.
+// ownCommands is the line that stands for the package's own commands in a script of
+// the spec for one of the helpers; nix/lib.nix has it too.
+const ownCommands = "# (the package's own commands)"
+
+// helperScripts may have more commands than their own, or others: no unit of ours
+// runs them, so they are for people and for hosts of microvm.nix.
+var helperScripts = []string{"tap-up", "tap-down", "macvtap-up", "macvtap-down", "pci-setup", "virtiofsd-run"}
+
+// ownScripts are the spec's; none may take the place of one that the units, or
+// the command, run.
 func (t *tree) ownScripts(s *spec.Spec) error {
 	var faults spec.Faults
 	for _, name := range slices.Sorted(maps.Keys(s.BinScripts)) {
-		if _, taken := t.files["bin/"+name]; taken {
+		ours, taken := t.files["bin/"+name]
+		helper := slices.Contains(helperScripts, name)
+		if taken && !helper {
 			faults.Addf("binScripts."+name, "the package has a script of that name already; choose another name")
 			continue
 		}
-		t.script(name, strings.TrimSuffix(s.BinScripts[name], "\n"))
+		text := strings.TrimSuffix(s.BinScripts[name], "\n")
+		if helper {
+			text = around(text, strings.TrimPrefix(ours.content, shebang))
+		}
+		t.script(name, text)
 	}
 	return faults.Err()
+}
+
+// around is a script with our commands in the place that it has for them. Ours end
+// with an exec, which has to be a call where more comes.
+func around(script, ours string) string {
+	before, after, found := strings.Cut(script, ownCommands)
+	if !found {
+		return script
+	}
+	ours = strings.TrimSuffix(ours, "\n")
+	if strings.TrimSpace(after) != "" {
+		ours = strings.TrimPrefix(ours, "exec ")
+	}
+	// A command that fails ends it, as it does in a script of microvm.nix.
+	return "set -e\n" + before + ours + after
 }
 
 // quote makes a word for the shell.

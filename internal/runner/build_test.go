@@ -314,3 +314,20 @@ func checkNames(t *testing.T, p *hypervisor.Plan) {
 		}
 	}
 }
+
+// TestScriptsOfTheHelpersMaySayMore: what the spec says of a helper's script stands
+// around our own commands, or in their place; a unit runs none of them.
+func TestScriptsOfTheHelpersMaySayMore(t *testing.T) {
+	const ours = "exec '/lib/microvm-tap-interfaces' up"
+	for name, tt := range map[string]struct{ script, want string }{
+		"before":      {"echo first\n" + ownCommands + "\n", "set -e\necho first\n" + ours + "\n"},
+		"behind":      {ownCommands + "\necho then", "set -e\n" + strings.TrimPrefix(ours, "exec ") + "\necho then"},
+		"both":        {"a\n" + ownCommands + "\nb\n", "set -e\na\n" + strings.TrimPrefix(ours, "exec ") + "\nb\n"},
+		"in place":    {"echo other", "echo other"},
+		"only a line": {ownCommands, "set -e\n" + ours},
+	} {
+		if got := around(tt.script, ours+"\n"); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}

@@ -1,15 +1,19 @@
-# A host of microVMs. The units are those that every distribution gets, from the
-# package; what is NixOS's own about them is in drop-ins.
+# A host of microVMs. The units are those that every distribution gets, read from
+# their files and written as NixOS' own, so that what others say of them is merged as
+# with any service of NixOS.
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
 
 let
+  hostConfig = config;
   cfg = config.microvm;
-  inherit (import ../../nix/lib.nix { inherit lib; }) cleanPath isBelow;
+  inherit (import ../../nix/lib.nix { inherit lib; }) cleanPath isBelow onlyOwn;
+  units = import ../../nix/units.nix { inherit lib; };
   stateDir = cleanPath cfg.stateDir;
   inherit (cfg.host) package user group;
 
@@ -81,38 +85,41 @@ let
     // lib.optionalAttrs (group != "kvm") { MICROVM_GROUP = group; };
 
   # The command finds the host's settings by itself, under sudo as well.
-  command =
-    if settings == { } then
-      package
-    else
-      pkgs.runCommandLocal "microvm-command" { meta.priority = 4; } ''
-        mkdir -p $out/bin
-        for program in ${package}/bin/*; do
-          cat > $out/bin/''${program##*/} <<EOF
-        #!${pkgs.runtimeShell}
-        ${lib.concatStrings (lib.mapAttrsToList (key: value: "export ${key}=${lib.escapeShellArg value}\n") settings)}
-        exec $program "\$@"
-        EOF
-          chmod +x $out/bin/''${program##*/}
-        done
-      '';
+  command = pkgs.callPackage ../../pkgs/microvm-command.nix {
+    inherit stateDir package;
+    extraSettings = removeAttrs settings [ "MICROVM_STATE_DIR" ];
+  };
 
-  # A word of ExecStart=, systemd.service(5): a flake reference may hold anything.
-  word =
-    text:
-    builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (
-      builtins.toJSON (toString text)
-    );
+  # The programs by a path that stays: a new release of them alone changes no VM's
+  # unit, and restarts no VM.
+  libexec = "/etc/microvm/libexec";
 
-  # Drop-ins for the templates. They never restart a VM: what does is below.
+  # A template, and what this host has in it.
   template =
-    extra:
-    lib.recursiveUpdate {
-      overrideStrategy = "asDropin";
-      restartIfChanged = false;
-      environment = settings;
-    } extra;
-  moved = lib.optionalAttrs (stateDir != "/var/lib/microvms");
+    name: extra:
+    lib.mkMerge [
+      (units.template {
+        inherit name;
+        replace = [
+          [
+            "@LIBEXECDIR@"
+            "/var/lib/microvms"
+          ]
+          [
+            libexec
+            stateDir
+          ]
+        ];
+        without = lib.optionals (name == "microvm@") [
+          "TimeoutStartSec"
+          "TimeoutStopSec"
+        ];
+        # A jailed VM sees nothing else of /etc.
+        more = lib.optionalAttrs (name == "microvm@") { BindReadOnlyPaths = [ "-${libexec}" ]; };
+      })
+      { environment = settings; }
+      extra
+    ];
 
   tapScript =
     if cfg.host.tapScript == "" then
@@ -130,7 +137,7 @@ let
     let
       taps = builtins.filter ({ type, ... }: type == "tap") microvm.interfaces;
     in
-    if cfg.vms.${name}.config == null || !(microvm.binScripts ? tap-up) || taps == [ ] then
+    if cfg.vms.${name}.config == null || onlyOwn (microvm.binScripts.tap-up or "") || taps == [ ] then
       tapScript
     else
       pkgs.writeShellScript "microvm-tap-script-${name}" ''
@@ -142,108 +149,164 @@ let
         ${microvm.binScripts.tap-up}
       '';
 
-  templates = {
-    "microvm-set-booted@" = template { };
-    "microvm-machined@" = template { };
-    "microvm-tap-interfaces@" = template {
-      environment = lib.optionalAttrs (tapScript != null) { MICROVM_TAP_SCRIPT = "${tapScript}"; };
+  templates = lib.mapAttrs template {
+    "microvm-set-booted@" = { };
+    "microvm-machined@" = { };
+    "microvm-tap-interfaces@".environment = lib.optionalAttrs (tapScript != null) {
+      MICROVM_TAP_SCRIPT = "${tapScript}";
     };
-    "microvm-macvtap-interfaces@" = template { };
-    "microvm-pci-devices@" = template {
-      path = [ pkgs.kmod ];
-    };
-    "microvm-virtiofsd@" = template {
-      path = [ cfg.virtiofsd.package ];
-    };
-    "microvm@" = template {
-      # The program that stops a VM divides the time that systemd gives it.
-      environment.MICROVM_STOP_TIMEOUT = toString cfg.host.stopTimeout;
-      # What makes and grows the volumes of any VM, and forwards ports.
-      path = [
-        pkgs.e2fsprogs
-        pkgs.xfsprogs
-        pkgs.btrfs-progs
-        pkgs.dosfstools
-        pkgs.netcat
-      ];
-      serviceConfig = {
-        User = user;
-        Group = group;
-        TimeoutStartSec = cfg.host.startupTimeout;
-        TimeoutStopSec = cfg.host.stopTimeout;
-      }
-      // moved {
-        # As in the unit: what is not there is the wrapper's to tell.
-        WorkingDirectory = "-${stateDir}/%i";
-        TemporaryFileSystem = [
-          ""
-          "${stateDir}:ro"
-        ];
-        BindPaths = [
-          ""
-          "-${stateDir}/%i"
-        ];
-        # The empty word above is for both lists, which are one, systemd.exec(5).
-        BindReadOnlyPaths = [
-          "-${stateDir}/.store"
-          "-${stateDir}/.origin/%i"
-        ];
+    "microvm-macvtap-interfaces@" = { };
+    "microvm-pci-devices@".path = [ pkgs.kmod ];
+    "microvm-virtiofsd@".path = [ cfg.virtiofsd.package ];
+    "microvm@" =
+      { config, options, ... }:
+      {
+        config = {
+          # What makes and grows the volumes of any VM, and forwards ports.
+          path = [
+            pkgs.e2fsprogs
+            pkgs.xfsprogs
+            pkgs.btrfs-progs
+            pkgs.dosfstools
+            pkgs.netcat
+          ];
+          serviceConfig = {
+            User = units.asTheirsHere user;
+            Group = units.asTheirsHere group;
+            CapabilityBoundingSet = lib.mkIf (units.said options.serviceConfig "AmbientCapabilities") (
+              units.weakHere (units.allSaid options.serviceConfig "AmbientCapabilities")
+            );
+            # As microvm.nix has it; one of somebody else's is for both, again.
+            TimeoutSec = units.asTheirs cfg.host.startupTimeout;
+            TimeoutStopSec = lib.mkIf (stopTimeoutIsSet || !(units.said options.serviceConfig "TimeoutSec")) (
+              units.weakHere cfg.host.stopTimeout
+            );
+          };
+          environment = stopEnvironment config.serviceConfig;
+        };
       };
-    };
   };
+
+  stopTimeoutIsSet = options.microvm.host.stopTimeout.highestPrio < (lib.mkOptionDefault null).priority;
+
+  # The program that stops a VM divides the time that systemd gives it, which it asks
+  # systemd for. A jailed VM has no bus to ask by, and takes 90 s for granted.
+  stopTime = service: service.TimeoutStopSec or service.TimeoutSec or null;
+  stopEnvironment =
+    service:
+    let
+      time = stopTime service;
+    in
+    lib.optionalAttrs (builtins.isInt time && time < 90) {
+      MICROVM_STOP_TIMEOUT = lib.mkDefault (toString time);
+    };
 
   # A declared VM's own drop-ins: a rebuild of the host restarts it where its
   # option says so, and its helpers with it.
-  restart = vm: {
-    overrideStrategy = "asDropin";
-    # The templates already have the programs' PATH.
-    path = lib.mkForce [ ];
-    serviceConfig.X-RestartIfChanged = [
-      ""
-      vm.restartIfChanged
-    ];
-  };
+  restart =
+    vm:
+    { options, ... }:
+    {
+      config = {
+        overrideStrategy = "asDropin";
+        # The templates already have the programs' PATH.
+        path = lib.mkForce [ ];
+        serviceConfig = {
+          X-RestartIfChanged = [
+            ""
+            vm.restartIfChanged
+          ];
+          # systemd does not start what is to have a capability that is not in the set.
+          CapabilityBoundingSet = lib.mkIf (units.said options.serviceConfig "AmbientCapabilities") (
+            units.weak (units.allSaid options.serviceConfig "AmbientCapabilities")
+          );
+          # A delay of the VM's own is none that the template's let grow.
+          RestartSteps = lib.mkIf (units.said options.serviceConfig "RestartSec") (units.weak 0);
+          RestartMaxDelaySec = lib.mkIf (units.said options.serviceConfig "RestartSec") (units.weak "infinity");
+        };
+        unitConfig.StartLimitIntervalSec = lib.mkIf (units.said options.unitConfig "StartLimitBurst") (
+          units.weak "10s"
+        );
+      };
+    };
+
+  # What the VM is, without the programs that run it, which have a release of their
+  # own: a digest of its spec, and its guest's system. A runner that somebody changed
+  # afterwards, or that comes from elsewhere, is what it is.
+  triggers =
+    name:
+    let
+      vm = cfg.vms.${name};
+      inherit (guest name) runner toplevel;
+      ours = runner ? vmDigest && runner.buildCommand or null == runner.asBuilt;
+    in
+    (if ours then [ runner.vmDigest ] else [ runner ])
+    ++ lib.optional (toplevel != null) toplevel
+    ++ lib.optional vm.restartOnUpdate package;
 
   declared =
     name:
     let
       vm = cfg.vms.${name};
-      inherit (guest name)
-        microvm
-        registers
-        runner
-        toplevel
-        ;
+      inherit (guest name) microvm registers;
       ownTapScript = tapScriptOf name microvm;
+      jailed = microvm.hypervisor or null == "firecracker" && microvm.firecracker.jailer or false;
     in
     lib.genAttrs (map (helper: "${helper}@${name}") helpers) (_: restart vm)
     // {
-      "microvm-tap-interfaces@${name}" =
-        restart vm
-        // lib.optionalAttrs (ownTapScript != tapScript) {
+      "microvm-tap-interfaces@${name}" = lib.mkMerge [
+        (restart vm)
+        (lib.optionalAttrs (ownTapScript != tapScript) {
           environment.MICROVM_TAP_SCRIPT = "${ownTapScript}";
-        };
-      "microvm@${name}" = restart vm // {
-        # The VM's own content is in no unit; a change of it has to show.
-        restartTriggers = [ runner ]
-        ++ lib.optional (toplevel != null) toplevel
-        # A changed helper is restarted, and takes the VM down with it.
-        ++ lib.optional (
-          ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
-        ) ownTapScript;
-        # As the drop-in of install-microvm has it: a helper that fails is started
-        # anew at each try of the VM, which one that is required is not.
-        partOf = map (helper: "${helper}@${name}.service") (helpersOf microvm);
-        wants =
-          map (helper: "${helper}@${name}.service") (helpersOf microvm)
-          ++ lib.optionals registers [
-            "microvm-machined@${name}.service"
-            "systemd-machined.service"
-          ];
-        after = lib.optional registers "systemd-machined.service";
-      };
+        })
+      ];
+      "microvm@${name}" = lib.mkMerge [
+        (restart vm)
+        (
+          { config, ... }:
+          {
+            config.environment =
+              let
+                own = stopTime config.serviceConfig;
+                time =
+                  if own == null && jailed then stopTime hostConfig.systemd.services."microvm@".serviceConfig else own;
+              in
+              lib.optionalAttrs (builtins.isInt time) { MICROVM_STOP_TIMEOUT = lib.mkDefault (toString time); };
+          }
+        )
+        {
+          # The VM's own content is in no unit; a change of it has to show.
+          restartTriggers =
+            triggers name
+            # A changed helper is restarted, and takes the VM down with it.
+            ++ lib.optional (
+              ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
+            ) ownTapScript;
+          # As the drop-in of install-microvm has it: a helper that fails is started
+          # anew at each try of the VM, which one that is required is not.
+          partOf = map (helper: "${helper}@${name}.service") (helpersOf microvm);
+          wants =
+            map (helper: "${helper}@${name}.service") (helpersOf microvm)
+            ++ lib.optionals registers [
+              "microvm-machined@${name}.service"
+              "systemd-machined.service"
+            ];
+          after = lib.optional registers "systemd-machined.service";
+        }
+      ];
       "install-microvm-${name}" = install name;
     };
+
+  # A VM that starts at boot and that nobody has made yet is skipped, and fails
+  # nothing.
+  notYet = lib.genAttrs (lib.concatMap (name: [ "microvm@${name}" "microvm-set-booted@${name}" ]) (
+    lib.subtractLists names cfg.autostart
+  )) (unit: {
+    overrideStrategy = lib.mkDefault "asDropin";
+    path = lib.mkForce [ ];
+    restartIfChanged = lib.mkDefault false;
+    unitConfig.ConditionPathExists = [ "${stateDir}/${lib.last (lib.splitString "@" unit)}/current" ];
+  });
 
   install =
     name:
@@ -265,7 +328,7 @@ let
           ];
     in
     {
-      description = "Install MicroVM ${name}";
+      description = units.asTheirs "Install MicroVM ${name}";
       # At boot, and at every switch: what a switch restarts, it starts one by one
       # and in no order, but only after this target.
       wantedBy = [
@@ -274,29 +337,112 @@ let
       ];
       partOf = [ "microvm@${name}.service" ];
       before = map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers);
-      after = [
-        "local-fs.target"
-        "systemd-tmpfiles-setup.service"
-      ];
+      after = afterDirectories;
       # A VM with an origin of its own for updates is installed once.
-      unitConfig = lib.optionalAttrs (isFlake && vm.updateFlake != null) {
-        ConditionPathExists = "!${stateDir}/${name}";
-      };
+      unitConfig.ConditionPathExists = lib.mkIf (isFlake && vm.updateFlake != null) "!${stateDir}/${name}";
       environment = settings;
       serviceConfig = {
         Type = "oneshot";
         SyslogIdentifier = "install-microvm-${name}";
-        ExecStart = lib.concatMapStringsSep " " word (
-          [
-            "${package}/bin/install-microvm"
-            "-p"
-            runner
-          ]
-          ++ origin
-          ++ [ name ]
-        );
       };
+      # A script, so that others can put commands before it (lib.mkBefore) and behind
+      # it, which run in the VM's directory.
+      script = ''
+        ${lib.escapeShellArgs (
+          map toString (
+            [
+              "${package}/bin/install-microvm"
+              "-p"
+              runner
+            ]
+            ++ origin
+            ++ [ name ]
+          )
+        )}
+        cd ${lib.escapeShellArg "${stateDir}/${name}"}
+      '';
     };
+
+  # The second one sets modes and owners at a switch.
+  afterDirectories = [
+    "local-fs.target"
+    "systemd-tmpfiles-setup.service"
+    "systemd-tmpfiles-resetup.service"
+  ];
+
+  # The rules of others that would give the VMs' directories to somebody else than
+  # root: tmpfiles goes by the first of two for one directory, and ours come first.
+  foreignRules =
+    let
+      ofText =
+        text:
+        let
+          words = builtins.filter (word: word != "") (lib.splitString " " text);
+          at = n: if builtins.length words > n then builtins.elemAt words n else "-";
+        in
+        {
+          type = at 0;
+          path = at 1;
+          owner = at 3;
+          rule = text;
+        };
+      ofSettings = lib.concatLists (
+        lib.mapAttrsToList (
+          file: paths:
+          lib.optionals (!(builtins.elem file ourRules)) (
+            lib.concatLists (
+              lib.mapAttrsToList (
+                path: types:
+                lib.mapAttrsToList (type: rule: {
+                  inherit type path;
+                  owner = rule.user or "-";
+                  rule = "${type} ${path} ${rule.mode or "-"} ${rule.user or "-"} ${rule.group or "-"}";
+                }) types
+              ) paths
+            )
+          )
+        ) hostConfig.systemd.tmpfiles.settings
+      );
+    in
+    builtins.filter (
+      {
+        type,
+        path,
+        owner,
+        ...
+      }:
+      builtins.match "[dDevqQzZ].*" type != null
+      && builtins.elem (cleanPath path) ([ stateDir ] ++ map (name: "${stateDir}/${name}") names)
+      && !(builtins.elem owner [ "" "-" "root" "0" ":root" ])
+    ) (map ofText hostConfig.systemd.tmpfiles.rules ++ ofSettings);
+  ourRules = [
+    "00-microvm"
+    "10-microvm"
+    "zz-microvm"
+  ];
+
+  # What a VM's unit is told that takes it away from what the programs go by.
+  unitWarnings =
+    let
+      services = hostConfig.systemd.services;
+      of = unit: services.${unit}.serviceConfig;
+      said = unit: key: toString (lib.toList ((of unit).${key} or ""));
+      instances = map (name: "microvm@${name}") names;
+      all = [ "microvm@" ] ++ instances;
+      account =
+        unit: key: wanted: option:
+        lib.optional (!(builtins.elem (said unit key) [ "" wanted ])) ''
+          systemd.services."${unit}".serviceConfig.${key} is "${said unit key}": VMs and their directories are ${wanted}'s, and a VM that runs as another one does not start.
+          hint: take it out; every VM has a user namespace and a view of the files of its own. For all VMs there is microvm.host.${option}.'';
+      capable =
+        unit:
+        lib.optional
+          (said unit "AmbientCapabilities" != "" && !(builtins.elem (said unit "PrivateUsers") [ "no" "false" "" ] && (of unit) ? PrivateUsers))
+          ''
+            systemd.services."${unit}".serviceConfig.AmbientCapabilities is "${said unit "AmbientCapabilities"}": a hypervisor runs in a user namespace of its own, where that is worth nothing on the host.
+            hint: for a port below 1024, forward one above it and lead the other there, with networking.nat or systemd-socket-proxyd. PrivateUsers = false on that VM makes it count, and lets the VM's hypervisor look into all others.'';
+    in
+    lib.concatMap (unit: account unit "User" user "user" ++ account unit "Group" group "group" ++ capable unit) all;
 
   # Declared VMs are remembered, so that one that is gone is noticed, by what
   # tells their directory from a later one of the same name. VMs of the microvm
@@ -374,24 +520,38 @@ in
         )
       ) names;
 
+    warnings =
+      map (
+        { rule, ... }: ''
+          systemd.tmpfiles has the rule "${rule}", which gives a directory of root's to somebody who runs VMs; root could not go by what is in it, and no VM would start after a boot, so it has no effect.
+          hint: take it out; the module makes ${stateDir}, and install-microvm the directories in it.''
+      ) foreignRules
+      ++ unitWarnings;
+
+    environment.etc."microvm/libexec".source = "${package}/lib/microvm";
+
     systemd = {
-      packages = [ package ];
       services = lib.mkMerge (
         [
           templates
+          notYet
           {
             microvm-orphans = {
               description = "Look after MicroVMs that are no longer declared";
-              wantedBy = [ "microvms.target" ];
-              after = [
-                "local-fs.target"
-                "systemd-tmpfiles-setup.service"
-              ]
+              # As the installations: before what a switch starts.
+              wantedBy = [
+                "microvms.target"
+                "sysinit-reactivation.target"
+              ];
               # Which make the directories that it remembers.
-              ++ map (name: "install-microvm-${name}.service") names;
+              after = afterDirectories ++ map (name: "install-microvm-${name}.service") names;
+              # A VM that has another name now, and the same tap or disk, starts when
+              # the one with the old name is down.
+              before = lib.concatMap (name: map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers)) names;
               environment = settings;
               serviceConfig = {
                 Type = "oneshot";
+                SyslogIdentifier = "microvm-orphans";
                 # An update of the programs: the VMs that nobody declares as well.
                 ExecStartPre = "-${package}/bin/install-microvm --relink";
                 ExecStart = orphans;
@@ -403,11 +563,12 @@ in
       );
 
       targets.microvms = {
+        description = units.weak "All MicroVMs that start at boot";
         wantedBy = [ "multi-user.target" ];
         wants = map (name: "microvm@${name}.service") cfg.autostart;
       };
 
-      tmpfiles.settings."10-microvm" =
+      tmpfiles.settings =
         let
           # virtiofsd's helper makes the sources inside a VM's directory itself.
           made = builtins.filter (
@@ -416,34 +577,51 @@ in
             && !(isBelow builtins.storeDir source)
             && !(isBelow stateDir source)
           ) (lib.concatMap (name: (guest name).microvm.shares) names);
+          ofRoot = {
+            mode = "0755";
+            user = "root";
+            group = "root";
+          };
         in
         {
-          ${stateDir}.d = {
-            mode = "0755";
-            user = "root";
-            group = "root";
+          # Of two rules for one directory the first counts, and those of
+          # systemd.tmpfiles.rules are in 00-nixos.conf.
+          "00-microvm" = {
+            ${stateDir}.d = ofRoot;
+            "/run/microvm".d = ofRoot;
           };
-          "/run/microvm".d = {
-            mode = "0755";
-            user = "root";
-            group = "root";
-          };
-          # A host that lost its power has unpinned nothing; at boot no VM runs.
-          "${stateDir}/*/booted"."r!" = { };
-        }
-        // lib.listToAttrs (
-          map (
-            { source, ... }:
-            # With a colon each holds for a directory that is created only.
-            lib.nameValuePair (cleanPath source) {
-              d = {
-                mode = ":0775";
-                user = ":${user}";
-                group = ":${group}";
-              };
-            }
-          ) made
-        );
+          "10-microvm" = {
+            # A host that lost its power has unpinned nothing; at boot no VM runs.
+            "${stateDir}/*/booted"."r!" = { };
+          }
+          // lib.listToAttrs (
+            map (
+              { source, ... }:
+              # With a colon each holds for a directory that is created only.
+              lib.nameValuePair (cleanPath source) {
+                d = {
+                  mode = ":0775";
+                  user = ":${user}";
+                  group = ":${group}";
+                };
+              }
+            ) made
+          );
+          # Of those for a directory that is there the last one counts: as
+          # install-microvm makes it.
+          "zz-microvm" = lib.listToAttrs (
+            map (
+              name:
+              lib.nameValuePair "${stateDir}/${name}" {
+                z = {
+                  mode = "1775";
+                  user = "root";
+                  inherit group;
+                };
+              }
+            ) names
+          );
+        };
     };
 
     microvm.host.orphans = lib.mkIf cfg.host.stopOrphans (lib.mkDefault "stop");

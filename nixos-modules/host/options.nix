@@ -36,6 +36,7 @@ let
               _file = "the host's defaults for microvm.vms.${name}";
               networking.hostName = lib.mkDefault name;
               microvm.hostRunsTapUp = true;
+              microvm.hostStateDir = lib.mkDefault hostConfig.stateDir;
               microvm.virtiofsd = lib.mapAttrs (_: lib.mkDefault) {
                 inherit (hostConfig.virtiofsd)
                   inodeFileHandles
@@ -140,6 +141,16 @@ let
             runs on, and its next start uses the new one.
           '';
         };
+
+        restartOnUpdate = mkOption {
+          type = types.bool;
+          default = false;
+          description = ''
+            With `restartIfChanged`, also restarts the VM when only
+            `microvm.host.package`, the programs that run it, was updated. Without, the
+            VM stays up, and its next start uses the new ones.
+          '';
+        };
       };
     };
 in
@@ -181,7 +192,8 @@ in
 
       stopTimeout = mkOption {
         type = types.ints.positive;
-        default = 90;
+        default = lib.max 150 hostConfig.host.startupTimeout;
+        defaultText = literalExpression "lib.max 150 config.microvm.host.startupTimeout";
         description = ''
           How many seconds a VM may take to go down. All but the last 15 of them,
           or half where that is less, are the guest's own; then its hypervisor is

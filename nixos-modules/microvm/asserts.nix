@@ -1,7 +1,13 @@
 # Settings that cannot work, told while the system evaluates. `microvm build`
 # checks all of them again, and more; these are the ones that people meet, with
 # the option's name as they wrote it.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  options,
+  pkgs,
+  ...
+}:
 
 let
   cfg = config.microvm;
@@ -9,8 +15,13 @@ let
   inherit (import ../../nix/lib.nix { inherit lib; })
     capabilities
     cleanPath
+    helperScripts
     hypervisors
     isMachineName
+    onlyOwn
+    runnerScripts
+    socketElsewhere
+    socketPath
     ;
   capability = capabilities.${cfg.hypervisor};
 
@@ -54,17 +65,30 @@ let
     wanted: has: option: what:
     refuse (wanted && !(has capability)) "microvm.${option}: ${cfg.hypervisor} has no ${what}. ${others has}";
 
+  withName = cfg // { inherit (config.networking) hostName; };
+
   # The wrapper makes, finds and removes sockets beneath the state directory only.
   beneath =
     option: path:
     refuse
-      (
-        path != null
-        && lib.any (part: builtins.elem part [ "" "." ".." ]) (lib.splitString "/" path)
-      )
-      "${option} is \"${toString path}\"; sockets are in the VM's state directory, so give a plain relative path, such as \"${
-        let name = baseNameOf path; in if builtins.elem name [ "" "." ".." ] then "vm.sock" else name
-      }\".";
+      (path != null && builtins.elem (baseNameOf (cleanPath path)) [ "" "." ".." ] || lib.hasSuffix "/" (toString path))
+      "${option} is \"${toString path}\", which names no file; give a plain relative path, such as \"vm.sock\".";
+  elsewhere =
+    option: path:
+    lib.optional (path != null && socketElsewhere withName path) ''
+      ${vm}${option} is "${path}", which is not in the VM's state directory; sockets are made there only, so it is "${socketPath withName path}" there.
+      hint: set it to "${socketPath withName path}", and have what looks for it look in /var/lib/microvms/${config.networking.hostName}.'';
+
+  # What is said of a package's script beside its own commands.
+  said = lib.filter (name: !(onlyOwn (cfg.binScripts.${name} or ""))) ;
+
+  # What somebody has set, on no condition that is false.
+  vfkit = builtins.attrNames (
+    lib.filterAttrs (_: option: option.highestPrio < (lib.mkOptionDefault null).priority) (
+      removeAttrs options.microvm.vfkit [ "rosetta" ]
+      // lib.mapAttrs' (name: lib.nameValuePair "rosetta.${name}") options.microvm.vfkit.rosetta
+    )
+  );
 
   virtiofs = builtins.filter ({ proto, ... }: proto == "virtiofs") cfg.shares;
   translates = lib.any (
@@ -117,6 +141,19 @@ lib.mkIf cfg.guest.enable {
         )
         "interface id \"${id}\" is a name that Linux has for something else; choose another, such as \"vm-web\"."
     ) cfg.interfaces
+    ++ [
+      (refuse
+        (
+          cfg.hypervisor == "qemu"
+          && cfg.cpu != null
+          && builtins.head (lib.splitString "," cfg.cpu) == "host"
+          && cfg.vmHostPackages.stdenv.hostPlatform.parsed.cpu.name != pkgs.stdenv.hostPlatform.parsed.cpu.name
+          && cfg.qemu.machineOpts == null
+          && cfg.qemu.extraArgs == [ ]
+        )
+        "microvm.cpu is \"host\", and the guest is for another architecture than its host; QEMU has to emulate it, so name a model, or set \"max\"."
+      )
+    ]
     ++ map (
       { tag, socket, ... }:
       refuse (socket == null) "virtiofs share \"${tag}\" has no socket; set one, or leave the option out."
@@ -149,12 +186,8 @@ lib.mkIf cfg.guest.enable {
         )
         "microvm.writableStoreOverlay does not go with nix.optimise.automatic and nix.settings.auto-optimise-store: hard links cannot cross the overlay's layers. Turn them off."
       )
-      (refuse
-        (
-          cfg.binScripts ? tap-up
-          && !(cfg.hostRunsTapUp && builtins.any ({ type, ... }: type == "tap") cfg.interfaces)
-        )
-        "microvm.binScripts.tap-up is for a VM with an interface of type \"tap\" that its host declares with config, because a host runs nothing of a package as root; set the host's microvm.host.tapScript."
+      (refuse (vfkit != [ ])
+        "microvm.vfkit.${lib.concatStringsSep ", microvm.vfkit." vfkit} is set, and vfkit runs on macOS only; these modules run VMs under systemd on Linux. Remove it, or set it where the host is a Mac (lib.mkIf), or keep microvm.nix for that machine."
       )
       (needs (cfg.forwardPorts != [ ]) (has "forwardPorts") "forwardPorts" "forwarded ports")
       (needs (cfg.cpu != null) (has "cpu") "cpu" "emulated CPU")
@@ -221,6 +254,26 @@ lib.mkIf cfg.guest.enable {
       "${vm}${toString cfg.mem} MiB of memory is very little; a Linux guest hardly boots with less than 32."
     ++ mountedOver "volumes" ({ image, ... }: image) cfg.volumes
     ++ mountedOver "shares" ({ tag, ... }: tag) cfg.shares
+    ++ lib.concatMap ({ tag, socket, ... }: elsewhere "the socket of virtiofs share \"${tag}\"" socket) virtiofs
+    ++ elsewhere "microvm.socket" cfg.socket
+    ++ lib.optionals cfg.graphics.enable (elsewhere "microvm.graphics.socket" cfg.graphics.socket)
+    ++ map (
+      name: ''
+        ${vm}microvm.binScripts.${name} adds to what the package has for people and for hosts of microvm.nix; the units here run nothing of a package as root, and not this either.
+        hint: ${
+          if name == "tap-up" then
+            "set the host's microvm.host.tapScript, or declare the VM on its host with config, which runs it"
+          else if name == "virtiofsd-run" then
+            "directories of shares are made before virtiofsd starts, and more arguments for it are in microvm.virtiofsd.extraArgs; for anything else set systemd.services.\"microvm-virtiofsd@\".preStart on the host"
+          else
+            "set preStart or postStop of the helper on the host, such as systemd.services.\"microvm-tap-interfaces@\""
+        }.''
+    ) (said (if cfg.hostRunsTapUp && builtins.any ({ type, ... }: type == "tap") cfg.interfaces then lib.remove "tap-up" helperScripts else helperScripts))
+    ++ map (
+      name: ''
+        ${vm}microvm.binScripts.${name} has no effect: that program is the package's own.
+        hint: take it out; commands that run before the hypervisor are in microvm.preStart.''
+    ) (said runnerScripts)
     ++ lib.optional (cfg.registerWithMachined && !(isMachineName config.networking.hostName))
       "${vm}systemd-machined does not take its name, so machinectl will not show it; use letters, digits and \"-\" in networking.hostName, or set microvm.registerWithMachined = false."
     ++ lib.optional config.nix.optimise.automatic

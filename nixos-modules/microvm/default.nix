@@ -37,6 +37,20 @@ in
   ];
 
   config.microvm = {
+    # As lines of their own, so that commands before and behind them, and others in
+    # their place, are said as in microvm.nix.
+    binScripts =
+      let
+        cfg = config.microvm;
+        own = names: lib.genAttrs names (_: microvm-lib.ownCommands + "\n");
+        ofType = wanted: builtins.any ({ type, ... }: type == wanted) cfg.interfaces;
+      in
+      lib.mkMerge [
+        (lib.mkIf (ofType "tap") (own [ "tap-up" "tap-down" ]))
+        (lib.mkIf (ofType "macvtap") (own [ "macvtap-up" "macvtap-down" ]))
+        (lib.mkIf (builtins.any ({ bus, ... }: bus == "pci") cfg.devices) (own [ "pci-setup" ]))
+        (lib.mkIf (builtins.any ({ proto, ... }: proto == "virtiofs") cfg.shares) (own [ "virtiofsd-run" ]))
+      ];
     spec = microvm-lib.mkSpec (arguments config.microvm.hypervisor);
     runner = lib.genAttrs microvm-lib.hypervisors (
       hypervisor: microvm-lib.buildRunner (arguments hypervisor)

@@ -87,10 +87,6 @@ in
       Where the hypervisor has a balloon, set microvm.balloon = true instead, and
       microvm.initialBalloonMem where it can inflate it from the start.
     '')
-    (lib.mkRemovedOptionModule [ "microvm" "vfkit" ] ''
-      vfkit runs on macOS only, and these modules run VMs under systemd on Linux.
-      Remove the setting, or keep microvm.nix for that machine.
-    '')
   ];
 
   options.microvm = {
@@ -534,13 +530,26 @@ in
       type = attrsOf types.lines;
       default = { };
       description = ''
-        More shell scripts for the runner's `bin/`, by file name. The names of
-        the runner's own programs are taken.
+        More shell scripts for the runner's `bin/`, by file name. The programs that
+        run the VM (`microvm-run` and its like) keep their own.
 
-        `tap-up` is no file: it runs on the host, as `microvm.host.tapScript`
-        does, once all taps of the VM are up. Only a host that declares the VM
-        with `config` does that.
+        `tap-up`, `tap-down`, `macvtap-up`, `macvtap-down`, `pci-setup` and
+        `virtiofsd-run` are for people, and for hosts of microvm.nix; what is set
+        here is added to their own commands, before with `lib.mkBefore` and behind
+        with `lib.mkAfter`, and takes their place with `lib.mkForce`. The units of
+        this project run none of them, because root runs nothing of a package.
+
+        What is set for `tap-up` is run by a host that declares the VM with
+        `config`, as `microvm.host.tapScript` is, once all taps of the VM are up.
       '';
+    };
+
+    # Set by that host, too.
+    hostStateDir = mkOption {
+      type = types.path;
+      default = "/var/lib/microvms";
+      internal = true;
+      description = "The host's microvm.stateDir, by which paths in the VM's own directory are known.";
     };
 
     # Set by that host.
@@ -661,6 +670,27 @@ in
       extraArgs = words "More arguments for crosvm.";
       pivotRoot = maybe str "Empty directory that crosvm's sandbox takes as its root.";
       package = program "crosvm" host.crosvm "config.microvm.vmHostPackages.crosvm";
+    };
+
+    # Declared for configurations that are for macOS as well, which say this on a
+    # condition; an assertion is against what is defined.
+    vfkit = lib.mapAttrsRecursiveCond (o: !(lib.isOption o)) (_: o: o // { visible = false; }) {
+      extraArgs = words "More arguments for vfkit, which runs on macOS only.";
+      logLevel = mkOption {
+        type = nullOr (enum [
+          "debug"
+          "info"
+          "error"
+        ]);
+        default = "info";
+        description = "How much vfkit says. It runs on macOS only.";
+      };
+      package = program "vfkit, which runs on macOS only" host.vfkit "config.microvm.vmHostPackages.vfkit";
+      rosetta = {
+        enable = flag false "Runs programs for x86_64 on a Mac with an ARM processor.";
+        install = flag false "Installs Rosetta where it is missing.";
+        ignoreIfMissing = flag false "Starts the VM without Rosetta where it is missing.";
+      };
     };
 
     kvmtool.package = program "kvmtool" host.kvmtool "config.microvm.vmHostPackages.kvmtool";

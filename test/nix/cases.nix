@@ -490,6 +490,78 @@ in
     };
     that-is-a-host-of-nested-vms.config.imports = [ ../../nixos-modules/host ];
 
+    with-commands-for-taps-that-nobody-runs = just {
+      interfaces = [ tap ];
+      binScripts.tap-up = lib.mkAfter "ip link set vm-web master br0";
+    };
+    with-a-control-socket-elsewhere = just { socket = "/run/web.sock"; };
+    with-a-control-socket-above = just { socket = "../web.sock"; };
+    with-a-share-whose-socket-is-elsewhere = just { shares = [ (home // { socket = "/run/web-home.sock"; }) ]; };
+    with-a-display-whose-socket-is-elsewhere = just {
+      graphics = {
+        enable = true;
+        socket = "/run/web-gpu.sock";
+      };
+    };
+    with-sockets-of-its-own-directory = just {
+      socket = "/var/lib/microvms/web/web.sock";
+      shares = [
+        (home // { socket = "/var/lib/microvms/web/sockets/home.socket"; })
+        {
+          tag = "project";
+          source = "./project";
+          mountPoint = "/project";
+          proto = "virtiofs";
+          socket = "./project.sock";
+        }
+      ];
+      volumes = [ (data // { image = "./data.img"; }) ];
+    };
+
+    # What people add to the package's scripts, put in their place, or leave empty.
+    with-scripts-of-the-package-that-say-more.config =
+      { lib, ... }:
+      {
+        microvm = {
+          interfaces = [ tap ];
+          shares = [ home ];
+          devices = [
+            {
+              bus = "pci";
+              path = "0000:01:00.0";
+            }
+          ];
+          binScripts = {
+            virtiofsd-run = lib.mkBefore "mkdir -p home";
+            tap-up = lib.mkAfter "ip link set vm-web master br0";
+            tap-down = lib.mkForce "";
+            pci-setup = lib.mkForce "true";
+            microvm-run = "exec something-else";
+            empty = "";
+          };
+        };
+      };
+
+    with-an-address-in-extra-args = just {
+      hypervisor = "cloud-hypervisor";
+      cloud-hypervisor.extraArgs = [ "--vsock" "cid=5,socket=v.sock" ];
+    };
+    with-an-address-in-one-word-of-extra-args = just {
+      hypervisor = "cloud-hypervisor";
+      cloud-hypervisor.extraArgs = [ "--vsock=cid=6" ];
+    };
+
+    # For a machine with macOS as well.
+    with-settings-of-macos-that-are-off.config =
+      { lib, pkgs, ... }:
+      {
+        microvm.vfkit = {
+          logLevel = lib.mkIf false "error";
+          rosetta.enable = lib.mkIf false true;
+        };
+        microvm.hypervisor = if pkgs.stdenv.hostPlatform.isDarwin then "vfkit" else "qemu";
+      };
+
     without-control-socket-and-machine-id = just {
       socket = null;
       machineId = null;
@@ -510,6 +582,10 @@ in
       ];
     };
     a-tap-with-a-name-of-linux = just { interfaces = [ (tap // { id = "default"; }) ]; };
+    the-hosts-cpu-emulated = just { cpu = "host,-avx"; } // {
+      system = "aarch64-linux";
+      buildSystem = "x86_64-linux";
+    };
     a-volume-without-size = just { volumes = [ (removeAttrs data [ "size" ]) ]; };
     the-same-interface-twice = just {
       interfaces = [
@@ -521,10 +597,6 @@ in
     a-tap-with-a-bridge = just { interfaces = [ (tap // { bridge = "br0"; }) ]; };
     a-macvtap-without-link = just { interfaces = [ (tap // { type = "macvtap"; }) ]; };
     a-long-interface-name = just { interfaces = [ (tap // { id = "vm-averyverylongname"; }) ]; };
-    commands-for-taps-that-nobody-runs = just {
-      interfaces = [ tap ];
-      binScripts.tap-up = "ip link set vm-web master br0";
-    };
     the-same-tag-twice = just {
       shares = [
         home
@@ -544,16 +616,7 @@ in
       ];
     };
     virtiofs-without-socket = just { shares = [ (home // { socket = null; }) ]; };
-    a-control-socket-elsewhere = just { socket = "/run/web.sock"; };
-    a-control-socket-above = just { socket = "../web.sock"; };
     a-control-socket-with-no-name = just { socket = "sockets/"; };
-    a-share-with-a-socket-elsewhere = just { shares = [ (home // { socket = "/run/web home.sock"; }) ]; };
-    a-display-with-a-socket-elsewhere = just {
-      graphics = {
-        enable = true;
-        socket = "/run/web-gpu.sock";
-      };
-    };
     acls-with-translated-ids-of-one-share = just {
       shares = [ (home // { extraArgs = [ "--translate-uid=guest:0:1000:1" ]; }) ];
     };
@@ -709,6 +772,41 @@ in
       vms.web.config.microvm.interfaces = [ tap ];
     };
 
+    # The one above, when there is a new release of the programs and nothing else.
+    with-a-vm-of-its-own-and-newer-programs.config =
+      { pkgs, ... }:
+      {
+        microvm.host.package = pkgs.stub "newer-microvm" { };
+        microvm.vms.web.config = {
+          microvm = {
+            package = pkgs.stub "newer-microvm" { };
+            interfaces = [ tap ];
+            shares = [
+              (
+                home
+                // {
+                  source = "/srv/home";
+                }
+              )
+            ];
+            registerWithMachined = true;
+          };
+        };
+      };
+    # And when the guest has one CPU more.
+    with-a-vm-of-its-own-and-more-cpus.config.microvm.vms.web.config.microvm = {
+      vcpu = 2;
+      interfaces = [ tap ];
+      shares = [ (home // { source = "/srv/home"; }) ];
+      registerWithMachined = true;
+    };
+
+    # The same VM under another name, as the test hosts start it after the one above.
+    with-a-vm-that-has-another-name.config.microvm = {
+      host.orphans = "stop";
+      vms.next.config.microvm.interfaces = [ tap ];
+    };
+
     with-a-vm-that-is-not-restarted.config.microvm.vms.web = {
       restartIfChanged = false;
       autostart = false;
@@ -839,8 +937,112 @@ in
 
     with-guests-that-report.config.microvm = {
       host.useNotifySockets = true;
+      vms.db.config.microvm = {
+        hypervisor = "cloud-hypervisor";
+        cloud-hypervisor.extraArgs = [ "--vsock" "cid=5,socket=v.sock" ];
+      };
       vms.web.config.microvm.vsock.cid = 3;
     };
+
+    # Settings of people's own, on templates and on a VM, as microvm.nix takes them.
+    with-settings-of-its-own.config =
+      { lib, ... }:
+      {
+        microvm.host.startupTimeout = 300;
+        microvm.vms.web.config.microvm.interfaces = [ tap ];
+        systemd.services = {
+          "microvm@" = {
+            after = [ "zfs-mount.service" ];
+            requires = [ "zfs-datasets@%i.service" ];
+            path = [ "/own/path" ];
+            environment.OWN = "1";
+            serviceConfig = {
+              MemoryMax = "2G";
+              UMask = "0022";
+              Nice = 5;
+              ExecStartPre = [ "+/bin/ip link set %i master br0" ];
+              ExecStopPost = "+/bin/true";
+              BindPaths = "/srv/images";
+              TimeoutStartSec = 600;
+              RestartSec = 60;
+            };
+          };
+          "microvm-virtiofsd@" = {
+            preStart = "mkdir -p share";
+            serviceConfig.TimeoutSec = 20;
+          };
+          "microvm@web" = {
+            wants = [ "db.service" ];
+            serviceConfig = {
+              MemoryMax = "1G";
+              TimeoutStopSec = 400;
+            };
+          };
+          install-microvm-web = {
+            path = [ "/own/zfs" ];
+            script = lib.mkMerge [
+              (lib.mkBefore "zfs create tank/web")
+              (lib.mkAfter "test -e ./toplevel")
+            ];
+          };
+        };
+      };
+
+    with-one-time-for-both.config =
+      { lib, ... }:
+      {
+        microvm.vms.web.config = { };
+        systemd.services."microvm@".serviceConfig.TimeoutSec = lib.mkOverride 55 20;
+      };
+
+    with-a-vm-that-is-not-there-yet.config.microvm.autostart = [ "later" ];
+
+    with-a-vm-that-every-update-restarts.config.microvm.vms.web = {
+      config = { };
+      restartOnUpdate = true;
+    };
+
+    with-a-runner-that-somebody-changed.config.microvm.vms.web.config =
+      { config, lib, ... }:
+      {
+        microvm.declaredRunner = lib.mkForce (
+          config.microvm.runner.qemu.overrideAttrs (old: { buildCommand = old.buildCommand + "ln -sf /other $out/bin/microvm-run"; })
+        );
+      };
+
+    with-a-jailed-vm.config.microvm.vms.web.config.microvm = {
+      hypervisor = "firecracker";
+      firecracker.jailer = true;
+    };
+
+    # As upstream itself made the directory, and in other ways.
+    with-directories-of-the-hypervisors-user.config = {
+      microvm.vms.web.config = { };
+      systemd.tmpfiles.rules = [
+        "d /var/lib/microvms 0755 microvm kvm - -"
+        "Z /var/lib/microvms/web/ - microvm"
+        "d /var/lib/microvms/web/data 0755 microvm kvm - -"
+        "d /var/lib/other 0755 microvm kvm - -"
+        "d /var/lib/microvms 0755 root root - -"
+      ];
+      systemd.tmpfiles.settings."20-own"."/var/lib/microvms/web".d.user = "microvm";
+    };
+
+    with-vms-of-other-accounts.config =
+      { lib, ... }:
+      {
+        microvm.vms.web.config = { };
+        systemd.services."microvm@web".serviceConfig = {
+          User = "alice";
+          AmbientCapabilities = [ "CAP_NET_BIND_SERVICE" ];
+        };
+        systemd.services."microvm@db".serviceConfig = {
+          AmbientCapabilities = "CAP_NET_BIND_SERVICE";
+          PrivateUsers = false;
+        };
+        microvm.vms.db.config = { };
+        systemd.services."microvm@".serviceConfig.BindPaths = lib.mkForce [ "/srv" ];
+      };
 
     that-stops-orphans.config.microvm.host.stopOrphans = true;
 

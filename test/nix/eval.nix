@@ -46,7 +46,10 @@ let
     };
     legacyPackages = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] pkgsFor;
   };
-  self = (import ../../flake.nix).outputs { inherit self nixpkgs; };
+  self = (import ../../flake.nix).outputs {
+    inherit self nixpkgs;
+    spectrum = toString ./fake-spectrum;
+  };
   template = (import ../../template/flake.nix).outputs {
     self = template;
     inherit nixpkgs;
@@ -147,12 +150,27 @@ let
       before = service.before or [ ];
       partOf = service.partOf or [ ];
       wantedBy = service.wantedBy or [ ];
-      overrideStrategy = service.overrideStrategy or null;
-      restartIfChanged = service.restartIfChanged or null;
+      script = if service.script == "" then null else service.script;
+      # A unit of its own, or a drop-in.
+      overrideStrategy = if service.overrideStrategy == "asDropin" then "asDropin" else null;
+      restartIfChanged = if service.restartIfChanged then null else false;
     }
   );
 
   cases = import ./cases.nix { inherit lib; };
+
+  # The services of a host, but for those that a host without VMs has as well. The
+  # test hosts start two of them, which are whole.
+  ofItsOwn =
+    name: config:
+    let
+      all = services config.systemd.services;
+      everywhere = services (host cases.hosts.with-no-vm).config.systemd.services;
+    in
+    if lib.elem name [ "with-no-vm" "with-a-vm-on-a-tap" ] then
+      all
+    else
+      lib.filterAttrs (unit: service: service != everywhere.${unit} or null) all;
 
   runner = package: {
     inherit (package)
@@ -215,7 +233,7 @@ in
         inherit (config.networking) hostId useNetworkd;
         waitOnline = config.systemd.network.wait-online.enable;
         tpm2 = config.systemd.tpm2.enable;
-        etc = lib.mapAttrs (_: file: file.text) config.environment.etc;
+        etc = lib.mapAttrs (_: file: file.text or (toString file.source)) config.environment.etc;
         packages = map toString config.environment.systemPackages;
         documentation = config.documentation.enable;
         nixDaemon = config.systemd.services.nix-daemon.enable && config.systemd.sockets.nix-daemon.enable;
@@ -263,7 +281,7 @@ in
       runner = isolated.microvm.declaredRunner.text;
       inherit (web.microvm.host.package) postInstall;
       inherit (boot) postBootCommands;
-      tapUp = (lib.last tapped.systemd.services."microvm@web".restartTriggers).text;
+      tapUp = (lib.findFirst (trigger: trigger ? text) null tapped.systemd.services."microvm@web".restartTriggers).text;
       orphans = web.systemd.services.microvm-orphans.serviceConfig.ExecStart.text;
     };
 
@@ -271,15 +289,16 @@ in
   refused = lib.mapAttrs (_: case: failures (guest case).config) cases.refused;
 
   hosts = lib.mapAttrs (
-    _: case:
+    name: case:
     let
       inherit ((host case)) config;
     in
     {
       failures = failures config;
-      services = services config.systemd.services;
+      services = ofItsOwn name config;
       inherit (config.systemd) targets;
-      tmpfiles = config.systemd.tmpfiles.settings."10-microvm" or { };
+      tmpfiles = config.systemd.tmpfiles.settings;
+      inherit (config) warnings;
       inherit (config.microvm) autostart;
       # The VMs that it declares with config, and what it hands down to them.
       vms = lib.mapAttrs (
@@ -293,7 +312,7 @@ in
         limits = config.security.pam.loginLimits;
         ksm = config.hardware.ksm.enable;
         inherit (config.security) wrappers;
-        etc = lib.mapAttrs (_: file: file.text) config.environment.etc;
+        etc = lib.mapAttrs (_: file: file.text or (toString file.source)) config.environment.etc;
         packages = map toString config.environment.systemPackages;
         units = map toString config.systemd.packages;
       };
@@ -301,6 +320,175 @@ in
   ) cases.hosts;
 
   paths = lib.genAttrs cases.paths (import ../../nix/lib.nix { inherit lib; }).cleanPath;
+
+  # What a definition of somebody else's does on each unit, by section, priority,
+  # form and key: it is the value (theirs), is added to ours (both), or is not there
+  # (ours); or NixOS refuses to choose (conflict).
+  settable =
+    let
+      keys = {
+        service = [
+          "AmbientCapabilities"
+          "BindPaths"
+          "BindReadOnlyPaths"
+          "CPUQuota"
+          "CacheDirectory"
+          "CapabilityBoundingSet"
+          "Delegate"
+          "DeviceAllow"
+          "ExecCondition"
+          "ExecReload"
+          "ExecStart"
+          "ExecStartPost"
+          "ExecStartPre"
+          "ExecStop"
+          "ExecStopPost"
+          "Group"
+          "IOWeight"
+          "KeyringMode"
+          "KillMode"
+          "LimitMEMLOCK"
+          "LimitNOFILE"
+          "LockPersonality"
+          "MemoryDenyWriteExecute"
+          "MemoryMax"
+          "Nice"
+          "NoNewPrivileges"
+          "NotifyAccess"
+          "OOMPolicy"
+          "PrivateTmp"
+          "PrivateUsers"
+          "ProtectClock"
+          "ProtectControlGroups"
+          "ProtectHostname"
+          "ProtectKernelLogs"
+          "ProtectKernelModules"
+          "ProtectKernelTunables"
+          "ProtectSystem"
+          "RemainAfterExit"
+          "Restart"
+          "RestartMaxDelaySec"
+          "RestartMode"
+          "RestartPreventExitStatus"
+          "RestartSec"
+          "RestartSteps"
+          "RestrictAddressFamilies"
+          "RestrictNamespaces"
+          "RestrictRealtime"
+          "Slice"
+          "SuccessExitStatus"
+          "SupplementaryGroups"
+          "SyslogIdentifier"
+          "SystemCallArchitectures"
+          "SystemCallFilter"
+          "TemporaryFileSystem"
+          "TimeoutSec"
+          "TimeoutStartSec"
+          "TimeoutStopSec"
+          "Type"
+          "UMask"
+          "User"
+          "WatchdogSec"
+          "WorkingDirectory"
+        ];
+        unit = [
+          "AssertPathExists"
+          "ConditionPathExists"
+          "ConditionVirtualization"
+          "JobTimeoutSec"
+          "RequiresMountsFor"
+          "StartLimitBurst"
+          "StartLimitIntervalSec"
+          "StopWhenUnneeded"
+        ];
+      };
+      priorities = {
+        default = lib.mkDefault;
+        plain = lib.id;
+        "55" = lib.mkOverride 55;
+        force = lib.mkForce;
+      };
+      forms = {
+        text = "VALUE";
+        list = [ "VALUE" ];
+      };
+      units = [
+        "microvm@"
+        "microvm-tap-interfaces@"
+        "microvm-macvtap-interfaces@"
+        "microvm-pci-devices@"
+        "microvm-virtiofsd@"
+        "microvm-set-booted@"
+        "install-microvm-web"
+      ];
+      outcome =
+        value:
+        let
+          tried = builtins.tryEval (builtins.deepSeq value value);
+          all = map toString (lib.toList tried.value);
+        in
+        if !tried.success then
+          "conflict"
+        else if !(builtins.elem "VALUE" all) then
+          "ours"
+        else if builtins.length all == 1 then
+          "theirs"
+        else
+          "both";
+      outcomes =
+        unit: section: priority: form:
+        lib.mapAttrs (_: outcome)
+          (host {
+            config.microvm.vms.web.config = { };
+            config.systemd.services.${unit}."${section}Config" = lib.genAttrs keys.${section} (_: priority form);
+          }).config.systemd.services.${unit}."${section}Config";
+    in
+    lib.genAttrs units (
+      unit:
+      lib.mapAttrs (
+        section: wanted:
+        lib.mapAttrs (
+          _: priority:
+          lib.mapAttrs (_: form: lib.getAttrs wanted (outcomes unit section priority form)) forms
+        ) priorities
+      ) keys
+    );
+
+  # What others can name.
+  outputs =
+    let
+      here = system: set: builtins.attrNames set.${system};
+    in
+    {
+      outputs = builtins.attrNames self;
+      lib = builtins.attrNames self.lib;
+      nixosModules = builtins.attrNames self.nixosModules;
+      apps = here "x86_64-linux" self.apps;
+      packages = here "x86_64-linux" self.packages;
+      overlay = builtins.attrNames (self.overlays.default (pkgsFor "x86_64-linux") (pkgsFor "x86_64-linux"));
+      runner = builtins.attrNames (guest cases.guests.qemu).config.microvm.declaredRunner;
+      graphics = self.packages.x86_64-linux.cloud-hypervisor-graphics.name;
+    };
+
+  # What guests' configurations call.
+  functions = {
+    values = self.lib.extractOptValues [ "-p" "--platform" ] [ "-v" "-p" "a" "--x" "--platform" "b" "-p" ];
+    none = self.lib.extractOptValues "-p" [ ];
+    value = self.lib.extractParamValue "socket" "cid=5,socket=v.sock,socket=w";
+    similar = self.lib.extractParamValue "id" "cid=5";
+    noText = self.lib.extractParamValue "socket" null;
+    macvtap = self.lib.makeMacvtap {
+      microvmConfig = {
+        vcpu = 2;
+        interfaces = [
+          { type = "tap"; id = "t"; }
+          { type = "macvtap"; id = "a"; }
+          { type = "macvtap"; id = "b"; }
+        ];
+      };
+      hypervisorConfig.tapMultiQueue = true;
+    };
+  };
 
   # The hosts that are refused.
   refusedHosts = lib.mapAttrs (_: case: failures (host case).config) cases.refusedHosts;

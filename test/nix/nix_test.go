@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 const root = "../.."
 
 // attributes of eval.nix, each with a golden file.
-var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths"}
+var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths", "settable", "outputs", "functions"}
 
 // sourcesFile says which sources the golden files were made from.
 const sourcesFile = "golden/sources.sha256"
@@ -116,6 +116,13 @@ func inputs(t *testing.T) (files, names []string) {
 		files = append(files, relative)
 	}
 	files = append(files, "internal/hypervisor/capabilities.json", "nix/version", "nix/vendor-hash")
+	units, err := filepath.Glob(root + "/systemd/*.service")
+	if err != nil || len(units) < 7 {
+		t.Fatalf("found the units %v: %v", units, err)
+	}
+	for _, unit := range units {
+		files = append(files, "systemd/"+filepath.Base(unit))
+	}
 	slices.Sort(files)
 	return files, []string{"cmd"}
 }

@@ -18,6 +18,66 @@ let
     type = types.attrsOf types.anything;
     default = { };
   };
+
+  # As NixOS has services: a key that anybody says as a list is the list of what all
+  # say, and any other may be said once, or by all alike; a script is ExecStart=.
+  setting = lib.mkOptionType {
+    name = "systemd option";
+    merge =
+      loc: definitions:
+      let
+        values = lib.options.getValues definitions;
+      in
+      if lib.any builtins.isList values then
+        lib.concatMap lib.toList values
+      else
+        lib.options.mergeEqualOption loc definitions;
+  };
+  service =
+    { config, name, ... }:
+    {
+      options = {
+        description = option types.str "";
+        documentation = list;
+        environment = mkOption {
+          type = types.attrsOf (types.nullOr (types.oneOf [ types.str types.path types.package ]));
+          default = { };
+        };
+        path = list;
+        script = option types.lines "";
+        scriptArgs = option types.str "";
+        preStart = option types.lines "";
+        serviceConfig = option (types.attrsOf setting) { };
+        unitConfig = option (types.attrsOf setting) { };
+        restartIfChanged = on;
+        restartTriggers = list;
+        overrideStrategy = option (types.enum [ "asDropinIfExists" "asDropin" ]) "asDropinIfExists";
+        enable = on;
+      }
+      // lib.genAttrs [
+        "after"
+        "before"
+        "bindsTo"
+        "conflicts"
+        "onFailure"
+        "partOf"
+        "requiredBy"
+        "requires"
+        "requisite"
+        "wantedBy"
+        "wants"
+      ] (_: list);
+      config = lib.mkMerge [
+        # NixOS' own programs.
+        { path = lib.mkAfter [ "/nix/store/of-nixos" ]; }
+        (lib.mkIf (config.script != "") {
+          serviceConfig.ExecStart = "/nix/store/unit-script-${name}/bin/${name}-start ${config.scriptArgs}";
+        })
+        (lib.mkIf (config.preStart != "") {
+          serviceConfig.ExecStartPre = [ "/nix/store/unit-script-${name}-pre-start/bin/${name}-pre-start" ];
+        })
+      ];
+    };
 in
 {
   options = {
@@ -70,7 +130,8 @@ in
     systemd = {
       package = value pkgs.systemd;
       packages = list;
-      services = tree;
+      services = option (types.attrsOf (types.submodule service)) { };
+      tmpfiles.rules = list;
       sockets = tree;
       targets = tree;
       generators = tree;

@@ -48,7 +48,7 @@ let
 
   command =
     name: env: text:
-    stub name ({ inherit text; } // env.passthru or { } // { env = removeAttrs env [ "passthru" "meta" ]; });
+    stub name ({ inherit text; buildCommand = text; } // env.passthru or { } // { env = removeAttrs env [ "passthru" "meta" ]; });
 
   writeText = name: text: stub name { inherit text; };
 
@@ -115,6 +115,7 @@ let
     "qemu_kvm"
     "squashfs-tools-ng"
     "stratovirt"
+    "vfkit"
     "systemd"
     "virtiofsd"
     "waypipe"

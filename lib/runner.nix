@@ -1,0 +1,2 @@
+# Where microvm.nix has it.
+import ../nix/runner.nix
