@@ -480,6 +480,22 @@ let
     printf '%s\n' "''${keep[@]}" > "$record.new"
     mv "$record.new" "$record"
   '';
+
+  # A guest that reboots is started anew as well, once.
+  failing = pkgs.writeShellScript "microvm-failing" ''
+    set -euo pipefail
+    status=0
+    for name in ${lib.escapeShellArgs names}; do
+      unit=microvm@$name.service
+      state=$(systemctl show -P ActiveState "$unit")
+      restarts=$(systemctl show -P NRestarts "$unit")
+      if [ "$restarts" -ge 2 ] && [ "$state" != active ] && [ "$state" != inactive ]; then
+        echo "MicroVM $name keeps failing; see: microvm status $name" >&2
+        status=1
+      fi
+    done
+    exit "$status"
+  '';
 in
 {
   imports = [ ./options.nix ];
@@ -546,8 +562,11 @@ in
               # Which make the directories that it remembers.
               after = afterDirectories ++ map (name: "install-microvm-${name}.service") names;
               # A VM that has another name now, and the same tap or disk, starts when
-              # the one with the old name is down.
-              before = lib.concatMap (name: map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers)) names;
+              # the one with the old name is down. One of microvm.nix that starts at
+              # boot is taken over before.
+              before = lib.concatMap (name: map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers)) (
+                lib.unique (names ++ cfg.autostart)
+              );
               environment = settings;
               serviceConfig = {
                 Type = "oneshot";
@@ -555,6 +574,17 @@ in
                 # An update of the programs: the VMs that nobody declares as well.
                 ExecStartPre = "-${package}/bin/install-microvm --relink";
                 ExecStart = orphans;
+              };
+            };
+            # A VM that has failed and is tried again is no failed unit, so a switch
+            # that starts nothing would end well beside it.
+            microvm-failing = lib.mkIf (names != [ ]) {
+              description = "Look for declared MicroVMs that keep failing";
+              wantedBy = [ "sysinit-reactivation.target" ];
+              serviceConfig = {
+                Type = "oneshot";
+                SyslogIdentifier = "microvm-failing";
+                ExecStart = failing;
               };
             };
           }

@@ -138,7 +138,7 @@ func nixosPut(t *testing.T, services map[string]nixosService, r *strings.Replace
 func nixosClear(t *testing.T) {
 	t.Helper()
 	sh(t, "! mountpoint -q "+nixosUnits+" || umount "+nixosUnits)
-	sh(t, "cd "+nixosUnits+" && rm -rf /run/nixos /etc/microvm microvm@.service microvm-*@.service microvm@*.service.d microvm-*@*.service.d install-microvm-*.service microvm-orphans.service microvms.target.d microvms.target.wants sysinit-reactivation.target.wants")
+	sh(t, "cd "+nixosUnits+" && rm -rf /run/nixos /etc/microvm microvm@.service microvm-*@.service microvm@*.service.d microvm-*@*.service.d install-microvm-*.service microvm-orphans.service microvm-failing.service microvms.target.d microvms.target.wants sysinit-reactivation.target.wants")
 }
 
 func put(t *testing.T, path, text string, mode os.FileMode) {

@@ -106,6 +106,33 @@ func TestOrphansOfANewHost(t *testing.T) {
 	}
 }
 
+// TestAVMThatKeepsFailingFailsTheSwitch runs the script that each switch starts.
+func TestAVMThatKeepsFailingFailsTheSwitch(t *testing.T) {
+	text, ok := golden[map[string]host](t, "hosts")["with-a-vm-of-its-own"].Services["microvm-failing"].Service["ExecStart"].(string)
+	if !ok {
+		t.Fatal("the host has no such script")
+	}
+	for _, c := range []struct {
+		state, restarts string
+		fails           bool
+	}{
+		{"activating", "2", true}, {"deactivating", "7", true}, {"failed", "2", true},
+		{"activating", "1", false}, {"active", "9", false}, {"inactive", "0", false},
+	} {
+		dir := t.TempDir()
+		systemctl := "#!/bin/sh\ncase $3 in ActiveState) echo " + c.state + ";; NRestarts) echo " + c.restarts + ";; *) exit 1;; esac\n"
+		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(systemctl), 0o700); err != nil { //nolint:gosec // a program
+			t.Fatal(err)
+		}
+		cmd := exec.Command("bash", "-c", text) //nolint:gosec // the script under test
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		if fails := err != nil; fails != c.fails || c.fails && !strings.Contains(string(out), "MicroVM web keeps failing; see: microvm status web") {
+			t.Errorf("%s after %s restarts: %v: %s", c.state, c.restarts, err, out)
+		}
+	}
+}
+
 func mkdir(t *testing.T, path string) {
 	t.Helper()
 	if err := os.MkdirAll(path, 0o750); err != nil {
