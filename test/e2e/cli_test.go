@@ -806,7 +806,7 @@ func TestRemovalAsksBeforeItActs(t *testing.T) {
 	p.shows(t, `asked was not removed; nothing has changed`)
 	sh(t, "test -e /var/lib/microvms/asked/data.img")
 	p.keys(t, "clear; microvm rm asked", "Enter")
-	p.shows(t, `\[y/N\]`)
+	p.shows(t, `\A[^\n]*\[y/N\] *\n*$`) // not the question of before
 	p.interrupt(t)
 	p.keys(t, "clear; NO_COLOR=1 microvm list", "Enter")
 	if out := p.shows(t, `asked +inactive`); strings.Contains(out, "\x1b[") {

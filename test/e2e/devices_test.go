@@ -84,8 +84,7 @@ func TestOneVMWithEverythingStartsAndLeavesTheHostAsItWas(t *testing.T) {
 
 // notificationsCostLittle reads what 100 notifications cost the guest: beyond the
 // connection less than a millisecond each, where bookkeeping may cost half a
-// second. A guest of an emulated host is slower than that by as much again as its
-// processor is emulated a second time; no machine that is measured makes it more than 50 ms.
+// second; no machine that is measured makes it more than 50 ms.
 func notificationsCostLittle(t *testing.T, name string, bookkeeping time.Duration) {
 	t.Helper()
 	text := sh(t, logs(name)+" | grep -o 'notify median connect=.*' | tail -n 1")
