@@ -17,9 +17,12 @@ import (
 
 // Bounds on what a guest, which may be hostile, can make us take.
 const (
-	maxMessage  = 4096                   // systemd's own guests send far less
-	maxStatus   = 256                    // bytes of a STATUS text
-	readTimeout = 500 * time.Millisecond // a guest writes and shuts down at once
+	maxMessage = 4096 // systemd's own guests send far less
+	maxStatus  = 256  // bytes of a STATUS text
+	// readTimeout is for a guest that says half a message. One writes and shuts down
+	// at once, but on a busy host it may be a while until it comes to it, and a
+	// READY=1 that is lost is not said again.
+	readTimeout = 30 * time.Second
 	maxParallel = 64
 	maxRate     = 200 // messages a second that are passed on
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -94,7 +95,7 @@ func packageOfMicrovmNix(t *testing.T, s map[string]any) string {
 	for i, w := range plan.Argv {
 		words[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
 		// Without a timer of its own the guest has to be told.
-		words[i] = strings.ReplaceAll(words[i], "@{tsc-khz}", `'$(awk '/cpu MHz/ { printf "%d", $4 * 1000; exit }' /proc/cpuinfo)'`)
+		words[i] = regexp.MustCompile(`@{tsc-khz[a-z-]*}`).ReplaceAllLiteralString(words[i], `'$(awk '/cpu MHz/ { printf "%d", $4 * 1000; exit }' /proc/cpuinfo)'`)
 	}
 	id := "vm-" + name
 	pkg := "/nix/store/00000000000000000000000000000000-microvm-qemu-" + name
