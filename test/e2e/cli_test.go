@@ -709,14 +709,15 @@ func listIsQuick(t *testing.T, n int) {
 // prompt is at the end of what a terminal shows, when a shell waits for a command.
 const prompt = `# *\n*$`
 
-// pane is a terminal that somebody sits at.
+// pane is a terminal that somebody sits at, of a server of its own: one that serves
+// several goes with the last, while the next is being asked for.
 type pane struct{ name string }
 
 func newPane(t *testing.T, command string) *pane {
 	t.Helper()
 	p := &pane{"t" + strconv.FormatInt(time.Now().UnixNano(), 36)}
-	sh(t, fmt.Sprintf("tmux -u -L microvm new-session -d -s %s -x 150 -y 30 \"env PATH='$PATH' bash --norc\"", p.name))
-	t.Cleanup(func() { _, _ = try("tmux -L microvm kill-session -t " + p.name) })
+	sh(t, fmt.Sprintf("tmux -u -L %[1]s new-session -d -s %[1]s -x 150 -y 30 \"env PATH='$PATH' bash --norc\"", p.name))
+	t.Cleanup(func() { _, _ = try("tmux -L " + p.name + " kill-server") })
 	p.shows(t, prompt)
 	p.keys(t, command, "Enter")
 	return p
@@ -724,7 +725,7 @@ func newPane(t *testing.T, command string) *pane {
 
 func (p *pane) keys(t *testing.T, keys ...string) {
 	t.Helper()
-	if out, err := exec.Command("tmux", append([]string{"-L", "microvm", "send-keys", "-t", p.name}, keys...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tmux", append([]string{"-L", p.name, "send-keys", "-t", p.name}, keys...)...).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 }
@@ -740,7 +741,7 @@ func (p *pane) interrupt(t *testing.T) {
 // idle waits until the shell at the terminal does nothing.
 func (p *pane) idle(t *testing.T) {
 	t.Helper()
-	eventually(t, patience, `shell=$(tmux -L microvm display-message -p -t `+p.name+` '#{pane_pid}'); no_process -P $shell && grep -q '^State:.S' /proc/$shell/status`)
+	eventually(t, patience, `shell=$(tmux -L `+p.name+` display-message -p -t `+p.name+` '#{pane_pid}'); no_process -P $shell && grep -q '^State:.S' /proc/$shell/status`)
 }
 
 // shows waits until the terminal shows what matches pattern, and returns all
@@ -750,8 +751,8 @@ func (p *pane) shows(t *testing.T, pattern string) string {
 	re := regexp.MustCompile(pattern)
 	var out string
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if out = sh(t, "tmux -L microvm capture-pane -p -t "+p.name); re.MatchString(out) {
-			return sh(t, "tmux -L microvm capture-pane -e -p -t "+p.name)
+		if out = sh(t, "tmux -L "+p.name+" capture-pane -p -t "+p.name); re.MatchString(out) {
+			return sh(t, "tmux -L "+p.name+" capture-pane -e -p -t "+p.name)
 		}
 	}
 	t.Fatalf("the terminal does not show %q:\n%s", pattern, out)
@@ -780,12 +781,12 @@ func TestAWatchedListFollowsTheVMs(t *testing.T) {
 		t.Errorf("there is no colour on a terminal: %q", out)
 	}
 	// In a terminal that is too narrow for it a line is cut, and none is lost.
-	sh(t, "tmux -L microvm resize-window -t "+p.name+" -x 40 -y 12")
+	sh(t, "tmux -L "+p.name+" resize-window -t "+p.name+" -x 40 -y 12")
 	out = p.shows(t, `(?m)\ANAME +STATE +HYPER[A-Z]+.*\n(.*\n)*watched +active +qemu +current`)
 	if strings.Contains(out, "ADDRESSES") {
 		t.Errorf("a line is not cut at the terminal's edge:\n%s", out)
 	}
-	sh(t, "tmux -L microvm resize-window -t "+p.name+" -x 150 -y 30")
+	sh(t, "tmux -L "+p.name+" resize-window -t "+p.name+" -x 150 -y 30")
 	sh(t, "systemctl stop microvm@watched")
 	out = p.shows(t, `watched +inactive +qemu +not booted`)
 	if strings.Count(out, "watched ") != 1 {

@@ -53,7 +53,7 @@ func TestConsoleTypesTheTerminalsSizeIfAsked(t *testing.T) {
 	consoleVM(t, "sized")
 	p := newPane(t, "microvm console --resize sized")
 	p.shows(t, "unknown: stty rows 30 columns 150")
-	sh(t, "tmux -L microvm resize-window -t "+p.name+" -x 100 -y 20")
+	sh(t, "tmux -L "+p.name+" resize-window -t "+p.name+" -x 100 -y 20")
 	p.shows(t, "unknown: stty rows 20 columns 100")
 	p.keys(t, "C-]")
 	p.shows(t, "detached")
@@ -64,7 +64,17 @@ func TestConsoleWorksInAPipe(t *testing.T) {
 	const name = "piped"
 	consoleVM(t, name)
 	want(t, 2, []string{"leave --resize out"}, "console", name, "--resize")
-	out := sh(t, "(echo echo from a program; echo down) | timeout 300 microvm console "+name+" 2>&1")
+	// The terminal shows what is typed, in the middle of an answer too: the next line
+	// waits for the answer to the first.
+	out := sh(t, `d=$(mktemp -d); mkfifo $d/in
+timeout 300 microvm console `+name+` <$d/in >$d/out 2>&1 &
+exec 3>$d/in
+echo echo from a program >&3
+until [ "$(grep -c 'from a program' $d/out)" -ge 2 ] || ! kill -0 $!; do sleep 0.1; done
+echo down >&3
+exec 3>&-
+wait $! || true
+cat $d/out; rm -r $d`)
 	if !strings.Contains(out, "\nfrom a program") && !strings.Contains(out, "\rfrom a program") {
 		t.Errorf("the guest's answer is not in %q", out)
 	}

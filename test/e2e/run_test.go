@@ -13,7 +13,7 @@ func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
 	}))
 	p := newPane(t, "microvm run "+name+"; echo code $?")
 	p.shows(t, "end it with ctrl-c")
-	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
 	pid := sh(t, "pgrep -f '^microvm@fore'")
 	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
 		t.Errorf("the hypervisor runs as %s", got)
@@ -22,7 +22,7 @@ func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
 	want(t, 1, []string{"another foreground"}, "run", name)
 	p.keys(t, "C-c")
 	p.shows(t, "code 0")
-	if got := sh(t, "tmux -L microvm capture-pane -p -S - -t "+p.name); !strings.Contains(got, "mvguest: going down: signal interrupt") {
+	if got := sh(t, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name); !strings.Contains(got, "mvguest: going down: signal interrupt") {
 		t.Errorf("the guest was not asked to go down:\n%s", got)
 	}
 	nothingLeft(t, name)
@@ -33,7 +33,7 @@ func TestRunOfAHypervisorThatIsKilledLeavesNothing(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("forekill", nil))
 	p := newPane(t, "microvm run "+name+"; echo code $?")
-	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
 	sh(t, "test -S /var/lib/microvms/forekill/forekill.sock && kill -9 $(pgrep -f '^microvm@forekill')")
 	p.shows(t, "code 1")
 	nothingLeft(t, name)
@@ -45,7 +45,7 @@ func TestShutdownEndsTheVMAndNobodyElse(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("bait", nil))
 	p := newPane(t, "microvm run "+name+"; echo code $?")
-	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
 	const socket, as = "/var/lib/microvms/bait/bait.sock", "setpriv --reuid microvm --regid kvm --init-groups "
 	sh(t, as+"mv "+socket+" "+socket+".kept && "+as+"ln -s /run/systemd/private "+socket)
 	want(t, 1, []string{"too many levels of symbolic links"}, "shutdown", name)
@@ -87,8 +87,8 @@ func TestRunServesSharesWhileItRuns(t *testing.T) {
 		s["kernelParams"] = []string{"mvguest.mount=fore:/fore:virtiofs", "mvguest.read=/fore/hello"}
 	}))
 	p := newPane(t, "microvm run "+name+"; echo code $?")
-	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
-	if got := sh(t, "tmux -L microvm capture-pane -p -S - -t "+p.name); !strings.Contains(got, "hello") || strings.Contains(got, "FAILED") {
+	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	if got := sh(t, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name); !strings.Contains(got, "hello") || strings.Contains(got, "FAILED") {
 		t.Errorf("the guest does not read its share:\n%s", got)
 	}
 	p.keys(t, "C-c")
@@ -119,7 +119,7 @@ func TestRunAsTheHypervisorsUserSaysWhatIsMissing(t *testing.T) {
 	sh(t, strings.TrimPrefix(remedy, "sudo "))
 	t.Cleanup(func() { _, _ = try("ip link delete vm-hand") })
 	p := newPane(t, as+"microvm run hand; echo code $?")
-	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
 	pid := sh(t, "pgrep -f '^microvm@hand'")
 	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
 		t.Errorf("the hypervisor runs as %s", got)
@@ -154,7 +154,7 @@ func TestRunInTheForegroundTakesDevicesAndMacvtaps(t *testing.T) {
 		s["vsock"] = map[string]any{"cid": 44}
 	}))
 	p := newPane(t, "microvm run "+name+"; echo code $?")
-	eventually(t, 150*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
+	eventually(t, 150*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
 	pid := sh(t, "pgrep -f '^microvm@forehw'")
 	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
 		t.Errorf("the hypervisor runs as %s", got)
@@ -164,7 +164,7 @@ func TestRunInTheForegroundTakesDevicesAndMacvtaps(t *testing.T) {
 	}
 	sh(t, "ip link show mv-forehw && ip link show vm-forehw")
 	p.keys(t, "C-c")
-	eventually(t, 90*time.Second, "tmux -L microvm capture-pane -p -S - -t "+p.name+" | grep 'code 0'")
+	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'code 0'")
 	nothingLeft(t, name)
 	eventually(t, 10*time.Second, "test $("+driver+") = e1000e && no_link mv-forehw && no_link vm-forehw")
 	if after := hostState(t); after != before {
