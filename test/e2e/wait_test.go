@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func TestAVMComesAfterTheMountsOfItsFiles(t *testing.T) {
 	}
 	sh(t, "systemctl start microvm@"+name)
 	sh(t, "mountpoint "+point+" && test -s "+behind+"/images/data.img && systemctl is-active microvm@"+name)
-	if log := sh(t, logs(name)); strings.Contains(log, "was missing") || strings.Contains(log, "no such file") {
+	if log := sh(t, logs(name)); strings.Contains(log, "was missing") || regexp.MustCompile(`/srv/.*no such file`).MatchString(log) {
 		t.Errorf("it did not wait:\n%s", log)
 	}
 	sh(t, "systemctl stop microvm@"+name)
