@@ -50,8 +50,16 @@ func (l *Launcher) patiently(work func() error) error {
 		return work()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), maxPrepare)
-	defer cancel()
-	go func() { _ = keep(ctx, l.Notify, l.pause()) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = keep(ctx, l.Notify, l.pause())
+	}()
+	// Nothing of it comes after what the work leads to.
+	defer func() {
+		cancel()
+		<-ended
+	}()
 	return work()
 }
 
