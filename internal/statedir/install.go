@@ -192,10 +192,10 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if err := v.clean(); err != nil {
+	if err := errors.Join(v.makeRecord(), v.record(from)); err != nil {
 		return false, err
 	}
-	if err := errors.Join(v.makeRecord(), v.record(from)); err != nil {
+	if err := v.clean(); err != nil {
 		return false, err
 	}
 	changed, err = v.linkUnits(plan)
