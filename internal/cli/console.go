@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"microvm/internal/console"
 	"microvm/internal/statedir"
@@ -105,20 +106,11 @@ func raw(stream any) (restore func(), err error) {
 		return nil, errors.New("standard input is no terminal; run it in one")
 	}
 	fd := int(f.Fd()) //nolint:gosec // a descriptor
-	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	before, err := term.MakeRaw(fd)
 	if err != nil {
-		return nil, fmt.Errorf("read the terminal's settings: %w", err)
-	}
-	t := *before
-	t.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	t.Oflag &^= unix.OPOST
-	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
-	t.Cflag = t.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
-	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &t); err != nil {
 		return nil, fmt.Errorf("set the terminal to raw: %w", err)
 	}
-	return func() { _ = unix.IoctlSetTermios(fd, unix.TCSETSW, before) }, nil
+	return func() { _ = term.Restore(fd, before) }, nil
 }
 
 // sizes sends what tells a shell the size of the terminal, now and whenever it

@@ -10,10 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
@@ -175,18 +175,15 @@ func (c *Command) check(ctx context.Context, rows []row) []error {
 
 // inParallel calls do with 0 to n-1, some at a time.
 func inParallel(n int, do func(int)) {
-	var wait sync.WaitGroup
-	slots := make(chan struct{}, atOnce)
+	var group errgroup.Group
+	group.SetLimit(atOnce)
 	for i := range n {
-		wait.Add(1)
-		slots <- struct{}{}
-		go func() {
-			defer wait.Done()
-			defer func() { <-slots }()
+		group.Go(func() error {
 			do(i)
-		}()
+			return nil
+		})
 	}
-	wait.Wait()
+	_ = group.Wait()
 }
 
 // outdated says whether an update of the VM would install something else.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"microvm/internal/helper"
 )
@@ -28,16 +28,15 @@ func terminal(stream any) bool {
 	if !ok {
 		return false
 	}
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS) //nolint:gosec // a descriptor
-	return err == nil
+	return term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor
 }
 
 // screen is the size of a terminal, 80 by 24 where it does not say.
 func screen(stream any) (columns, lines int) {
 	if f, ok := stream.(*os.File); ok {
-		size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ) //nolint:gosec // a descriptor
-		if err == nil && size.Col > 0 && size.Row > 0 {
-			return int(size.Col), int(size.Row)
+		columns, lines, err := term.GetSize(int(f.Fd())) //nolint:gosec // a descriptor
+		if err == nil && columns > 0 && lines > 0 {
+			return columns, lines
 		}
 	}
 	return 80, 24
