@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/durable"
 	"microvm/internal/hypervisor"
 )
 
@@ -453,17 +454,11 @@ func explain(path string, err error) error {
 
 // syncDir makes a rename in dir last over a power failure.
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the directory of a declared image
+	err := durable.Dir(dir)
 	if errors.Is(err, fs.ErrPermission) {
 		return nil // it may be written and not be read; the file system does it in a while
 	}
-	if err != nil {
-		return fmt.Errorf("write directory %s to disk: %w", dir, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("write directory %s to disk: %w", dir, err)
-	}
-	return nil
+	return err
 }
 
 // noCopyOnWrite asks file systems that copy on write (btrfs) not to, which

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/durable"
 )
 
 // Public is the mode of a directory that root alone writes and everybody reads.
@@ -42,7 +44,14 @@ func DirAll(path string, mode fs.FileMode) error {
 	if errors.Is(err, fs.ErrExist) { // made meanwhile, by the same rule
 		return nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// What is committed in it is lost with it.
+	if err := durable.Dir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return nil
 }
 
 // Ensure makes a directory as DirAll does. One that is there and is the caller's

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/durable"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
 	"microvm/internal/spec"
@@ -64,6 +65,9 @@ func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervi
 	if err := tree.write(tmp); err != nil {
 		return nil, fmt.Errorf("write runner package %s: %w", dst, err)
 	}
+	if err := durable.Tree(tmp); err != nil {
+		return nil, fmt.Errorf("write runner package %s: %w", dst, err)
+	}
 	if err := swap(tmp, dst); err != nil {
 		return nil, fmt.Errorf("put runner package at %s: %w", dst, err)
 	}
@@ -89,9 +93,13 @@ func replaceable(dst string) error {
 func swap(tmp, dst string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EEXIST) {
-		return unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_EXCHANGE)
+		err = unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_EXCHANGE)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	// Before the old one is removed.
+	return durable.Dir(filepath.Dir(dst))
 }
 
 // tree is a package in memory: files by path, with their modes, and links.

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/durable"
 )
 
 // tempPrefix marks what a crash may leave behind; the next change removes it.
@@ -25,15 +27,28 @@ func tempName(path string) string {
 	return filepath.Join(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-"+hex.EncodeToString(random[:]))
 }
 
-// writeFile replaces the file at path, whatever it is.
+// writeFile replaces the file at path, whatever it is. A loss of power leaves the
+// old one or the new one: the rename is the commit.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
+	if err := replaceFile(path, data, mode, (*os.File).Sync); err != nil {
+		return err
+	}
+	return durable.Dir(filepath.Dir(path))
+}
+
+// copyFile is writeFile for what nothing depends on.
+func copyFile(path string, data []byte, mode fs.FileMode) error {
+	return replaceFile(path, data, mode, func(*os.File) error { return nil })
+}
+
+func replaceFile(path string, data []byte, mode fs.FileMode, sync func(*os.File) error) error {
 	tmp := tempName(path)
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // a new name of ours
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	_, err = f.Write(data)
-	err = errors.Join(err, f.Chmod(mode), f.Close())
+	err = errors.Join(err, f.Chmod(mode), sync(f), f.Close())
 	if err == nil {
 		err = os.Rename(tmp, path)
 	}
@@ -43,8 +58,17 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 	return nil
 }
 
-// writeLink replaces what is at path by a symbolic link.
+// writeLink replaces what is at path by a symbolic link, and returns when that is
+// on the disk.
 func writeLink(target, path string) error {
+	if err := copyLink(target, path); err != nil {
+		return err
+	}
+	return durable.Dir(filepath.Dir(path))
+}
+
+// copyLink is writeLink for what nothing depends on.
+func copyLink(target, path string) error {
 	tmp := tempName(path)
 	if err := os.Symlink(target, tmp); err != nil {
 		return fmt.Errorf("make link %s: %w", path, err)

@@ -39,7 +39,7 @@ func (v VM) SetBooted() error {
 	if err := v.RemoveRecord(adoptedRecord); err != nil {
 		return err
 	}
-	_ = writeLink(p.Dir(), v.copyOfBooted()) // a hypervisor may be in the way
+	_ = copyLink(p.Dir(), v.copyOfBooted()) // a hypervisor may be in the way
 	return nil
 }
 
@@ -111,7 +111,7 @@ func (v VM) adoptBooted() error {
 	if err := v.inRuntimeDir(func() error { return writeLink(p.Dir(), v.runtimeBooted()) }); err != nil {
 		return fmt.Errorf("pin the runner that %s runs: %w", v.Name, err)
 	}
-	return writeLink(p.Dir(), v.copyOfBooted())
+	return copyLink(p.Dir(), v.copyOfBooted())
 }
 
 // adoptedRecord is the record of a run that another program began.

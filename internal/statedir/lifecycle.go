@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/durable"
 	"microvm/internal/hypervisor"
 )
 
@@ -99,7 +100,7 @@ func (v VM) Remove(ctx context.Context, reload func(context.Context) error) erro
 	// is removed by the next collection.
 	doomed := tempName(v.Dir())
 	err := v.remove(ctx, reload, func() error {
-		if err := os.Rename(v.Dir(), doomed); err != nil {
+		if err := durable.Rename(v.Dir(), doomed); err != nil {
 			return fmt.Errorf("remove %s: %w", v.Dir(), err)
 		}
 		return nil

@@ -166,9 +166,9 @@ func (v VM) record(from Origin) error {
 		case name != kind:
 			_ = unix.Unlink(path)
 		case name == "toplevel":
-			_ = writeLink(value, path)
+			_ = copyLink(value, path)
 		default:
-			_ = writeFile(path, []byte(value+"\n"), 0o644)
+			_ = copyFile(path, []byte(value+"\n"), 0o644)
 		}
 	}
 	return nil
@@ -185,7 +185,7 @@ func (v VM) switchTo(target string) error {
 		if err := writeLink(before, filepath.Join(v.recordDir(), "old")); err != nil {
 			return err
 		}
-		_ = writeLink(before, filepath.Join(v.Dir(), "old")) // a copy
+		_ = copyLink(before, filepath.Join(v.Dir(), "old")) // a copy
 	}
 	if before != target {
 		if err := writeLink(target, current); err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/durable"
 	"microvm/internal/mode"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
@@ -44,7 +45,7 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 	if err := copyTree(p.Dir(), tmp); err != nil {
 		return "", fmt.Errorf("copy runner package %s into the store: %w", p.Dir(), errors.Join(err, os.RemoveAll(tmp)))
 	}
-	if err := os.Rename(tmp, target); err != nil {
+	if err := durable.Rename(tmp, target); err != nil {
 		return "", fmt.Errorf("put runner package into the store: %w", errors.Join(err, os.RemoveAll(tmp)))
 	}
 	return target, nil
@@ -119,12 +120,7 @@ func copyTree(from, to string) error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Open(to, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(fd) }()
-	return unix.Syncfs(fd)
+	return durable.Tree(to)
 }
 
 func copyEntry(from, to string, d fs.DirEntry) error {
@@ -241,7 +237,7 @@ func (h Host) collectPackages() ([]string, error) {
 		}
 		// The rename first: a crash leaves no half package under its name.
 		doomed := tempName(path)
-		if err := os.Rename(path, doomed); err != nil {
+		if err := durable.Rename(path, doomed); err != nil {
 			return removed, fmt.Errorf("collect %s: %w", path, err)
 		}
 		if err := os.RemoveAll(doomed); err != nil {

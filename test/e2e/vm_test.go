@@ -401,7 +401,7 @@ func TestInstallKilledAnywhereLeavesAWholeState(t *testing.T) {
 	sh(t, "install-microvm -p "+b+" crash")
 	to := sh(t, "readlink /var/lib/microvms/crash/current")
 	// The calls that change something, and those before them; kill at each.
-	const calls = "openat,openat2,mkdirat,symlinkat,renameat,renameat2,unlinkat,fchmod,fchmodat,fchown,write,syncfs,flock"
+	const calls = "openat,openat2,mkdirat,symlinkat,renameat,renameat2,unlinkat,fchmod,fchmodat,fchown,write,fsync,flock"
 	killed := 0
 	for n := 1; n < 2000; n++ {
 		sh(t, "install-microvm -p "+a+" crash && rm -rf "+to)
