@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -235,6 +236,9 @@ type child struct {
 	// reports is how often the guest has said something, first is when it did first.
 	reports atomic.Int64
 	first   time.Duration
+	// over says that READY=1 is being sent; sending keeps the order.
+	sending sync.Mutex
+	over    bool
 }
 
 // logReady says how long it took, which microvm analyze reads. It is said
@@ -334,6 +338,7 @@ func (c *child) vmm(ctx context.Context) error {
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		if awaitRunning(ctx, *how) == nil {
 			c.logReady()
+			c.startIsOver()
 			return notify.Send(c.notify, "READY=1", "STATUS="+c.orders.Hypervisor+" runs the VM")
 		}
 		select {
@@ -428,6 +433,7 @@ func (c *child) forward(assignments []string) error {
 	}
 	if slices.Contains(assignments, "READY=1") {
 		c.logReady()
+		c.startIsOver()
 	} else if time.Since(c.began) < maxBoot {
 		assignments = append(assignments, extend())
 	}

@@ -94,10 +94,26 @@ func (c *child) watchProgress(ctx context.Context, pause time.Duration) {
 		}
 		progress := reportsNow > reports || usedNow-used >= pause/working
 		if progress && time.Since(c.began) < bound {
-			_ = notify.Send(c.notify, extend())
+			c.prolong()
 		}
 		used, reports = usedNow, reportsNow
 	}
+}
+
+// prolong asks for more time, unless the start is over.
+func (c *child) prolong() {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if !c.over {
+		_ = notify.Send(c.notify, extend())
+	}
+}
+
+// startIsOver lets nothing ask for more time after it: the next message is READY=1.
+func (c *child) startIsOver() {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	c.over = true
 }
 
 // cpuWanted is the CPU time that a process has used and that it has waited for, with

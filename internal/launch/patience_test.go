@@ -3,10 +3,12 @@ package launch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -43,6 +45,13 @@ func TestAStartIsProlongedWhileThereIsProgress(t *testing.T) {
 				_ = vm.Process.Kill()
 				_ = vm.Wait()
 			}()
+			if c.vm == waits {
+				// On a busy machine its beginning waits for a CPU, which is to want one.
+				until(t, "a process that only waits", func() bool {
+					stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vm.Process.Pid))
+					return err == nil && strings.Contains(string(stat), "(sleep) S ")
+				})
+			}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			child := &child{orders: childOrders{PID: vm.Process.Pid}, notify: socket, began: time.Now().Add(-c.began)}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -242,10 +243,29 @@ func (l *Launcher) startKeeper() (int, error) {
 	return pid, nil
 }
 
-// endKeeper ends it, if it is that still.
+// endKeeper ends it, if it is that still, and waits until it is gone: nothing that
+// it sends may come after READY=1.
 func endKeeper(pid int) {
+	if pid <= 1 {
+		return
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it is gone
+	}
+	defer func() { _ = unix.Close(fd) }()
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	if pid > 1 && err == nil && strings.Contains(string(line), "\x00"+ChildCommand+"\x00") {
-		_ = unix.Kill(pid, unix.SIGTERM)
+	if err != nil || !strings.Contains(string(line), "\x00"+ChildCommand+"\x00") {
+		return
+	}
+	over, err := ended(fd)
+	if err != nil || unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) != nil {
+		return
+	}
+	select {
+	case <-over:
+	case <-time.After(barrierTimeout):
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		<-over
 	}
 }
