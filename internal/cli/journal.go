@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,6 +83,7 @@ func (c *Command) logs() *cobra.Command {
 				words = append(words, "--unit="+u)
 			}
 			if follow {
+				words = append(words, fromHere(cmd.Context(), words, args[1:])...)
 				words = append(words, "--follow")
 			}
 			if lines < 0 {
@@ -99,6 +101,26 @@ func (c *Command) logs() *cobra.Command {
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing what is logged")
 	cmd.Flags().IntVarP(&lines, "lines", "n", 0, "print the last LINES only")
 	return cmd
+}
+
+// fromHere returns what journalctl needs to follow units that have logged nothing
+// yet from now on. Without it, and with nothing to begin from, journalctl 257 prints
+// only the last of the lines that come first: it stays at the tail that it sought.
+func fromHere(ctx context.Context, units, args []string) []string {
+	for _, arg := range args {
+		if strings.HasPrefix(arg, "-S") || strings.HasPrefix(arg, "--since") || strings.Contains(arg, "cursor") || strings.HasPrefix(arg, "-c") {
+			return nil // it begins there
+		}
+	}
+	now := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, journalLimit)
+	defer cancel()
+	one := slices.Concat(units, args, []string{"--quiet", "--no-pager", "--lines=1"})
+	out, err := exec.CommandContext(ctx, "journalctl", one...).Output() //nolint:gosec // the caller's own words
+	if err != nil || len(out) > 0 {
+		return nil // what is wrong, journalctl says when it follows
+	}
+	return []string{fmt.Sprintf("--since=@%d.%06d", now.Unix(), now.Nanosecond()/1000)}
 }
 
 func (c *Command) journalctl(ctx context.Context, args []string) error {

@@ -552,8 +552,10 @@ func TestOfTwoCreationsOfOneNameOneIsMade(t *testing.T) {
 
 func TestLogsAreFollowedUntilCtrlC(t *testing.T) {
 	in(t, "container")
-	foreign(t, "followed", "#!/bin/sh\necho first words\nexec sleep 1000\n", "")
+	foreign(t, "followed", "#!/bin/sh\necho first words\necho second\necho third\nexec sleep 1000\n", "")
 	p := newPane(t, "microvm logs followed -f; echo code $?")
+	// Nothing was logged yet, and all that comes now is shown.
+	eventually(t, 5*time.Second, "pgrep -f '[j]ournalctl.*microvm@followed.*--follow'")
 	sh(t, "systemctl start microvm@followed")
 	p.shows(t, `first words`)
 	sh(t, "systemctl stop microvm@followed")
