@@ -1,4 +1,4 @@
-# make help says what there is.
+# make help lists the targets.
 
 PREFIX     ?= /usr/local
 DESTDIR    ?=
@@ -30,7 +30,7 @@ export GOTOOLCHAIN ?= auto
 export CGO_ENABLED = 0
 
 .PHONY: help
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
@@ -80,11 +80,11 @@ uninstall: ## remove what install installed; VMs and their state stay
 
 .PHONY: go-version
 go-version: # fails at once where Go is too old to fetch a newer one
-	@test/go-version '$(GO)'
+	@test/scripts/go-version '$(GO)'
 
 .PHONY: packages
 packages: go-version # what the tests need outside; only on Debian and its kin
-	@test/packages
+	@test/scripts/packages
 
 .PHONY: $(HOST)
 $(HOST): # makes and boots the test hosts
@@ -103,7 +103,7 @@ payload: $(HOST) # what is laid over a test host's root
 	@printf '%s\n' $(TESTS_vm) > $(ASSETS)/lists/vm
 	@for p in $(HOSTTESTS); do $(GO) test -c -o $(ASSETS)/$${p##*/}.test ./$$p || exit 1; done
 	@$(GO) build -o $(ASSETS)/nixstandin ./test/nixstandin
-	@install -m 755 -t $(ASSETS) test/demo test/suite
+	@install -m 755 -t $(ASSETS) test/scripts/demo test/scripts/suite
 	@if [ -n "$$MICROVM_TEST_HYPERVISORS" ]; then \
 	  install -D -t $(ASSETS)/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
 
@@ -119,24 +119,24 @@ STAGES := test-vm test-container test-units lint test-unit
 test: packages ## lint, unit tests, then the test hosts
 	@rm -rf build/test-logs
 	@$(MAKE) --no-print-directory -k -j $(words $(STAGES)) $(STAGES); status=$$?; \
-	test/times; test/skips || status=1; \
+	test/scripts/times; test/scripts/skips || status=1; \
 	grep -hE '^(ok|FAIL|PASS)' build/test-logs/*; exit $$status
 
 .PHONY: test-unit
 test-unit: packages ## unit tests
-	@test/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v ./...'
+	@test/scripts/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v ./...'
 
 .PHONY: test-container
 test-container: packages assets ## end-to-end tests in a container with a real systemd (root)
-	@test/go-test container $(HOST) container $(PAYLOAD) $(SUITE) e2e $(TESTFLAGS)
+	@test/scripts/go-test container $(HOST) container $(PAYLOAD) $(SUITE) e2e $(TESTFLAGS)
 
 .PHONY: test-units
 test-units: packages assets ## unit tests of what wants a real root, in another container (root)
-	@test/go-test units $(HOST) container $(PAYLOAD) $(SUITE) units $(TESTFLAGS)
+	@test/scripts/go-test units $(HOST) container $(PAYLOAD) $(SUITE) units $(TESTFLAGS)
 
 .PHONY: test-vm
 test-vm: packages assets ## tests that want a kernel of their own, in a VM (root)
-	@test/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
+	@test/scripts/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
 
 .PHONY: test-nixos
 test-nixos: packages $(HOST) ## switches of a NixOS host, in a container (root; NIXOS=a checkout of nixpkgs, MICROVM_NIX=one of microvm.nix)
@@ -145,30 +145,30 @@ test-nixos: packages $(HOST) ## switches of a NixOS host, in a container (root; 
 
 .PHONY: soak
 soak: packages assets ## what goes wrong rarely, hundreds of times (root; about 10 minutes)
-	@test/go-test soak $(HOST) container $(PAYLOAD) /usr/bin/env MICROVM_TEST_SOAK=1 $(SUITE) e2e -test.run 'Many|Anywhere|AnyMoment' $(TESTFLAGS)
+	@test/scripts/go-test soak $(HOST) container $(PAYLOAD) /usr/bin/env MICROVM_TEST_SOAK=1 $(SUITE) e2e -test.run 'Many|Anywhere|AnyMoment' $(TESTFLAGS)
 
 .PHONY: lint
 lint: go-version ## golangci-lint, gofmt
-	@test/go-test lint nice test/lint '$(GO)'
+	@test/scripts/go-test lint nice test/scripts/lint '$(GO)'
 
 .PHONY: test-fresh
 test-fresh: go-version ## make test on a new Debian 13 and 12 (root; FRESH=13 or FRESH=12 for one, TARGET=test-unit for a part)
-	$(GO) run ./test/fresh -target '$(or $(TARGET),test)' $(or $(FRESH),13 12)
+	$(GO) run ./tools/fresh -target '$(or $(TARGET),test)' $(or $(FRESH),13 12)
 
 .PHONY: demo
 demo: packages assets ## start, show, ping and stop a VM in a throwaway container host (root)
-	@$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/demo
+	@$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/scripts/demo
 
 .PHONY: picture
 picture: packages assets # of the demo, for the README (root)
-	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/demo | $(GO) run ./test/picture > docs/demo.svg.new
+	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/scripts/demo | $(GO) run ./tools/picture > docs/demo.svg.new
 	mv docs/demo.svg.new docs/demo.svg
 
 .PHONY: bench
 bench: assets ## measure; prints ratios (root, and a C compiler; BENCH=shares for one part)
-	for c in test/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
-	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-test/bench ./test/bench
-	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/bench $(BENCH)
+	for c in tools/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
+	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-tools/bench ./tools/bench
+	$(HOST) container $(PAYLOAD) /usr/lib/microvm-tools/bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove build/

@@ -99,7 +99,7 @@ func eventually(t testing.TB, limit time.Duration, script string) {
 }
 
 // in skips a test in other hosts than the one that shows best, and soonest,
-// what it is about. test/skips sees to it that it passes in one.
+// what it is about. test/scripts/skips sees to it that it passes in one.
 func in(t *testing.T, want string) {
 	t.Helper()
 	if host != want {

@@ -2,11 +2,11 @@
 // rights of root, a test host. What is not there is never passed over in silence:
 //
 //   - a program that the unit tests outside of the test hosts need is installed by
-//     test/packages, and a test fails where it is missing;
+//     test/scripts/packages, and a test fails where it is missing;
 //   - a program that the test hosts have is asked for there, and a test fails where
 //     it is missing. Outside the test is skipped, whether or not the machine
 //     happens to have the program, so that no machine sees more than another; and
-//     test/skips fails where it has passed in no host.
+//     test/scripts/skips fails where it has passed in no host.
 package need
 
 import (
@@ -79,7 +79,7 @@ func InHost(t testing.TB, want string) {
 	}
 }
 
-// Root skips a test that only root can run; test/skips tells.
+// Root skips a test that only root can run; test/scripts/skips tells.
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {

@@ -59,29 +59,31 @@ func TestEveryProgramOfTheListIsFoundInAHost(t *testing.T) {
 	}
 }
 
-// TestPackagesReadsTheListAsThisPackageDoes runs test/packages where nothing is
+// TestPackagesReadsTheListAsThisPackageDoes runs test/scripts/packages where nothing is
 // installed: it names all that is missing.
 func TestPackagesReadsTheListAsThisPackageDoes(t *testing.T) {
 	if Host() != "" {
 		t.Skip("this is shown outside of the hosts, where the sources are")
 	}
-	shell, err := os.ReadFile("../packages")
+	shell, err := os.ReadFile("../scripts/packages")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := os.Mkdir(dir+"/need", 0o755); err != nil {
-		t.Fatal(err)
+	for _, sub := range []string{"/need", "/scripts"} {
+		if err := os.Mkdir(dir+sub, 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The same script without apt-get and with no program in its PATH.
 	script := strings.Replace(string(shell), "PATH=$PATH:/usr/sbin:/sbin", "PATH="+dir+"/none", 1)
-	script = strings.Replace(script, `cd "$(dirname "$0")"`, "cd "+dir, 1)
-	for path, data := range map[string]string{dir + "/packages": script, dir + "/need/programs": list} {
+	script = strings.Replace(script, `cd "$(dirname "$0")"`, "cd "+dir+"/scripts", 1)
+	for path, data := range map[string]string{dir + "/scripts/packages": script, dir + "/need/programs": list} {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	out, err := exec.Command("/bin/sh", dir+"/packages").CombinedOutput()
+	out, err := exec.Command("/bin/sh", dir+"/scripts/packages").CombinedOutput()
 	if err == nil {
 		t.Errorf("it found everything: %s", out)
 	}

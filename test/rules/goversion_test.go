@@ -17,7 +17,7 @@ func TestAGoThatCannotFetchANewerOneIsNamed(t *testing.T) {
 		if err := os.WriteFile(fake, []byte("#!/bin/sh\necho "+version+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command("/bin/sh", "../go-version", fake).CombinedOutput()
+		out, err := exec.Command("/bin/sh", "../scripts/go-version", fake).CombinedOutput()
 		if (err == nil) != good {
 			t.Errorf("%s: %v: %s", version, err, out)
 		}
@@ -25,7 +25,7 @@ func TestAGoThatCannotFetchANewerOneIsNamed(t *testing.T) {
 			t.Errorf("%s: it says %q", version, out)
 		}
 	}
-	if out, err := exec.Command("/bin/sh", "../go-version", "/nonexistent/go").CombinedOutput(); err == nil || !strings.Contains(string(out), "go not found\nhint: ") {
+	if out, err := exec.Command("/bin/sh", "../scripts/go-version", "/nonexistent/go").CombinedOutput(); err == nil || !strings.Contains(string(out), "go not found\nhint: ") {
 		t.Errorf("without a Go: %v: %s", err, out)
 	}
 }

@@ -1,34 +1,20 @@
-package handbook
+package main
 
 import (
-	"bytes"
-	"flag"
 	"os"
 	"slices"
 	"strings"
 	"testing"
-
-	"microvm/internal/spec"
 )
-
-var update = flag.Bool("update", false, "write the generated chapters anew")
 
 const (
-	optionsFile = "../../test/nix/golden/options.json"
-	docs        = "../../docs/"
+	root = "../.."
+	docs = root + "/docs/"
 )
 
-func load(t *testing.T) (Options, []byte) {
+func mustLoad(t *testing.T) (Options, []byte) {
 	t.Helper()
-	data, err := os.ReadFile(optionsFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := ParseOptions(data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	schema, err := spec.Schema()
+	o, schema, err := load(root)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +24,7 @@ func load(t *testing.T) (Options, []byte) {
 // TestOptionsAndSpecAreTheSame: whoever adds a field or an option adds the
 // other one, too.
 func TestOptionsAndSpecAreTheSame(t *testing.T) {
-	o, schema := load(t)
+	o, schema := mustLoad(t)
 	drift, err := Drift(o.Guest, schema)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +50,7 @@ func TestDriftIsNoticed(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			o, schema := load(t)
+			o, schema := mustLoad(t)
 			drift, err := Drift(tt.change(o.Guest), schema)
 			if err != nil {
 				t.Fatal(err)
@@ -92,27 +78,17 @@ func replace(name string, f func(*Option)) func([]Option) []Option {
 
 // TestChaptersAreCurrent: the generated chapters say what the code says.
 func TestChaptersAreCurrent(t *testing.T) {
-	o, schema := load(t)
-	options, err := OptionsChapter(o, schema)
+	chapters, err := generate(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	table, err := HypervisorTable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, want := range map[string]string{"options-reference.md": options, "hypervisor-table.md": table} {
-		if *update {
-			if err := os.WriteFile(docs+file, []byte(want), 0o644); err != nil { //nolint:gosec // docs are public
-				t.Fatal(err)
-			}
-		}
+	for file, want := range chapters {
 		have, err := os.ReadFile(docs + file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(have, []byte(want)) {
-			t.Errorf("docs/%s is not current; run: go test ./internal/handbook -update", file)
+		if string(have) != want {
+			t.Errorf("docs/%s is not current; run: go generate ./tools/docgen", file)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package handbook
+package main
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ func OptionsChapter(o Options, specSchema []byte) (string, error) {
 	var b strings.Builder
 	b.WriteString(`# Options reference
 
-<!-- Generated from nixos-modules/ and internal/spec; go test ./internal/handbook -update -->
+<!-- Generated from nixos-modules/ and internal/spec; go generate ./tools/docgen -->
 
 Every option of the NixOS modules. Where it says *spec*, a [spec](./spec.md) has a
 field of the same name without ` + "`microvm.`" + `, with the same meaning and default;
@@ -127,7 +127,7 @@ func HypervisorTable() (string, error) {
 		{"guests", func(c hypervisor.Capabilities) string { return list(c.Archs) }},
 	}
 	var b strings.Builder
-	b.WriteString("<!-- Generated from internal/hypervisor/capabilities.json; go test ./internal/handbook -update -->\n\n")
+	b.WriteString("<!-- Generated from internal/hypervisor/capabilities.json; go generate ./tools/docgen -->\n\n")
 	fmt.Fprintf(&b, "| | %s |\n|---%s|\n", strings.Join(names, " | "), strings.Repeat("|---", len(names)))
 	for _, row := range rows {
 		cells := []string{row.what}

@@ -1,4 +1,4 @@
-module microvm/tools
+module microvm/tools/lint
 
 go 1.26.0
 

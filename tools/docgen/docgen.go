@@ -1,9 +1,9 @@
-// Package handbook writes the chapters of the handbook that are generated: the
+// Command docgen writes the chapters of the handbook that are generated: the
 // reference of the options, from the options that the NixOS modules declare and
-// the schema of the spec, and the table of what each hypervisor can do. It also
-// holds the two sets of options against each other (see Drift), because a guest
-// that is declared in NixOS and a spec that a person writes have to mean the same.
-package handbook
+// the schema of the spec, and the table of what each hypervisor can do. Its tests
+// compare the two sets of options (see Drift): a guest that is declared in NixOS and
+// a spec that a person writes have to mean the same.
+package main
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package handbook
+package main
 
 import (
 	"encoding/json"
