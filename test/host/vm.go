@@ -197,7 +197,9 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-device", "intel-iommu,intremap=on",
 		"-kernel", vmlinuz, "-initrd", initrd,
-		"-append", "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on microvm.payload systemd.show_status=0 panic=-1",
+		// no_timer_check: on a busy machine an emulated timer ticks too late for the
+		// kernel, which panics then (Documentation/admin-guide/kernel-parameters.txt).
+		"-append", "root=/dev/vda rw console=ttyS0 quiet intel_iommu=on no_timer_check microvm.payload systemd.show_status=0 panic=-1",
 		"-serial", "file:"+v.console,
 		"-drive", "if=none,id=root,format=raw,snapshot=on,cache=unsafe,file="+v.base, "-device", "virtio-blk-pci,drive=root",
 		"-drive", "if=none,id=payload,format=raw,readonly=on,file="+v.disk, "-device", "virtio-blk-pci,drive=payload",
