@@ -124,7 +124,7 @@ test: packages ## lint, unit tests, then the test hosts
 
 .PHONY: test-unit
 test-unit: packages ## unit tests
-	@test/scripts/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v ./...'
+	@test/scripts/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v -timeout 50m ./...'
 
 .PHONY: test-container
 test-container: packages assets ## end-to-end tests in a container with a real systemd (root)

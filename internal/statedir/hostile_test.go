@@ -130,7 +130,7 @@ func TestARemovalEndsHoweverDeepTheTreeIs(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}
-	err := within(t, time.Minute, func() error { return vm.Remove(context.Background(), reloads(new(int))) })
+	err := within(t, 10*time.Minute, func() error { return vm.Remove(context.Background(), reloads(new(int))) })
 	if e := unix.Setrlimit(unix.RLIMIT_NOFILE, &before); e != nil {
 		t.Fatal(e)
 	}
