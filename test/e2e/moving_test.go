@@ -345,18 +345,20 @@ func TestAPCIDeviceOfMicrovmNixIsGivenBack(t *testing.T) {
 		t.Errorf("another VM got its card: %s", out)
 	}
 	sh(t, "journalctl -q -o cat -u microvm-pci-devices@wants | grep 'VM \"passed\" has it'; systemctl stop microvm-pci-devices@wants microvm-set-booted@wants")
-	for range 2 {
+	for starts := 1; starts <= 2; starts++ {
+		// Its script asks once, which a guest that still boots does not hear.
+		eventually(t, patience, fmt.Sprintf("test $(journalctl -q -o cat -u microvm@passed | grep -c 'test guest is up') = %d", starts))
 		sh(t, "systemctl stop microvm@passed")
 		nothingLeft(t, "passed")
 		eventually(t, patience, "test $("+driver+") = "+had)
 		if override := sh(t, "cat /sys/bus/pci/devices/"+address+"/driver_override"); override != "(null)" {
 			t.Errorf("it is reserved for %s", override)
 		}
-		// Its next start takes it, and knows from whom.
-		sh(t, "systemctl start microvm@passed && grep "+had+" /run/microvm/passed/pci-devices.json")
+		if starts == 1 {
+			// Its next start takes it, and knows from whom.
+			sh(t, "systemctl start microvm@passed && grep "+had+" /run/microvm/passed/pci-devices.json")
+		}
 	}
-	sh(t, "systemctl stop microvm@passed")
-	nothingLeft(t, "passed")
 }
 
 // TestAVMThatNobodyTookOverIsStoppedCleanly: the stop is not root, and believes what
