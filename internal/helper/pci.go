@@ -71,7 +71,11 @@ func takePCI(t target, plan *hypervisor.Plan, stderr io.Writer) (err error) {
 
 func pciDown(t target) error {
 	var record vfio.Record
-	if _, err := t.vm.ReadRecord(pciRecord, &record); err != nil {
+	found, err := t.vm.ReadRecord(pciRecord, &record)
+	if err == nil && !found {
+		record, err = takenByAnother(t.vm)
+	}
+	if err != nil {
 		return err
 	}
 	if err := record.Down(); err != nil {
@@ -105,11 +109,32 @@ func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
 		if err != nil {
 			return nil, err
 		}
-		if found {
+		if !found {
+			// A VM whose package nobody can go by keeps no other from its devices.
+			record, _ = takenByAnother(other)
+		}
+		if len(record.Devices) > 0 {
 			holders[other.Name] = record
 		}
 	}
 	return holders, nil
+}
+
+// takenByAnother is the record of the devices that microvm.nix, which keeps none, has
+// taken for the run of the VM.
+func takenByAnother(vm statedir.VM) (vfio.Record, error) {
+	if !vm.StartedByAnother() {
+		return vfio.Record{}, nil
+	}
+	plan, err := bootedPlan(vm)
+	if err != nil || plan == nil {
+		return vfio.Record{}, err
+	}
+	var addresses []string
+	for _, d := range plan.PCI {
+		addresses = append(addresses, d.Address)
+	}
+	return vfio.TakenByAnother(addresses)
 }
 
 // withPCILock runs do while no other VM's devices change hands: between seeing

@@ -125,16 +125,8 @@ func interfacesDown(vm statedir.VM, piece string, names func(*hypervisor.Plan) [
 
 // removeUnclaimed removes what microvm.nix made for the run of the VM that ends.
 func removeUnclaimed(vm statedir.VM, names func(*hypervisor.Plan) []string) error {
-	p, err := vm.Booted()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it was not started, or all is undone
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
+	plan, err := bootedPlan(vm)
+	if err != nil || plan == nil {
 		return err
 	}
 	uid, _, err := vm.Host.Account()
@@ -142,4 +134,18 @@ func removeUnclaimed(vm statedir.VM, names func(*hypervisor.Plan) []string) erro
 		return err
 	}
 	return netif.RemoveUnclaimed(names(plan), uid, "/dev")
+}
+
+// bootedPlan is the plan of what the VM was started with, by whichever program; nil
+// where it was not started, or all is undone.
+func bootedPlan(vm statedir.VM) (*hypervisor.Plan, error) {
+	p, err := vm.Booted()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.Close() }()
+	return p.Plan()
 }

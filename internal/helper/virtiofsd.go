@@ -53,7 +53,7 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := virtiofsdConfig(t.vm, plan)
+	cfg, err := virtiofsdConfig(t.vm, plan, stderr)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,6 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	if err := t.vm.WriteRecord(virtiofsdRecord, []virtiofsd.Socket{}); err != nil {
 		return err
 	}
-	cfg.Log = stderr
 	cfg.Others = func() ([]virtiofsd.Writable, error) { return writtenByOthers(t.vm) }
 	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(virtiofsdRecord, s) }
 	cfg.Ready = func() error {
@@ -117,17 +116,45 @@ const restartTimeout = 30 * time.Second
 // virtiofsdDown removes the sockets that the record names, and the record.
 func virtiofsdDown(vm statedir.VM) error {
 	var sockets []virtiofsd.Socket
-	if _, err := vm.ReadRecord(virtiofsdRecord, &sockets); err != nil {
+	found, err := vm.ReadRecord(virtiofsdRecord, &sockets)
+	if err != nil {
 		return err
 	}
-	if err := virtiofsd.RemoveSockets(vm.Dir(), sockets); err != nil {
+	if found {
+		err = virtiofsd.RemoveSockets(vm.Dir(), sockets)
+	} else {
+		err = removeSupervisord(vm)
+	}
+	if err != nil {
 		return err
 	}
 	return vm.RemoveRecord(virtiofsdRecord)
 }
 
-// virtiofsdConfig turns the plan's shares into plain values.
-func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, error) {
+// removeSupervisord removes what microvm.nix's supervisord and its virtiofsds, which
+// are gone, left of a run that they served: what has the names of supervisord in the
+// directory where it ran, the sockets, and virtiofsd's locks on those.
+func removeSupervisord(vm statedir.VM) error {
+	if !vm.StartedByAnother() {
+		return nil
+	}
+	plan, err := bootedPlan(vm)
+	if err != nil || plan == nil {
+		return err
+	}
+	left := []string{"supervisord.pid", "supervisord.log"}
+	for _, s := range plan.Shares {
+		if socket, here := s.SocketIn(vm.Dir()); here {
+			left = append(left, socket, socket+".pid")
+		}
+	}
+	return virtiofsd.RemoveLeft(vm.Dir(), left)
+}
+
+// virtiofsdConfig turns the plan's shares into plain values. A share whose socket is
+// not in the VM's directory is left out: root makes nothing where others can, and
+// takes nobody's socket away.
+func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virtiofsd.Config, error) {
 	uid, gid, err := vm.Host.Account()
 	if err != nil {
 		return virtiofsd.Config{}, err
@@ -138,8 +165,13 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, e
 		MountPoint: vm.RuntimeDir(),
 		OwnerUID:   uid,
 		OwnerGID:   gid,
+		Log:        log,
 	}
 	for _, s := range plan.Shares {
+		if _, here := s.SocketIn(vm.Dir()); !here {
+			_ = Report(log, "microvm-virtiofsd", vm.Name, fmt.Errorf("share %q: its socket %s is not in %s, so it is not served here\nhint: build the package with a socket in there, or start what serves it before the VM", s.Tag, s.Socket, vm.Dir()))
+			continue
+		}
 		share := virtiofsd.Share{
 			Tag: s.Tag, Source: s.Source, Socket: s.Socket, SocketGID: gid,
 			Program: s.Virtiofsd, ReadOnly: s.ReadOnly, Cache: s.Cache,

@@ -8,6 +8,8 @@
 // documents and sources.
 package hypervisor
 
+import "path/filepath"
+
 // PlanVersion is the version of the runner.json format that this code writes.
 // A reader refuses a newer one.
 const PlanVersion = 1
@@ -216,7 +218,8 @@ type Macvtap struct {
 type Share struct {
 	Tag    string `json:"tag"`
 	Source string `json:"source"`
-	// Socket is relative to the state directory.
+	// Socket is relative to the state directory; see SocketIn for packages of
+	// microvm.nix.
 	Socket string `json:"socket"`
 	// SocketGroup owns the socket; empty means the hypervisor user's group.
 	SocketGroup string `json:"socketGroup,omitempty"`
@@ -233,6 +236,17 @@ type Share struct {
 	ExtraArgs        []string `json:"extraArgs,omitempty"`
 	// PassTag gives virtiofsd --tag, which crosvm needs.
 	PassTag bool `json:"passTag,omitempty"`
+}
+
+// SocketIn is the share's socket as a path of the VM's directory dir. A package of
+// microvm.nix can have a whole path, and one that is elsewhere: it returns false for
+// that, and then nobody here makes the socket, serves it or removes it.
+func (s *Share) SocketIn(dir string) (rel string, ok bool) {
+	if !filepath.IsAbs(s.Socket) {
+		return s.Socket, true
+	}
+	rel, err := filepath.Rel(dir, s.Socket)
+	return rel, err == nil && rel != "." && filepath.IsLocal(rel)
 }
 
 // NinePShare is a directory that the hypervisor serves by 9p, as its own user.

@@ -110,7 +110,7 @@ func recordedSockets(vm statedir.VM, plan *hypervisor.Plan) (bool, error) {
 		bound[s.Path] = true
 	}
 	for _, s := range plan.Shares {
-		if !bound[s.Socket] {
+		if socket, here := s.SocketIn(vm.Dir()); here && !bound[socket] {
 			return false, nil
 		}
 	}

@@ -64,6 +64,9 @@ func makeSource(dir, source string) error {
 	}
 	defer func() { _ = unix.Close(at) }()
 	for name := range strings.SplitSeq(filepath.Clean(source), "/") {
+		if name == "." {
+			continue
+		}
 		err := mode.Dir(fmt.Sprintf("/proc/self/fd/%d/%s", at, name), sourceMode)
 		if err != nil && !errors.Is(err, fs.ErrExist) {
 			return cause(err)

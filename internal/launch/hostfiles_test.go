@@ -15,12 +15,12 @@ import (
 func TestSourcesOf9pSharesAreMadeBeneathTheStateDirectory(t *testing.T) {
 	dir, outside := t.TempDir(), t.TempDir()
 	old := unix.Umask(0o077)
-	err := makeSources(dir, []hypervisor.NinePShare{{Tag: "a", Source: "deep/er/data"}, {Tag: "b", Source: outside}, {Tag: "c", Source: "deep"}})
+	err := makeSources(dir, []hypervisor.NinePShare{{Tag: "a", Source: "deep/er/data"}, {Tag: "b", Source: outside}, {Tag: "c", Source: "deep"}, {Tag: "d", Source: "."}, {Tag: "e", Source: dir}, {Tag: "f", Source: dir + "/own/data"}})
 	unix.Umask(old)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"deep", "deep/er", "deep/er/data"} {
+	for _, path := range []string{"deep", "deep/er", "deep/er/data", "own/data"} {
 		if info, err := os.Stat(filepath.Join(dir, path)); err != nil || info.Mode().Perm() != sourceMode {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}

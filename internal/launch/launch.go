@@ -218,13 +218,25 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
 		err = l.checkKVM(plan)
 	}
 	if err == nil {
-		err = makeSources(".", plan.NinePShares)
+		err = makeSources(l.dir(), plan.NinePShares)
 	}
 	if err != nil {
 		disks.Close()
 		return nil, err
 	}
 	return disks, nil
+}
+
+// dir is the VM's directory, which is the current one, as specs have it.
+func (l *Launcher) dir() string {
+	if l.state != nil {
+		return l.state.Dir()
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "."
+	}
+	return dir
 }
 
 // readable says why a file cannot be read, without reading it.
@@ -303,7 +315,11 @@ func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
 		}
 	}
 	for _, s := range plan.Shares {
-		if _, err := os.Stat(filepath.Join(dir, s.Socket)); err != nil {
+		path := s.Socket
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(dir, path)
+		}
+		if _, err := os.Stat(path); err != nil {
 			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, remedies.Shares))
 		}
 	}

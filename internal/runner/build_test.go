@@ -146,6 +146,22 @@ func TestAForeignPackageIsReadFromItsTextFiles(t *testing.T) {
 	}
 }
 
+// TestTheSocketsOfAForeignPackage: microvm.nix takes any path, relative to the VM's
+// directory.
+func TestTheSocketsOfAForeignPackage(t *testing.T) {
+	for socket, want := range map[string]string{
+		"x.sock": "x.sock", "./x.sock": "x.sock", "sub/./x.sock": "sub/x.sock",
+		"/var/lib/microvms/web/x.sock": "x.sock", "/var/lib/microvms/web/./sub/x.sock": "sub/x.sock",
+		"/run/x.sock": "", "/var/lib/microvms/db/x.sock": "", "/var/lib/microvms/web": "", "/var/lib/microvms/web/../db/x.sock": "",
+	} {
+		p := readPlan(t, packageWith(t, foreign(map[string]string{"share/microvm/virtiofs/ro-store/socket": socket + "\n"})))
+		got, here := p.Shares[0].SocketIn("/var/lib/microvms/web")
+		if here != (want != "") || here && got != want {
+			t.Errorf("%s is %q, in the VM's directory %v; want %q", socket, got, here, want)
+		}
+	}
+}
+
 func TestWhatAPackageMayNotSay(t *testing.T) {
 	const share = "share/microvm/virtiofs/"
 	tests := map[string]struct {
@@ -167,7 +183,7 @@ func TestWhatAPackageMayNotSay(t *testing.T) {
 		"a share without a socket":       {map[string]string{share + "x/source": "/x"}, "want one line, found 0"},
 		"a share of two sources":         {map[string]string{share + "x/source": "/x\n/y", share + "x/socket": "x"}, "want one line, found 2"},
 		"a socket outside":               {map[string]string{share + "x/source": "/x", share + "x/socket": "../x.sock"}, "inside the state directory"},
-		"an absolute socket":             {map[string]string{share + "x/source": "/x", share + "x/socket": "/run/x.sock"}, "inside the state directory"},
+		"a plan with a socket anywhere":  {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","shares":[{"tag":"a","source":"/x","socket":"/run/x.sock"}]}`}, "inside the state directory"},
 		"two shares on a socket":         {map[string]string{share + "x/source": "/x", share + "x/socket": "web-virtiofs-ro-store.sock"}, "twice"},
 		"a hypervisor for the terminal":  {map[string]string{hypervisorFile: "\x1b[2Jqemu\n"}, "hypervisor"},
 		"a file that is too large":       {map[string]string{tapFile: strings.Repeat("vm-a\n", maxFile)}, "larger than"},

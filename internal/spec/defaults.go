@@ -42,6 +42,7 @@ func (s *Spec) SetDefaults() {
 	setPointer(&s.QEMU.SerialConsole, true)
 	setPointer(&s.CloudHypervisor.Landlock, true)
 	setDefault(&s.Firecracker.DriveIoEngine, "Async")
+	s.plainPaths()
 }
 
 func (s *Spec) setListDefaults() {

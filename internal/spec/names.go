@@ -131,6 +131,14 @@ func ValidateInside(path string) error {
 	return validateText(path)
 }
 
+// validateDirectory checks a directory's path, which may be the VM's own directory.
+func validateDirectory(path string) error {
+	if path == "." {
+		return nil
+	}
+	return validatePath(path)
+}
+
 // validatePath checks a path that is absolute, or stays inside its directory.
 func validatePath(path string) error {
 	if !filepath.IsAbs(path) && !isInside(path) {

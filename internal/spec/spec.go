@@ -176,7 +176,8 @@ type Volume struct {
 
 // Share is a directory of the host that the guest can mount.
 type Share struct {
-	Tag    string `json:"tag"`
+	Tag string `json:"tag"`
+	// Source is the directory, relative to the state directory unless absolute.
 	Source string `json:"source"`
 	// Socket of virtiofsd, relative to the state directory. An absent field
 	// means NAME-virtiofs-TAG.sock for virtiofs; null is refused there.

@@ -239,7 +239,7 @@ func TestTheExamplesAreValid(t *testing.T) {
 func TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken(t *testing.T) {
 	const without = `without "." and ".."`
 	for path, want := range map[string]string{
-		"../..": without, "..": without, ".": without, "a/..": without, "../up": `such as "up"`, "./x": `such as "x"`, "a//b": `such as "b"`,
+		"../..": without, "..": without, "a/..": without, "../up": `such as "up"`, "a/../b": `such as "b"`, "./../x": `such as "x"`,
 	} {
 		for field, document := range map[string]string{
 			"volumes[0].image": `{"name":"web","kernel":"/k","volumes":[{"image":"` + path + `","autoCreate":false}]}`,

@@ -384,7 +384,7 @@ func (v *validator) shares() {
 		if share.Source == "" {
 			v.faults.Addf(at+".source", "is missing; give the directory to share")
 		} else {
-			v.check(at+".source", validatePath(share.Source))
+			v.check(at+".source", validateDirectory(share.Source))
 		}
 		v.absolute(at+".mountPoint", share.MountPoint)
 		v.texts(at+".extraArgs", share.ExtraArgs)

@@ -25,74 +25,82 @@ import (
 // where Nix does not keep it, and switches current last. A nil reload is called
 // for no one; otherwise it is called when the VM's drop-ins changed.
 func (v VM) Install(ctx context.Context, path string, from Origin, reload func(context.Context) error) error {
+	plan, changed, err := v.install(path, from)
+	if err != nil {
+		return err
+	}
+	if changed && reload != nil {
+		err = reload(ctx)
+	}
+	// Without the lock: what is in the VM's directory has a say in how long it takes.
+	v.makeSources(plan)
+	return err
+}
+
+// install is Install without what needs no lock. It reports whether units changed.
+func (v VM) install(path string, from Origin) (plan *hypervisor.Plan, changed bool, err error) {
 	if os.Geteuid() != 0 {
-		return errors.New("installing needs root; run it with sudo")
+		return nil, false, errors.New("installing needs root; run it with sudo")
 	}
 	_, gid, err := v.Host.Account()
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	for _, p := range []*string{&path, &from.Spec, &from.Toplevel} {
 		if *p == "" {
 			continue
 		}
 		if *p, err = filepath.Abs(*p); err != nil {
-			return fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
+			return nil, false, fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
 		}
 	}
 	if from.Flake, err = AbsoluteFlake(from.Flake); err != nil {
-		return err
+		return nil, false, err
 	}
 	p, err := v.Host.openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
+		return nil, false, fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
 	}
 	if err != nil {
-		return fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
+		return nil, false, fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
 	}
 	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
+	plan, err = p.Plan()
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	if _, err := v.jailDropIns(plan); err != nil {
-		return err // before anything is changed
+		return nil, false, err // before anything is changed
 	}
 	if from.Spec != "" && v.Host.InGuestsReach(from.Spec) {
-		return fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example", from.Spec, v.Host.StateDir)
+		return nil, false, fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example", from.Spec, v.Host.StateDir)
 	}
 	unlock, err := v.Host.lock()
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	defer unlock()
 	if from.New && v.Created() {
-		return ErrExists
+		return nil, false, ErrExists
 	}
 	if err := v.makeDir(gid); err != nil {
-		return err
+		return nil, false, err
 	}
 	kept, err := v.Host.keep(p, v.Name)
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	if err := v.record(from); err != nil {
-		return err
+		return nil, false, err
 	}
-	changed, err := v.linkUnits(plan)
+	changed, err = v.linkUnits(plan)
 	if err != nil {
-		return err
+		return nil, false, err
 	}
 	if err := v.switchTo(kept); err != nil {
-		return err
+		return nil, false, err
 	}
-	if err := v.root(); err != nil {
-		return err
-	}
-	if changed && reload != nil {
-		return reload(ctx)
-	}
-	return nil
+	return plan, changed, v.root()
 }
 
 // Relink gives the units of all installed VMs what this version gives a VM that it

@@ -127,13 +127,16 @@ func (s system) rebind(d device, t Taken) error {
 			return fmt.Errorf("clear its reservation: %w", err)
 		}
 	}
-	if d.driver == t.Driver {
+	if d.driver == t.Driver || t.Unknown && d.driver != driverName {
 		return nil
 	}
 	if d.driver != "" {
 		if err := write(s.bus("drivers", d.driver, "unbind"), d.address); err != nil {
 			return fmt.Errorf("unbind it from %s: %w", d.driver, err)
 		}
+	}
+	if t.Unknown {
+		return s.probe(d.address)
 	}
 	if t.Driver == "" {
 		return nil
@@ -143,11 +146,19 @@ func (s system) rebind(d device, t Taken) error {
 	}
 	// The driver may have been unloaded since; then whichever fits may have it.
 	if err := write(s.bus("drivers", t.Driver, "bind"), d.address); err != nil {
-		if err := write(s.bus("drivers_probe"), d.address); err != nil {
-			return fmt.Errorf("look for a driver: %w", err)
+		if err := s.probe(d.address); err != nil {
+			return err
 		}
 	}
 	return s.expect(d.address, t.Driver)
+}
+
+// probe has the kernel find a driver; there may be none.
+func (s system) probe(address string) error {
+	if err := write(s.bus("drivers_probe"), address); err != nil {
+		return fmt.Errorf("look for a driver: %w", err)
+	}
+	return nil
 }
 
 // write writes one value to a file of sysfs. The kernel acts before write(2)

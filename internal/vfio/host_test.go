@@ -151,6 +151,32 @@ func openAs(t *testing.T, path string) {
 	}
 }
 
+// TestADeviceThatMicrovmNixTookIsGivenBack, taken by the steps of the kernel's
+// documentation, as its script has them.
+func TestADeviceThatMicrovmNixTookIsGivenBack(t *testing.T) {
+	address := spareCard(t)
+	script := "modprobe vfio-pci && cd /sys/bus/pci/devices/$0 && echo $0 > driver/unbind && echo vfio-pci > driver_override && echo $0 > /sys/bus/pci/drivers_probe && chown nobody " + groupNode(t, address)
+	if out, err := exec.Command("sh", "-ec", script, address).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	record, err := TakenByAnother([]string{address})
+	if err != nil || len(record.Devices) != 1 || len(record.Devices[0].Nodes) == 0 {
+		t.Errorf("%+v, %v; want the card with its node", record, err)
+	}
+	second := request(address)
+	second.Holders = map[string]Record{"first": record}
+	if err := second.Up(Record{}, new(store).save); err == nil || !strings.Contains(err.Error(), `VM "first" has it`) {
+		t.Errorf("error %v, want one that names the VM", err)
+	}
+	if err := record.Down(); err != nil {
+		t.Fatal(err)
+	}
+	wantUntouched(t, address)
+	if record, err := TakenByAnother([]string{address}); err != nil || len(record.Devices) > 0 {
+		t.Errorf("given back, it is still taken: %+v, %v", record, err)
+	}
+}
+
 func TestAFailureAtAnyRecordGivesTheDeviceBack(t *testing.T) {
 	address := spareCard(t)
 	var count store

@@ -14,6 +14,9 @@ import (
 // nodeMode lets the hypervisor's user and group use a device.
 const nodeMode = 0o660
 
+// rootsNode is the mode of a device node as VFIO makes it.
+const rootsNode = 0o600
+
 // nodes are the device nodes of a device that vfio-pci has: that of its group,
 // and that of the device alone where the kernel has those (VFIO_DEVICE_CDEV,
 // Linux 6.6).

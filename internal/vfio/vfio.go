@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"strings"
 )
@@ -48,6 +49,9 @@ type Taken struct {
 	Driver string `json:"driver,omitempty"`
 	// Override was the device's driver_override; empty means none.
 	Override string `json:"override,omitempty"`
+	// Unknown says that somebody else took it and did not write down from which
+	// driver: the kernel's choice is to have it.
+	Unknown bool `json:"unknown,omitempty"`
 	// Nodes are the device nodes that were handed over, as they were before.
 	Nodes []Node `json:"nodes,omitempty"`
 }
@@ -240,10 +244,51 @@ func (rec Record) down(sys system) error {
 	var faults []error
 	for _, t := range slices.Backward(rec.Devices) {
 		if err := sys.giveBack(t); err != nil {
-			faults = append(faults, fmt.Errorf("give back device %s to %s: %w", t.Address, orNone(t.Driver), err))
+			to := orNone(t.Driver)
+			if t.Unknown {
+				to = "the host"
+			}
+			faults = append(faults, fmt.Errorf("give back device %s to %s: %w", t.Address, to, err))
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// TakenByAnother is a record of those devices that another program has reserved for
+// vfio-pci, as the kernel's documentation has everybody do. One that is with vfio-pci
+// without that, by an option of the module say, is where it was, and so is one that
+// is gone.
+func TakenByAnother(addresses []string) (Record, error) {
+	return takenByAnother(system{sysfs: "/sys", proc: "/proc", dev: "/dev"}, addresses)
+}
+
+func takenByAnother(sys system, addresses []string) (Record, error) {
+	var record Record
+	for _, address := range addresses {
+		if !ValidAddress(address) {
+			continue
+		}
+		d, err := sys.read(address)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return Record{}, fmt.Errorf("device %s: %w", address, err)
+		}
+		if d.override != driverName {
+			continue
+		}
+		t := Taken{Address: address, Group: d.group, Unknown: true}
+		paths, err := sys.nodes(d)
+		if err != nil {
+			paths = nil // it is not with vfio-pci any more
+		}
+		for _, path := range paths {
+			t.Nodes = append(t.Nodes, Node{Path: path, Mode: rootsNode})
+		}
+		record.Devices = append(record.Devices, t)
+	}
+	return record, nil
 }
 
 // without returns the devices that are not among the addresses.

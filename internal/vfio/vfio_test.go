@@ -318,6 +318,32 @@ func TestWhatAnEarlierRunRecordedIsTheTruth(t *testing.T) {
 	}
 }
 
+// TestWhatAnotherProgramTookIsTheHostsAgain: only what it reserved, and by whichever
+// driver the kernel has for it.
+func TestWhatAnotherProgramTookIsTheHostsAgain(t *testing.T) {
+	tr := newTree(t)
+	reserved, byID, ours := "0000:01:00.0", "0000:02:00.0", "0000:03:00.0"
+	dir := tr.pci(reserved, ethernet, driverName, "4")
+	tr.file(dir+"/driver_override", driverName+"\n")
+	tr.pci(byID, ethernet, driverName, "5")
+	tr.pci(ours, ethernet, "e1000e", "6")
+	unbind, probe := tr.sys.bus("drivers", driverName, "unbind"), tr.sys.bus("drivers_probe")
+	tr.file(unbind, "")
+	tr.file(probe, "")
+	record, err := takenByAnother(tr.sys, []string{reserved, byID, ours, "0000:09:00.0", "../x"})
+	if err != nil || len(record.Devices) != 1 || record.Devices[0].Address != reserved || record.Devices[0].Group != "4" {
+		t.Fatalf("%+v, %v; want %s alone", record, err, reserved)
+	}
+	if err := record.down(tr.sys); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{dir + "/driver_override": "\n", unbind: reserved, probe: reserved} {
+		if got, err := os.ReadFile(path); err != nil || !strings.HasPrefix(string(got), want) {
+			t.Errorf("%s has %q, want %q", path, got, want)
+		}
+	}
+}
+
 func TestARecordCannotNameOtherFiles(t *testing.T) {
 	victim := t.TempDir() + "/null"
 	for _, path := range []string{victim, "/dev/vfio/../null", "/dev/null"} {

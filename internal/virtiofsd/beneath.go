@@ -299,7 +299,7 @@ func (w *walker) make(name string) error {
 	}
 	uid, gid, mode := 0, 0, uint32(0o755)
 	if len(w.todo) == 0 {
-		uid, gid, mode = int(w.ownerUID), w.ownerGID, 0o775
+		uid, gid, mode = int(w.ownerUID), w.ownerGID, sourceMode
 	}
 	if err := mkdirAs(w.at, name, mode, uid, gid); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("create %q: %w", name, err)

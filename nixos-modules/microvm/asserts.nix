@@ -78,6 +78,12 @@ let
     lib.optional (path != null && socketElsewhere withName path) ''
       ${vm}${option} is "${path}", which is not in the VM's state directory; sockets are made there only, so it is "${socketPath withName path}" there.
       hint: set it to "${socketPath withName path}", and have what looks for it look in /var/lib/microvms/${config.networking.hostName}.'';
+  # There as here, the VM's own virtiofsd serves each share; nobody else's is used.
+  shareElsewhere =
+    { tag, socket, ... }:
+    lib.optional (socket != null && socketElsewhere withName socket) ''
+      ${vm}the socket of virtiofs share "${tag}" is "${socket}", which is not in the VM's state directory; the VM's own virtiofsd makes it there only, as "${socketPath withName socket}".
+      hint: set it to "${socketPath withName socket}", or leave it out. A share that another program serves is no share of the VM's: give its socket to the hypervisor by extraArgs.'';
 
   # What is said of a package's script beside its own commands.
   said = lib.filter (name: !(onlyOwn (cfg.binScripts.${name} or ""))) ;
@@ -254,7 +260,7 @@ lib.mkIf cfg.guest.enable {
       "${vm}${toString cfg.mem} MiB of memory is very little; a Linux guest hardly boots with less than 32."
     ++ mountedOver "volumes" ({ image, ... }: image) cfg.volumes
     ++ mountedOver "shares" ({ tag, ... }: tag) cfg.shares
-    ++ lib.concatMap ({ tag, socket, ... }: elsewhere "the socket of virtiofs share \"${tag}\"" socket) virtiofs
+    ++ lib.concatMap shareElsewhere virtiofs
     ++ elsewhere "microvm.socket" cfg.socket
     ++ lib.optionals cfg.graphics.enable (elsewhere "microvm.graphics.socket" cfg.graphics.socket)
     ++ map (

@@ -14,8 +14,8 @@ import (
 // that the hypervisors' user owns, helpers that are required.
 var unitsOfMicrovmNix = map[string]string{
 	"microvm@": `[Unit]
-Requires=microvm-set-booted@%i.service microvm-tap-interfaces@%i.service
-After=microvm-set-booted@%i.service microvm-tap-interfaces@%i.service
+Requires=microvm-set-booted@%i.service microvm-tap-interfaces@%i.service microvm-pci-devices@%i.service microvm-virtiofsd@%i.service
+After=microvm-set-booted@%i.service microvm-tap-interfaces@%i.service microvm-pci-devices@%i.service microvm-virtiofsd@%i.service
 ConditionPathExists=/var/lib/microvms/%i/current/bin/microvm-run
 [Service]
 WorkingDirectory=/var/lib/microvms/%i
@@ -27,6 +27,7 @@ RestartSec=5s
 User=microvm
 Group=kvm
 SyslogIdentifier=microvm@%i
+LimitMEMLOCK=infinity
 `,
 	"microvm-set-booted@": `[Unit]
 PartOf=microvm@%i.service
@@ -50,6 +51,32 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart=/var/lib/microvms/%i/current/bin/tap-up
 ExecStop=/var/lib/microvms/%i/booted/bin/tap-down
+`,
+	"microvm-pci-devices@": `[Unit]
+PartOf=microvm@%i.service
+Before=microvm@%i.service
+ConditionPathExists=/var/lib/microvms/%i/current/bin/pci-setup
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/var/lib/microvms/%i/current/bin/pci-setup
+`,
+	"microvm-virtiofsd@": `[Unit]
+PartOf=microvm@%i.service
+Before=microvm@%i.service
+After=local-fs.target microvm-set-booted@%i.service
+ConditionPathExists=/var/lib/microvms/%i/current/bin/virtiofsd-run
+[Service]
+Type=notify
+NotifyAccess=all
+WorkingDirectory=/var/lib/microvms/%i
+ExecStart=/var/lib/microvms/%i/current/bin/virtiofsd-run
+LimitNOFILE=1048576
+PrivateTmp=yes
+Restart=always
+RestartSec=5s
+KillMode=mixed
+SyslogIdentifier=microvm-virtiofsd@%i
 `,
 }
 
@@ -116,7 +143,64 @@ func packageOfMicrovmNix(t *testing.T, s map[string]any) string {
 	for path, text := range map[string]string{"hypervisor": "qemu\n", "tap-interfaces": id + "\n", "tap-flags": "vnet_hdr\n"} {
 		put(t, filepath.Join(pkg, "share/microvm", path), text, 0o644)
 	}
+	putShares(t, pkg, s)
+	putDevices(t, pkg, s)
 	return pkg
+}
+
+// putShares adds what serves the virtiofs shares of s: supervisord with a virtiofsd
+// for each, and a listener that tells the service manager when all of them run.
+func putShares(t *testing.T, pkg string, s map[string]any) {
+	t.Helper()
+	shares, _ := s["shares"].([]any)
+	if len(shares) == 0 {
+		return
+	}
+	conf := "[supervisord]\nnodaemon = true\nuser = root\n\n[eventlistener:told]\nevents = PROCESS_STATE\nbuffer_size = 64\ncommand = " + pkg + "/told\n"
+	for _, one := range shares {
+		share, _ := one.(map[string]any)
+		tag, _ := share["tag"].(string)
+		source, _ := share["source"].(string)
+		socket, _ := share["socket"].(string)
+		conf += "\n[program:virtiofsd-" + tag + "]\nstderr_syslog = true\nstdout_syslog = true\n" +
+			"command = /usr/libexec/virtiofsd --socket-path=" + socket + " --socket-group=kvm --shared-dir=" + source + " --posix-acl --xattr --cache=auto --inode-file-handles=prefer\n"
+		put(t, filepath.Join(pkg, "share/microvm/virtiofs", tag, "source"), source+"\n", 0o644)
+		put(t, filepath.Join(pkg, "share/microvm/virtiofs", tag, "socket"), socket+"\n", 0o644)
+	}
+	put(t, pkg+"/supervisord.conf", conf, 0o644)
+	put(t, pkg+"/told", fmt.Sprintf(`#!/usr/bin/python3
+import subprocess, sys
+up = 0
+while True:
+    print("READY", flush=True)
+    event = dict(word.split(":") for word in sys.stdin.readline().split())
+    sys.stdin.read(int(event["len"]))
+    if event["eventname"] == "PROCESS_STATE_RUNNING":
+        up += 1
+    if up > %d:
+        subprocess.run(["systemd-notify", "--ready"])
+    print("RESULT 2\nOK", end="", flush=True)
+`, len(shares)), 0o755)
+	put(t, pkg+"/bin/virtiofsd-run", "#!/bin/sh\nexec supervisord --configuration "+pkg+"/supervisord.conf\n", 0o755)
+}
+
+// putDevices adds what takes the PCI devices of s from the host, which is not undone.
+func putDevices(t *testing.T, pkg string, s map[string]any) {
+	t.Helper()
+	devices, _ := s["devices"].([]any)
+	if len(devices) == 0 {
+		return
+	}
+	script, list := "#!/bin/sh\nset -e\nmodprobe vfio-pci\n", ""
+	for _, one := range devices {
+		device, _ := one.(map[string]any)
+		address, _ := device["path"].(string)
+		script += "cd /sys/bus/pci/devices/" + address + "\n[ ! -e driver ] || echo " + address + " > driver/unbind\necho vfio-pci > driver_override\necho " + address +
+			" > /sys/bus/pci/drivers_probe\nchown microvm:kvm /dev/vfio/$(basename $(readlink iommu_group))\n"
+		list += address + "\n"
+	}
+	put(t, pkg+"/bin/pci-setup", script, 0o755)
+	put(t, pkg+"/share/microvm/pci-devices", list, 0o644)
 }
 
 // createdByMicrovmNix is what its command leaves of a VM.
@@ -174,6 +258,106 @@ func TestAVMOfMicrovmNixIsTakenOverWhileItRuns(t *testing.T) {
 	}
 	if got := sh(t, "stat -c '%U %a' /var/lib/microvms /var/lib/microvms/moved-cmd && stat -c %U /var/lib/microvms/moved-cmd/current"); got != "root 755\nroot 1775\nroot" {
 		t.Errorf("owners and modes are %q", got)
+	}
+}
+
+// TestASharedDirectoryOfMicrovmNixIsTakenOver: supervisord and its virtiofsds serve the
+// guest until its next stop, nothing is left of them, and the next start has ours.
+func TestASharedDirectoryOfMicrovmNixIsTakenOver(t *testing.T) {
+	in(t, "container")
+	movesOver := hostOfMicrovmNix(t)
+	const name, dir = "super", "/var/lib/microvms/super"
+	sh(t, "mkdir -p /srv/super/a /srv/super/b && echo one > /srv/super/a/early && echo two > /srv/super/b/early")
+	t.Cleanup(func() { _, _ = try("rm -r /srv/super") })
+	shares := []any{
+		map[string]any{"tag": "a", "source": "/srv/super/a", "proto": "virtiofs", "socket": "super-virtiofs-a.sock"},
+		map[string]any{"tag": "b", "source": "/srv/super/b", "proto": "virtiofs", "socket": dir + "/b.sock"},
+	}
+	pkg := packageOfMicrovmNix(t, spec(name, func(s map[string]any) {
+		s["socket"], s["shares"] = "super.sock", shares
+		s["interfaces"] = []any{tap("vm-super", 0x76)}
+		s["kernelParams"] = []string{"mvguest.mount=a:/a:virtiofs", "mvguest.mount=b:/b:virtiofs", "mvguest.read=/a/early", "mvguest.read=/b/early"}
+	}))
+	createdByMicrovmNix(t, name, pkg)
+	served := func(times int) {
+		t.Helper()
+		for _, text := range []string{`read /a/early: "one`, `read /b/early: "two`, "test guest is up"} {
+			eventually(t, patience, fmt.Sprintf("test $(journalctl -q -o cat -u microvm@super | grep -cF '%s') = %d", text, times))
+		}
+	}
+	sh(t, "systemctl start microvm@super")
+	served(1)
+	const left = "supervisord.pid super-virtiofs-a.sock super-virtiofs-a.sock.pid b.sock b.sock.pid"
+	sh(t, "cd "+dir+" && ls "+left+"")
+	before := sh(t, "systemctl show -P MainPID microvm-virtiofsd@super")
+
+	movesOver()
+	sh(t, "install-microvm --relink && systemctl is-active microvm@super microvm-virtiofsd@super")
+	if now := sh(t, "systemctl show -P MainPID microvm-virtiofsd@super"); now != before {
+		t.Errorf("what serves the shares was %s and is %s", before, now)
+	}
+	sh(t, "echo three > /srv/super/b/late && timeout 20 sh -c 'echo cat /b/late > "+dir+"/in'")
+	eventually(t, patience, "journalctl -q -o cat -u microvm@super | grep three")
+	wantListed(t, name, "active qemu current")
+
+	sh(t, "systemctl stop microvm@super")
+	if log := sh(t, "journalctl -q -o cat -u microvm@super"); !strings.Contains(log, "going down: signal interrupt") || strings.Contains(log, "SIG") {
+		t.Errorf("it did not go down cleanly:\n%s", log)
+	}
+	nothingLeft(t, name)
+	eventually(t, patience, "no_process virtiofsd && no_process supervisord")
+	if out := sh(t, "cd "+dir+" && find . -name 'supervisord*' -o -name '*.sock*'"); out != "" {
+		t.Errorf("it left %s", out)
+	}
+
+	sh(t, "systemctl start microvm@super")
+	served(2)
+	sh(t, "test $(ps -o comm= -p $(systemctl show -P MainPID microvm-virtiofsd@super)) = microvm-virtiof && no_process supervisord && systemctl stop microvm@super")
+	nothingLeft(t, name)
+	if out := sh(t, "systemctl list-units --failed --no-legend 'microvm*'"); out != "" {
+		t.Errorf("failed: %s", out)
+	}
+}
+
+// TestAPCIDeviceOfMicrovmNixIsGivenBack: its helper keeps no record of the driver that
+// had it, and the kernel knows one.
+func TestAPCIDeviceOfMicrovmNixIsGivenBack(t *testing.T) {
+	in(t, "vm")
+	movesOver := hostOfMicrovmNix(t)
+	address, _ := card(t)
+	driver := "readlink /sys/bus/pci/devices/" + address + "/driver | xargs basename"
+	had := sh(t, driver)
+	pkg := packageOfMicrovmNix(t, spec("passed", func(s map[string]any) {
+		s["socket"] = "passed.sock"
+		s["interfaces"] = []any{tap("vm-passed", 0x77)}
+		s["devices"] = []any{map[string]any{"bus": "pci", "path": address}}
+	}))
+	createdByMicrovmNix(t, "passed", pkg)
+	sh(t, "systemctl start microvm@passed")
+	waitFor(t, "passed", "mac=52:54:00:00:00:01")
+	movesOver()
+	sh(t, "install-microvm --relink && systemctl is-active microvm@passed microvm-pci-devices@passed")
+	// Nobody else gets it meanwhile.
+	install(t, spec("wants", func(s map[string]any) {
+		s["devices"] = []any{map[string]any{"bus": "pci", "path": address}}
+	}))
+	if out, err := try("systemctl start microvm-pci-devices@wants"); err == nil {
+		t.Errorf("another VM got its card: %s", out)
+	}
+	sh(t, "journalctl -q -o cat -u microvm-pci-devices@wants | grep 'VM \"passed\" has it'; systemctl stop microvm-pci-devices@wants microvm-set-booted@wants")
+	for starts := 1; starts <= 2; starts++ {
+		// Its script asks once, which a guest that still boots does not hear.
+		eventually(t, patience, fmt.Sprintf("test $(journalctl -q -o cat -u microvm@passed | grep -c 'test guest is up') = %d", starts))
+		sh(t, "systemctl stop microvm@passed")
+		nothingLeft(t, "passed")
+		eventually(t, patience, "test $("+driver+") = "+had)
+		if override := sh(t, "cat /sys/bus/pci/devices/"+address+"/driver_override"); override != "(null)" {
+			t.Errorf("it is reserved for %s", override)
+		}
+		if starts == 1 {
+			// Its next start takes it, and knows from whom.
+			sh(t, "systemctl start microvm@passed && grep "+had+" /run/microvm/passed/pci-devices.json")
+		}
 	}
 }
 

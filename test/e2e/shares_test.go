@@ -116,3 +116,39 @@ func TestAGuestLeavesNoSetUserIDFileInAShareElsewhere(t *testing.T) {
 		t.Errorf("the log does not say what was refused:\n%s", log)
 	}
 }
+
+// TestSharesOfTheVMsOwnDirectoryAreThereAfterTheInstallation, so that a service can
+// fill them before the first start; and a reboot of the host leaves them alone.
+func TestSharesOfTheVMsOwnDirectoryAreThereAfterTheInstallation(t *testing.T) {
+	in(t, "container")
+	const dir = "/var/lib/microvms/within"
+	words := []string{"mvguest.read=/all/nine/hello", "mvguest.write=/all/written"}
+	var shares []any
+	for tag, share := range map[string][2]string{"all": {".", "9p"}, "nine": {"./nine", "9p"}, "whole": {dir + "/whole", "9p"}, "fs": {"sub/./fs", "virtiofs"}, "fsw": {dir + "/fsw", "virtiofs"}} {
+		shares = append(shares, map[string]any{"tag": tag, "source": share[0], "proto": share[1]})
+		words = append(words, "mvguest.mount="+tag+":/"+tag+":"+share[1])
+		if tag != "all" {
+			words = append(words, "mvguest.read=/"+tag+"/hello")
+		}
+	}
+	name := install(t, spec("within", func(s map[string]any) { s["shares"], s["kernelParams"] = shares, words }))
+	const look = "cd " + dir + " && stat -c '%n %U:%G %a' . nine whole sub sub/fs fsw"
+	want := ". root:kvm 1775\nnine microvm:kvm 775\nwhole microvm:kvm 775\nsub root:root 755\nsub/fs microvm:kvm 775\nfsw microvm:kvm 775"
+	if got := sh(t, look); got != want {
+		t.Errorf("after the installation there are\n%s\nwant\n%s", got, want)
+	}
+	for _, d := range []string{"nine", "whole", "sub/fs", "fsw"} {
+		sh(t, "runuser -u microvm -- sh -c 'echo from "+d+" > "+dir+"/"+d+"/hello'")
+	}
+	sh(t, "systemctl start microvm@"+name)
+	waitFor(t, name, "test guest is up")
+	for _, text := range []string{`read /all/nine/hello: "from nine`, `read /nine/hello: "from nine`, `read /whole/hello: "from whole`, `read /fs/hello: "from sub/fs`, `read /fsw/hello: "from fsw`, "write /all/written: (<nil>)"} {
+		waitFor(t, name, text)
+	}
+	sh(t, "systemctl stop microvm@"+name)
+	nothingLeft(t, name)
+	sh(t, "systemd-tmpfiles --create --remove --boot --prefix=/var/lib/microvms --prefix=/run/microvm")
+	if got := sh(t, look); got != want {
+		t.Errorf("after a boot of the host there are\n%s\nwant\n%s", got, want)
+	}
+}

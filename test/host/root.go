@@ -20,7 +20,7 @@ var packages = strings.Fields(`
 	e2fsprogs xfsprogs btrfs-progs dosfstools qemu-system-x86 qemu-system-arm qemu-utils virtiofsd linux-image-amd64
 	strace netcat-openbsd openssh-client openssh-server tmux less zstd
 	bash-completion zsh fish groff-base bzip2 lz4 xz-utils
-	perl libconfig-inifiles-perl libfile-slurp-perl libjson-perl jq socat
+	perl libconfig-inifiles-perl libfile-slurp-perl libjson-perl jq socat supervisor
 `)
 
 const (
@@ -141,7 +141,7 @@ func prepare(tree string) error {
 		run("rm", "-f", filepath.Join(tree, "etc/machine-id")),
 		os.WriteFile(filepath.Join(tree, "etc/machine-id"), []byte("uninitialized\n"), 0o444),
 		mask(tree, "apt-daily.timer", "apt-daily-upgrade.timer", "e2scrub_all.timer", "fstrim.timer", "dpkg-db-backup.timer",
-			"systemd-networkd-wait-online.service", "ssh.service", "ssh.socket", "e2scrub_reap.service", "getty@tty1.service"),
+			"systemd-networkd-wait-online.service", "ssh.service", "ssh.socket", "e2scrub_reap.service", "getty@tty1.service", "supervisor.service"),
 	)
 }
 

@@ -488,6 +488,30 @@ in
       };
       hypervisorConfig.tapMultiQueue = true;
     };
+    volumes = (import ../../lib/volumes.nix { pkgs = pkgsFor "x86_64-linux"; }).createVolumesScript [
+      {
+        image = "data 1.img";
+        size = 8;
+        label = "it's data";
+        mkfsExtraArgs = null;
+      }
+      {
+        image = "there.img";
+        autoCreate = false;
+      }
+      {
+        image = "small.img";
+        size = 8;
+        label = null;
+        fsType = "ext2";
+        autoCreate = true;
+        mkfsExtraArgs = [
+          "-m"
+          "0"
+        ];
+      }
+    ];
+    noVolumes = (import ../../lib/volumes.nix { pkgs = pkgsFor "x86_64-linux"; }).createVolumesScript [ ];
   };
 
   # The hosts that are refused.

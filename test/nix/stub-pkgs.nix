@@ -95,6 +95,7 @@ let
     "bubblewrap"
     "cloud-hypervisor"
     "cloud-hypervisor-graphics"
+    "coreutils"
     "crosvm"
     "dosfstools"
     "e2fsprogs"

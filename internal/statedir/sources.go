@@ -1,0 +1,57 @@
+package statedir
+
+import (
+	"path/filepath"
+
+	"microvm/internal/hypervisor"
+	"microvm/internal/mounts"
+	"microvm/internal/virtiofsd"
+)
+
+// makeSources makes the directories of shares in the state directory, where they are
+// missing, for the hypervisors' user: what fills them before the first start finds
+// them. No installation fails for one that cannot be made. The start makes it, or says
+// why not, and a disk that is not mounted yet is there by then.
+func (v VM) makeSources(plan *hypervisor.Plan) {
+	uid, gid, err := v.Host.Account()
+	if err != nil {
+		return
+	}
+	stateDir, err := v.Host.RealStateDir()
+	if err != nil {
+		return
+	}
+	for _, source := range sourcesOf(plan) {
+		if !filepath.IsAbs(source) {
+			source = filepath.Join(v.Dir(), source)
+		}
+		source = filepath.Clean(source)
+		root, rel := stateDir, ""
+		if own, ok := below(v.Dir(), source); ok {
+			root, rel = filepath.Join(stateDir, v.Name), own
+		} else if v.elsewhere(source) {
+			rel, _ = below(v.Host.StateDir, source)
+		}
+		if rel != "" {
+			_ = virtiofsd.MakeDir(root, rel, uid, gid, mounted)
+		}
+	}
+}
+
+// mounted says whether all is mounted that belongs at path or above it.
+func mounted(path string) bool {
+	missing, err := mounts.Host.Missing(path)
+	return err == nil && missing == nil
+}
+
+// sourcesOf are the directories of the shares, by 9p and by virtiofs.
+func sourcesOf(plan *hypervisor.Plan) []string {
+	var out []string
+	for _, s := range plan.NinePShares {
+		out = append(out, s.Source)
+	}
+	for _, s := range plan.Shares {
+		out = append(out, s.Source)
+	}
+	return out
+}
