@@ -489,19 +489,21 @@ let
     status=0
     for name in ${lib.escapeShellArgs names}; do
       while true; do
-        state= sub= result= restarts=0
+        state= sub= result= main= restarts=0
         # In one look, for they belong together.
         while IFS== read -r key value; do
           case $key in
             ActiveState) state=$value ;;
             SubState) sub=$value ;;
             Result) result=$value ;;
+            ExecMainStatus) main=$value ;;
             NRestarts) restarts=$value ;;
           esac
-        done < <(systemctl show -p ActiveState,SubState,Result,NRestarts "microvm@$name.service")
-        case $state:$restarts:$sub:$result in
-          active:* | reloading:* | inactive:* | activating:*:auto-restart*:success) ;;
-          failed:* | *ing:[2-9]:* | *ing:[1-9][0-9]*:* | activating:1:auto-restart*)
+        done < <(systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts "microvm@$name.service")
+        # A switch resets the result of what has failed, and its count.
+        case $state:$sub:$result:$main:$restarts in
+          active:* | reloading:* | inactive:* | activating:auto-restart*:success:0:*) ;;
+          failed:* | activating:auto-restart*:[1-9] | activating:auto-restart*:[1-9][0-9]* | *ing:*:[2-9] | *ing:*:[1-9][0-9]*)
             echo "MicroVM $name keeps failing; see: microvm status $name" >&2
             status=1 ;;
           *ing:*)

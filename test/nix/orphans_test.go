@@ -117,28 +117,34 @@ func TestAVMThatKeepsFailingFailsTheSwitch(t *testing.T) {
 		looks []string
 		fails bool
 	}{
-		{[]string{"active running success 9"}, false},
-		{[]string{"inactive dead success 0"}, false},
-		{[]string{"failed failed exit-code 0"}, true},
-		{[]string{"activating start success 2"}, true},
-		{[]string{"activating start success 12"}, true},
-		{[]string{"deactivating stop-sigterm success 7"}, true},
+		{[]string{"active running success 0 9"}, false},
+		{[]string{"active running success 0 10"}, false},
+		{[]string{"inactive dead success 0 0"}, false},
+		{[]string{"failed failed exit-code 1 0"}, true},
+		{[]string{"activating start success 0 2"}, true},
+		{[]string{"activating start success 0 12"}, true},
+		{[]string{"deactivating stop-sigterm success 0 7"}, true},
 		// It is tried again for the first time, and that works or not.
-		{[]string{"activating auto-restart exit-code 0", "activating start success 1", "active running success 1"}, false},
-		{[]string{"activating auto-restart exit-code 0", "activating start success 1", "activating auto-restart exit-code 1"}, true},
-		{[]string{"activating start success 1", "deactivating stop-sigterm exit-code 1", "activating start success 2"}, true},
-		{[]string{"activating start success 0", "active running success 0"}, false},
+		{[]string{"activating auto-restart exit-code 1 0", "activating start success 0 1", "active running success 0 1"}, false},
+		{[]string{"activating auto-restart exit-code 1 0", "activating start success 0 1", "activating auto-restart exit-code 1 1"}, true},
+		{[]string{"activating start success 0 1", "deactivating stop-sigterm exit-code 1 1", "activating start success 0 2"}, true},
+		{[]string{"activating start success 0 0", "active running success 0 0"}, false},
+		// A switch has set back what is known of it.
+		{[]string{"activating auto-restart success 1 0", "activating auto-restart exit-code 1 1"}, true},
+		{[]string{"activating auto-restart success 1 0", "active running success 0 1"}, false},
+		// What fails comes before its program.
+		{[]string{"activating auto-restart exit-code 0 10"}, true},
 		// Its guest reboots.
-		{[]string{"activating auto-restart success 3"}, false},
-		{[]string{"deactivating final-sigterm success 0", "activating auto-restart success 1"}, false},
+		{[]string{"activating auto-restart success 0 3"}, false},
+		{[]string{"deactivating final-sigterm success 0 0", "activating auto-restart success 0 1"}, false},
 	} {
 		dir := t.TempDir()
 		systemctl := `#!/bin/sh
 cd "$LOOKS" || exit 1
-[ "$*" = "show -p ActiveState,SubState,Result,NRestarts microvm@web.service" ] || exit 1
-read -r state sub result restarts < looks
+[ "$*" = "show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts microvm@web.service" ] || exit 1
+read -r state sub result main restarts < looks
 [ "$(wc -l < looks)" -eq 1 ] || sed -i 1d looks
-printf 'NRestarts=%s\nResult=%s\nActiveState=%s\nSubState=%s\n' $restarts $result $state $sub
+printf 'NRestarts=%s\nResult=%s\nExecMainStatus=%s\nActiveState=%s\nSubState=%s\n' $restarts $result $main $state $sub
 `
 		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(systemctl), 0o700); err != nil { //nolint:gosec // a program
 			t.Fatal(err)

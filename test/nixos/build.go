@@ -208,7 +208,7 @@ func (b *builder) inputs(context.Context) error {
 		names = append(names, filepath.Join(b.nixpkgs, name))
 	}
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%q\n", []string{b.root, b.nixpkgs, b.upstream, b.switcher, b.work})
+	_, _ = fmt.Fprintf(sum, "%q\n", []string{b.root, b.nixpkgs, b.upstream, b.switcher, b.work})
 	if err := digest(sum, names...); err != nil {
 		return err
 	}
@@ -232,11 +232,11 @@ func digest(sum io.Writer, names ...string) error {
 				return nil
 			case d.Type()&fs.ModeSymlink != 0:
 				target, err := os.Readlink(path)
-				fmt.Fprintf(sum, "%q -> %q\n", path, target)
+				_, _ = fmt.Fprintf(sum, "%q -> %q\n", path, target)
 				return err
 			}
 			data, err := os.ReadFile(path)
-			fmt.Fprintf(sum, "%q %x\n", path, sha256.Sum256(data))
+			_, _ = fmt.Fprintf(sum, "%q %x\n", path, sha256.Sum256(data))
 			return err
 		})
 		if err != nil {
