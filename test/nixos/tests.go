@@ -296,13 +296,11 @@ func (m *machine) leftNothing(to string) {
 	}
 }
 
-// healthy fails where the doctor finds something wrong with a VM, or the host.
+// healthy fails where the doctor finds something wrong with a VM, or the host, but
+// for the KVM that a container has not.
 func (m *machine) healthy(name string) {
-	out, _ := m.try("microvm doctor --json " + name)
-	failed := m.sh("jq -r '.[] | select(.status == \"failed\") | [.check, .detail] | join(\": \")' <<'EOF'\n" + out + "\nEOF")
-	if failed != "" {
-		m.fatalf("microvm doctor %s:\n%s", name, failed)
-	}
+	const failed = `jq -r '.[] | select(.status == "failed" and .check != "kvm") | [.check, .detail] | join(": ")'`
+	m.want("(microvm doctor --json "+name+" 2>/dev/null || true) | "+failed, "")
 }
 
 // What the test guest says.

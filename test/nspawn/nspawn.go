@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,6 +41,8 @@ type Container struct {
 	environment []string
 	nspawn      *exec.Cmd
 	leader      int
+	// cgroups are its own.
+	cgroups []string
 	// ended is closed when nspawn has exited.
 	ended chan struct{}
 }
@@ -85,8 +90,16 @@ func (c *Container) start(ctx context.Context, s System) error {
 		"--console=pipe", "--resolv-conf=off"}, s.Args...)...)
 	cmd.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
 	cmd.Stdout, cmd.Stderr = log, log
+	if c.cgroups, err = newCgroup(s.Name + "-" + strconv.Itoa(os.Getpid())); err != nil {
+		return fmt.Errorf("make a cgroup: %w", err)
+	}
+	cgroup, err := os.Open(c.cgroups[0])
+	if err != nil {
+		return err
+	}
+	defer func() { _ = cgroup.Close() }()
 	// With us, whatever happens to us.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true, UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -111,6 +124,57 @@ func (c *Container) start(ctx context.Context, s System) error {
 			return nil
 		}
 	}
+}
+
+// newCgroup makes a cgroup below the caller's. nspawn has its container in one named
+// payload below its own, and two systemds that have the same one remove each other's.
+// On a machine that has hierarchies of version 1 as well, nspawn makes those of the
+// same name in systemd's; all are returned, the one for the container first.
+func newCgroup(name string) ([]string, error) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return nil, err
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	mount := regexp.MustCompile(`(?m)^\S+ (\S+) cgroup2 `).FindSubmatch(mounts)
+	path := regexp.MustCompile(`(?m)^0::(.*)$`).FindSubmatch(own)
+	if mount == nil || path == nil {
+		return nil, errors.New("there is no cgroup file system of version 2")
+	}
+	dirs := []string{filepath.Join(string(mount[1]), string(path[1]), name)}
+	if old := regexp.MustCompile(`(?m)^\S+ (\S+) cgroup \S*name=systemd`).FindSubmatch(mounts); old != nil {
+		dirs = append(dirs, filepath.Join(string(old[1]), string(path[1]), name))
+	}
+	return dirs, os.Mkdir(dirs[0], 0o755)
+}
+
+// removeCgroup removes a cgroup with those in it, which processes leave when they
+// have been waited for.
+func removeCgroup(dir string) error {
+	var dirs []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	slices.Reverse(dirs)
+	for _, dir := range dirs {
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			e := unix.Rmdir(dir)
+			if e == nil || !errors.Is(e, unix.EBUSY) || time.Now().After(deadline) {
+				err = errors.Join(err, e)
+				break
+			}
+		}
+	}
+	return err
 }
 
 // child is the only child of a process, 0 while it has none.
@@ -157,5 +221,9 @@ func (c *Container) Remove() error {
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
 		err = nil
 	}
-	return errors.Join(err, os.RemoveAll(c.dir))
+	err = errors.Join(err, os.RemoveAll(c.dir))
+	for _, dir := range c.cgroups {
+		err = errors.Join(err, removeCgroup(dir))
+	}
+	return err
 }
