@@ -92,14 +92,16 @@ var tests = []test{
 	{name: "MovingOverBackAndOver", boot: "theirs", uses: []string{"moved"}, upstream: true, run: func(m *machine) {
 		m.must("switch", "moved")
 		// Ours starts one and writes down what with, and theirs another time with
-		// something else.
+		// something else: what is written down then is of a run that is over.
 		m.isUp("m", "vm-m")
 		m.sh("systemctl restart microvm@m")
 		m.isUp("m", "vm-m")
 		m.must("switch", "theirs")
 		m.sh("systemctl restart microvm@m")
 		m.isUp("m", "vm-m")
+		theirs := m.sh("readlink /var/lib/microvms/m/booted")
 		m.must("switch", "moved")
+		m.want("readlink /run/microvm/m/booted", theirs)
 		for _, name := range []string{"m", "e", "r"} {
 			m.isUp(name, "vm-"+name)
 			m.stopsCleanly(name, "vm-"+name)
