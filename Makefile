@@ -141,7 +141,7 @@ test-vm: packages assets ## tests that want a kernel of their own, in a VM (root
 .PHONY: test-nixos
 test-nixos: packages $(HOST) ## switches of a NixOS host, in a container (root; NIXOS=a checkout of nixpkgs, MICROVM_NIX=one of microvm.nix)
 	@mkdir -p build && $(GO) build -o build/test-nixos ./test/nixos
-	@build/test-nixos -nixos '$(NIXOS)' -microvm-nix '$(MICROVM_NIX)' -run '$(RUN)' $(HOST)
+	@build/test-nixos -nixos '$(NIXOS)' -microvm-nix '$(MICROVM_NIX)' -cases '$(CASES)' -ng '$(STC_NG)' -run '$(RUN)' $(HOST)
 
 .PHONY: soak
 soak: packages assets ## what goes wrong rarely, hundreds of times (root; about 10 minutes)

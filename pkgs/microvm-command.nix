@@ -14,26 +14,28 @@
 let
   settings =
     lib.optionalAttrs (toString stateDir != "/var/lib/microvms") { MICROVM_STATE_DIR = toString stateDir; }
+    # In the words of microvm.nix's script, for those that replace them.
+    // {
+      MICROVM_SSH = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
+    }
     // extraSettings;
 in
-if settings == { } then
-  package
-else
-  runCommandLocal "microvm-command"
-    {
-      meta = {
-        priority = 4;
-        mainProgram = "microvm";
-      };
-    }
-    ''
-      mkdir -p $out/bin
-      for program in ${package}/bin/*; do
-        cat > $out/bin/''${program##*/} <<EOF
-      #!${runtimeShell}
-      ${lib.concatStrings (lib.mapAttrsToList (key: value: "export ${key}=${lib.escapeShellArg value}\n") settings)}
-      exec $program "\$@"
-      EOF
-        chmod +x $out/bin/''${program##*/}
-      done
-    ''
+runCommandLocal "microvm-command"
+  {
+    meta = {
+      priority = 4;
+      mainProgram = "microvm";
+    };
+  }
+  ''
+    mkdir -p $out/bin
+    ln -s ${package}/share $out/share
+    for program in ${package}/bin/*; do
+      cat > $out/bin/''${program##*/} <<EOF
+    #!${runtimeShell}
+    ${lib.concatStrings (lib.mapAttrsToList (key: value: "export ${key}=${lib.escapeShellArg value}\n") settings)}
+    exec $program "\$@"
+    EOF
+      chmod +x $out/bin/''${program##*/}
+    done
+  ''

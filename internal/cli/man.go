@@ -116,6 +116,7 @@ var (
 		{"MICROVM_USER, MICROVM_GROUP", "As whom hypervisors run, by default microvm and kvm."},
 		{"MICROVM_STOP_TIMEOUT", "In Environment= of microvm@NAME.service: within how many seconds the VM is down when it is stopped, in place of the unit's TimeoutStopSec=, by default 90. A jailed VM (firecracker.jailer) cannot ask for TimeoutStopSec= and needs both. With TimeoutStopSec=infinity its guest is waited for without limit."},
 		{"MICROVM_WAIT", "In Environment= of a VM's units: for how many seconds they wait for interfaces and devices that are not there yet, by default 30; 0 means that they do not."},
+		{"MICROVM_SSH", "What microvm ssh runs, by default ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null: a guest's key is not checked. With MICROVM_SSH=ssh it is, as that of the host microvm/NAME."},
 		{"NO_COLOR", "Where it is set, there is no colour. Elsewhere there is some on terminals."},
 	}
 	files = [][2]string{

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,11 +48,12 @@ func (c *Command) ssh() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("find this program, which is ssh's way to the guest: %w", err)
 			}
-			program, err := exec.LookPath("ssh")
+			argv := sshArgv(os.Getenv("MICROVM_SSH"), ourselves, args[0], args[1:])
+			program, err := exec.LookPath(argv[0])
 			if err != nil {
-				return errors.New("ssh is not installed; install openssh-client, or openssh where the package is named so")
+				return fmt.Errorf("%s is not installed; install openssh-client, or openssh where the package is named so", argv[0])
 			}
-			err = unix.Exec(program, sshArgv(ourselves, args[0], args[1:]), os.Environ())
+			err = unix.Exec(program, argv, os.Environ())
 			return fmt.Errorf("execute %s: %w", program, err)
 		},
 	}
@@ -68,23 +70,31 @@ func userOf(who string) (user, name string) {
 	return sshUser, who
 }
 
+// sshProgram is what runs in place of which MICROVM_SSH can have something else. A
+// guest makes its keys anew as often as it likes, and it is by its number that it is
+// known.
+const sshProgram = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+
 // sshArgv is the command line of ssh to a VM, with this program as its way
 // there.
-func sshArgv(ourselves, who string, rest []string) []string {
+func sshArgv(program, ourselves, who string, rest []string) []string {
 	user, name := userOf(who)
 	if len(rest) > 0 && rest[0] == "--" {
 		rest = rest[1:]
 	}
+	argv := strings.Fields(program)
+	if len(argv) == 0 {
+		argv = strings.Fields(sshProgram)
+	}
+	// ssh takes the first value of an option, and knows hosts by two files.
+	if slices.Contains(argv, "UserKnownHostsFile=/dev/null") {
+		argv = append(argv, "-o", "GlobalKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
+	}
 	// ssh gives the command to the user's shell, after its own expansions.
 	proxy := strings.ReplaceAll(shellQuote(ourselves), "%", "%%") + " vsock-proxy --pass-fd " + name
-	argv := []string{
-		"ssh",
-		"-o", "ProxyCommand=" + proxy, "-o", "ProxyUseFdpass=yes",
-		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "GlobalKnownHostsFile=/dev/null",
-		"-o", "CheckHostIP=no", "-o", "LogLevel=ERROR", "-o", "User=" + user,
+	argv = append(argv, "-o", "ProxyCommand="+proxy, "-o", "ProxyUseFdpass=yes", "-o", "CheckHostIP=no", "-o", "User="+user,
 		// A name that no ssh_config means a machine of the network by.
-		"microvm/" + name,
-	}
+		"microvm/"+name)
 	return append(argv, rest...)
 }
 

@@ -99,9 +99,34 @@ func (v VM) adoptBooted() error {
 	if v.BootedLink() != v.copyOfBooted() {
 		return nil
 	}
-	p, err := v.Booted()
+	return v.adoptCopy()
+}
+
+// BelieveAnother pins what microvm.nix started the VM with, where that was after we
+// did: the host has gone back to it meanwhile, and what we wrote down is of a run that
+// is over. started is when the unit that writes it down was last started, which
+// systemd knows: ours writes then, too. The word of who owned the directory counts for
+// that once, as in takeOver.
+func (v VM) BelieveAnother(started time.Time) error {
+	// The clock of a file system is a few milliseconds behind.
+	const slack = time.Second
+	var st unix.Stat_t
+	if err := unix.Lstat(v.runtimeBooted(), &st); err != nil || !time.Unix(st.Mtim.Unix()).Add(slack).Before(started) {
+		return nil //nolint:nilerr // nothing was written down
+	}
+	return v.adoptCopy()
+}
+
+// adoptCopy pins what the link in the VM's directory leads to, if that is a package
+// of root's.
+func (v VM) adoptCopy() error {
+	target, err := os.Readlink(v.copyOfBooted())
+	if err != nil || !filepath.IsAbs(target) {
+		return nil //nolint:nilerr // nobody can go by it
+	}
+	p, err := v.follow(target)
 	if err != nil {
-		return nil //nolint:nilerr // not a package of root's: nobody can go by it
+		return nil //nolint:nilerr // the same
 	}
 	defer func() { _ = p.Close() }()
 	// First, so that whoever finds the pin finds this as well.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -98,5 +99,45 @@ func TestWhatCannotBeTakenOverStaysAsItIs(t *testing.T) {
 	}
 	if vm.BootedTarget() != "" || vm.StartedByAnother() || exists(vm.copyOfBooted()) {
 		t.Error("a VM that does not run counts as started")
+	}
+}
+
+// TestWhatAnotherStartedMeanwhileIsBelieved: a host goes back to microvm.nix, which
+// starts a VM anew, and comes again.
+func TestWhatAnotherStartedMeanwhileIsBelieved(t *testing.T) {
+	h, vm, before := vmOfMicrovmNix(t)
+	if err := h.Relink(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	other := build(t, h, "b", plain)
+	again := func(target, began string) error {
+		t.Helper()
+		script := fmt.Sprintf("rm -f %[1]s && ln -s %[2]s %[1]s && chown -h nobody %[1]s && touch -h -d '1 hour ago' %[3]s", vm.copyOfBooted(), target, vm.runtimeBooted())
+		if out, err := exec.Command("/bin/sh", "-ec", script).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		offset, err := time.ParseDuration(began)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return vm.BelieveAnother(time.Now().Add(offset))
+	}
+	for _, c := range []struct{ name, target, began, want string }{
+		{"our own unit was the last", other, "-61m", before},
+		{"our own unit has written a little before its time", other, "-3599500ms", before},
+		{"it is no package of root's", "/tmp", "-1m", before},
+		{"it is no absolute path", "../b", "-1m", before},
+		{"another's was the last", other, "-1m", other},
+	} {
+		if err := again(c.target, c.began); err != nil || vm.BootedTarget() != c.want {
+			t.Errorf("%s: it runs %s (%v), want %s", c.name, vm.BootedTarget(), err, c.want)
+		}
+	}
+	// What is pinned now is of that run.
+	if err := vm.BelieveAnother(time.Now().Add(-time.Minute)); err != nil || vm.BootedTarget() != other || !vm.StartedByAnother() {
+		t.Errorf("it runs %s (%v)", vm.BootedTarget(), err)
+	}
+	if err := errors.Join(vm.ClearBooted(), vm.BelieveAnother(time.Now())); err != nil || vm.BootedTarget() != "" {
+		t.Errorf("what is not up runs %s (%v)", vm.BootedTarget(), err)
 	}
 }

@@ -481,18 +481,39 @@ let
     mv "$record.new" "$record"
   '';
 
-  # A guest that reboots is started anew as well, once.
+  # What comes of a VM that is being started: nothing says so of a try that has not
+  # ended yet, or that waits for the next one. A guest that reboots is started anew as
+  # well, once.
   failing = pkgs.writeShellScript "microvm-failing" ''
     set -euo pipefail
     status=0
     for name in ${lib.escapeShellArgs names}; do
-      unit=microvm@$name.service
-      state=$(systemctl show -P ActiveState "$unit")
-      restarts=$(systemctl show -P NRestarts "$unit")
-      if [ "$restarts" -ge 2 ] && [ "$state" != active ] && [ "$state" != inactive ]; then
-        echo "MicroVM $name keeps failing; see: microvm status $name" >&2
-        status=1
-      fi
+      while true; do
+        state= sub= result= main= restarts=0
+        # In one look, for they belong together.
+        while IFS== read -r key value; do
+          case $key in
+            ActiveState) state=$value ;;
+            SubState) sub=$value ;;
+            Result) result=$value ;;
+            ExecMainStatus) main=$value ;;
+            NRestarts) restarts=$value ;;
+          esac
+        done < <(systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts "microvm@$name.service")
+        # A switch resets the result of what has failed, and its count.
+        case $state:$sub:$result:$main:$restarts in
+          active:* | reloading:* | inactive:* | activating:auto-restart*:success:0:*) ;;
+          failed:* | activating:auto-restart*:[1-9] | activating:auto-restart*:[1-9][0-9]* | *ing:*:[2-9] | *ing:*:[1-9][0-9]*)
+            echo "MicroVM $name keeps failing; see: microvm status $name" >&2
+            status=1 ;;
+          *ing:*)
+            if [ "$SECONDS" -lt ${toString cfg.host.startupTimeout} ]; then
+              sleep 0.1
+              continue
+            fi ;;
+        esac
+        break
+      done
     done
     exit "$status"
   '';
@@ -577,10 +598,12 @@ in
               };
             };
             # A VM that has failed and is tried again is no failed unit, so a switch
-            # that starts nothing would end well beside it.
+            # that starts nothing would end well beside it. A switch starts what active
+            # targets want, at its end: before, a VM would fail that it has just mended.
             microvm-failing = lib.mkIf (names != [ ]) {
               description = "Look for declared MicroVMs that keep failing";
-              wantedBy = [ "sysinit-reactivation.target" ];
+              wantedBy = [ "microvms.target" ];
+              after = map (name: "microvm@${name}.service") names;
               serviceConfig = {
                 Type = "oneshot";
                 SyslogIdentifier = "microvm-failing";

@@ -113,22 +113,50 @@ func TestAVMThatKeepsFailingFailsTheSwitch(t *testing.T) {
 		t.Fatal("the host has no such script")
 	}
 	for _, c := range []struct {
-		state, restarts string
-		fails           bool
+		// What it looks like, one look after the other; the last one stays.
+		looks []string
+		fails bool
 	}{
-		{"activating", "2", true}, {"deactivating", "7", true}, {"failed", "2", true},
-		{"activating", "1", false}, {"active", "9", false}, {"inactive", "0", false},
+		{[]string{"active running success 0 9"}, false},
+		{[]string{"active running success 0 10"}, false},
+		{[]string{"inactive dead success 0 0"}, false},
+		{[]string{"failed failed exit-code 1 0"}, true},
+		{[]string{"activating start success 0 2"}, true},
+		{[]string{"activating start success 0 12"}, true},
+		{[]string{"deactivating stop-sigterm success 0 7"}, true},
+		// It is tried again for the first time, and that works or not.
+		{[]string{"activating auto-restart exit-code 1 0", "activating start success 0 1", "active running success 0 1"}, false},
+		{[]string{"activating auto-restart exit-code 1 0", "activating start success 0 1", "activating auto-restart exit-code 1 1"}, true},
+		{[]string{"activating start success 0 1", "deactivating stop-sigterm exit-code 1 1", "activating start success 0 2"}, true},
+		{[]string{"activating start success 0 0", "active running success 0 0"}, false},
+		// A switch has set back what is known of it.
+		{[]string{"activating auto-restart success 1 0", "activating auto-restart exit-code 1 1"}, true},
+		{[]string{"activating auto-restart success 1 0", "active running success 0 1"}, false},
+		// What fails comes before its program.
+		{[]string{"activating auto-restart exit-code 0 10"}, true},
+		// Its guest reboots.
+		{[]string{"activating auto-restart success 0 3"}, false},
+		{[]string{"deactivating final-sigterm success 0 0", "activating auto-restart success 0 1"}, false},
 	} {
 		dir := t.TempDir()
-		systemctl := "#!/bin/sh\ncase $3 in ActiveState) echo " + c.state + ";; NRestarts) echo " + c.restarts + ";; *) exit 1;; esac\n"
+		systemctl := `#!/bin/sh
+cd "$LOOKS" || exit 1
+[ "$*" = "show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts microvm@web.service" ] || exit 1
+read -r state sub result main restarts < looks
+[ "$(wc -l < looks)" -eq 1 ] || sed -i 1d looks
+printf 'NRestarts=%s\nResult=%s\nExecMainStatus=%s\nActiveState=%s\nSubState=%s\n' $restarts $result $main $state $sub
+`
 		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(systemctl), 0o700); err != nil { //nolint:gosec // a program
 			t.Fatal(err)
 		}
+		if err := os.WriteFile(filepath.Join(dir, "looks"), []byte(strings.Join(c.looks, "\n")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		cmd := exec.Command("bash", "-c", text) //nolint:gosec // the script under test
-		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "LOOKS="+dir)
 		out, err := cmd.CombinedOutput()
 		if fails := err != nil; fails != c.fails || c.fails && !strings.Contains(string(out), "MicroVM web keeps failing; see: microvm status web") {
-			t.Errorf("%s after %s restarts: %v: %s", c.state, c.restarts, err, out)
+			t.Errorf("%q: %v: %s", c.looks, err, out)
 		}
 	}
 }

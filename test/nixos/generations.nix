@@ -1,4 +1,4 @@
-# The systems of a NixOS host, generation by generation, as links in a directory.
+# The systems of a NixOS host, generation by generation.
 args:
 
 let
@@ -10,7 +10,7 @@ let
   guest =
     modules:
     {
-      imports = modules ++ [ common older ];
+      imports = modules ++ [ common ];
       boot.kernelParams = [
         "quiet"
         # As our runners say it: a CPU that is emulated has nothing else to find out
@@ -97,13 +97,34 @@ let
     two-purge = ours [ two (orphans "purge") ];
     renamed-stop = renamed "stop";
     renamed-purge = renamed "purge";
+    updating = ours [
+      (vms {
+        a = a [ ] // {
+          restartOnUpdate = true;
+        };
+        k = k [ ];
+      })
+    ];
     bad = ours [ (vms { bad = bad [ ]; }) ];
     bad-bigger = ours [ (vms { bad = bad [ (mem 264) ]; }) ];
   }
-  # The same system with another build of our package.
-  // lib.optionalAttrs (!args ? release) {
-    release = (import ./generations.nix (args // { release = 2; })).generations.two;
-  }
+  # The same VMs with another release: all of its files are another tree's, and its
+  # programs were built of that.
+  // lib.optionalAttrs (args.release != null) (
+    let
+      next = import (args.release.tree + "/test/nixos/generations.nix") (
+        args
+        // {
+          inherit (args.release) programs;
+          release = null;
+        }
+      );
+    in
+    {
+      release = next.generations.two;
+      updating-release = next.generations.updating;
+    }
+  )
   // lib.optionalAttrs (args.upstream != null) upstream;
 
   # The same VMs on a host of microvm.nix and on one of ours. `m` is declared with
@@ -124,13 +145,6 @@ let
       };
     })
   ];
-  # Options that microvm.nix's module sets and an older NixOS does not have yet.
-  older =
-    { lib, ... }:
-    lib.optionalAttrs (!builtins.pathExists (args.nixpkgs + "/nixos/modules/system/boot/systemd/tpm2.nix")) {
-      options.boot.initrd.systemd.tpm2.enable = lib.mkEnableOption "nothing";
-      options.systemd.tpm2.enable = lib.mkEnableOption "nothing";
-    };
   upstream = {
     theirs = host (moving (args.upstream + "/nixos-modules/host") (args.upstream + "/nixos-modules/microvm"));
     theirs-none = host [ (args.upstream + "/nixos-modules/host") ];
@@ -139,10 +153,5 @@ let
 in
 {
   inherit generations;
-  links = pkgs.linkFarm "generations" (
-    lib.mapAttrsToList (name: system: {
-      inherit name;
-      path = system.config.system.build.toplevel;
-    }) generations
-  );
+  built = lib.mapAttrs (_: system: system.config.system.build.toplevel) generations;
 }

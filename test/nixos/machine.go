@@ -7,12 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"microvm/test/nspawn"
 )
 
 const (
@@ -24,123 +22,43 @@ const (
 
 // machine is a host that has booted a generation in a container.
 type machine struct {
+	*nspawn.Container
 	ctx     context.Context
-	dir     string
 	systems map[string]string
-	nspawn  *exec.Cmd
-	leader  int
-	ended   chan struct{}
 	// switches counts the generations of its profile.
 	switches int
 }
 
 // boot lays an empty /etc and /var over the root and the store beside it, and
 // starts a generation's stage 2, as NixOS' initrd or nspawn does.
-func boot(ctx context.Context, b builder, systems map[string]string, generation string) (m *machine, err error) {
+func boot(ctx context.Context, b *builder, systems map[string]string, generation string) (*machine, error) {
 	toplevel := systems[generation]
 	if toplevel == "" {
 		return nil, fmt.Errorf("there is no generation %s", generation)
 	}
-	dir, err := os.MkdirTemp("/var/tmp", "microvm-nixos-")
-	if err != nil {
-		return nil, err
-	}
-	m = &machine{ctx: ctx, dir: dir, systems: systems, ended: make(chan struct{})}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, m.remove())
-		}
-	}()
-	for _, d := range []string{"upper", "work", "merged"} {
-		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil { //nolint:gosec // a root of a system
-			return m, err
-		}
-	}
-	if err := unix.Mount("overlay", m.tree(), "overlay", 0, fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", b.root, dir, dir)); err != nil {
-		return m, fmt.Errorf("mount overlay: %w", err)
-	}
+	m := &machine{ctx: ctx, systems: systems}
 	// Units are in /etc/systemd/system only; Debian's own would be found as well.
 	const layout = `cd "$1"
 mv etc/alternatives .alternatives
 rm -rf etc var usr/lib/systemd/system usr/lib/systemd/user
 mkdir -p etc var/empty nix/store nix/var/nix/profiles nix/var/nix/gcroots
-mv .alternatives etc/alternatives`
-	if _, err := command(ctx, "sh", "-euc", layout, "sh", m.tree()); err != nil {
-		return m, err
-	}
-	m.profile(generation)
-	return m, m.start(ctx, b.store(), toplevel)
-}
-
-func (m *machine) tree() string    { return filepath.Join(m.dir, "merged") }
-func (m *machine) console() string { return filepath.Join(m.dir, "console") }
-
-func (m *machine) start(ctx context.Context, store, toplevel string) error {
-	log, err := os.Create(m.console())
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }()
-	m.nspawn = exec.Command("systemd-nspawn", "--quiet", "--directory="+m.tree(), "--register=no", "--keep-unit",
-		"--private-network", "--bind=/dev/net/tun", "--bind="+store+":/nix/store", "--machine=microvm-nixos-"+strconv.Itoa(os.Getpid()),
-		"--console=pipe", "--resolv-conf=off", toplevel+"/init")
-	m.nspawn.Env = append(os.Environ(), "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1")
-	m.nspawn.Stdout, m.nspawn.Stderr = log, log
-	m.nspawn.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := m.nspawn.Start(); err != nil {
-		return err
-	}
-	go func() {
-		_ = m.nspawn.Wait()
-		close(m.ended)
-	}()
-	for deadline := time.Now().Add(bootTimeout); ; time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(deadline) || m.hasEnded() || ctx.Err() != nil {
-			text, _ := os.ReadFile(m.console())
-			return fmt.Errorf("the host did not boot, or not within %s:\n%s", bootTimeout, text)
-		}
-		// Asked anew each time: nspawn's first child makes the namespaces.
-		if m.leader = child(m.nspawn.Process.Pid); m.leader == 0 {
-			continue
-		}
-		switch state, _ := m.try("systemctl is-system-running"); state {
-		case "running", "degraded":
-			return nil
-		}
-	}
-}
-
-func (m *machine) hasEnded() bool {
-	select {
-	case <-m.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-// child is the first child of a process, 0 while it has none.
-func child(pid int) int {
-	data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	first, _, _ := strings.Cut(strings.TrimSpace(string(data)), " ")
-	n, _ := strconv.Atoi(first)
-	return n
-}
-
-// remove ends the container at once and throws it away.
-func (m *machine) remove() error {
-	if m.leader != 0 {
-		_ = syscall.Kill(m.leader, syscall.SIGKILL)
-	}
-	if m.nspawn != nil && m.nspawn.Process != nil {
-		_ = m.nspawn.Process.Kill()
-		<-m.ended
-	}
-	err := unix.Unmount(m.tree(), unix.MNT_DETACH)
-	if errors.Is(err, unix.EINVAL) {
-		err = nil
-	}
-	return errors.Join(err, os.RemoveAll(m.dir))
+mv .alternatives etc/alternatives
+ln -s system-1-link nix/var/nix/profiles/system
+ln -s "$2" nix/var/nix/profiles/system-1-link`
+	m.switches = 1
+	c, err := nspawn.Boot(ctx, nspawn.System{
+		Root: b.root,
+		Name: "microvm-nixos",
+		Lay: func(tree string) error {
+			_, err := command(ctx, "sh", "-euc", layout, "sh", tree, toplevel)
+			return err
+		},
+		Args:        []string{"--bind=" + b.store() + ":/nix/store", toplevel + "/init"},
+		Timeout:     bootTimeout,
+		Environment: []string{"PATH=/run/current-system/sw/bin:/usr/bin", "HOME=/root"},
+	})
+	m.Container = c
+	return m, err
 }
 
 // failure ends a test, as testing.T's FailNow does.
@@ -151,7 +69,7 @@ func (m *machine) fatalf(format string, args ...any) {
 }
 
 func (m *machine) step(format string, args ...any) {
-	fmt.Printf("    "+format+"\n", args...)
+	fmt.Printf("    %s\n", strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "\n    "))
 }
 
 // why is what the host has to say of a failure.
@@ -162,9 +80,7 @@ func (m *machine) why() string {
 
 // try runs a script in the host and returns what it printed.
 func (m *machine) try(script string) (string, error) {
-	cmd := exec.CommandContext(m.ctx, "nsenter", "-t", strconv.Itoa(m.leader), "-m", "-u", "-i", "-n", "-p", "-C", "--",
-		"/usr/bin/env", "-i", "PATH=/run/current-system/sw/bin:/usr/bin", "HOME=/root", "/usr/bin/bash", "-uo", "pipefail", "-c", script)
-	out, err := cmd.CombinedOutput()
+	out, err := m.Command(m.ctx, "/usr/bin/bash", "-uo", "pipefail", "-c", script).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 
@@ -190,7 +106,7 @@ func (m *machine) eventually(script string) {
 		if err == nil {
 			return
 		}
-		if time.Now().After(deadline) || m.hasEnded() || m.ctx.Err() != nil {
+		if time.Now().After(deadline) || m.HasEnded() || m.ctx.Err() != nil {
 			m.fatalf("%s: not within %s: %v\n%s", script, patience, err, out)
 		}
 	}
@@ -199,7 +115,7 @@ func (m *machine) eventually(script string) {
 // profile makes a generation the profile's newest, as nix-env --set does.
 func (m *machine) profile(generation string) {
 	m.switches++
-	dir := filepath.Join(m.tree(), "nix/var/nix/profiles")
+	dir := filepath.Join(m.Tree(), "nix/var/nix/profiles")
 	link := fmt.Sprintf("system-%d-link", m.switches)
 	err := errors.Join(os.Symlink(m.systems[generation], filepath.Join(dir, link)),
 		os.Symlink(link, filepath.Join(dir, "system.new")),

@@ -18,8 +18,8 @@
   programs,
   # The test guest's kernel and initrd.
   guest,
-  # Says which build of our package this is; another number gives another path.
-  release ? 1,
+  # A program of switch-to-configuration-ng.
+  switcher ? null,
 }:
 
 let
@@ -199,7 +199,7 @@ let
   });
   without = features: lib.genAttrs (map (name: "with${name}") features) (_: false);
 
-  kernel = extended (plain "linux" { inherit guest; } "mkdir -p $out/lib/modules/6.12; cp $guest/vmlinuz $out/bzImage") {
+  kernel = extended (plain "linux" { inherit guest; } "mkdir -p $out/lib/modules/6.12; cp $guest/vmlinuz $out/bzImage; cp $guest/vmlinuz $out/vmlinux") {
     version = "6.12";
     modDirVersion = "6.12";
     features = { };
@@ -227,7 +227,7 @@ let
         postInstall
         meta
         ;
-      inherit programs release;
+      inherit programs;
       dontBuild = true;
       dontFixup = true;
       installPhase = ''
@@ -364,6 +364,23 @@ let
           sed "/<include.*etc.dbus-1.$bus.conf/d" /usr/share/dbus-1/$bus.conf > $out/$bus.conf
         done
       '';
+
+      # An archive stands for an image, and nobody but nix may make namespaces there.
+      erofs-utils = plain "erofs-utils" { } ''
+        mkdir -p $out/bin
+        printf '#!/bin/sh\nfor to; do from=$of of=$to; done\nexec tar -cf "$from" "$to"\n' > $out/bin/mkfs.erofs
+        chmod +x $out/bin/mkfs.erofs
+      '';
+      bubblewrap = plain "bubblewrap" { } "mkdir -p $out/bin; ln -s /usr/bin/false $out/bin/bwrap";
+
+      switch-to-configuration-ng =
+        if switcher == null then
+          empty "switch-to-configuration-ng"
+        else
+          plain "switch-to-configuration-ng" { inherit switcher; } "install -D -m 755 $switcher $out/bin/switch-to-configuration"
+          // {
+            meta.mainProgram = "switch-to-configuration";
+          };
 
       buildGoModule = goProgram;
       fetchurl = _: throw "this test fetches nothing";

@@ -10,8 +10,9 @@ import (
 // test is one host's life.
 type test struct {
 	name string
-	// boot is the generation that it boots.
+	// boot is the generation that it boots, and uses are the others that it wants.
 	boot string
+	uses []string
 	// upstream says that it wants a tree of microvm.nix.
 	upstream bool
 	run      func(m *machine)
@@ -30,8 +31,8 @@ var tests = []test{
 		m.sh("debugfs -R 'stat /shutdown-marker' /var/lib/microvms/a/data.img 2>/dev/null | grep -q Inode")
 		m.noFailedUnit()
 	}},
-	{name: "SwitchesRestartWhatChanged", boot: "none", run: switches},
-	{name: "ChangedVMsWithoutRestartGoOnUntilTheirNextStart", boot: "two", run: func(m *machine) {
+	{name: "SwitchesRestartWhatChanged", boot: "none", uses: []string{"two", "unrelated", "bigger"}, run: switches},
+	{name: "ChangedVMsWithoutRestartGoOnUntilTheirNextStart", boot: "two", uses: []string{"bigger"}, run: func(m *machine) {
 		m.isUp("k", "vm-k")
 		same := m.same("k")
 		m.must("switch", "bigger")
@@ -42,7 +43,7 @@ var tests = []test{
 		m.hasMemory("k", 264)
 		m.noFailedUnit()
 	}},
-	{name: "AHostTakesUpNetworkd", boot: "two", run: func(m *machine) {
+	{name: "AHostTakesUpNetworkd", boot: "two", uses: []string{"networkd"}, run: func(m *machine) {
 		m.isUp("a", "vm-a")
 		same := m.same("a")
 		m.must("switch", "networkd")
@@ -54,15 +55,15 @@ var tests = []test{
 		m.must("switch", "two")
 		m.noFailedUnit()
 	}},
-	{name: "VMsThatAreNoLongerDeclared", boot: "two", run: orphans},
-	{name: "AVMThatIsRenamedKeepsItsTap", boot: "two-stop", run: func(m *machine) { renames(m, "stop") }},
-	{name: "AVMThatIsRenamedAndPurgedKeepsItsTap", boot: "two-purge", run: func(m *machine) { renames(m, "purge") }},
-	{name: "EverySwitchWithAVMThatFailsFails", boot: "none", run: failing},
-	{name: "AReleaseOfOurPackageRestartsNoVM", boot: "two", run: func(m *machine) {
+	{name: "VMsThatAreNoLongerDeclared", boot: "two", uses: []string{"without-a-keep", "without-a-stop", "without-a-purge"}, run: orphans},
+	{name: "AVMThatIsRenamedKeepsItsTap", boot: "two-stop", uses: []string{"renamed-stop"}, run: func(m *machine) { renames(m, "stop") }},
+	{name: "AVMThatIsRenamedAndPurgedKeepsItsTap", boot: "two-purge", uses: []string{"renamed-purge"}, run: func(m *machine) { renames(m, "purge") }},
+	{name: "EverySwitchWithAVMThatFailsFails", boot: "none", uses: []string{"bad", "bad-bigger"}, run: failing},
+	{name: "AReleaseOfOurPackageRestartsNoVM", boot: "two", uses: []string{"release"}, run: func(m *machine) {
 		m.isUp("a", "vm-a")
 		m.isUp("k", "vm-k")
 		a, k := m.same("a"), m.same("k")
-		m.must("switch", "release")
+		m.release("release")
 		k()
 		// The VM that runs was started by the programs of before.
 		m.stopsCleanly("k", "vm-k")
@@ -71,20 +72,61 @@ var tests = []test{
 		m.noFailedUnit()
 		a()
 	}},
-	{name: "MovingOverFromMicrovmNix", boot: "theirs", upstream: true, run: func(m *machine) { moves(m, "moved") }},
-	{name: "MovingBackToMicrovmNix", boot: "moved", upstream: true, run: func(m *machine) { moves(m, "theirs") }},
-	{name: "MovingOverBackAndOver", boot: "theirs", upstream: true, run: func(m *machine) {
+	{name: "AReleaseOfOurPackageRestartsVMsThatWantIt", boot: "updating", uses: []string{"updating-release"}, run: func(m *machine) {
+		m.isUp("a", "vm-a")
+		m.isUp("k", "vm-k")
+		before, k := m.pid("a"), m.same("k")
+		m.release("updating-release")
+		k()
+		m.isUp("a", "vm-a")
+		if m.pid("a") == before {
+			m.fatalf("a has restartOnUpdate and was not restarted")
+		}
+		if ups, downs := m.said("a", up), m.said("a", down); downs != 1 {
+			m.fatalf("the guest of a was up %d times and was shut down %d times", ups, downs)
+		}
+		m.noFailedUnit()
+	}},
+	{name: "MovingOverFromMicrovmNix", boot: "theirs", uses: []string{"moved"}, upstream: true, run: func(m *machine) { moves(m, "moved") }},
+	{name: "MovingBackToMicrovmNix", boot: "moved", uses: []string{"theirs"}, upstream: true, run: func(m *machine) { moves(m, "theirs") }},
+	{name: "MovingOverBackAndOver", boot: "theirs", uses: []string{"moved"}, upstream: true, run: func(m *machine) {
 		m.must("switch", "moved")
+		// Ours starts one and writes down what with, and theirs another time with
+		// something else: what is written down then is of a run that is over.
+		m.isUp("m", "vm-m")
+		m.sh("systemctl restart microvm@m")
+		m.isUp("m", "vm-m")
 		m.must("switch", "theirs")
+		m.sh("systemctl restart microvm@m")
+		m.isUp("m", "vm-m")
+		theirs := m.sh("readlink /var/lib/microvms/m/booted")
 		m.must("switch", "moved")
+		m.want("readlink /run/microvm/m/booted", theirs)
 		for _, name := range []string{"m", "e", "r"} {
 			m.isUp(name, "vm-"+name)
 			m.stopsCleanly(name, "vm-"+name)
 			m.sh("systemctl start microvm@" + name)
 			m.isUp(name, "vm-"+name)
+			m.healthy(name)
 		}
 		m.noFailedUnit()
 	}},
+}
+
+// release switches to another build of our package, which is another program at
+// another path, and says so.
+func (m *machine) release(generation string) {
+	const which = "readlink -f /etc/microvm/libexec; microvm --version; sha256sum < /etc/microvm/libexec/microvm-run-wrapper"
+	before := m.sh(which)
+	m.must("switch", generation)
+	after := m.sh(which)
+	m.step("%s", before+"\n"+after)
+	was, is := strings.Split(before, "\n"), strings.Split(after, "\n")
+	for i := range was {
+		if was[i] == is[i] {
+			m.fatalf("%s is no other build: %s", generation, is[i])
+		}
+	}
 }
 
 func switches(m *machine) {
@@ -203,6 +245,13 @@ func moves(m *machine, to string) {
 		m.fatalf("r has restartIfChanged and was not restarted")
 	}
 	m.isUp("r", "vm-r")
+	if to == "moved" {
+		m.want("microvm list --json | jq -r '.[] | [.name, .state, .runner] | join(\" \")'",
+			"e active stale\nm active stale\nr active current")
+		for _, name := range []string{"", "m", "e", "r"} {
+			m.healthy(name)
+		}
+	}
 
 	// One is stopped, the other restarted; neither switch nor stop may take its power.
 	m.stopsCleanly("m", "vm-m")
@@ -219,6 +268,39 @@ func moves(m *machine, to string) {
 		m.stopsCleanly(name, "vm-"+name)
 	}
 	m.noFailedUnit()
+	m.leftNothing(to)
+}
+
+// leftNothing looks for what is left of VMs that are down, on a host that has moved:
+// our records and roots are all that may stay.
+func (m *machine) leftNothing(to string) {
+	m.want("ls /sys/class/net", "lo")
+	m.want("cd /var/lib/microvms && printf '%s\\n' */*", strings.Join([]string{
+		"e/current", "e/toplevel", "m/current", "m/data.img", "m/toplevel", "r/current", "r/toplevel"}, "\n"))
+	m.want("cd /var/lib/microvms && printf '%s\\n' .[a-z]*", ".declared\n.lock\n.origin")
+	m.want("cd /nix/var/nix/gcroots/microvm && printf '%s\\n' * | sed 's/.$/VM/' | sort | uniq -c | tr -s ' '",
+		"3 VM\n 3 booted-VM\n 3 old-VM")
+	if to != "moved" {
+		return
+	}
+	// What runs a VM has it pinned; nothing does.
+	m.want("find /run/microvm -mindepth 1", "")
+	m.want("readlink /nix/var/nix/gcroots/microvm/booted-*", "/run/microvm/e/booted\n/run/microvm/m/booted\n/run/microvm/r/booted")
+	m.want("readlink -e /nix/var/nix/gcroots/microvm/booted-*", "")
+	m.want("stat -c '%U %a' /var/lib/microvms /var/lib/microvms/[emr] | sort -u", "root 1775\nroot 755")
+	m.want("find /var/lib/microvms -type l -not -user root", "")
+	m.want("microvm list --json | jq -r '.[] | [.name, .state, .runner] | join(\" \")'",
+		"e inactive not booted\nm inactive not booted\nr inactive not booted")
+	for _, name := range []string{"", "m", "e", "r"} {
+		m.healthy(name)
+	}
+}
+
+// healthy fails where the doctor finds something wrong with a VM, or the host, but
+// for the KVM that a container has not.
+func (m *machine) healthy(name string) {
+	const failed = `jq -r '.[] | select(.status == "failed" and .check != "kvm") | [.check, .detail] | join(": ")'`
+	m.want("(microvm doctor --json "+name+" 2>/dev/null || true) | "+failed, "")
 }
 
 // What the test guest says.

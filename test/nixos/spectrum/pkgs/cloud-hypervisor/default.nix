@@ -1,0 +1,2 @@
+# Where the overlay looks for the patched package.
+{ final, ... }: final.cloud-hypervisor
