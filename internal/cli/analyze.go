@@ -17,6 +17,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/timeline"
@@ -36,10 +37,10 @@ func (c *Command) analyze() *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if blame != (len(args) == 0) {
-				return usageError{errors.New("name one VM, or give --blame for all; see: microvm analyze --help")}
+				return exit.Usage(errors.New("name one VM, or give --blame for all; see: microvm analyze --help"))
 			}
 			if svg != "" && (blame || asJSON) {
-				return usageError{errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE")}
+				return exit.Usage(errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE"))
 			}
 			if blame {
 				return c.blame(cmd.Context(), asJSON)

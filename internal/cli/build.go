@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
@@ -35,7 +36,7 @@ func (c *Command) build() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if out == "" {
-				return usageError{errors.New("where should the package go? Name a directory with -o DIR")}
+				return exit.Usage(errors.New("where should the package go? Name a directory with -o DIR"))
 			}
 			s, err := spec.ParseFile(args[0], hypervisor.Rules)
 			if err != nil {

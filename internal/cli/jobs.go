@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -43,7 +43,7 @@ type jobFacts struct {
 // judge finds the words and the exit code for how a job ended.
 func judge(f jobFacts) verdict {
 	unit := strings.TrimSuffix(f.result.Unit, ".service")
-	failed := verdict{unit: f.result.Unit, code: helper.ExitFailed}
+	failed := verdict{unit: f.result.Unit, code: exit.CodeFailed}
 	switch f.result.Result {
 	case systemd.Canceled:
 		return canceled(f)
@@ -122,17 +122,17 @@ func canceled(f jobFacts) verdict {
 	case tried && f.attempt.Helper != "":
 		return verdict{
 			text: fmt.Sprintf("%s failed, and systemd tries again; end that with: microvm stop %s", strings.TrimSuffix(f.attempt.Helper, ".service"), f.name),
-			unit: f.attempt.Helper, code: helper.ExitFailed,
+			unit: f.attempt.Helper, code: exit.CodeFailed,
 		}
 	case tried && f.attempt.Result == "success":
 		return verdict{
 			text: fmt.Sprintf("%s ended before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),
-			unit: f.result.Unit, code: helper.ExitFailed,
+			unit: f.result.Unit, code: exit.CodeFailed,
 		}
 	case tried:
 		return verdict{
 			text: fmt.Sprintf("%s failed before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),
-			unit: f.result.Unit, code: helper.ExitFailed,
+			unit: f.result.Unit, code: exit.CodeFailed,
 		}
 	case f.job == systemd.Stop:
 		return verdict{text: "somebody started it again meanwhile", hint: "see: microvm status " + f.name, code: exitCanceled}
@@ -142,7 +142,7 @@ func canceled(f jobFacts) verdict {
 
 // dependency names what a unit requires and did not get.
 func dependency(f jobFacts) verdict {
-	v := verdict{code: helper.ExitFailed}
+	v := verdict{code: exit.CodeFailed}
 	var words []string
 	for _, u := range f.state.NotUp {
 		name := strings.TrimSuffix(u.Name, ".service")
@@ -204,10 +204,11 @@ func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error 
 			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, indent(lines))
 		}
 	}
+	err := errors.New(text)
 	if v.hint != "" {
-		text += "\nhint: " + v.hint
+		err = exit.WithHint(err, "%s", v.hint)
 	}
-	return jobFailure{errors.New(text), v.code}
+	return jobFailure{err, v.code}
 }
 
 // codeOf is the exit code of an error of one VM.
@@ -220,5 +221,5 @@ func codeOf(err error) int {
 	case errors.As(err, &failure):
 		return failure.code
 	}
-	return helper.ExitFailed
+	return exit.CodeFailed
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"microvm/internal/exit"
 )
 
 // helperUnits are the templates of a VM's units, in the order of a start.
@@ -75,7 +77,7 @@ func (c *Command) logs() *cobra.Command {
 				return err
 			}
 			if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
-				return usageError{fmt.Errorf("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])}
+				return exit.Usagef("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])
 			}
 			words := []string{}
 			for _, u := range unitsOf(vm.Name) {
@@ -85,7 +87,7 @@ func (c *Command) logs() *cobra.Command {
 				words = append(words, "--follow")
 			}
 			if lines < 0 {
-				return usageError{fmt.Errorf("%d is no number of lines; give one from 0 on", lines)}
+				return exit.Usagef("%d is no number of lines; give one from 0 on", lines)
 			}
 			if cmd.Flags().Changed("lines") {
 				words = append(words, fmt.Sprintf("--lines=%d", lines))
@@ -105,11 +107,11 @@ func (c *Command) journalctl(ctx context.Context, args []string) error {
 	cmd := exec.CommandContext(ctx, "journalctl", args...) //nolint:gosec // the caller's own words
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	err := cmd.Run()
-	var exit *exec.ExitError
+	var failed *exec.ExitError
 	if errors.Is(err, exec.ErrNotFound) {
 		return errors.New("journalctl is not installed, so there are no logs to read; install systemd")
 	}
-	if errors.As(err, &exit) {
+	if errors.As(err, &failed) {
 		return fmt.Errorf("journalctl failed (%w); it says why above", err)
 	}
 	return err

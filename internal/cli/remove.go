@@ -11,8 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/printable"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -198,9 +199,9 @@ func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 	if _, err := os.Stat(vm.RuntimeDir()); err != nil {
 		return nil //nolint:nilerr // they left nothing
 	}
-	undo := []func([]string, statedir.Host, io.Writer) int{helper.Tap, helper.Macvtap, helper.PCI, helper.Virtiofsd}
+	undo := []func([]string, statedir.Host, io.Writer) int{programs.Tap, programs.Macvtap, programs.PCI, programs.Virtiofsd}
 	for _, down := range undo {
-		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != helper.ExitOK {
+		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != exit.CodeOK {
 			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", vm.Name)
 		}
 	}

@@ -20,10 +20,11 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
-	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/launch"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -187,9 +188,9 @@ func (r *foreground) up(ctx context.Context) error {
 	// A hypervisor that is killed takes nothing away.
 	r.undo = append(r.undo, func() error { return launch.CleanUp(r.vm.Dir(), plan) })
 	for _, h := range []oneHelper{
-		{"tap interfaces", len(plan.Taps) > 0, helper.Tap},
-		{"macvtap interfaces", len(plan.Macvtaps) > 0, helper.Macvtap},
-		{"PCI devices", len(plan.PCI) > 0, helper.PCI},
+		{"tap interfaces", len(plan.Taps) > 0, programs.Tap},
+		{"macvtap interfaces", len(plan.Macvtaps) > 0, programs.Macvtap},
+		{"PCI devices", len(plan.PCI) > 0, programs.PCI},
 	} {
 		if !h.wanted {
 			continue
@@ -221,7 +222,7 @@ func (r *foreground) plan() (*hypervisor.Plan, error) {
 }
 
 func (r *foreground) call(h oneHelper, verb string) error {
-	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != helper.ExitOK {
+	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != exit.CodeOK {
 		return fmt.Errorf("the %s of %s cannot be brought %s; fix what it says above, and run it again", h.what, r.vm.Name, verb)
 	}
 	return nil
@@ -265,7 +266,7 @@ func (r *foreground) virtiofsd(ctx context.Context) error {
 	r.undo = append(r.undo, func() error {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
-		return r.call(oneHelper{what: "shares", run: helper.Virtiofsd}, "down")
+		return r.call(oneHelper{what: "shares", run: programs.Virtiofsd}, "down")
 	})
 	stop := context.AfterFunc(ctx, func() { _ = report.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -322,8 +323,8 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	case <-ctx.Done():
 		err = r.stop(cmd.Process.Pid, credential, ended)
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
 		return fmt.Errorf("the hypervisor of %s ended with %w; it says why above", r.vm.Name, err)
 	}
 	return err

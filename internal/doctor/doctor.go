@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/kvm"
 	"microvm/internal/netif"
@@ -294,8 +295,7 @@ func (d *Doctor) stateDir() {
 	const check = "state directory"
 	dir, err := d.Host.RealStateDir()
 	if err != nil {
-		cause, hint, _ := strings.Cut(err.Error(), "\nhint: ")
-		d.failed(check, cause, hint)
+		d.failed(check, err.Error(), exit.Hint(err))
 		return
 	}
 	info, err := os.Lstat(dir)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 )
@@ -27,7 +28,8 @@ func checkHelpers(vm statedir.VM, plan *hypervisor.Plan) error {
 		case err != nil:
 			errs = errors.Join(errs, err)
 		case !done:
-			errs = errors.Join(errs, fmt.Errorf("microvm-%[1]s@%[2]s.service has not done its work\nhint: see why with: journalctl -u microvm-%[1]s@%[2]s", h.unit, vm.Name))
+			errs = errors.Join(errs, exit.WithHint(fmt.Errorf("microvm-%s@%s.service has not done its work", h.unit, vm.Name),
+				"see why with: journalctl -u microvm-%s@%s", h.unit, vm.Name))
 		}
 	}
 	return errs

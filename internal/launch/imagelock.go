@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -272,7 +273,10 @@ func (im *image) cannotLock(vm string, err error) error {
 	if vm == "" {
 		vm = "NAME"
 	}
-	return fmt.Errorf("%s is in use by %s; it was left as it is\nhint: stop that, or give this VM an image of its own; microvm doctor %s compares the VMs\nhint: a disk that several VMs are meant to write needs shared in each", im.path, who, vm)
+	return exit.WithHint(
+		exit.WithHint(fmt.Errorf("%s is in use by %s; it was left as it is", im.path, who),
+			"stop that, or give this VM an image of its own; microvm doctor %s compares the VMs", vm),
+		"a disk that several VMs are meant to write needs shared in each")
 }
 
 // holder is who has the path among the arguments that it was started with.

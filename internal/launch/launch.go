@@ -21,7 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
 	"microvm/internal/notify"
@@ -53,17 +53,16 @@ type Launcher struct {
 	preStarted *preStarted
 }
 
+// logf logs what it is given as fmt.Errorf takes it: the remedy of an error that is
+// wrapped by %w comes along.
 func (l *Launcher) logf(format string, args ...any) {
 	who := program
 	if l.ByHand {
 		who = "microvm"
 	}
 	// The hypervisor, its guest and a package's program have a say in it.
-	_, _ = fmt.Fprintln(l.Stderr, printable.Text(who+": "+fmt.Sprintf(format, args...)))
+	_, _ = fmt.Fprintln(l.Stderr, printable.Text(who+": "+exit.Text(fmt.Errorf(format, args...))))
 }
-
-// configf is an error that a retry cannot help.
-func configf(format string, args ...any) error { return helper.Config(fmt.Errorf(format, args...)) }
 
 // Start becomes the hypervisor of vm, with the package that microvm-set-booted@
 // has pinned; it returns only on failure.
@@ -77,14 +76,14 @@ func (l *Launcher) Start(vm statedir.VM) error {
 		return notPinned(vm)
 	}
 	if err != nil {
-		return helper.PackageError(vm, err)
+		return vm.PackageError(err)
 	}
 	if err := os.Chdir(vm.Dir()); err != nil {
 		return fmt.Errorf("enter the state directory: %w", err)
 	}
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if err := checkHelpers(vm, plan); err != nil {
 		return err
@@ -96,10 +95,11 @@ func (l *Launcher) Start(vm statedir.VM) error {
 func notPinned(vm statedir.VM) error {
 	p, err := vm.Current()
 	if err != nil {
-		return helper.PackageError(vm, err)
+		return vm.PackageError(err)
 	}
 	_ = p.Close()
-	return fmt.Errorf("no runner was pinned for this start\nhint: microvm-set-booted@%[1]s.service failed, see: journalctl -u microvm-set-booted@%[1]s", vm.Name)
+	return exit.WithHint(errors.New("no runner was pinned for this start"),
+		"microvm-set-booted@%[1]s.service failed, see: journalctl -u microvm-set-booted@%[1]s", vm.Name)
 }
 
 // Exec becomes the hypervisor of package p, in the current directory; it
@@ -108,7 +108,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	l.vm = unit
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if plan.Foreign {
 		return l.execForeign(p, unit)
@@ -118,7 +118,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
-		return fmt.Errorf("hypervisor %w\nhint: install it, or correct %s.package in the spec", err, plan.Hypervisor)
+		return exit.WithHint(fmt.Errorf("hypervisor %w", err), "install it, or correct %s.package in the spec", plan.Hypervisor)
 	}
 	if err := l.await(plan); err != nil {
 		return err
@@ -211,7 +211,7 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
 	// sockets are in use.
 	disks, err := l.volumes(".", plan)
 	if err != nil {
-		return nil, helper.Mendable(err)
+		return nil, exit.Retry(err)
 	}
 	err = removeSockets(".", l.stale(plan.StaleSockets))
 	if err == nil {
@@ -244,7 +244,7 @@ func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
 		if plan.KVM == hypervisor.KVMWanted {
 			return nil // emulated, as everybody expects
 		}
-		return fmt.Errorf("this VM needs KVM, which on this host has no guests of architecture %s\nhint: %s", plan.Arch, withoutKVM(plan))
+		return exit.WithHint(fmt.Errorf("this VM needs KVM, which on this host has no guests of architecture %s", plan.Arch), "%s", withoutKVM(plan))
 	}
 	err := usableKVM()
 	if err == nil {
@@ -254,7 +254,7 @@ func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
 	if plan.KVM == hypervisor.KVMRequired {
 		return fmt.Errorf("%w; this VM needs it: %s, or %s", err, remedy, withoutKVM(plan))
 	}
-	l.logf("warning: %v; the guest is emulated, which is slow: %s", err, remedy)
+	l.logf("warning: %w; the guest is emulated, which is slow: %s", err, remedy)
 	return nil
 }
 
@@ -452,7 +452,7 @@ func become(program string, argv, env []string, inherit []int) error {
 func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	program := filepath.Join(p.Dir(), runner.RunProgram)
 	if err := unix.Access(program, unix.X_OK); err != nil {
-		return configf("%s: %w; build the package again", program, err)
+		return exit.Configf("%s: %w; build the package again", program, err)
 	}
 	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed the package's "+runner.RunProgram, notify.NoMore); err != nil {
 		return err

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
@@ -49,7 +49,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 			l.logf("hint: raise TimeoutStartSec= of its unit for a guest that takes longer; for one that does not report, set readiness to %q in its spec", hypervisor.ReadyVMM)
 		}
 	}
-	final := run.Stopping || status == fmt.Sprint(helper.ExitConfig)
+	final := run.Stopping || status == fmt.Sprint(exit.CodeConfig)
 	if final && !run.Pinned {
 		errs = errors.Join(errs, vm.ClearBooted())
 	}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -14,15 +14,15 @@ import (
 func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 	p, err := vm.Booted()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if plan.Machined == nil {
-		return helper.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
+		return exit.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
 	}
 	leader, err := systemd.MainPID(ctx, "microvm@"+vm.Name+".service")
 	if err != nil {
@@ -41,7 +41,7 @@ func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 func (l *Launcher) appendIndex(list []int, id string) []int {
 	index, err := interfaceIndex(id)
 	if err != nil {
-		l.logf("%v", err)
+		l.logf("%w", err)
 		return list
 	}
 	return append(list, index)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -27,6 +28,24 @@ var rootsNames = []string{"current", "booted", "old", "flake", "spec", "toplevel
 func (v VM) Installed() bool {
 	info, err := os.Lstat(filepath.Join(v.Dir(), "current"))
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// PackageError is err of reading the VM's package. A package that is not as it
+// should be stays so; one that cannot be read, or is not there though it was
+// installed, may be on a disk that is mounted later.
+func (v VM) PackageError(err error) error {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		if v.Installed() {
+			return err
+		}
+	case errors.As(err, &errno):
+		return err
+	}
+	return exit.Config(err)
 }
 
 // Place returns where Install would keep the package at path: the target that

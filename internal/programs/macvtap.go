@@ -1,9 +1,10 @@
-package helper
+package programs
 
 import (
 	"context"
 	"io"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 	"microvm/internal/statedir"
@@ -18,17 +19,17 @@ func Macvtap(args []string, host statedir.Host, stderr io.Writer) int {
 	const program = "microvm-macvtap-interfaces"
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord, func(p *hypervisor.Plan) (names []string) {
+		return exit.Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord, func(p *hypervisor.Plan) (names []string) {
 			for _, m := range p.Macvtaps {
 				names = append(names, m.ID)
 			}
 			return names
 		}))
 	}
-	return Report(stderr, program, t.vm.Name, macvtapUp(program, t, stderr))
+	return exit.Report(stderr, program, t.vm.Name, macvtapUp(program, t, stderr))
 }
 
 func macvtapUp(program string, t target, stderr io.Writer) error {

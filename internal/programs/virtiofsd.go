@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
@@ -38,12 +39,12 @@ func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
 	}
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, virtiofsdDown(t.vm))
+		return exit.Report(stderr, program, t.vm.Name, virtiofsdDown(t.vm))
 	}
-	return Report(stderr, program, t.vm.Name, virtiofsdUp(t, stderr))
+	return exit.Report(stderr, program, t.vm.Name, virtiofsdUp(t, stderr))
 }
 
 func virtiofsdUp(t target, stderr io.Writer) error {
@@ -72,16 +73,12 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	}
 	cfg.Lost = func(string) {
 		if err := restartVM(t.vm); err != nil {
-			_, _ = fmt.Fprintf(stderr, "microvm-virtiofsd: %s: %v\n", t.vm.Name, err)
+			_ = exit.Report(stderr, "microvm-virtiofsd", t.vm.Name, err)
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	err = virtiofsd.Run(ctx, cfg)
-	if errors.Is(err, virtiofsd.ErrConfig) {
-		err = Config(err)
-	}
-	return errors.Join(err, t.vm.RemoveRecord(virtiofsdRecord))
+	return errors.Join(virtiofsd.Run(ctx, cfg), t.vm.RemoveRecord(virtiofsdRecord))
 }
 
 // restartVM asks the service manager to restart the VM that has lost a share. That

@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"errors"
@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 	"microvm/internal/runner"
@@ -24,7 +25,7 @@ type target struct {
 
 // parse reads "up|down [--package DIR] NAME".
 func parse(program string, args []string, host statedir.Host) (target, error) {
-	usage := usageError("usage: " + program + " up|down [--package DIR] NAME")
+	usage := exit.Usagef("usage: %s up|down [--package DIR] NAME", program)
 	if len(args) < 2 || args[0] != "up" && args[0] != "down" {
 		return target{}, usage
 	}
@@ -42,7 +43,7 @@ func parse(program string, args []string, host statedir.Host) (target, error) {
 	}
 	var err error
 	t.vm, err = host.VM(args[0])
-	return t, Config(err)
+	return t, exit.Config(err)
 }
 
 // plan reads the plan that this start uses: the one pinned by booted, or that
@@ -56,11 +57,11 @@ func (t target) plan() (*hypervisor.Plan, error) {
 		p, err = t.vm.Pinned()
 	}
 	if err != nil {
-		return nil, PackageError(t.vm, err)
+		return nil, t.vm.PackageError(err)
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
-	return plan, PackageError(t.vm, err)
+	return plan, t.vm.PackageError(err)
 }
 
 // Tap is microvm-tap-interfaces up|down NAME.
@@ -68,17 +69,17 @@ func Tap(args []string, host statedir.Host, stderr io.Writer) int {
 	const program = "microvm-tap-interfaces"
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord, func(p *hypervisor.Plan) (names []string) {
+		return exit.Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord, func(p *hypervisor.Plan) (names []string) {
 			for _, tap := range p.Taps {
 				names = append(names, tap.ID)
 			}
 			return names
 		}))
 	}
-	return Report(stderr, program, t.vm.Name, tapUp(program, t, stderr))
+	return exit.Report(stderr, program, t.vm.Name, tapUp(program, t, stderr))
 }
 
 func tapUp(program string, t target, stderr io.Writer) error {

@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/rootlock"
 	"microvm/internal/statedir"
@@ -23,17 +24,14 @@ func PCI(args []string, host statedir.Host, stderr io.Writer) int {
 	const program = "microvm-pci-devices"
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
 		err = withPCILock(host, func() error { return pciDown(t) })
 	} else {
 		err = pciUp(program, t, stderr)
 	}
-	if errors.Is(err, vfio.ErrConfig) {
-		err = Config(err)
-	}
-	return Report(stderr, program, t.vm.Name, err)
+	return exit.Report(stderr, program, t.vm.Name, err)
 }
 
 // pciUp waits for the devices before it takes the lock, which other VMs need.

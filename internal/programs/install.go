@@ -1,6 +1,4 @@
-// Package installer is the install-microvm program: it puts a runner package
-// in place for the next start of a VM.
-package installer
+package programs
 
 import (
 	"context"
@@ -9,12 +7,11 @@ import (
 	"fmt"
 	"io"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
-	"microvm/internal/systemd"
 )
 
-const usage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
+const installUsage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
        install-microvm --relink
 
 Makes the runner package PACKAGE the one that the next start of VM NAME uses.
@@ -24,8 +21,9 @@ With --relink, after an upgrade of microvm, it makes the drop-ins of the units o
 all installed VMs anew.
 `
 
-// Run does what the arguments say and returns the exit code.
-func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr io.Writer) int {
+// Install is install-microvm: it puts a runner package in place for the next start
+// of a VM. reload tells the service manager of new drop-ins.
+func Install(ctx context.Context, args []string, host statedir.Host, reload func(context.Context) error, stdout, stderr io.Writer) int {
 	const program = "install-microvm"
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -38,11 +36,11 @@ func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr 
 	relink := flags.Bool("relink", false, "")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		_, _ = fmt.Fprint(stdout, usage)
-		return helper.ExitOK
+		_, _ = fmt.Fprint(stdout, installUsage)
+		return exit.CodeOK
 	}
 	if err == nil && *relink && len(args) == 1 {
-		return helper.Report(stderr, program, "", host.Relink(ctx, systemd.Reload))
+		return exit.Report(stderr, program, "", host.Relink(ctx, reload))
 	}
 	if err == nil && *relink {
 		err = errors.New("--relink takes no other arguments")
@@ -54,12 +52,13 @@ func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr 
 		err = errors.New("--flake and --spec exclude each other; name the one that updates are to come from")
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "%s: %v\n%s", program, err, usage)
-		return helper.ExitUsage
+		code := exit.Report(stderr, program, "", exit.Usage(err))
+		_, _ = fmt.Fprint(stderr, installUsage)
+		return code
 	}
 	vm, err := host.VM(flags.Arg(0))
 	if err != nil {
-		return helper.Report(stderr, program, "", helper.Config(err))
+		return exit.Report(stderr, program, "", exit.Config(err))
 	}
-	return helper.Report(stderr, program, vm.Name, vm.Install(ctx, *pkg, from, systemd.Reload))
+	return exit.Report(stderr, program, vm.Name, vm.Install(ctx, *pkg, from, reload))
 }
