@@ -74,6 +74,14 @@ func (d *Doctor) failed(check, detail, remedy string) {
 	d.findings = append(d.findings, Finding{check, Failed, detail, remedy})
 }
 
+// wrong is failed for an error: its own remedy is better than ours.
+func (d *Doctor) wrong(check string, err error, remedy string) {
+	if hint := exit.Hint(err); hint != "" {
+		remedy = strings.ReplaceAll(hint, "\n", "; ")
+	}
+	d.failed(check, err.Error(), remedy)
+}
+
 // Examine checks the host.
 func (d *Doctor) Examine() []Finding {
 	d.findings = nil
@@ -93,7 +101,7 @@ func (d *Doctor) Examine() []Finding {
 
 func (d *Doctor) account() {
 	if _, _, err := d.Host.Account(); err != nil {
-		d.failed("account", err.Error(), "run: systemd-sysusers")
+		d.wrong("account", err, "run: systemd-sysusers")
 		return
 	}
 	d.ok("account", "hypervisors run as user %s, group %s", d.Host.User, d.Host.Group)
@@ -295,12 +303,12 @@ func (d *Doctor) stateDir() {
 	const check = "state directory"
 	dir, err := d.Host.RealStateDir()
 	if err != nil {
-		d.failed(check, err.Error(), exit.Hint(err))
+		d.wrong(check, err, "")
 		return
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		d.failed(check, err.Error(), "run: systemd-tmpfiles --create")
+		d.wrong(check, err, "run: systemd-tmpfiles --create")
 		return
 	}
 	if !ownedBy(info, 0) || info.Mode().Perm()&0o022 != 0 || !info.IsDir() {
@@ -309,7 +317,7 @@ func (d *Doctor) stateDir() {
 	}
 	names, err := d.Host.Names()
 	if err != nil {
-		d.failed(check, err.Error(), "let root read "+dir)
+		d.wrong(check, err, "let root read "+dir)
 		return
 	}
 	bad := 0
@@ -344,7 +352,7 @@ func (d *Doctor) stale() {
 	found := 0
 	marked, err := netif.Marked()
 	if err != nil {
-		d.failed(check, err.Error(), "try again")
+		d.wrong(check, err, "try again")
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(marked)) {
@@ -355,7 +363,7 @@ func (d *Doctor) stale() {
 	}
 	entries, err := os.ReadDir(d.Host.RuntimeDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.failed(check, err.Error(), "run it with sudo")
+		d.wrong(check, err, "run it with sudo")
 	}
 	for _, e := range entries {
 		vm, err := d.Host.VM(e.Name())

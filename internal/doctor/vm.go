@@ -66,13 +66,13 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.findings = nil
 	p, err := vm.Current()
 	if err != nil {
-		d.failed("package", err.Error(), "install the VM again: microvm update "+vm.Name+", or install-microvm")
+		d.wrong("package", err, "install the VM again: microvm update "+vm.Name+", or install-microvm")
 		return d.findings
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
 	if err != nil {
-		d.failed("package", err.Error(), "build and install the VM again: microvm update "+vm.Name)
+		d.wrong("package", err, "build and install the VM again: microvm update "+vm.Name)
 		return d.findings
 	}
 	d.ok("package", "%s, for %s", p.Dir(), plan.Hypervisor)
@@ -272,7 +272,7 @@ func (d *Doctor) shares(plan *hypervisor.Plan) {
 		check := "share " + s.Tag
 		path, err := virtiofsd.Locate(s.Virtiofsd)
 		if err != nil {
-			d.failed(check, err.Error(), "install virtiofsd 1.8 or newer, the one that is written in Rust")
+			d.wrong(check, err, "install virtiofsd 1.8 or newer, the one that is written in Rust")
 			continue
 		}
 		if info, err := os.Stat(s.Source); filepath.IsAbs(s.Source) && err == nil && !info.IsDir() {

@@ -94,7 +94,7 @@ func IsConfig(err error) bool {
 func is(err error, c class) bool {
 	found := false
 	walk(err, func(err error) {
-		m, ok := err.(*marked) //nolint:errorlint // walk unwraps
+		m, ok := err.(*marked)
 		found = found || ok && m.class == c
 	})
 	return found
@@ -103,7 +103,7 @@ func is(err error, c class) bool {
 // walk calls visit with every error of the tree that errors.Is looks at: causes
 // before what wraps them, joined ones in their order.
 func walk(err error, visit func(error)) {
-	switch e := err.(type) { //nolint:errorlint // this is what unwraps
+	switch e := err.(type) {
 	case nil:
 		return
 	case interface{ Unwrap() error }:

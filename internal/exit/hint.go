@@ -40,7 +40,7 @@ func WithHint(err error, format string, args ...any) error {
 func Hint(err error) string {
 	var lines []string
 	walk(err, func(err error) {
-		if h, ok := err.(hinter); ok { //nolint:errorlint // walk unwraps
+		if h, ok := err.(hinter); ok {
 			lines = append(lines, h.Hint())
 		}
 	})
@@ -62,7 +62,7 @@ func Text(err error) string {
 	var lines []line
 	begin := 0
 	walk(err, func(err error) {
-		h, ok := err.(hinter) //nolint:errorlint // walk unwraps
+		h, ok := err.(hinter)
 		if !ok {
 			return
 		}

@@ -61,7 +61,11 @@ func (l *Launcher) logf(format string, args ...any) {
 		who = "microvm"
 	}
 	// The hypervisor, its guest and a package's program have a say in it.
-	_, _ = fmt.Fprintln(l.Stderr, printable.Text(who+": "+exit.Text(fmt.Errorf(format, args...))))
+	var lines strings.Builder
+	for line := range strings.Lines(printable.Text(exit.Text(fmt.Errorf(format, args...)))) {
+		lines.WriteString(who + ": " + strings.TrimRight(line, "\n") + "\n")
+	}
+	_, _ = io.WriteString(l.Stderr, lines.String())
 }
 
 // Start becomes the hypervisor of vm, with the package that microvm-set-booted@
