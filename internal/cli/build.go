@@ -22,6 +22,7 @@ import (
 	"microvm/internal/launch"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
+	"microvm/internal/unit"
 )
 
 func (c *Command) build() *cobra.Command {
@@ -257,9 +258,8 @@ func serviceOf(pid int) string {
 func serviceIn(groups string) string {
 	for line := range strings.Lines(groups) {
 		for part := range strings.SplitSeq(strings.TrimSpace(line), "/") {
-			unit, ok := strings.CutSuffix(part, ".service")
-			if name, vm := strings.CutPrefix(unit, "microvm@"); ok && vm {
-				return name
+			if vm, ok := unit.VMOf(part); ok {
+				return vm
 			}
 		}
 	}

@@ -12,23 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/exit"
+	"microvm/internal/unit"
 )
-
-// helperUnits are the templates of a VM's units, in the order of a start.
-var helperUnits = []string{
-	"microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd", "microvm", "microvm-machined",
-}
-
-func vmUnit(name string) string { return "microvm@" + name + ".service" }
-
-// unitsOf are all units of a VM, the one that installs it first.
-func unitsOf(name string) []string {
-	units := []string{"install-microvm-" + name + ".service"}
-	for _, h := range helperUnits {
-		units = append(units, h+"@"+name+".service")
-	}
-	return units
-}
 
 // journalLimit is how long the journal may take where its lines are an addition.
 const journalLimit = 15 * time.Second
@@ -80,7 +65,7 @@ func (c *Command) logs() *cobra.Command {
 				return exit.Usagef("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])
 			}
 			words := []string{}
-			for _, u := range unitsOf(vm.Name) {
+			for _, u := range unit.All(vm.Name) {
 				words = append(words, "--unit="+u)
 			}
 			if follow {

@@ -24,6 +24,7 @@ import (
 	"microvm/internal/netif"
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
 
@@ -373,9 +374,11 @@ func (d *Doctor) stale() {
 		records, _ := filepath.Glob(filepath.Join(vm.RuntimeDir(), "*.json"))
 		for _, record := range records {
 			found++
-			piece := strings.TrimSuffix(filepath.Base(record), ".json")
-			d.failed(check, fmt.Sprintf("%s says that VM %s has something, and it is not up", record, vm.Name),
-				fmt.Sprintf("take it back with: %s down %s", filepath.Join(d.LibexecDir, "microvm-"+piece), vm.Name))
+			remedy := "remove it: rm " + record
+			if t, ok := unit.ByRecord(strings.TrimSuffix(filepath.Base(record), ".json")); ok {
+				remedy = fmt.Sprintf("take it back with: %s down %s", filepath.Join(d.LibexecDir, t.Program), vm.Name)
+			}
+			d.failed(check, fmt.Sprintf("%s says that VM %s has something, and it is not up", record, vm.Name), remedy)
 		}
 	}
 	if found == 0 {

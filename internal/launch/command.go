@@ -17,6 +17,7 @@ import (
 	"microvm/internal/notify"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 const (
@@ -94,7 +95,7 @@ func (l *Launcher) stopTimes(ctx context.Context, vm statedir.VM) Stop {
 		return stopWithin(time.Duration(s) * time.Second)
 	}
 	limit, err := bounded(ctx, askManager, func(ctx context.Context) (time.Duration, error) {
-		return systemd.StopTimeout(ctx, "microvm@"+vm.Name+".service")
+		return systemd.StopTimeout(ctx, unit.VM(vm.Name))
 	})
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) { // a jail has no bus

@@ -13,6 +13,7 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/internal/unit"
 )
 
 // use is how a VM uses an image, which decides who else may have it.
@@ -300,7 +301,7 @@ func holder(path string) string {
 			if !hasPath(arg, path) {
 				continue
 			}
-			if vm, ok := strings.CutPrefix(args[0], "microvm@"); ok {
+			if vm, ok := unit.VMOfProcess(args[0]); ok {
 				return "VM " + vm
 			}
 			return fmt.Sprintf("process %d, %s", pid, filepath.Base(args[0]))

@@ -28,6 +28,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/wait"
 )
 
@@ -102,20 +103,21 @@ func notPinned(vm statedir.VM) error {
 		return vm.PackageError(err)
 	}
 	_ = p.Close()
+	pinner := unit.SetBooted.Of(vm.Name)
 	return exit.WithHint(errors.New("no runner was pinned for this start"),
-		"microvm-set-booted@%[1]s.service failed, see: journalctl -u microvm-set-booted@%[1]s", vm.Name)
+		"%s failed, see: journalctl -u %s", pinner, unit.Short(pinner))
 }
 
 // Exec becomes the hypervisor of package p, in the current directory; it
 // returns only on failure. The calling goroutine has to hold its thread.
-func (l *Launcher) Exec(p *runner.Package, unit string) error {
-	l.vm = unit
+func (l *Launcher) Exec(p *runner.Package, vm string) error {
+	l.vm = vm
 	plan, err := p.Plan()
 	if err != nil {
 		return exit.Config(err)
 	}
 	if plan.Foreign {
-		return l.execForeign(p, unit)
+		return l.execForeign(p, vm)
 	}
 	if err := l.preStart(p, plan); err != nil {
 		return err
@@ -128,7 +130,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 		return err
 	}
 	l.sayVersion(plan)
-	if err := l.check(p, plan, unit); err != nil {
+	if err := l.check(p, plan, vm); err != nil {
 		return err
 	}
 	files, err := l.macvtaps(plan.Macvtaps)
@@ -147,7 +149,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 		if disks, err = l.prepare(plan); err != nil {
 			return err
 		}
-		return disks.lend(unit, func() error {
+		return disks.lend(vm, func() error {
 			if err := beforeStart(plan.BeforeStart); err != nil {
 				return err
 			}
@@ -197,13 +199,13 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 }
 
 // check looks for what has to be there before the hypervisor starts.
-func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) error {
+func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, vm string) error {
 	for _, f := range plan.Files {
 		if err := readable(f.Path); err != nil {
 			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
 		}
 	}
-	if missing := Missing(plan, ".", l.remedies(p, unit)); len(missing) > 0 {
+	if missing := Missing(plan, ".", l.remedies(p, vm)); len(missing) > 0 {
 		return fmt.Errorf("%s", strings.Join(missing, "\n"))
 	}
 	return nil
@@ -273,7 +275,7 @@ func withoutKVM(plan *hypervisor.Plan) string {
 // Remedies say what to do where something is missing that a helper makes.
 type Remedies struct{ Taps, Macvtaps, Shares string }
 
-func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
+func (l *Launcher) remedies(p *runner.Package, vm string) Remedies {
 	if l.ByHand {
 		bin := filepath.Join(p.Dir(), "bin")
 		return Remedies{
@@ -282,13 +284,13 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
 		}
 	}
-	start := func(helper string) string {
-		return fmt.Sprintf("make it with: systemctl start %s@%s (or install the VM again if that unit was not pulled in)", helper, unit)
+	start := func(helper unit.Template) string {
+		return fmt.Sprintf("make it with: systemctl start %s (or install the VM again if that unit was not pulled in)", unit.Short(helper.Of(vm)))
 	}
 	return Remedies{
-		Taps:     start("microvm-tap-interfaces"),
-		Macvtaps: start("microvm-macvtap-interfaces"),
-		Shares:   start("microvm-virtiofsd"),
+		Taps:     start(unit.Taps),
+		Macvtaps: start(unit.Macvtaps),
+		Shares:   start(unit.Virtiofsd),
 	}
 }
 
@@ -453,7 +455,7 @@ func become(program string, argv, env []string, inherit []int) error {
 
 // execForeign becomes the microvm-run of a package that has no plan, which
 // does everything else itself.
-func (l *Launcher) execForeign(p *runner.Package, unit string) error {
+func (l *Launcher) execForeign(p *runner.Package, vm string) error {
 	program := filepath.Join(p.Dir(), runner.RunProgram)
 	if err := unix.Access(program, unix.X_OK); err != nil {
 		return exit.Configf("%s: %w; build the package again", program, err)
@@ -461,7 +463,7 @@ func (l *Launcher) execForeign(p *runner.Package, unit string) error {
 	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed the package's "+runner.RunProgram, notify.NoMore); err != nil {
 		return err
 	}
-	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
+	return become(program, []string{unit.Process(vm)}, os.Environ(), nil)
 }
 
 // removeSockets removes sockets that an earlier run left.

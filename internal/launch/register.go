@@ -7,6 +7,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 // Register registers a running VM with systemd-machined, as root, with the
@@ -24,7 +25,7 @@ func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 	if plan.Machined == nil {
 		return exit.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
 	}
-	leader, err := systemd.MainPID(ctx, "microvm@"+vm.Name+".service")
+	leader, err := systemd.MainPID(ctx, unit.VM(vm.Name))
 	if err != nil {
 		return err
 	}

@@ -7,14 +7,15 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 )
 
 // SetBooted is microvm-set-booted up|down NAME: it pins and unpins the runner
 // that a start uses.
 func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-set-booted"
+	program := unit.SetBooted.Program
 	if len(args) != 2 || args[0] != "up" && args[0] != "down" {
-		return exit.Report(stderr, program, "", exit.Usagef("usage: microvm-set-booted up|down NAME"))
+		return exit.Report(stderr, program, "", exit.Usagef("usage: %s up|down NAME", program))
 	}
 	vm, err := host.VM(args[1])
 	if err != nil {

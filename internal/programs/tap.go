@@ -11,10 +11,8 @@ import (
 	"microvm/internal/netif"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 )
-
-// tapRecord is the name of the record of a VM's taps.
-const tapRecord = "tap-interfaces"
 
 // target is what a helper works on: a VM, and its plan where one is needed.
 type target struct {
@@ -66,13 +64,13 @@ func (t target) plan() (*hypervisor.Plan, error) {
 
 // Tap is microvm-tap-interfaces up|down NAME.
 func Tap(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-tap-interfaces"
+	program := unit.Taps.Program
 	t, err := parse(program, args, host)
 	if err != nil {
 		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return exit.Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord, func(p *hypervisor.Plan) (names []string) {
+		return exit.Report(stderr, program, t.vm.Name, interfacesDown(t.vm, unit.Taps.Record, func(p *hypervisor.Plan) (names []string) {
 			for _, tap := range p.Taps {
 				names = append(names, tap.ID)
 			}
@@ -99,10 +97,10 @@ func tapUp(program string, t target, stderr io.Writer) error {
 		taps.Taps = append(taps.Taps, netif.Tap{Name: tap.ID, VnetHdr: tap.VnetHdr, MultiQueue: tap.MultiQueue})
 	}
 	var before netif.Record
-	if _, err := t.vm.ReadRecord(tapRecord, &before); err != nil {
+	if _, err := t.vm.ReadRecord(unit.Taps.Record, &before); err != nil {
 		return err
 	}
-	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(tapRecord, r) })
+	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(unit.Taps.Record, r) })
 }
 
 // interfacesDown removes what the record of the VM names, and the record. A VM that

@@ -23,17 +23,15 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
-
-// virtiofsdRecord is the name of the record of a VM's virtiofs sockets.
-const virtiofsdRecord = "virtiofsd"
 
 // Virtiofsd is microvm-virtiofsd [up] NAME, which serves the VM's shares until
 // SIGTERM, and microvm-virtiofsd down NAME, which removes the sockets of one
 // that was killed.
 func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-virtiofsd"
+	program := unit.Virtiofsd.Program
 	if len(args) == 1 && !strings.HasPrefix(args[0], "-") {
 		args = []string{"up", args[0]}
 	}
@@ -62,23 +60,23 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	if err := virtiofsdDown(t.vm); err != nil {
 		return err
 	}
-	if err := t.vm.WriteRecord(virtiofsdRecord, []virtiofsd.Socket{}); err != nil {
+	if err := t.vm.WriteRecord(unit.Virtiofsd.Record, []virtiofsd.Socket{}); err != nil {
 		return err
 	}
 	cfg.Log = stderr
 	cfg.Others = func() ([]virtiofsd.Writable, error) { return writtenByOthers(t.vm) }
-	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(virtiofsdRecord, s) }
+	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(unit.Virtiofsd.Record, s) }
 	cfg.Ready = func() error {
 		return notifyManager(fmt.Sprintf("READY=1\nSTATUS=Serving %d shares\n", len(cfg.Shares)))
 	}
 	cfg.Lost = func(string) {
 		if err := restartVM(t.vm); err != nil {
-			_ = exit.Report(stderr, "microvm-virtiofsd", t.vm.Name, err)
+			_ = exit.Report(stderr, unit.Virtiofsd.Program, t.vm.Name, err)
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	return errors.Join(virtiofsd.Run(ctx, cfg), t.vm.RemoveRecord(virtiofsdRecord))
+	return errors.Join(virtiofsd.Run(ctx, cfg), t.vm.RemoveRecord(unit.Virtiofsd.Record))
 }
 
 // restartVM asks the service manager to restart the VM that has lost a share. That
@@ -87,8 +85,8 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 // systemctl: D-Bus would stay in the memory of each supervisor, for what hardly
 // ever happens.
 func restartVM(vm statedir.VM) error {
-	unit := "microvm@" + vm.Name + ".service"
-	remedy := "restart it with: systemctl restart " + unit
+	name := unit.VM(vm.Name)
+	remedy := "restart it with: systemctl restart " + name
 	// In the foreground somebody else waits for readiness.
 	if !strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "/run/systemd/") {
 		return errors.New("the VM runs without the service manager, and nobody restarts it; stop it, and run it again")
@@ -99,7 +97,7 @@ func restartVM(vm statedir.VM) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), restartTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", unit) //nolint:gosec // the VM's name was validated
+	cmd := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", name) //nolint:gosec // the VM's name was validated
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -114,13 +112,13 @@ const restartTimeout = 30 * time.Second
 // virtiofsdDown removes the sockets that the record names, and the record.
 func virtiofsdDown(vm statedir.VM) error {
 	var sockets []virtiofsd.Socket
-	if _, err := vm.ReadRecord(virtiofsdRecord, &sockets); err != nil {
+	if _, err := vm.ReadRecord(unit.Virtiofsd.Record, &sockets); err != nil {
 		return err
 	}
 	if err := virtiofsd.RemoveSockets(vm.Dir(), sockets); err != nil {
 		return err
 	}
-	return vm.RemoveRecord(virtiofsdRecord)
+	return vm.RemoveRecord(unit.Virtiofsd.Record)
 }
 
 // virtiofsdConfig turns the plan's shares into plain values.
