@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -17,6 +19,7 @@ import (
 	"microvm/internal/mode"
 	"microvm/internal/printable"
 	"microvm/internal/rootlock"
+	"microvm/internal/unit"
 )
 
 // Install makes the package at path the one that the VM's next start uses. Paths
@@ -55,7 +58,7 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err != nil {
 		return err
 	}
-	if _, err := v.jailDropIns(plan); err != nil {
+	if _, err := v.dropIns(plan); err != nil {
 		return err // before anything is changed
 	}
 	if from.Spec != "" && v.Host.InGuestsReach(from.Spec) {
@@ -172,7 +175,7 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := v.jailDropIns(plan); err != nil {
+	if _, err := v.dropIns(plan); err != nil {
 		return false, err
 	}
 	kept, err := v.Host.keep(p, v.Name)
@@ -342,109 +345,31 @@ func (v VM) root() error {
 	return nil
 }
 
-// machinedUnit registers a VM that is up.
-const machinedUnit = "microvm-machined"
-
-// Helpers are the units that a plan needs beside the VM's own.
-func Helpers(p *hypervisor.Plan) []string {
-	var out []string
-	add := func(needed bool, unit string) {
-		if needed {
-			out = append(out, unit)
-		}
-	}
-	add(len(p.Taps) > 0, "microvm-tap-interfaces")
-	add(len(p.Macvtaps) > 0, "microvm-macvtap-interfaces")
-	add(len(p.PCI) > 0, "microvm-pci-devices")
-	add(len(p.Shares) > 0, "microvm-virtiofsd")
-	add(p.Machined != nil, machinedUnit)
-	return out
-}
-
-// linkUnits gives the VM's unit what its plan needs beside the template. It
+// linkUnits gives the VM's units what its plan needs beside the templates. It
 // reports whether anything changed.
 func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
+	texts, err := v.dropIns(plan)
+	if err != nil {
+		return false, err
+	}
 	links, err := v.removeOldLinks()
 	if err != nil {
 		return false, err
 	}
-	dropIns, err := v.linkDropIns(plan)
+	dropIns, err := v.writeDropIns(texts)
 	return links || dropIns, err
-}
-
-// helpersName is the drop-in that pulls in the helpers of a VM.
-const helpersName = "50-helpers.conf"
-
-// unneededName is the drop-in of a helper that stops it when no VM wants it.
-const (
-	unneededName   = "50-unneeded.conf"
-	unneededDropIn = `# Made by install-microvm: it does not outlive a VM that failed for good, or that
-# never came to be started.
-[Unit]
-StopWhenUnneeded=yes
-`
-)
-
-// helperTemplates are the helpers that stay while a VM runs.
-var helperTemplates = []string{"microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd"}
-
-// helpersDropIn wants helpers, and no others than the VM needs: a unit that is only
-// skipped by its condition costs each start time. One that fails is
-// started anew at each try of the VM, which it would not be if it were required.
-// PartOf= stops and restarts the VM with its helper, as requiring it would; what
-// registers a VM is done with it then.
-func (v VM) helpersDropIn(templates []string) string {
-	var wants, partOf []string
-	for _, template := range templates {
-		unit := template + "@" + v.Name + ".service"
-		wants = append(wants, unit)
-		if template != machinedUnit {
-			partOf = append(partOf, unit)
-		}
-	}
-	if wants == nil {
-		return ""
-	}
-	text := "# Made by install-microvm: the helpers that this VM needs.\n[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
-	if partOf != nil {
-		text += "PartOf=" + strings.Join(partOf, " ") + "\n"
-	}
-	return text
-}
-
-// helpersInUse are the helpers that plan needs, and those of the package that the VM
-// was started with: a helper that nothing wants any more stops, and would take away
-// under a running VM what it made.
-func (v VM) helpersInUse(plan *hypervisor.Plan) []string {
-	out := Helpers(plan)
-	p, err := v.Booted()
-	if err != nil {
-		return out
-	}
-	defer func() { _ = p.Close() }()
-	booted, err := p.Plan()
-	if err != nil {
-		return out
-	}
-	for _, template := range Helpers(booted) {
-		if !slices.Contains(out, template) {
-			out = append(out, template)
-		}
-	}
-	return out
 }
 
 // removeOldLinks removes the links by which earlier versions made the VM's unit
 // require its helpers: a unit whose requirement failed is not tried again.
 func (v VM) removeOldLinks() (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.requires")
+	dir := filepath.Join(v.Host.UnitDir, unit.RequiresDir(v.Name))
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read the VM's unit links: %w", err)
 	}
 	for _, e := range entries {
-		// Others may have made links of their own.
-		if !strings.HasPrefix(e.Name(), "microvm-") {
+		if !unit.OwnRequire(e.Name()) {
 			continue
 		}
 		changed = true
@@ -456,34 +381,46 @@ func (v VM) removeOldLinks() (changed bool, err error) {
 	return changed, nil
 }
 
-// linkDropIns gives the VM's units what its plan needs and others do not.
-func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
-	jail, err := v.jailDropIns(plan)
+// dropIns looks at the host, and returns the texts of the drop-ins that a VM of that
+// plan has, by their paths; see unit.DropIns.
+func (v VM) dropIns(plan *hypervisor.Plan) (map[string]string, error) {
+	facts := unit.Facts{
+		VM:       v.Name,
+		StateDir: v.Host.StateDir, Reserved: []string{storeName, originName, rootlock.Name},
+		RuntimeDir: v.RuntimeDir(), LibexecDir: v.Host.LibexecDir,
+		Booted: v.bootedPlan(),
+		Behind: func(path string) string { return behindLinks(path, nil) },
+		BehindLocal: func() func(string) string {
+			remote := sync.OnceValue(remoteMounts)
+			return func(path string) string { return behindLinks(path, remote()) }
+		}(),
+		JailFile: jailFile,
+	}
+	if v.Host.SystemdVersion != nil {
+		facts.Systemd = v.Host.SystemdVersion()
+	}
+	return unit.DropIns(plan, facts)
+}
+
+// bootedPlan is the plan of the package that the VM was started with; nil where
+// there is none, or none that can be read.
+func (v VM) bootedPlan() *hypervisor.Plan {
+	p, err := v.Booted()
 	if err != nil {
-		return false, err
+		return nil
 	}
-	helpers := v.helpersInUse(plan)
-	vmMounts, shareMounts := v.mountDropIns(plan)
-	view := v.viewDropIn(plan)
-	type dropIn struct {
-		unit, name, text string
-		wanted           bool
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return nil
 	}
-	var all []dropIn
-	for _, helper := range helperTemplates {
-		all = append(all, dropIn{helper, unneededName, unneededDropIn, slices.Contains(helpers, helper)})
-	}
-	for _, d := range append(all, []dropIn{
-		{"microvm", helpersName, v.helpersDropIn(helpers), len(helpers) > 0},
-		{"microvm", "50-bridge.conf", bridgeDropIn, plan.Bridge},
-		{"microvm", "50-namespaces.conf", namespacesDropIn, plan.Namespaces},
-		{"microvm", jailName, jail[jailName], plan.Jail != nil},
-		{"microvm", jailRootName, jail[jailRootName], plan.Jail != nil},
-		{"microvm", mountsName, vmMounts, vmMounts != ""},
-		{"microvm-virtiofsd", mountsName, shareMounts, shareMounts != ""},
-		{"microvm", viewName, view, view != ""},
-	}...) {
-		one, err := v.linkDropIn(d.unit, d.name, d.text, d.wanted)
+	return plan
+}
+
+// writeDropIns makes the drop-ins what texts says, and removes those without one.
+func (v VM) writeDropIns(texts map[string]string) (changed bool, err error) {
+	for _, path := range slices.Sorted(maps.Keys(texts)) {
+		one, err := v.writeDropIn(path, texts[path])
 		if err != nil {
 			return changed, err
 		}
@@ -492,37 +429,12 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	return changed, nil
 }
 
-// namespacesDropIn lets crosvm make its own sandbox.
-const namespacesDropIn = `# Made by install-microvm: this VM's hypervisor makes namespaces for a sandbox of
-# its own, one for each device.
-[Service]
-RestrictNamespaces=no
-SystemCallFilter=
-SystemCallFilter=~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot @swap
-`
-
-// bridgeDropIn lets qemu-bridge-helper gain its capability.
-const bridgeDropIn = `# Made by install-microvm: this VM has an interface of type bridge, and
-# qemu-bridge-helper gains CAP_NET_ADMIN when it is executed, which
-# NoNewPrivileges= and everything that implies it would prevent.
-[Service]
-NoNewPrivileges=no
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_SETPCAP
-PrivateUsers=no
-RestrictAddressFamilies=
-RestrictNamespaces=no
-RestrictRealtime=no
-LockPersonality=no
-SystemCallFilter=
-SystemCallArchitectures=
-`
-
 // dropInMode is that of every unit file: units are public.
 const dropInMode = 0o644
 
-func (v VM) linkDropIn(unit, name, text string, wanted bool) (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, unit+"@"+v.Name+".service.d")
-	path := filepath.Join(dir, name)
+func (v VM) writeDropIn(name, text string) (changed bool, err error) {
+	path := filepath.Join(v.Host.UnitDir, name)
+	dir, wanted := filepath.Dir(path), text != ""
 	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read drop-in: %w", err)

@@ -87,7 +87,7 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	if err != nil {
 		return err
 	}
-	if _, err := v.jailDropIns(plan); err != nil {
+	if _, err := v.dropIns(plan); err != nil {
 		return err // before anything is changed
 	}
 	if err := v.Host.mend(p.Dir()); err != nil {
