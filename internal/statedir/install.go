@@ -19,14 +19,15 @@ import (
 	"microvm/internal/mode"
 	"microvm/internal/printable"
 	"microvm/internal/rootlock"
+	"microvm/internal/runner"
 	"microvm/internal/unit"
 )
 
 // Install makes the package at path the one that the VM's next start uses. Paths
-// may be relative to the working directory. It
-// makes or repairs the VM's directories, copies the package into the store
-// where Nix does not keep it, and switches current last. A nil reload is called
-// for no one; otherwise it is called when the VM's drop-ins changed.
+// may be relative to the working directory. It makes or repairs the VM's directories,
+// copies the package into the store where Nix does not keep it, and activates it
+// last. reload tells the service manager that the VM's drop-ins changed; it may be
+// nil.
 func (v VM) Install(ctx context.Context, path string, from Origin, reload func(context.Context) error) error {
 	if os.Geteuid() != 0 {
 		return errors.New("installing needs root; run it with sudo")
@@ -35,31 +36,18 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err != nil {
 		return err
 	}
-	for _, p := range []*string{&path, &from.Spec, &from.Toplevel} {
-		if *p == "" {
-			continue
-		}
-		if *p, err = filepath.Abs(*p); err != nil {
-			return fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
-		}
-	}
-	if from.Flake, err = AbsoluteFlake(from.Flake); err != nil {
+	if path, from, err = absolute(path, from); err != nil {
 		return err
 	}
-	p, err := v.Host.openTrusted(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
-	}
+	p, plan, err := v.Host.openToInstall(path)
 	if err != nil {
-		return fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
+		return err
 	}
 	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return err
-	}
+	// Before anything is changed. What it is to have is looked at again when what runs
+	// is known, which makeDir may take over from microvm.nix.
 	if _, err := v.dropIns(plan); err != nil {
-		return err // before anything is changed
+		return err
 	}
 	if from.Spec != "" && v.Host.InGuestsReach(from.Spec) {
 		return fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example", from.Spec, v.Host.StateDir)
@@ -82,14 +70,54 @@ func (v VM) Install(ctx context.Context, path string, from Origin, reload func(c
 	if err := v.record(from); err != nil {
 		return err
 	}
+	return v.activate(ctx, plan, kept, reload)
+}
+
+// absolute makes the paths of an installation absolute.
+func absolute(path string, from Origin) (string, Origin, error) {
+	for _, p := range []*string{&path, &from.Spec, &from.Toplevel} {
+		if *p == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return "", from, fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
+		}
+		*p = abs
+	}
+	flake, err := AbsoluteFlake(from.Flake)
+	from.Flake = flake
+	return path, from, err
+}
+
+// openToInstall opens a package that is root's alone, with its plan.
+func (h Host) openToInstall(path string) (*runner.Package, *hypervisor.Plan, error) {
+	p, err := h.openTrusted(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
+	}
+	plan, err := p.Plan()
+	if err != nil {
+		return nil, nil, errors.Join(err, p.Close())
+	}
+	return p, plan, nil
+}
+
+// activate makes the package in dir, whose plan it is, the one that the next start
+// uses: what the VM's units are to have comes first, and current last. The lock is
+// held. reload, where it is not nil, is called if a drop-in changed.
+func (v VM) activate(ctx context.Context, plan *hypervisor.Plan, dir string, reload func(context.Context) error) error {
 	changed, err := v.linkUnits(plan)
 	if err != nil {
 		return err
 	}
-	if err := v.switchTo(kept); err != nil {
+	if err := v.switchTo(dir); err != nil {
 		return err
 	}
-	if err := v.root(); err != nil {
+	if err := v.keepFromCollection(); err != nil {
 		return err
 	}
 	if changed && reload != nil {
@@ -154,7 +182,7 @@ func (v VM) relink() (changed bool, err error) {
 		return false, err
 	}
 	changed, err = v.linkUnits(plan)
-	return changed, errors.Join(err, v.root())
+	return changed, errors.Join(err, v.keepFromCollection())
 }
 
 // takeOver makes a VM of microvm.nix one of ours, whether it runs or not: it keeps
@@ -202,7 +230,7 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 		return false, err
 	}
 	changed, err = v.linkUnits(plan)
-	return changed, errors.Join(err, v.switchTo(kept), v.root())
+	return changed, errors.Join(err, v.switchTo(kept), v.keepFromCollection())
 }
 
 // flakeOfMicrovmNix is what the VM's directory says of where it comes from.
@@ -326,8 +354,8 @@ func (v VM) clean() error {
 	return nil
 }
 
-// root makes Nix keep what the VM's links lead to.
-func (v VM) root() error {
+// keepFromCollection makes Nix keep what the VM's links lead to.
+func (v VM) keepFromCollection() error {
 	if _, err := os.Stat(v.Host.GCRoots); err != nil {
 		return nil //nolint:nilerr // no Nix on this host
 	}

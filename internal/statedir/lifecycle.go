@@ -93,20 +93,7 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	if err := v.Host.mend(p.Dir()); err != nil {
 		return err
 	}
-	changed, err := v.linkUnits(plan)
-	if err != nil {
-		return err
-	}
-	if err := v.switchTo(p.Dir()); err != nil {
-		return err
-	}
-	if err := v.root(); err != nil {
-		return err
-	}
-	if changed {
-		return reload(ctx)
-	}
-	return nil
+	return v.activate(ctx, plan, p.Dir(), reload)
 }
 
 // Remove removes the VM with all its data. It has to be down.
