@@ -6,7 +6,7 @@ import (
 	"context"
 	"os"
 
-	"microvm/internal/installer"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -18,5 +18,5 @@ func main() {
 	host := statedir.HostFromEnv()
 	host.LibexecDir = libexecDir
 	host.SystemdVersion = systemd.Version
-	os.Exit(installer.Run(context.Background(), os.Args[1:], host, os.Stdout, os.Stderr))
+	os.Exit(programs.Install(context.Background(), os.Args[1:], host, systemd.Reload, os.Stdout, os.Stderr))
 }

@@ -5,10 +5,10 @@ package main
 import (
 	"os"
 
-	"microvm/internal/helper"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 )
 
 func main() {
-	os.Exit(helper.PCI(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+	os.Exit(programs.PCI(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
 }

@@ -17,9 +17,11 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/timeline"
+	"microvm/internal/unit"
 )
 
 func (c *Command) analyze() *cobra.Command {
@@ -36,10 +38,10 @@ func (c *Command) analyze() *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if blame != (len(args) == 0) {
-				return usageError{errors.New("name one VM, or give --blame for all; see: microvm analyze --help")}
+				return exit.Usage(errors.New("name one VM, or give --blame for all; see: microvm analyze --help"))
 			}
 			if svg != "" && (blame || asJSON) {
-				return usageError{errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE")}
+				return exit.Usage(errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE"))
 			}
 			if blame {
 				return c.blame(cmd.Context(), asJSON)
@@ -87,7 +89,7 @@ func (e notUpError) Error() string {
 
 // startOf reads a VM's last start from systemd and the journal.
 func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
-	units, err := systemd.ListUnits(ctx, unitsOf(vm.Name)...)
+	units, err := systemd.ListUnits(ctx, unit.All(vm.Name)...)
 	if err != nil {
 		return timeline.Timeline{}, err
 	}
@@ -95,7 +97,7 @@ func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
 	if err != nil {
 		return timeline.Timeline{}, err
 	}
-	own := props[vmUnit(vm.Name)]
+	own := props[unit.VM(vm.Name)]
 	if state := property[string](own, "ActiveState"); state != "active" {
 		if state == "" {
 			state = "inactive"
@@ -103,15 +105,15 @@ func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
 		return timeline.Timeline{}, notUpError{vm.Name, state}
 	}
 	s := timeline.Start{
-		VM:        unitTimes("microvm", own),
+		VM:        unitTimes(unit.Main.Name, own),
 		Executed:  clock(own, "ExecMainStartTimestampMonotonic"),
 		Restarted: property[uint32](own, "NRestarts") > 0,
 	}
-	for _, name := range unitsOf(vm.Name) {
-		if p, ok := props[name]; ok && name != vmUnit(vm.Name) {
-			piece, _, _ := strings.Cut(strings.TrimPrefix(name, "microvm-"), "@")
-			if strings.HasPrefix(name, "install-microvm-") {
-				piece = "install"
+	for _, name := range unit.All(vm.Name) {
+		if p, ok := props[name]; ok && name != unit.VM(vm.Name) {
+			piece := "install"
+			if t, _, ok := unit.Parse(name); ok {
+				piece = strings.TrimPrefix(t.Name, "microvm-")
 			}
 			s.Helpers = append(s.Helpers, unitTimes(piece, p))
 		}
@@ -191,7 +193,7 @@ func phasesOf(name string, t timeline.Timeline) analysis {
 
 // blame lists the VMs that are up by how long their start took.
 func (c *Command) blame(ctx context.Context, asJSON bool) error {
-	units, err := systemd.ListUnits(ctx, "microvm@*.service")
+	units, err := systemd.ListUnits(ctx, unit.EveryVM)
 	if err != nil {
 		return err
 	}
@@ -201,7 +203,7 @@ func (c *Command) blame(ctx context.Context, asJSON bool) error {
 	}
 	var starts []start
 	for _, u := range units {
-		name := strings.TrimSuffix(strings.TrimPrefix(u.Name, "microvm@"), ".service")
+		name, _ := unit.VMOf(u.Name)
 		vm, err := c.Host.VM(name)
 		if err != nil || u.Active != "active" {
 			continue

@@ -15,12 +15,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
 	"microvm/internal/launch"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
+	"microvm/internal/unit"
 )
 
 func (c *Command) build() *cobra.Command {
@@ -35,7 +37,7 @@ func (c *Command) build() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if out == "" {
-				return usageError{errors.New("where should the package go? Name a directory with -o DIR")}
+				return exit.Usage(errors.New("where should the package go? Name a directory with -o DIR"))
 			}
 			s, err := spec.ParseFile(args[0], hypervisor.Rules)
 			if err != nil {
@@ -256,9 +258,8 @@ func serviceOf(pid int) string {
 func serviceIn(groups string) string {
 	for line := range strings.Lines(groups) {
 		for part := range strings.SplitSeq(strings.TrimSpace(line), "/") {
-			unit, ok := strings.CutSuffix(part, ".service")
-			if name, vm := strings.CutPrefix(unit, "microvm@"); ok && vm {
-				return name
+			if vm, ok := unit.VMOf(part); ok {
+				return vm
 			}
 		}
 	}

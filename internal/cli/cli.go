@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 )
 
@@ -52,8 +52,8 @@ func (c *Command) Run(args []string) int {
 	root := c.root()
 	args, err := fromFlags(completed(args))
 	if err != nil {
-		_ = helper.Report(c.Stderr, "microvm", "", err)
-		return helper.ExitUsage
+		_ = exit.Report(c.Stderr, "microvm", "", err)
+		return exit.CodeUsage
 	}
 	root.SetArgs(args)
 	root.SetOut(c.Stdout)
@@ -61,22 +61,18 @@ func (c *Command) Run(args []string) int {
 	strictHelp(root) // writes the scripts where the root writes by now
 	err = root.Execute()
 	var several severalError
-	var wrong usageError
 	if err == nil {
-		return helper.ExitOK
+		return exit.CodeOK
 	}
-	_ = helper.Report(c.Stderr, "microvm", "", err)
+	_ = exit.Report(c.Stderr, "microvm", "", err)
 	switch {
 	case errors.As(err, &several):
 		return several.code()
-	case errors.As(err, &wrong):
-		return helper.ExitUsage
+	case exit.IsUsage(err):
+		return exit.CodeUsage
 	}
 	return codeOf(err)
 }
-
-// usageError is a wrong command line.
-type usageError struct{ error }
 
 func (c *Command) root() *cobra.Command {
 	root := &cobra.Command{
@@ -102,7 +98,7 @@ func (c *Command) root() *cobra.Command {
 	}
 	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see: %s --help", err, cmd.CommandPath())}
+		return exit.Usagef("%w; see: %s --help", err, cmd.CommandPath())
 	})
 	for _, sub := range []*cobra.Command{
 		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
@@ -130,7 +126,7 @@ func noCommand(cmd *cobra.Command, word string) error {
 	if near := cmd.SuggestionsFor(word); len(near) > 0 {
 		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
 	}
-	return usageError{fmt.Errorf("there is no command %q%s; see: %s --help", strings.TrimPrefix(cmd.CommandPath()+" "+word, "microvm "), hint, cmd.CommandPath())}
+	return exit.Usagef("there is no command %q%s; see: %s --help", strings.TrimPrefix(cmd.CommandPath()+" "+word, "microvm "), hint, cmd.CommandPath())
 }
 
 // strictHelp makes cobra's own commands, help and completion, refuse a word that
@@ -171,10 +167,10 @@ func wrongWords(cmd *cobra.Command, take cobra.PositionalArgs, words []string) e
 	use := strings.TrimSuffix(cmd.UseLine(), " [flags]")
 	for n := len(words) - 1; n >= 0; n-- {
 		if take(cmd, words[:n]) == nil {
-			return usageError{fmt.Errorf("%q is one word too many; the command is: %s; see: %s --help", words[n], use, cmd.CommandPath())}
+			return exit.Usagef("%q is one word too many; the command is: %s; see: %s --help", words[n], use, cmd.CommandPath())
 		}
 	}
-	return usageError{fmt.Errorf("a word is missing; the command is: %s; see: %s --help", use, cmd.CommandPath())}
+	return exit.Usagef("a word is missing; the command is: %s; see: %s --help", use, cmd.CommandPath())
 }
 
 func (c *Command) printf(format string, args ...any) {
@@ -195,7 +191,7 @@ func (c *Command) anyVM(name string) (statedir.VM, error) {
 	}
 	vm, err := c.Host.VM(name)
 	if err != nil {
-		return vm, usageError{err}
+		return vm, exit.Usage(err)
 	}
 	return vm, nil
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"microvm/internal/console"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 )
 
@@ -44,7 +45,7 @@ func (c *Command) console() *cobra.Command {
 				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", vm.Name, vm.Name)
 			}
 			if resize && !terminal(c.Stdin) {
-				return usageError{errors.New("standard input is no terminal, and has no size to type; leave --resize out")}
+				return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
 			}
 			return c.attach(cmd.Context(), vm, plan.Console, resize)
 		},

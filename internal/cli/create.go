@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
@@ -57,7 +58,7 @@ func (o creation) origin() (statedir.Origin, error) {
 	}
 	switch {
 	case given > 1:
-		return statedir.Origin{}, usageError{errors.New("-f, -s and -p exclude each other; a VM comes from one of them")}
+		return statedir.Origin{}, exit.Usage(errors.New("-f, -s and -p exclude each other; a VM comes from one of them"))
 	case o.pkg != "":
 		return statedir.Origin{}, nil
 	case o.spec != "":
@@ -65,13 +66,13 @@ func (o creation) origin() (statedir.Origin, error) {
 		return statedir.Origin{Spec: path}, err
 	case o.flake == "":
 		if _, err := exec.LookPath("nix"); err != nil {
-			return statedir.Origin{}, usageError{errors.New("where should the VM come from? Name a spec with -s, or a runner package with -p; flakes, -f, need nix in PATH")}
+			return statedir.Origin{}, exit.Usage(errors.New("where should the VM come from? Name a spec with -s, or a runner package with -p; flakes, -f, need nix in PATH"))
 		}
 		ref, err := hostFlake(hostConfig)
 		return statedir.Origin{Flake: ref}, err
 	}
 	if err := checkFlake(o.flake); err != nil {
-		return statedir.Origin{}, usageError{err}
+		return statedir.Origin{}, exit.Usage(err)
 	}
 	ref, err := statedir.AbsoluteFlake(o.flake)
 	return statedir.Origin{Flake: ref}, err
@@ -86,7 +87,8 @@ func lastingSpec(word string) (string, error) {
 	info, err := os.Stat(path)
 	passing := strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
 	if passing || err == nil && !info.IsDir() && !info.Mode().IsRegular() {
-		return "", fmt.Errorf("spec %s is no file, and updates could not read it again\nhint: write it into a file, such as /etc/microvm/NAME.json", word)
+		return "", exit.WithHint(fmt.Errorf("spec %s is no file, and updates could not read it again", word),
+			"write it into a file, such as /etc/microvm/NAME.json")
 	}
 	return path, nil
 }

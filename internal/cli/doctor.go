@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,6 +12,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 func (c *Command) doctor() *cobra.Command {
@@ -55,12 +55,12 @@ func (c *Command) doctor() *cobra.Command {
 func vmsInUse(ctx context.Context, host statedir.Host) func(string) bool {
 	active := map[string]bool{}
 	if systemd.Running() {
-		units, err := systemd.ListUnits(ctx, "microvm*@*.service")
+		units, err := systemd.ListUnits(ctx, unit.Every)
 		if err != nil {
 			return func(string) bool { return true } // unknown, and nothing is called a leftover
 		}
 		for _, u := range units {
-			if _, name, ok := strings.Cut(strings.TrimSuffix(u.Name, ".service"), "@"); ok && u.Active != "inactive" && u.Active != "failed" {
+			if _, name, ok := unit.Parse(u.Name); ok && u.Active != "inactive" && u.Active != "failed" {
 				active[name] = true
 			}
 		}
@@ -87,7 +87,7 @@ func unitStates(ctx context.Context, vm statedir.VM) (map[string]doctor.Unit, er
 	if !systemd.Running() {
 		return nil, nil
 	}
-	units, err := systemd.ListUnits(ctx, unitsOf(vm.Name)...)
+	units, err := systemd.ListUnits(ctx, unit.All(vm.Name)...)
 	if err != nil {
 		return nil, err
 	}
@@ -98,13 +98,16 @@ func unitStates(ctx context.Context, vm statedir.VM) (map[string]doctor.Unit, er
 	out := map[string]doctor.Unit{}
 	for _, u := range units {
 		p := props[u.Name]
-		template, _, _ := strings.Cut(u.Name, "@")
+		template, _, ok := unit.Parse(u.Name)
+		if !ok {
+			continue // the one that installs it
+		}
 		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: property[string](p, "Result"), Restarts: property[uint32](p, "NRestarts")}
 		one.Skipped = property[uint64](p, "ConditionTimestamp") > 0 && !property[bool](p, "ConditionResult")
 		if u.Active == "failed" || one.KeepsFailing() || one.TriedAgain() {
 			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, u.Name)
 		}
-		out[template] = one
+		out[template.Name] = one
 	}
 	return out, nil
 }

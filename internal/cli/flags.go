@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
 // fromFlags turns a command line of microvm.nix's command, whose actions are
@@ -15,11 +17,11 @@ func fromFlags(args []string) ([]string, error) {
 	}
 	o := &old{}
 	if err := o.parse(args); err != nil {
-		return nil, usageError{fmt.Errorf("%w; see: microvm --help", err)}
+		return nil, exit.Usagef("%w; see: microvm --help", err)
 	}
 	words, err := o.words()
 	if err != nil {
-		return nil, usageError{fmt.Errorf("%w; see: microvm --help", err)}
+		return nil, exit.Usagef("%w; see: microvm --help", err)
 	}
 	return words, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/control"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -76,7 +77,7 @@ func (c *Command) balloon() *cobra.Command {
 			if len(args) == 2 {
 				var err error
 				if guest, err = strconv.Atoi(args[1]); err != nil || guest < 1 {
-					return usageError{fmt.Errorf("%q is no size; give the guest's memory in MiB, such as 256", args[1])}
+					return exit.Usagef("%q is no size; give the guest's memory in MiB, such as 256", args[1])
 				}
 			}
 			return c.setBalloon(cmd.Context(), args[0], guest)
@@ -106,14 +107,15 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 	defer func() { _ = client.Close() }()
 	reached, err := control.Balloon(ctx, client, guest)
 	if errors.Is(err, control.ErrUntold) && reached == 0 {
-		return fmt.Errorf("%s: the hypervisor cannot tell what the balloon has reached\nhint: look in the guest, as with: free -m", word)
+		return exit.WithHint(fmt.Errorf("%s: the hypervisor cannot tell what the balloon has reached", word),
+			"look in the guest, as with: free -m")
 	}
 	if err != nil && !errors.Is(err, control.ErrUntold) && !errors.Is(err, control.ErrGuestCounts) {
 		return err
 	}
 	c.printf("%d\n", reached)
 	if err != nil {
-		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %v\n", word, err)
+		_ = exit.Report(c.Stderr, "microvm", word, err)
 	}
 	return nil
 }

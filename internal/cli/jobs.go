@@ -7,9 +7,10 @@ import (
 	"strings"
 	"time"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 // jobFailure is a job that did not do what was asked, with its exit code.
@@ -42,19 +43,19 @@ type jobFacts struct {
 
 // judge finds the words and the exit code for how a job ended.
 func judge(f jobFacts) verdict {
-	unit := strings.TrimSuffix(f.result.Unit, ".service")
-	failed := verdict{unit: f.result.Unit, code: helper.ExitFailed}
+	name := unit.Short(f.result.Unit)
+	failed := verdict{unit: f.result.Unit, code: exit.CodeFailed}
 	switch f.result.Result {
 	case systemd.Canceled:
 		return canceled(f)
 	case systemd.Timeout:
 		return verdict{
-			text: fmt.Sprintf("systemd gave up on it after the time that JobTimeoutSec= or JobRunningTimeoutSec= of %s gives", unit),
+			text: fmt.Sprintf("systemd gave up on it after the time that JobTimeoutSec= or JobRunningTimeoutSec= of %s gives", name),
 			hint: "see what it waited for with: microvm status " + f.name,
 			code: exitLate,
 		}
 	case systemd.Failed:
-		failed.text = unit + " failed"
+		failed.text = name + " failed"
 		if f.state.Result != "" && f.state.Result != "success" {
 			failed.text += " (" + f.state.Result + ")"
 		}
@@ -65,49 +66,49 @@ func judge(f jobFacts) verdict {
 	case systemd.Dependency:
 		return dependency(f)
 	case systemd.Skipped, systemd.Done:
-		v := verdict{text: fmt.Sprintf("systemd skipped %s, because a condition of it does not hold", unit), code: exitSkipped,
-			hint: "see the conditions with: systemctl cat " + unit}
+		v := verdict{text: fmt.Sprintf("systemd skipped %s, because a condition of it does not hold", name), code: exitSkipped,
+			hint: "see the conditions with: systemctl cat " + name}
 		if len(f.state.Unmet) > 0 {
 			v.text += ": " + strings.Join(f.state.Unmet, ", ")
 		}
 		return v
 	case systemd.Assert:
-		failed.text = "an assertion of " + unit + " does not hold"
+		failed.text = "an assertion of " + name + " does not hold"
 		if len(f.state.Unmet) > 0 {
 			failed.text += ": " + strings.Join(f.state.Unmet, ", ")
 		}
-		failed.hint, failed.unit = "see the assertions with: systemctl cat "+unit, ""
+		failed.hint, failed.unit = "see the assertions with: systemctl cat "+name, ""
 		return failed
 	case systemd.Collected:
 		return verdict{text: "systemd dropped the job, because nothing needed it any more", hint: "try again: microvm " + string(f.job) + " " + f.name, code: exitCanceled}
 	}
 	failed.unit = ""
-	failed.text, failed.hint = rare(f.result.Result, unit)
+	failed.text, failed.hint = rare(f.result.Result, f.name, name)
 	return failed
 }
 
 // rare are the words for results that a service of ours gets by what its
 // operator configures, if at all.
-func rare(result, unit string) (text, hint string) {
+func rare(result, vm, name string) (text, hint string) {
 	switch result {
 	case systemd.Frozen:
-		return unit + " is frozen", "thaw it with: systemctl thaw " + unit
+		return name + " is frozen", "thaw it with: systemctl thaw " + name
 	case systemd.Concurrency:
-		return "the slice of " + unit + " has as many running units as its ConcurrencyHardMax= allows", "stop another one, or raise it"
+		return "the slice of " + name + " has as many running units as its ConcurrencyHardMax= allows", "stop another one, or raise it"
 	case systemd.Once:
-		return unit + " was started before, and is of a kind that starts once", ""
+		return name + " was started before, and is of a kind that starts once", ""
 	case systemd.Unsupported:
-		return "systemd does not support " + unit + " on this host", ""
+		return "systemd does not support " + name + " on this host", ""
 	case systemd.Invalid:
-		return unit + " is in no state for that", "see: microvm status " + strings.TrimPrefix(unit, "microvm@")
+		return name + " is in no state for that", "see: microvm status " + vm
 	}
-	return fmt.Sprintf("the job of %s ended with %q", unit, result), "see: systemctl status " + unit
+	return fmt.Sprintf("the job of %s ended with %q", name, result), "see: systemctl status " + name
 }
 
 // canceled tells a start that failed and is tried again, whose job the unit's own
 // ExecStopPost= has canceled, from one that somebody else ended.
 func canceled(f jobFacts) verdict {
-	unit := strings.TrimSuffix(f.result.Unit, ".service")
+	name := unit.Short(f.result.Unit)
 	tried := f.job != systemd.Stop && f.attempt.Job == f.result.Job && f.result.Job != 0
 	if !tried && f.job != systemd.Stop && f.state.Active == "activating" && strings.HasPrefix(f.state.Sub, "auto-restart") {
 		// An ExecStopPost= of an earlier version, or one that could not write.
@@ -116,23 +117,23 @@ func canceled(f jobFacts) verdict {
 	switch {
 	case tried && f.attempt.Result == "timeout":
 		return verdict{
-			text: fmt.Sprintf("the VM was not ready within the time that TimeoutStartSec= of %s gives, and systemd tries again; end that with: microvm stop %s", unit, f.name),
+			text: fmt.Sprintf("the VM was not ready within the time that TimeoutStartSec= of %s gives, and systemd tries again; end that with: microvm stop %s", name, f.name),
 			unit: f.result.Unit, code: exitLate,
 		}
 	case tried && f.attempt.Helper != "":
 		return verdict{
-			text: fmt.Sprintf("%s failed, and systemd tries again; end that with: microvm stop %s", strings.TrimSuffix(f.attempt.Helper, ".service"), f.name),
-			unit: f.attempt.Helper, code: helper.ExitFailed,
+			text: fmt.Sprintf("%s failed, and systemd tries again; end that with: microvm stop %s", unit.Short(f.attempt.Helper), f.name),
+			unit: f.attempt.Helper, code: exit.CodeFailed,
 		}
 	case tried && f.attempt.Result == "success":
 		return verdict{
-			text: fmt.Sprintf("%s ended before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),
-			unit: f.result.Unit, code: helper.ExitFailed,
+			text: fmt.Sprintf("%s ended before the VM was ready, and systemd tries again; end that with: microvm stop %s", name, f.name),
+			unit: f.result.Unit, code: exit.CodeFailed,
 		}
 	case tried:
 		return verdict{
-			text: fmt.Sprintf("%s failed before the VM was ready, and systemd tries again; end that with: microvm stop %s", unit, f.name),
-			unit: f.result.Unit, code: helper.ExitFailed,
+			text: fmt.Sprintf("%s failed before the VM was ready, and systemd tries again; end that with: microvm stop %s", name, f.name),
+			unit: f.result.Unit, code: exit.CodeFailed,
 		}
 	case f.job == systemd.Stop:
 		return verdict{text: "somebody started it again meanwhile", hint: "see: microvm status " + f.name, code: exitCanceled}
@@ -142,10 +143,10 @@ func canceled(f jobFacts) verdict {
 
 // dependency names what a unit requires and did not get.
 func dependency(f jobFacts) verdict {
-	v := verdict{code: helper.ExitFailed}
+	v := verdict{code: exit.CodeFailed}
 	var words []string
 	for _, u := range f.state.NotUp {
-		name := strings.TrimSuffix(u.Name, ".service")
+		name := unit.Short(u.Name)
 		switch u.Active {
 		case "failed":
 			words = append(words, name+" failed")
@@ -159,7 +160,7 @@ func dependency(f jobFacts) verdict {
 	v.text = strings.Join(words, ", ")
 	if len(words) == 0 {
 		v.text = "a unit that it requires did not start"
-		v.hint = "see which: systemctl list-dependencies microvm@" + f.name
+		v.hint = "see which: systemctl list-dependencies " + unit.Short(unit.VM(f.name))
 	}
 	return v
 }
@@ -176,7 +177,7 @@ func (c *Command) ended(ctx context.Context, job systemd.Job, vm statedir.VM, r 
 		return r.Err
 	}
 	f := jobFacts{job: job, name: vm.Name, result: r}
-	state, err := systemd.LookAt(ctx, vmUnit(vm.Name))
+	state, err := systemd.LookAt(ctx, unit.VM(vm.Name))
 	if err == nil && r.Result == systemd.Canceled {
 		f.attempt, _, err = vm.LastAttempt()
 	}
@@ -204,10 +205,11 @@ func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error 
 			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, indent(lines))
 		}
 	}
+	err := errors.New(text)
 	if v.hint != "" {
-		text += "\nhint: " + v.hint
+		err = exit.WithHint(err, "%s", v.hint)
 	}
-	return jobFailure{errors.New(text), v.code}
+	return jobFailure{err, v.code}
 }
 
 // codeOf is the exit code of an error of one VM.
@@ -220,5 +222,5 @@ func codeOf(err error) int {
 	case errors.As(err, &failure):
 		return failure.code
 	}
-	return helper.ExitFailed
+	return exit.CodeFailed
 }

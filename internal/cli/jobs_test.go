@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -34,35 +34,35 @@ func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 		want    string
 		code    int
 	}{
-		{systemd.Start, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", helper.ExitFailed},
-		{systemd.Restart, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", helper.ExitFailed},
-		{systemd.Start, systemd.Canceled, helped, states, "microvm-tap-interfaces@web failed, and systemd tries again", helper.ExitFailed},
+		{systemd.Start, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", exit.CodeFailed},
+		{systemd.Restart, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", exit.CodeFailed},
+		{systemd.Start, systemd.Canceled, helped, states, "microvm-tap-interfaces@web failed, and systemd tries again", exit.CodeFailed},
 		{systemd.Start, systemd.Canceled, late, states, "the VM was not ready within the time that TimeoutStartSec= of microvm@web gives", exitLate},
-		{systemd.Start, systemd.Canceled, gone, states, "microvm@web ended before the VM was ready", helper.ExitFailed},
+		{systemd.Start, systemd.Canceled, gone, states, "microvm@web ended before the VM was ready", exit.CodeFailed},
 		// An attempt of another job says nothing of this one.
 		{systemd.Start, systemd.Canceled, other, []systemd.State{states[0], states[3], states[4]}, "somebody stopped it meanwhile", exitCanceled},
 		{systemd.Start, systemd.Canceled, statedir.Attempt{}, []systemd.State{states[3], states[4]}, "somebody stopped it meanwhile", exitCanceled},
 		// Units of an earlier version leave no record.
-		{systemd.Start, systemd.Canceled, statedir.Attempt{}, states[1:2], "microvm@web failed before the VM was ready", helper.ExitFailed},
+		{systemd.Start, systemd.Canceled, statedir.Attempt{}, states[1:2], "microvm@web failed before the VM was ready", exit.CodeFailed},
 		{systemd.Stop, systemd.Canceled, failed, states[2:], "somebody started it again meanwhile", exitCanceled},
 		{systemd.Start, systemd.Timeout, other, states, "JobTimeoutSec=", exitLate},
 		{systemd.Stop, systemd.Timeout, other, states, "JobTimeoutSec=", exitLate},
-		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "failed", Result: "exit-code"}}, "microvm@web failed (exit-code)", helper.ExitFailed},
-		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "activating", Result: "timeout"}}, "microvm@web failed (timeout), and systemd tries again", helper.ExitFailed},
+		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "failed", Result: "exit-code"}}, "microvm@web failed (exit-code)", exit.CodeFailed},
+		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "activating", Result: "timeout"}}, "microvm@web failed (timeout), and systemd tries again", exit.CodeFailed},
 		{systemd.Start, systemd.Dependency, other, []systemd.State{{Active: "inactive", NotUp: []systemd.Unit{
 			{Name: "srv-images.mount", Active: "inactive"}, {Name: "microvm-tap-interfaces@web.service", Active: "failed"},
-		}}}, "srv-images.mount is inactive, microvm-tap-interfaces@web failed", helper.ExitFailed},
-		{systemd.Start, systemd.Dependency, other, states[:1], "a unit that it requires did not start", helper.ExitFailed},
+		}}}, "srv-images.mount is inactive, microvm-tap-interfaces@web failed", exit.CodeFailed},
+		{systemd.Start, systemd.Dependency, other, states[:1], "a unit that it requires did not start", exit.CodeFailed},
 		{systemd.Start, systemd.Skipped, other, states[4:], "systemd skipped microvm@web, because a condition of it does not hold", exitSkipped},
 		{systemd.Start, systemd.Done, other, []systemd.State{{Active: "inactive", Unmet: []string{"ConditionPathExists=/x"}}}, "a condition of it does not hold: ConditionPathExists=/x", exitSkipped},
-		{systemd.Start, systemd.Assert, other, []systemd.State{{Active: "inactive", Unmet: []string{"AssertPathExists=/x"}}}, "an assertion of microvm@web does not hold: AssertPathExists=/x", helper.ExitFailed},
+		{systemd.Start, systemd.Assert, other, []systemd.State{{Active: "inactive", Unmet: []string{"AssertPathExists=/x"}}}, "an assertion of microvm@web does not hold: AssertPathExists=/x", exit.CodeFailed},
 		{systemd.Start, systemd.Collected, other, states[4:], "systemd dropped the job", exitCanceled},
-		{systemd.Start, systemd.Invalid, other, states[4:], "in no state for that", helper.ExitFailed},
-		{systemd.Start, systemd.Unsupported, other, states[4:], "does not support", helper.ExitFailed},
-		{systemd.Start, systemd.Once, other, states[4:], "was started before", helper.ExitFailed},
-		{systemd.Start, systemd.Frozen, other, states[4:], "is frozen", helper.ExitFailed},
-		{systemd.Start, systemd.Concurrency, other, states[4:], "ConcurrencyHardMax=", helper.ExitFailed},
-		{systemd.Start, "novel", other, states[4:], `ended with "novel"`, helper.ExitFailed},
+		{systemd.Start, systemd.Invalid, other, states[4:], "in no state for that", exit.CodeFailed},
+		{systemd.Start, systemd.Unsupported, other, states[4:], "does not support", exit.CodeFailed},
+		{systemd.Start, systemd.Once, other, states[4:], "was started before", exit.CodeFailed},
+		{systemd.Start, systemd.Frozen, other, states[4:], "is frozen", exit.CodeFailed},
+		{systemd.Start, systemd.Concurrency, other, states[4:], "ConcurrencyHardMax=", exit.CodeFailed},
+		{systemd.Start, "novel", other, states[4:], `ended with "novel"`, exit.CodeFailed},
 	} {
 		for _, state := range test.states {
 			v := judge(jobFacts{job: test.job, name: "web", state: state, attempt: test.attempt,
@@ -89,10 +89,10 @@ func TestTheExitCodeOfSeveralIsThatOfEachOrTellsThatTheyDiffer(t *testing.T) {
 		want int
 	}{
 		{[]error{canceled, canceled}, 2, exitCanceled},
-		{[]error{canceled, skipped}, 2, helper.ExitFailed},
+		{[]error{canceled, skipped}, 2, exit.CodeFailed},
 		{[]error{canceled}, 2, exitPartly},
 		{[]error{errNoVM{}, errNoVM{}}, 2, exitNoVM},
-		{[]error{errNoVM{}, canceled}, 2, helper.ExitFailed},
+		{[]error{errNoVM{}, canceled}, 2, exit.CodeFailed},
 	} {
 		if got := (severalError{test.errs, test.of}).code(); got != test.want {
 			t.Errorf("%v of %d: code %d, want %d", test.errs, test.of, got, test.want)

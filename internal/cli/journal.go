@@ -11,23 +11,10 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"microvm/internal/exit"
+	"microvm/internal/unit"
 )
-
-// helperUnits are the templates of a VM's units, in the order of a start.
-var helperUnits = []string{
-	"microvm-set-booted", "microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd", "microvm", "microvm-machined",
-}
-
-func vmUnit(name string) string { return "microvm@" + name + ".service" }
-
-// unitsOf are all units of a VM, the one that installs it first.
-func unitsOf(name string) []string {
-	units := []string{"install-microvm-" + name + ".service"}
-	for _, h := range helperUnits {
-		units = append(units, h+"@"+name+".service")
-	}
-	return units
-}
 
 // journalLimit is how long the journal may take where its lines are an addition.
 const journalLimit = 15 * time.Second
@@ -76,10 +63,10 @@ func (c *Command) logs() *cobra.Command {
 				return err
 			}
 			if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
-				return usageError{fmt.Errorf("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])}
+				return exit.Usagef("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])
 			}
 			words := []string{}
-			for _, u := range unitsOf(vm.Name) {
+			for _, u := range unit.All(vm.Name) {
 				words = append(words, "--unit="+u)
 			}
 			if follow {
@@ -87,7 +74,7 @@ func (c *Command) logs() *cobra.Command {
 				words = append(words, "--follow")
 			}
 			if lines < 0 {
-				return usageError{fmt.Errorf("%d is no number of lines; give one from 0 on", lines)}
+				return exit.Usagef("%d is no number of lines; give one from 0 on", lines)
 			}
 			if cmd.Flags().Changed("lines") {
 				words = append(words, fmt.Sprintf("--lines=%d", lines))
@@ -127,11 +114,11 @@ func (c *Command) journalctl(ctx context.Context, args []string) error {
 	cmd := exec.CommandContext(ctx, "journalctl", args...) //nolint:gosec // the caller's own words
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	err := cmd.Run()
-	var exit *exec.ExitError
+	var failed *exec.ExitError
 	if errors.Is(err, exec.ErrNotFound) {
 		return errors.New("journalctl is not installed, so there are no logs to read; install systemd")
 	}
-	if errors.As(err, &exit) {
+	if errors.As(err, &failed) {
 		return fmt.Errorf("journalctl failed (%w); it says why above", err)
 	}
 	return err

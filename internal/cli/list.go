@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/printable"
@@ -54,7 +55,7 @@ func (c *Command) list() *cobra.Command {
 			defer stop()
 			if o.watch {
 				if o.check {
-					return usageError{errors.New("--watch and --check exclude each other; an evaluation is too slow to be watched")}
+					return exit.Usage(errors.New("--watch and --check exclude each other; an evaluation is too slow to be watched"))
 				}
 				return c.watch(ctx, o)
 			}
@@ -231,8 +232,8 @@ func samePlan(a, b *hypervisor.Plan) bool {
 func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, error) {
 	var words bytes.Buffer
 	out, err := nix(ctx, &words, "eval", "--raw", installable(flake, vm.Name))
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
 		return false, fmt.Errorf("nix could not evaluate flake %s (%w); fix what it says:%s", flake, err, indent(tail(textLines(words.String()), linesOfFailure)))
 	}
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/term"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 )
 
 // Colours, as SGR parameters of ECMA-48.
@@ -154,6 +154,9 @@ func several(errs []error, of int) error {
 // Error implements error, a line a VM.
 func (e severalError) Error() string { return errors.Join(e.errs...).Error() }
 
+// Unwrap returns the errors of the VMs.
+func (e severalError) Unwrap() []error { return e.errs }
+
 // code is the exit code: 4 where some went well; where all went wrong in the
 // same way, that of each.
 func (e severalError) code() int {
@@ -163,7 +166,7 @@ func (e severalError) code() int {
 	code := codeOf(e.errs[0])
 	for _, err := range e.errs {
 		if codeOf(err) != code {
-			return helper.ExitFailed
+			return exit.CodeFailed
 		}
 	}
 	return code

@@ -16,6 +16,7 @@ import (
 
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 // linesOfFailure is how much a unit that failed may say.
@@ -111,8 +112,8 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 			failed = append(failed, notInstalled(vm))
 			continue
 		}
-		names[vmUnit(vm.Name)], byUnit[vmUnit(vm.Name)] = vm.Name, vm
-		units = append(units, vmUnit(vm.Name))
+		names[unit.VM(vm.Name)], byUnit[unit.VM(vm.Name)] = vm.Name, vm
+		units = append(units, unit.VM(vm.Name))
 	}
 	began, asked := time.Now(), false
 	if job != systemd.Stop && len(units) > 0 {
@@ -158,7 +159,7 @@ func (c *Command) enable() *cobra.Command {
 // enableVM enables the target of all VMs as well, without which enabling a VM
 // has no effect.
 func (c *Command) enableVM(ctx context.Context, name string) error {
-	if err := systemd.Enable(ctx, []string{"microvms.target", vmUnit(name)}); err != nil {
+	if err := systemd.Enable(ctx, []string{unit.Target, unit.VM(name)}); err != nil {
 		return fmt.Errorf("%s will not start at boot: %w; run it with sudo, or on NixOS name it in microvm.autostart", name, err)
 	}
 	say(c.Stdout, name, "starts at boot")
@@ -172,7 +173,7 @@ func (c *Command) disable() *cobra.Command {
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.eachVM(args, func(vm statedir.VM) error {
-				if err := systemd.Disable(cmd.Context(), []string{vmUnit(vm.Name)}); err != nil {
+				if err := systemd.Disable(cmd.Context(), []string{unit.VM(vm.Name)}); err != nil {
 					return fmt.Errorf("%s still starts at boot: %w; run it with sudo, or on NixOS take it from microvm.autostart", vm.Name, err)
 				}
 				say(c.Stdout, vm.Name, "does not start at boot")

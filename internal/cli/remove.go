@@ -7,14 +7,17 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/printable"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 func (c *Command) rollback() *cobra.Command {
@@ -113,14 +116,14 @@ func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
 
 // removable says why a VM cannot be removed.
 func (c *Command) removable(ctx context.Context, vm statedir.VM) error {
-	install := "/etc/systemd/system/install-microvm-" + vm.Name + ".service"
+	install := filepath.Join("/etc/systemd/system", unit.Install(vm.Name))
 	if _, err := os.Lstat(install); err == nil {
 		return fmt.Errorf("%s is declared by this host, which would install it again; take it from microvm.vms and run nixos-rebuild switch first", vm.Name)
 	}
 	if !systemd.Running() {
 		return nil
 	}
-	units, err := systemd.ListUnits(ctx, vmUnit(vm.Name))
+	units, err := systemd.ListUnits(ctx, unit.VM(vm.Name))
 	if err != nil {
 		return err
 	}
@@ -188,7 +191,7 @@ func (c *Command) ask(question string) (bool, error) {
 // its helpers made and could not unmake.
 func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 	if systemd.Running() {
-		if err := systemd.Disable(ctx, []string{vmUnit(vm.Name)}); err != nil {
+		if err := systemd.Disable(ctx, []string{unit.VM(vm.Name)}); err != nil {
 			return fmt.Errorf("%s still starts at boot: %w; on NixOS take it from microvm.autostart", vm.Name, err)
 		}
 		if err := c.stopHelpers(ctx, vm.Name); err != nil {
@@ -198,9 +201,9 @@ func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 	if _, err := os.Stat(vm.RuntimeDir()); err != nil {
 		return nil //nolint:nilerr // they left nothing
 	}
-	undo := []func([]string, statedir.Host, io.Writer) int{helper.Tap, helper.Macvtap, helper.PCI, helper.Virtiofsd}
+	undo := []func([]string, statedir.Host, io.Writer) int{programs.Tap, programs.Macvtap, programs.PCI, programs.Virtiofsd}
 	for _, down := range undo {
-		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != helper.ExitOK {
+		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != exit.CodeOK {
 			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", vm.Name)
 		}
 	}
@@ -209,7 +212,7 @@ func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 
 // stopHelpers stops what may be left of the VM's helpers, and forgets failures.
 func (c *Command) stopHelpers(ctx context.Context, name string) error {
-	units, err := systemd.ListUnits(ctx, "microvm*@"+name+".service")
+	units, err := systemd.ListUnits(ctx, unit.EveryOf(name))
 	if err != nil {
 		return err
 	}
@@ -227,7 +230,7 @@ func (c *Command) stopHelpers(ctx context.Context, name string) error {
 	var errs error
 	err = systemd.RunJobs(ctx, systemd.Stop, active, func(r systemd.Result) {
 		if r.Err == nil && r.Result != systemd.Done {
-			r.Err = fmt.Errorf("%s did not stop: %s", strings.TrimSuffix(r.Unit, ".service"), judge(jobFacts{job: systemd.Stop, name: name, result: r}).text)
+			r.Err = fmt.Errorf("%s did not stop: %s", unit.Short(r.Unit), judge(jobFacts{job: systemd.Stop, name: name, result: r}).text)
 		}
 		errs = errors.Join(errs, r.Err)
 	})

@@ -15,6 +15,7 @@ import (
 	"microvm/internal/netif"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 // How the runner in use relates to what is installed and to where it comes
@@ -44,7 +45,7 @@ type row struct {
 	MACs      []string  `json:"macs,omitempty"`
 	Addresses []string  `json:"addresses,omitempty"`
 	// helpers are the templates that its runner needs beside the VM's own.
-	helpers []string
+	helpers []unit.Template
 }
 
 // rows looks at all VMs: one call of systemd, one dump of the neighbour table,
@@ -66,7 +67,7 @@ func (c *Command) rows(ctx context.Context) ([]row, error) {
 			return nil, err
 		}
 		rows[i] = describeVM(vm)
-		if state, ok := states[vmUnit(name)]; ok {
+		if state, ok := states[unit.VM(name)]; ok {
 			rows[i].State = state
 		} else if states == nil {
 			rows[i].State = "unknown"
@@ -89,7 +90,7 @@ func vmStates(ctx context.Context, vms int) (map[string]string, error) {
 	if vms == 0 {
 		return states, nil
 	}
-	units, err := systemd.ListUnits(ctx, "microvm@*.service")
+	units, err := systemd.ListUnits(ctx, unit.EveryVM)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func describeVM(vm statedir.VM) row {
 	}
 	if plan, ok := planAt(link); ok {
 		r.Hypervisor = plan.Hypervisor
-		r.MACs, r.helpers = macs(plan), statedir.Helpers(plan)
+		r.MACs, r.helpers = macs(plan), unit.Helpers(plan)
 		if plan.VsockCID != nil {
 			r.Addresses = []string{fmt.Sprintf("vsock:%d", *plan.VsockCID)}
 		}
@@ -186,7 +187,7 @@ func (r *row) addresses(seen map[string][]netip.Addr) {
 
 // use fills in what the VM uses.
 func (r *row) use(all *cgroups) {
-	u, ok := all.usage(vmUnit(r.Name))
+	u, ok := all.usage(unit.VM(r.Name))
 	if !ok {
 		return
 	}

@@ -20,12 +20,14 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
-	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/launch"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 func (c *Command) run() *cobra.Command {
@@ -126,7 +128,7 @@ func asService(ctx context.Context, vm statedir.VM) error {
 	if !systemd.Running() {
 		return nil
 	}
-	units, err := systemd.ListUnits(ctx, vmUnit(vm.Name))
+	units, err := systemd.ListUnits(ctx, unit.VM(vm.Name))
 	if err != nil {
 		return err
 	}
@@ -169,9 +171,8 @@ type foreground struct {
 // oneHelper is a helper's program, called in this process: both up and down are
 // root's and touch the package's data only.
 type oneHelper struct {
-	what   string
-	wanted bool
-	run    func(args []string, host statedir.Host, stderr io.Writer) int
+	unit.Template
+	run func(args []string, host statedir.Host, stderr io.Writer) int
 }
 
 // up does what the VM's helper units would.
@@ -187,11 +188,11 @@ func (r *foreground) up(ctx context.Context) error {
 	// A hypervisor that is killed takes nothing away.
 	r.undo = append(r.undo, func() error { return launch.CleanUp(r.vm.Dir(), plan) })
 	for _, h := range []oneHelper{
-		{"tap interfaces", len(plan.Taps) > 0, helper.Tap},
-		{"macvtap interfaces", len(plan.Macvtaps) > 0, helper.Macvtap},
-		{"PCI devices", len(plan.PCI) > 0, helper.PCI},
+		{unit.Taps, programs.Tap},
+		{unit.Macvtaps, programs.Macvtap},
+		{unit.PCI, programs.PCI},
 	} {
-		if !h.wanted {
+		if !h.Needs(plan) {
 			continue
 		}
 		if ctx.Err() != nil {
@@ -203,7 +204,7 @@ func (r *foreground) up(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(plan.Shares) == 0 {
+	if !unit.Virtiofsd.Needs(plan) {
 		return nil
 	}
 	return r.virtiofsd(ctx)
@@ -221,8 +222,8 @@ func (r *foreground) plan() (*hypervisor.Plan, error) {
 }
 
 func (r *foreground) call(h oneHelper, verb string) error {
-	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != helper.ExitOK {
-		return fmt.Errorf("the %s of %s cannot be brought %s; fix what it says above, and run it again", h.what, r.vm.Name, verb)
+	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != exit.CodeOK {
+		return fmt.Errorf("the %s of %s cannot be brought %s; fix what it says above, and run it again", h.What, r.vm.Name, verb)
 	}
 	return nil
 }
@@ -252,7 +253,7 @@ func (r *foreground) virtiofsd(ctx context.Context) error {
 		return fmt.Errorf("listen for the shares' report: %w", err)
 	}
 	defer func() { _ = report.Close() }()
-	cmd := r.child("microvm-virtiofsd", r.vm.Name)
+	cmd := r.child(unit.Virtiofsd.Program, r.vm.Name)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("serve the shares of %s: %w; is microvm installed whole?", r.vm.Name, err)
@@ -265,7 +266,7 @@ func (r *foreground) virtiofsd(ctx context.Context) error {
 	r.undo = append(r.undo, func() error {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		<-ended
-		return r.call(oneHelper{what: "shares", run: helper.Virtiofsd}, "down")
+		return r.call(oneHelper{unit.Virtiofsd, programs.Virtiofsd}, "down")
 	})
 	stop := context.AfterFunc(ctx, func() { _ = report.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -302,7 +303,7 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	}
 	// As the unit does: vfio and virtio-mem pin the guest's memory.
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
-	cmd := r.child("microvm-run-wrapper", "run", r.vm.Name)
+	cmd := r.child(unit.Main.Program, "run", r.vm.Name)
 	cmd.SysProcAttr.Credential = credential
 	cmd.Env = asUnit(r.vm.Host, os.Environ())
 	if interactive {
@@ -322,8 +323,8 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	case <-ctx.Done():
 		err = r.stop(cmd.Process.Pid, credential, ended)
 	}
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
 		return fmt.Errorf("the hypervisor of %s ended with %w; it says why above", r.vm.Name, err)
 	}
 	return err
@@ -357,7 +358,7 @@ func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan 
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(again)
-	cmd := r.child("microvm-run-wrapper", "stop", r.vm.Name)
+	cmd := r.child(unit.Main.Program, "stop", r.vm.Name)
 	cmd.Env = append(asUnit(r.vm.Host, os.Environ()), "MAINPID="+strconv.Itoa(pid))
 	cmd.SysProcAttr.Credential = credential
 	if err := cmd.Start(); err != nil {

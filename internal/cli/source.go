@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
@@ -48,7 +49,7 @@ func checkFlake(ref string) error {
 func hostFlake(etc string) (string, error) {
 	file, err := filepath.EvalSymlinks(filepath.Join(etc, "flake.nix"))
 	if err != nil {
-		return "", fmt.Errorf("there is no flake at %s: %w\nhint: name a flake with -f, or a spec with -s", etc, err)
+		return "", exit.WithHint(fmt.Errorf("there is no flake at %s: %w", etc, err), "name a flake with -f, or a spec with -s")
 	}
 	dir := filepath.Dir(file)
 	for top := dir; ; top = filepath.Dir(top) {
@@ -230,10 +231,10 @@ func rootsAlone(dir string, info fs.FileInfo) bool {
 
 func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) error {
 	_, err := nix(ctx, stderr, "build", "-o", out, installable(flake, name))
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
 		// Ctrl-C goes to nix as well, which may die of it before we hear of it.
-		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGINT {
+		if status, ok := failed.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGINT {
 			return fmt.Errorf("nix: %w", context.Canceled)
 		}
 		return fmt.Errorf("nix could not build %s from flake %s (%w); fix what it says above, or see what the flake has with: nix flake show", name, flake, err)

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/guest"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
@@ -161,7 +162,7 @@ func (c *Command) vsockProxy() *cobra.Command {
 			if len(args) == 2 {
 				var err error
 				if port, err = strconv.ParseUint(args[1], 10, 32); err != nil {
-					return usageError{fmt.Errorf("%q is no vsock port; give a number, such as 22", args[1])}
+					return exit.Usagef("%q is no vsock port; give a number, such as 22", args[1])
 				}
 			}
 			a, err := c.guestAddress(args[0])
@@ -188,11 +189,11 @@ func (c *Command) vsockProxy() *cobra.Command {
 func passOn(stdout io.Writer, conn *os.File) error {
 	out, ok := stdout.(*os.File)
 	if !ok {
-		return usageError{errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass")}
+		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
 	}
 	err := unix.Sendmsg(int(out.Fd()), []byte{0}, unix.UnixRights(int(conn.Fd())), nil, 0) //nolint:gosec // descriptors
 	if errors.Is(err, unix.ENOTSOCK) {
-		return usageError{errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass")}
+		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
 	}
 	if err != nil {
 		return fmt.Errorf("pass the connection on: %w", err)

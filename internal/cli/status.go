@@ -14,6 +14,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 const (
@@ -102,13 +103,13 @@ func (c *Command) statusOf(ctx context.Context, vm statedir.VM) (vmStatus, error
 		s.use(&cgroups{root: cgroupRoot})
 		s.addresses(neighbours())
 	}
-	s.Last = lastLines(ctx, linesOfConsole, time.Time{}, vmUnit(vm.Name))
+	s.Last = lastLines(ctx, linesOfConsole, time.Time{}, unit.VM(vm.Name))
 	return s, nil
 }
 
 // askSystemd fills in what systemd knows of the VM's units.
-func (s *vmStatus) askSystemd(ctx context.Context, name string) error {
-	units, err := systemd.ListUnits(ctx, unitsOf(name)...)
+func (s *vmStatus) askSystemd(ctx context.Context, vm string) error {
+	units, err := systemd.ListUnits(ctx, unit.All(vm)...)
 	if err != nil {
 		return err
 	}
@@ -117,29 +118,29 @@ func (s *vmStatus) askSystemd(ctx context.Context, name string) error {
 		return err
 	}
 	// Systemd loads all that the VM's unit comes after, whether it is used or not.
-	needed := map[string]bool{vmUnit(name): true}
+	needed := map[string]bool{unit.VM(vm): true}
 	for _, h := range s.helpers {
-		needed[h+"@"+name+".service"] = true
+		needed[h.Of(vm)] = true
 	}
 	loaded := map[string]systemd.Unit{}
 	for _, u := range units {
 		loaded[u.Name] = u
 	}
-	for _, unit := range unitsOf(name) {
-		u, ok := loaded[unit]
+	for _, name := range unit.All(vm) {
+		u, ok := loaded[name]
 		if !ok {
 			continue
 		}
-		if u.Active == "inactive" && !needed[unit] {
+		if u.Active == "inactive" && !needed[name] {
 			continue
 		}
-		p := props[unit]
-		one := unitStatus{Name: unit, State: u.Active, Sub: u.Sub, Result: property[string](p, "Result")}
+		p := props[name]
+		one := unitStatus{Name: name, State: u.Active, Sub: u.Sub, Result: property[string](p, "Result")}
 		if u.Active == "failed" {
-			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, unit)
+			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, name)
 		}
 		s.Units = append(s.Units, one)
-		if unit == vmUnit(name) {
+		if name == unit.VM(vm) {
 			s.State = u.Active
 			if up(u.Active) {
 				s.Report = property[string](p, "StatusText")
@@ -148,7 +149,7 @@ func (s *vmStatus) askSystemd(ctx context.Context, name string) error {
 			s.PID = property[uint32](p, "MainPID")
 		}
 	}
-	s.AtBoot = atBoot(name)
+	s.AtBoot = atBoot(vm)
 	return nil
 }
 
@@ -162,7 +163,7 @@ func property[T any](props map[string]dbus.Variant, name string) T {
 // systemctl enable or by NixOS.
 func atBoot(name string) string {
 	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system"} {
-		if _, err := os.Lstat(filepath.Join(dir, "microvms.target.wants", vmUnit(name))); err == nil {
+		if _, err := os.Lstat(filepath.Join(dir, unit.Target+".wants", unit.VM(name))); err == nil {
 			return "yes"
 		}
 	}
@@ -197,7 +198,7 @@ func (c *Command) printStatus(s vmStatus) {
 	line("addresses", strings.Join(s.Addresses, ", "))
 	line("reports", printable.Line(s.Report))
 	for _, u := range s.Units {
-		text := fmt.Sprintf("%s: %s (%s)", strings.TrimSuffix(u.Name, ".service"), u.State, u.Sub)
+		text := fmt.Sprintf("%s: %s (%s)", unit.Short(u.Name), u.State, u.Sub)
 		if u.Result != "" && u.Result != "success" {
 			text += ", " + u.Result
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -60,9 +61,9 @@ func (c *Command) update() *cobra.Command {
 func (c *Command) updateVMs(ctx context.Context, names []string, o updating) error {
 	switch {
 	case o.all && len(names) > 0:
-		return usageError{errors.New("names and --all exclude each other; say one of them")}
+		return exit.Usage(errors.New("names and --all exclude each other; say one of them"))
 	case !o.all && len(names) == 0:
-		return usageError{errors.New("which VMs? Name them, or say --all")}
+		return exit.Usage(errors.New("which VMs? Name them, or say --all"))
 	}
 	if o.all {
 		var err error
@@ -84,7 +85,7 @@ func (c *Command) updateVMs(ctx context.Context, names []string, o updating) err
 	for _, err := range errs[:len(errs)-len(vms)] {
 		var missing errNoVM
 		if errors.As(err, &missing) {
-			results = append(results, updated{Name: missing.name, Error: err.Error()})
+			results = append(results, updated{Name: missing.name, Error: exit.Text(err)})
 		}
 	}
 	if o.json {
@@ -147,7 +148,7 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 			r.err = fmt.Errorf("%s: interrupted before anything changed; run the same command again", r.Name)
 		}
 		if r.err != nil {
-			r.Error = r.err.Error()
+			r.Error = exit.Text(r.err)
 		}
 		p.done(r.Name)
 		results[i] = r
@@ -170,7 +171,8 @@ func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
 	case !vm.Installed():
 		return from, notInstalled(vm)
 	case from.TakenOver && from.Claimed != "":
-		return from, fmt.Errorf("%[1]s was taken over from microvm.nix, and its directory named flake %[2]s, which a guest could have written\nhint: where that is right, run: microvm create %[1]s -f %[2]s", vm.Name, from.Claimed)
+		return from, exit.WithHint(fmt.Errorf("%s was taken over from microvm.nix, and its directory named flake %s, which a guest could have written", vm.Name, from.Claimed),
+			"where that is right, run: microvm create %s -f %s", vm.Name, from.Claimed)
 	case !vm.Created():
 		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", vm.Name, filepath.Join(vm.Dir(), "flake"))
 	}

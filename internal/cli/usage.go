@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"microvm/internal/unit"
 )
 
 // cgroupRoot is where control groups are, cgroups(7).
@@ -36,9 +38,9 @@ type cgroups struct {
 
 // dir is the control group of a VM's unit. A unit that is an instance is in a
 // slice named by its template, systemd.slice(5), unless Slice= says otherwise.
-func (c *cgroups) dir(unit string) (string, bool) {
+func (c *cgroups) dir(name string) (string, bool) {
 	for _, hierarchy := range []string{"", "unified", "systemd"} {
-		dir := filepath.Join(c.root, hierarchy, "system.slice/system-microvm.slice", unit)
+		dir := filepath.Join(c.root, hierarchy, unit.Slice, name)
 		if _, err := os.Stat(dir); err == nil {
 			return dir, true
 		}
@@ -49,20 +51,20 @@ func (c *cgroups) dir(unit string) (string, bool) {
 			if err != nil {
 				return nil //nolint:nilerr // a group that went meanwhile
 			}
-			if name := d.Name(); d.IsDir() && strings.HasPrefix(name, "microvm@") {
-				c.moved[name] = path
+			if _, ok := unit.VMOf(d.Name()); ok && d.IsDir() {
+				c.moved[d.Name()] = path
 				return fs.SkipDir
 			}
 			return nil
 		})
 	}
-	dir, ok := c.moved[unit]
+	dir, ok := c.moved[name]
 	return dir, ok
 }
 
 // usage reads what a unit uses, and whether it has processes.
-func (c *cgroups) usage(unit string) (usage, bool) {
-	dir, ok := c.dir(unit)
+func (c *cgroups) usage(name string) (usage, bool) {
+	dir, ok := c.dir(name)
 	if !ok {
 		return usage{}, false
 	}

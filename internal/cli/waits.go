@@ -8,6 +8,7 @@ import (
 
 	"microvm/internal/printable"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 	"microvm/internal/wait"
 )
 
@@ -45,7 +46,7 @@ func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
 func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[string]string) {
 	patterns := make([]string, len(vms))
 	for i, name := range vms {
-		patterns[i] = "microvm*@" + name + ".service"
+		patterns[i] = unit.EveryOf(name)
 	}
 	units, err := systemd.ListUnits(ctx, patterns...)
 	if err != nil {
@@ -62,9 +63,8 @@ func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[strin
 			continue
 		}
 		said[u.Name] = text
-		unit := strings.TrimSuffix(u.Name, ".service")
-		_, vm, _ := strings.Cut(unit, "@")
+		_, vm, _ := unit.Parse(u.Name)
 		// The VM's own unit says what its guest says, too.
-		say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit)
+		say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit.Short(u.Name))
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"microvm/internal/exit"
 )
 
 // Sizes of a guest's memory are in MiB and count from the VM's: with an empty
@@ -58,9 +60,10 @@ func inBounds(guest, whole int) error {
 	least := min(LeastGuest, whole)
 	switch {
 	case guest > whole:
-		return fmt.Errorf("the VM has %d MiB; a balloon cannot give its guest %d\nhint: give %d to %d; for more, raise mem in its spec", whole, guest, least, whole)
+		return exit.WithHint(fmt.Errorf("the VM has %d MiB; a balloon cannot give its guest %d", whole, guest),
+			"give %d to %d; for more, raise mem in its spec", least, whole)
 	case guest < least:
-		return fmt.Errorf("no guest runs in %d MiB\nhint: sizes are in MiB; give %d to %d", guest, least, whole)
+		return exit.WithHint(fmt.Errorf("no guest runs in %d MiB", guest), "sizes are in MiB; give %d to %d", least, whole)
 	}
 	return nil
 }

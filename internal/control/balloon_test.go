@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -198,8 +199,8 @@ func TestABalloonOutOfBoundsIsRefusedInTheSameWords(t *testing.T) {
 				1:                   "no guest runs in 1 MiB\nhint: sizes are in MiB; give 16 to 256",
 				-1:                  "no guest runs in -1 MiB\nhint: sizes are in MiB; give 16 to 256",
 			} {
-				if got, err := Balloon(within(t, time.Minute), s.client, guest); err == nil || err.Error() != want || got != 0 {
-					t.Errorf("%d: %d, %v, want %s", guest, got, err, want)
+				if got, err := Balloon(within(t, time.Minute), s.client, guest); err == nil || exit.Text(err) != want || got != 0 {
+					t.Errorf("%d: %d, %v, want %s", guest, got, exit.Text(err), want)
 				}
 			}
 			until(t, func() bool { return s.held() == standInMemory-160 })
@@ -213,7 +214,7 @@ func TestAPackageThatDoesNotNameTheMemorySaysWhatToDo(t *testing.T) {
 		"kvmtool": listenFor(t, hypervisor.Control{}, l.serve),
 		"crosvm":  &crosvm{},
 	} {
-		if _, err := Balloon(within(t, time.Minute), c, 160); err == nil || !strings.Contains(err.Error(), "\nhint: build and install it again") {
+		if _, err := Balloon(within(t, time.Minute), c, 160); err == nil || !strings.Contains(exit.Text(err), "\nhint: build and install it again") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"syscall"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -41,7 +42,8 @@ func errNoWay(hypervisor, what string) error {
 // known is the VM's memory for hypervisors that do not tell it.
 func known(memory int) (int, error) {
 	if memory <= 0 {
-		return 0, errors.New("the VM's package was built by an earlier version and does not say how much memory it has\nhint: build and install it again, and restart the VM")
+		return 0, exit.WithHint(errors.New("the VM's package was built by an earlier version and does not say how much memory it has"),
+			"build and install it again, and restart the VM")
 	}
 	return memory, nil
 }

@@ -18,11 +18,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/kvm"
 	"microvm/internal/netif"
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
 
@@ -73,6 +75,14 @@ func (d *Doctor) failed(check, detail, remedy string) {
 	d.findings = append(d.findings, Finding{check, Failed, detail, remedy})
 }
 
+// wrong is failed for an error: its own remedy is better than ours.
+func (d *Doctor) wrong(check string, err error, remedy string) {
+	if hint := exit.Hint(err); hint != "" {
+		remedy = strings.ReplaceAll(hint, "\n", "; ")
+	}
+	d.failed(check, err.Error(), remedy)
+}
+
 // Examine checks the host.
 func (d *Doctor) Examine() []Finding {
 	d.findings = nil
@@ -92,7 +102,7 @@ func (d *Doctor) Examine() []Finding {
 
 func (d *Doctor) account() {
 	if _, _, err := d.Host.Account(); err != nil {
-		d.failed("account", err.Error(), "run: systemd-sysusers")
+		d.wrong("account", err, "run: systemd-sysusers")
 		return
 	}
 	d.ok("account", "hypervisors run as user %s, group %s", d.Host.User, d.Host.Group)
@@ -294,13 +304,12 @@ func (d *Doctor) stateDir() {
 	const check = "state directory"
 	dir, err := d.Host.RealStateDir()
 	if err != nil {
-		cause, hint, _ := strings.Cut(err.Error(), "\nhint: ")
-		d.failed(check, cause, hint)
+		d.wrong(check, err, "")
 		return
 	}
 	info, err := os.Lstat(dir)
 	if err != nil {
-		d.failed(check, err.Error(), "run: systemd-tmpfiles --create")
+		d.wrong(check, err, "run: systemd-tmpfiles --create")
 		return
 	}
 	if !ownedBy(info, 0) || info.Mode().Perm()&0o022 != 0 || !info.IsDir() {
@@ -309,7 +318,7 @@ func (d *Doctor) stateDir() {
 	}
 	names, err := d.Host.Names()
 	if err != nil {
-		d.failed(check, err.Error(), "let root read "+dir)
+		d.wrong(check, err, "let root read "+dir)
 		return
 	}
 	bad := 0
@@ -344,7 +353,7 @@ func (d *Doctor) stale() {
 	found := 0
 	marked, err := netif.Marked()
 	if err != nil {
-		d.failed(check, err.Error(), "try again")
+		d.wrong(check, err, "try again")
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(marked)) {
@@ -355,7 +364,7 @@ func (d *Doctor) stale() {
 	}
 	entries, err := os.ReadDir(d.Host.RuntimeDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.failed(check, err.Error(), "run it with sudo")
+		d.wrong(check, err, "run it with sudo")
 	}
 	for _, e := range entries {
 		vm, err := d.Host.VM(e.Name())
@@ -365,9 +374,11 @@ func (d *Doctor) stale() {
 		records, _ := filepath.Glob(filepath.Join(vm.RuntimeDir(), "*.json"))
 		for _, record := range records {
 			found++
-			piece := strings.TrimSuffix(filepath.Base(record), ".json")
-			d.failed(check, fmt.Sprintf("%s says that VM %s has something, and it is not up", record, vm.Name),
-				fmt.Sprintf("take it back with: %s down %s", filepath.Join(d.LibexecDir, "microvm-"+piece), vm.Name))
+			remedy := "remove it: rm " + record
+			if t, ok := unit.ByRecord(strings.TrimSuffix(filepath.Base(record), ".json")); ok {
+				remedy = fmt.Sprintf("take it back with: %s down %s", filepath.Join(d.LibexecDir, t.Program), vm.Name)
+			}
+			d.failed(check, fmt.Sprintf("%s says that VM %s has something, and it is not up", record, vm.Name), remedy)
 		}
 	}
 	if found == 0 {

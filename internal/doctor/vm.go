@@ -20,6 +20,7 @@ import (
 	"microvm/internal/kvm"
 	"microvm/internal/mounts"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
 
@@ -66,13 +67,13 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.findings = nil
 	p, err := vm.Current()
 	if err != nil {
-		d.failed("package", err.Error(), "install the VM again: microvm update "+vm.Name+", or install-microvm")
+		d.wrong("package", err, "install the VM again: microvm update "+vm.Name+", or install-microvm")
 		return d.findings
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
 	if err != nil {
-		d.failed("package", err.Error(), "build and install the VM again: microvm update "+vm.Name)
+		d.wrong("package", err, "build and install the VM again: microvm update "+vm.Name)
 		return d.findings
 	}
 	d.ok("package", "%s, for %s", p.Dir(), plan.Hypervisor)
@@ -272,7 +273,7 @@ func (d *Doctor) shares(plan *hypervisor.Plan) {
 		check := "share " + s.Tag
 		path, err := virtiofsd.Locate(s.Virtiofsd)
 		if err != nil {
-			d.failed(check, err.Error(), "install virtiofsd 1.8 or newer, the one that is written in Rust")
+			d.wrong(check, err, "install virtiofsd 1.8 or newer, the one that is written in Rust")
 			continue
 		}
 		if info, err := os.Stat(s.Source); filepath.IsAbs(s.Source) && err == nil && !info.IsDir() {
@@ -320,45 +321,35 @@ func (d *Doctor) memory(plan *hypervisor.Plan) {
 	d.ok("huge pages", "%d MiB of %d MiB that are free", need, free*kib/1024)
 }
 
-// pieces says what each helper is for, in the order of a start.
-var pieces = []struct{ unit, what string }{
-	{"microvm-set-booted", "helpers"},
-	{"microvm-tap-interfaces", "tap interfaces"},
-	{"microvm-macvtap-interfaces", "macvtap interfaces"},
-	{"microvm-pci-devices", "PCI devices"},
-	{"microvm-virtiofsd", "virtiofs shares"},
-	{"microvm-machined", "registration with systemd-machined"},
-}
-
 func (d *Doctor) units(vm statedir.VM, plan *hypervisor.Plan, units map[string]Unit) {
-	needed := statedir.Helpers(plan)
-	for _, p := range pieces {
-		wanted := slices.Contains(needed, p.unit) || p.unit == "microvm-set-booted" && len(needed) > 0
-		d.unit(vm, p.unit, units[p.unit], wanted, p.what)
+	for _, t := range unit.Templates() {
+		if !t.Is(unit.Main) {
+			d.unit(vm, t, units[t.Name], t.Needs(plan))
+		}
 	}
-	d.unit(vm, "microvm", units["microvm"], true, "")
+	d.unit(vm, unit.Main, units[unit.Main.Name], true)
 }
 
-func (d *Doctor) unit(vm statedir.VM, template string, u Unit, wanted bool, what string) {
-	name := template + "@" + vm.Name
-	check := "unit " + name
+func (d *Doctor) unit(vm statedir.VM, t unit.Template, u Unit, wanted bool) {
+	check := "unit " + unit.Short(t.Of(vm.Name))
+	helper := !t.Is(unit.Main)
 	switch {
-	case template == "microvm" && u.KeepsFailing():
+	case !helper && u.KeepsFailing():
 		detail := fmt.Sprintf("keeps failing, restarted %d times without a run of 10 s", u.Restarts)
 		if u.Result != "success" && u.Result != "" { // that of a try under way
 			detail += ", last with " + u.Result
 		}
 		d.failed(check, detail+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
-	case template != "microvm" && u.TriedAgain():
+	case helper && u.TriedAgain():
 		d.failed(check, "failed with "+u.Result+" and is tried again"+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
 	case u.Active == "failed":
 		detail := "failed with " + u.Result + u.lastWords()
 		d.failed(check, detail, "fix that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)
 	case !wanted:
-		d.ok(check, "not needed: the runner has no %s", what)
+		d.ok(check, "not needed: the runner has no %s", t.What)
 	case u.Skipped:
-		d.failed(check, "was skipped by its condition: what was booted has no "+what+", and what is installed has", "take it with: microvm restart "+vm.Name)
-	case template != "microvm" && template != "microvm-set-booted" && !d.pulledIn(vm, template):
+		d.failed(check, "was skipped by its condition: what was booted has no "+t.What+", and what is installed has", "take it with: microvm restart "+vm.Name)
+	case helper && !t.Is(unit.SetBooted) && !d.pulledIn(vm, t):
 		d.failed(check, "is needed, and nothing pulls it in", "run: install-microvm --relink")
 	case u.Active == "" || u.Active == "inactive":
 		d.ok(check, "not started")
@@ -376,16 +367,16 @@ func (u Unit) lastWords() string {
 
 // pulledIn reports whether the VM's unit wants a helper: by a link, or by a line
 // of a drop-in, of an installation or of the host's configuration.
-func (d *Doctor) pulledIn(vm statedir.VM, template string) bool {
-	helper := template + "@" + vm.Name + ".service"
+func (d *Doctor) pulledIn(vm statedir.VM, t unit.Template) bool {
+	helper := t.Of(vm.Name)
 	for _, dir := range []string{d.Host.UnitDir, d.path("etc/systemd/system"), d.path("run/systemd/system")} {
-		unit := filepath.Join(dir, "microvm@"+vm.Name+".service")
+		of := filepath.Join(dir, unit.VM(vm.Name))
 		for _, links := range []string{".wants", ".requires"} {
-			if _, err := os.Lstat(filepath.Join(unit+links, helper)); err == nil {
+			if _, err := os.Lstat(filepath.Join(of+links, helper)); err == nil {
 				return true
 			}
 		}
-		dropIns, _ := filepath.Glob(filepath.Join(unit+".d", "*.conf"))
+		dropIns, _ := filepath.Glob(filepath.Join(of+".d", "*.conf"))
 		for _, path := range dropIns {
 			if data, err := os.ReadFile(path); err == nil && wants(string(data), helper) { //nolint:gosec // a directory of root's
 				return true
@@ -396,10 +387,10 @@ func (d *Doctor) pulledIn(vm statedir.VM, template string) bool {
 }
 
 // wants reports whether the text of a drop-in pulls a unit in, systemd.unit(5).
-func wants(dropIn, unit string) bool {
+func wants(dropIn, name string) bool {
 	for line := range strings.Lines(dropIn) {
 		key, value, _ := strings.Cut(line, "=")
-		if key := strings.TrimSpace(key); (key == "Wants" || key == "Requires") && slices.Contains(strings.Fields(value), unit) {
+		if key := strings.TrimSpace(key); (key == "Wants" || key == "Requires") && slices.Contains(strings.Fields(value), name) {
 			return true
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
 	"microvm/internal/netif/event"
@@ -83,8 +84,8 @@ func (l *Launcher) awaitBridges(ctx context.Context, bridges []string) error {
 		there := func() bool { _, err := interfaceIndex(name); return err == nil }
 		err := l.wait(ctx, "bridge "+name, there, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
-			return fmt.Errorf("bridge %q %w\nhint: make it before the VM, or correct bridge in the spec; it was waited for %.0f s, which %s changes",
-				name, err, l.waits.Limit.Seconds(), wait.Variable)
+			return exit.WithHint(fmt.Errorf("bridge %q %w", name, err),
+				"make it before the VM, or correct bridge in the spec; it was waited for %.0f s, which %s changes", l.waits.Limit.Seconds(), wait.Variable)
 		}
 		if err != nil {
 			return err
@@ -148,7 +149,8 @@ func (l *Launcher) awaitVsock(ctx context.Context) error {
 	}
 	err := l.wait(ctx, hypervisor.VhostVsock, there, wait.Dir(filepath.Dir(hypervisor.VhostVsock)), event.Devices, wait.UdevQueue())
 	if errors.Is(err, wait.ErrNotThere) {
-		return fmt.Errorf("%s %w, and this VM has a vsock\nhint: load the module with: modprobe vhost_vsock; or leave vsock.cid out of the spec", hypervisor.VhostVsock, err)
+		return exit.WithHint(fmt.Errorf("%s %w, and this VM has a vsock", hypervisor.VhostVsock, err),
+			"load the module with: modprobe vhost_vsock; or leave vsock.cid out of the spec")
 	}
 	return err
 }

@@ -23,6 +23,7 @@ import (
 	"microvm/internal/control"
 	"microvm/internal/hypervisor"
 	"microvm/internal/notify"
+	"microvm/internal/unit"
 )
 
 // ChildCommand is the word by which this program runs its readiness child.
@@ -163,7 +164,7 @@ func (l *Launcher) startChildWith(orders childOrders, listener *guestListener) (
 		return 0, fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}
 	//nolint:gosec // this program itself
-	pid, err = syscall.ForkExec(ourselves(), []string{"microvm-run-wrapper", ChildCommand, string(text)}, &syscall.ProcAttr{
+	pid, err = syscall.ForkExec(ourselves(), []string{program, ChildCommand, string(text)}, &syscall.ProcAttr{
 		Files: files,
 		Env:   []string{"NOTIFY_SOCKET=" + l.Notify, "JOURNAL_STREAM=" + os.Getenv("JOURNAL_STREAM"), "GOMAXPROCS=1"},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
@@ -276,7 +277,7 @@ func (c *child) toJournal(text string) error {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	line := fmt.Sprintf("PRIORITY=6\nSYSLOG_IDENTIFIER=microvm@%s\nMESSAGE=%s\n", c.orders.VM, text)
+	line := fmt.Sprintf("PRIORITY=6\nSYSLOG_IDENTIFIER=%s\nMESSAGE=%s\n", unit.Process(c.orders.VM), text)
 	if err := unix.Sendto(fd, []byte(line), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: journalSocket}); err != nil {
 		return err
 	}

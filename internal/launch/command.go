@@ -13,10 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/notify"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 const (
@@ -30,14 +31,14 @@ const (
 // usage.
 func Command(args []string, host statedir.Host, stderr io.Writer) int {
 	if len(args) != 2 {
-		return helper.Report(stderr, program, "", helper.Usage(usage))
+		return exit.Report(stderr, program, "", exit.Usage(errors.New(usage)))
 	}
 	if args[0] == ChildCommand {
-		return helper.Report(stderr, program, "", AwaitReady(args[1], notify.Socket()))
+		return exit.Report(stderr, program, "", AwaitReady(args[1], notify.Socket()))
 	}
 	vm, err := host.VM(args[1])
 	if err != nil {
-		return helper.Report(stderr, program, "", helper.Config(err))
+		return exit.Report(stderr, program, "", exit.Config(err))
 	}
 	l := &Launcher{Stderr: stderr, Notify: notify.Socket()}
 	ctx := context.Background()
@@ -55,9 +56,9 @@ func Command(args []string, host statedir.Host, stderr io.Writer) int {
 	case "register":
 		err = l.Register(ctx, vm)
 	default:
-		err = helper.Usage(usage)
+		err = exit.Usage(errors.New(usage))
 	}
-	return helper.Report(stderr, program, vm.Name, err)
+	return exit.Report(stderr, program, vm.Name, err)
 }
 
 // stopUnit is stop as ExecStop= of the unit, which names the hypervisor. Within
@@ -94,11 +95,11 @@ func (l *Launcher) stopTimes(ctx context.Context, vm statedir.VM) Stop {
 		return stopWithin(time.Duration(s) * time.Second)
 	}
 	limit, err := bounded(ctx, askManager, func(ctx context.Context) (time.Duration, error) {
-		return systemd.StopTimeout(ctx, "microvm@"+vm.Name+".service")
+		return systemd.StopTimeout(ctx, unit.VM(vm.Name))
 	})
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) { // a jail has no bus
-			l.logf("%v; the guest gets what TimeoutStopSec=90 leaves it", err)
+			l.logf("%w; the guest gets what TimeoutStopSec=90 leaves it", err)
 		}
 		return DefaultStop
 	}

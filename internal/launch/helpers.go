@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 )
 
 // checkHelpers wants each helper that the plan needs to have recorded what it did
@@ -14,20 +16,21 @@ import (
 func checkHelpers(vm statedir.VM, plan *hypervisor.Plan) error {
 	var errs error
 	for _, h := range []struct {
-		unit string
+		unit.Template
 		done func() (bool, error)
 	}{
-		{"tap-interfaces", func() (bool, error) { return recordedInterfaces(vm, "tap-interfaces", tapNames(plan)) }},
-		{"macvtap-interfaces", func() (bool, error) { return recordedInterfaces(vm, "macvtap-interfaces", macvtapNames(plan)) }},
-		{"pci-devices", func() (bool, error) { return recordedDevices(vm, plan) }},
-		{"virtiofsd", func() (bool, error) { return recordedSockets(vm, plan) }},
+		{unit.Taps, func() (bool, error) { return recordedInterfaces(vm, unit.Taps.Record, tapNames(plan)) }},
+		{unit.Macvtaps, func() (bool, error) { return recordedInterfaces(vm, unit.Macvtaps.Record, macvtapNames(plan)) }},
+		{unit.PCI, func() (bool, error) { return recordedDevices(vm, plan) }},
+		{unit.Virtiofsd, func() (bool, error) { return recordedSockets(vm, plan) }},
 	} {
 		done, err := h.done()
 		switch {
 		case err != nil:
 			errs = errors.Join(errs, err)
 		case !done:
-			errs = errors.Join(errs, fmt.Errorf("microvm-%[1]s@%[2]s.service has not done its work\nhint: see why with: journalctl -u microvm-%[1]s@%[2]s", h.unit, vm.Name))
+			errs = errors.Join(errs, exit.WithHint(fmt.Errorf("%s has not done its work", h.Of(vm.Name)),
+				"see why with: journalctl -u %s", unit.Short(h.Of(vm.Name))))
 		}
 	}
 	return errs
@@ -79,7 +82,7 @@ func recordedDevices(vm statedir.VM, plan *hypervisor.Plan) (bool, error) {
 			Address string `json:"address"`
 		} `json:"devices"`
 	}
-	if found, err := vm.ReadRecord("pci-devices", &record); !found || err != nil {
+	if found, err := vm.ReadRecord(unit.PCI.Record, &record); !found || err != nil {
 		return false, err
 	}
 	taken := map[string]bool{}
@@ -102,7 +105,7 @@ func recordedSockets(vm statedir.VM, plan *hypervisor.Plan) (bool, error) {
 	var sockets []struct {
 		Path string `json:"path"`
 	}
-	if found, err := vm.ReadRecord("virtiofsd", &sockets); !found || err != nil {
+	if found, err := vm.ReadRecord(unit.Virtiofsd.Record, &sockets); !found || err != nil {
 		return false, err
 	}
 	bound := map[string]bool{}

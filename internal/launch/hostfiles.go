@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/mode"
 )
@@ -45,12 +46,13 @@ func makeSources(dir string, shares []hypervisor.NinePShare) error {
 				err = unix.ENOTDIR
 			}
 			if err != nil {
-				return fmt.Errorf("share %q: source %s: %w\nhint: make the directory, or correct shares[].source in the spec", s.Tag, s.Source, cause(err))
+				return exit.WithHint(fmt.Errorf("share %q: source %s: %w", s.Tag, s.Source, cause(err)), "make the directory, or correct shares[].source in the spec")
 			}
 			continue
 		}
 		if err := makeSource(dir, s.Source); err != nil {
-			return fmt.Errorf("share %q: make source %s: %w\nhint: no link is followed inside the state directory; remove what is in its place", s.Tag, s.Source, err)
+			return exit.WithHint(fmt.Errorf("share %q: make source %s: %w", s.Tag, s.Source, err),
+				"no link is followed inside the state directory; remove what is in its place")
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -36,7 +37,7 @@ func TestSourcesOf9pSharesAreMadeBeneathTheStateDirectory(t *testing.T) {
 		"../" + "escaping": "invalid",
 	} {
 		err := makeSources(dir, []hypervisor.NinePShare{{Tag: "t", Source: source}})
-		if err == nil || want != "invalid" && !strings.Contains(err.Error(), want) {
+		if err == nil || want != "invalid" && !strings.Contains(exit.Text(err), want) {
 			t.Errorf("%s: %v, want %q", source, err, want)
 		}
 	}

@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/internal/unit"
 )
 
 // use is how a VM uses an image, which decides who else may have it.
@@ -272,7 +274,10 @@ func (im *image) cannotLock(vm string, err error) error {
 	if vm == "" {
 		vm = "NAME"
 	}
-	return fmt.Errorf("%s is in use by %s; it was left as it is\nhint: stop that, or give this VM an image of its own; microvm doctor %s compares the VMs\nhint: a disk that several VMs are meant to write needs shared in each", im.path, who, vm)
+	return exit.WithHint(
+		exit.WithHint(fmt.Errorf("%s is in use by %s; it was left as it is", im.path, who),
+			"stop that, or give this VM an image of its own; microvm doctor %s compares the VMs", vm),
+		"a disk that several VMs are meant to write needs shared in each")
 }
 
 // holder is who has the path among the arguments that it was started with.
@@ -296,7 +301,7 @@ func holder(path string) string {
 			if !hasPath(arg, path) {
 				continue
 			}
-			if vm, ok := strings.CutPrefix(args[0], "microvm@"); ok {
+			if vm, ok := unit.VMOfProcess(args[0]); ok {
 				return "VM " + vm
 			}
 			return fmt.Sprintf("process %d, %s", pid, filepath.Base(args[0]))

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/test/need"
 )
@@ -175,11 +175,11 @@ func TestAnImageThatAQEMUHasIsLeftAlone(t *testing.T) {
 			t.Errorf("%s: it was taken from the QEMU that has it", name)
 			continue
 		}
-		if want := "is in use by process "; !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "\nhint: ") {
+		if want := "is in use by process "; !strings.Contains(exit.Text(err), want) || !strings.Contains(exit.Text(err), "\nhint: ") {
 			t.Errorf("%s: %v, want %q and a hint", name, err, want)
 		}
-		if helper.ExitCode(err) != helper.ExitFailed {
-			t.Errorf("%s: exit code %d, want one that is tried again", name, helper.ExitCode(err))
+		if exit.Code(err) != exit.CodeFailed {
+			t.Errorf("%s: exit code %d, want one that is tried again", name, exit.Code(err))
 		}
 	}
 	if digest(t, path) != before {

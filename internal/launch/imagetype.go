@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -148,13 +149,15 @@ func checkType(dir, hyp string, im *image, v hypervisor.Volume) error {
 		return err
 	}
 	if declared != rawType {
-		return configf("%s is a %s image, and imageType is %s\nhint: set imageType to %s, or convert the image: qemu-img convert -O %s %s NEW",
-			im.path, kind, declared, kind, qemuName(declared), im.path)
+		return exit.WithHint(exit.Configf("%s is a %s image, and imageType is %s", im.path, kind, declared),
+			"set imageType to %s, or convert the image: qemu-img convert -O %s %s NEW", kind, qemuName(declared), im.path)
 	}
 	if v.Probed {
 		// The guest of a raw disk would have its host open what it names in it.
-		return configf("%s is a %s image, and imageType is raw; %s goes by what is in the image, which the guest can write\nhint: %s\nhint: if it is a raw disk, clear its beginning: dd if=/dev/zero of=%s bs=512 count=1 conv=notrunc",
-			im.path, kind, hyp, convert(hyp, kind, im.path), im.path)
+		return exit.WithHint(
+			exit.WithHint(exit.Configf("%s is a %s image, and imageType is raw; %s goes by what is in the image, which the guest can write", im.path, kind, hyp),
+				"%s", convert(hyp, kind, im.path)),
+			"if it is a raw disk, clear its beginning: dd if=/dev/zero of=%s bs=512 count=1 conv=notrunc", im.path)
 	}
 	mark := beside(im.path, volumeRaw)
 	if info.Mode()&os.ModeDevice != 0 {
@@ -166,8 +169,9 @@ func checkType(dir, hyp string, im *image, v hypervisor.Volume) error {
 	if abs, err := filepath.Abs(mark); err == nil {
 		mark = abs
 	}
-	return configf("%s is a %s image, and imageType is raw; it was left as it is\nhint: %s\nhint: if it is a raw disk, and its guest wrote that there, say so: touch %s",
-		im.path, kind, convert(hyp, kind, im.path), mark)
+	return exit.WithHint(
+		exit.WithHint(exit.Configf("%s is a %s image, and imageType is raw; it was left as it is", im.path, kind), "%s", convert(hyp, kind, im.path)),
+		"if it is a raw disk, and its guest wrote that there, say so: touch %s", mark)
 }
 
 // saidRaw says whether somebody other than the guest says that the image is raw.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/test/need"
 )
@@ -45,17 +45,17 @@ func TestImagesOfAnotherTypeAreRefused(t *testing.T) {
 			data := append(bytes.Clone(head), make([]byte, 8192)...)
 			must(t, os.WriteFile(path, data, 0o600))
 			err := volumes(dir, ext4(16))
-			if err == nil || !strings.Contains(err.Error(), "is a "+kind+" image, and imageType is raw") || !strings.Contains(err.Error(), "\nhint: ") {
+			if err == nil || !strings.Contains(exit.Text(err), "is a "+kind+" image, and imageType is raw") || !strings.Contains(exit.Text(err), "\nhint: ") {
 				t.Fatalf("%v", err)
 			}
-			if helper.ExitCode(err) != helper.ExitConfig {
-				t.Errorf("exit code %d", helper.ExitCode(err))
+			if exit.Code(err) != exit.CodeConfig {
+				t.Errorf("exit code %d", exit.Code(err))
 			}
 			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) { //nolint:gosec // the test's own
 				t.Error("the image was changed")
 			}
 			// The way on for a raw disk whose guest wrote that: the command in the hint.
-			_, command, _ := strings.Cut(err.Error(), "say so: ")
+			_, command, _ := strings.Cut(exit.Text(err), "say so: ")
 			output(t, "/bin/sh", "-c", command)
 			must(t, volumes(dir, ext4(16)))
 		})
@@ -119,10 +119,10 @@ func TestAHypervisorThatLooksIsNotTrustedWithARawDisk(t *testing.T) {
 			must(t, os.WriteFile(filepath.Join(dir, volumeRaw+"data.img"), nil, 0o600))
 			held, err := quiet().volumes(dir, &hypervisor.Plan{Hypervisor: hyp, Volumes: []hypervisor.Volume{{Image: "data.img", Probed: true}}})
 			held.Close()
-			if err == nil || !strings.Contains(err.Error(), "which the guest can write\nhint: ") {
+			if err == nil || !strings.Contains(exit.Text(err), "which the guest can write\nhint: ") {
 				t.Fatalf("%s with %q: %v", hyp, head, err)
 			}
-			_, command, _ := strings.Cut(err.Error(), "clear its beginning: ")
+			_, command, _ := strings.Cut(exit.Text(err), "clear its beginning: ")
 			output(t, "/bin/sh", "-c", command)
 			must(t, volumes(dir, hypervisor.Volume{Image: "data.img", Probed: true}))
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -24,7 +25,7 @@ func TestAVMThatNeedsKVMSaysWhatHelps(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		err := (&Launcher{Stderr: &log}).checkKVM(&c.plan)
-		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) || log.Len() > 0 {
+		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(exit.Text(err), c.want) || log.Len() > 0 {
 			t.Errorf("%+v: %v, %s", c.plan, err, log.String())
 		}
 	}

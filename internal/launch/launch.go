@@ -21,13 +21,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/wait"
 )
 
@@ -53,17 +54,20 @@ type Launcher struct {
 	preStarted *preStarted
 }
 
+// logf logs what it is given as fmt.Errorf takes it: the remedy of an error that is
+// wrapped by %w comes along.
 func (l *Launcher) logf(format string, args ...any) {
 	who := program
 	if l.ByHand {
 		who = "microvm"
 	}
 	// The hypervisor, its guest and a package's program have a say in it.
-	_, _ = fmt.Fprintln(l.Stderr, printable.Text(who+": "+fmt.Sprintf(format, args...)))
+	var lines strings.Builder
+	for line := range strings.Lines(printable.Text(exit.Text(fmt.Errorf(format, args...)))) {
+		lines.WriteString(who + ": " + strings.TrimRight(line, "\n") + "\n")
+	}
+	_, _ = io.WriteString(l.Stderr, lines.String())
 }
-
-// configf is an error that a retry cannot help.
-func configf(format string, args ...any) error { return helper.Config(fmt.Errorf(format, args...)) }
 
 // Start becomes the hypervisor of vm, with the package that microvm-set-booted@
 // has pinned; it returns only on failure.
@@ -77,14 +81,14 @@ func (l *Launcher) Start(vm statedir.VM) error {
 		return notPinned(vm)
 	}
 	if err != nil {
-		return helper.PackageError(vm, err)
+		return vm.PackageError(err)
 	}
 	if err := os.Chdir(vm.Dir()); err != nil {
 		return fmt.Errorf("enter the state directory: %w", err)
 	}
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if err := checkHelpers(vm, plan); err != nil {
 		return err
@@ -96,35 +100,37 @@ func (l *Launcher) Start(vm statedir.VM) error {
 func notPinned(vm statedir.VM) error {
 	p, err := vm.Current()
 	if err != nil {
-		return helper.PackageError(vm, err)
+		return vm.PackageError(err)
 	}
 	_ = p.Close()
-	return fmt.Errorf("no runner was pinned for this start\nhint: microvm-set-booted@%[1]s.service failed, see: journalctl -u microvm-set-booted@%[1]s", vm.Name)
+	pinner := unit.SetBooted.Of(vm.Name)
+	return exit.WithHint(errors.New("no runner was pinned for this start"),
+		"%s failed, see: journalctl -u %s", pinner, unit.Short(pinner))
 }
 
 // Exec becomes the hypervisor of package p, in the current directory; it
 // returns only on failure. The calling goroutine has to hold its thread.
-func (l *Launcher) Exec(p *runner.Package, unit string) error {
-	l.vm = unit
+func (l *Launcher) Exec(p *runner.Package, vm string) error {
+	l.vm = vm
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if plan.Foreign {
-		return l.execForeign(p, unit)
+		return l.execForeign(p, vm)
 	}
 	if err := l.preStart(p, plan); err != nil {
 		return err
 	}
 	program, err := findProgram(plan.Argv[0])
 	if err != nil {
-		return fmt.Errorf("hypervisor %w\nhint: install it, or correct %s.package in the spec", err, plan.Hypervisor)
+		return exit.WithHint(fmt.Errorf("hypervisor %w", err), "install it, or correct %s.package in the spec", plan.Hypervisor)
 	}
 	if err := l.await(plan); err != nil {
 		return err
 	}
 	l.sayVersion(plan)
-	if err := l.check(p, plan, unit); err != nil {
+	if err := l.check(p, plan, vm); err != nil {
 		return err
 	}
 	files, err := l.macvtaps(plan.Macvtaps)
@@ -143,7 +149,7 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 		if disks, err = l.prepare(plan); err != nil {
 			return err
 		}
-		return disks.lend(unit, func() error {
+		return disks.lend(vm, func() error {
 			if err := beforeStart(plan.BeforeStart); err != nil {
 				return err
 			}
@@ -193,13 +199,13 @@ func (l *Launcher) Exec(p *runner.Package, unit string) error {
 }
 
 // check looks for what has to be there before the hypervisor starts.
-func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, unit string) error {
+func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, vm string) error {
 	for _, f := range plan.Files {
 		if err := readable(f.Path); err != nil {
 			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
 		}
 	}
-	if missing := Missing(plan, ".", l.remedies(p, unit)); len(missing) > 0 {
+	if missing := Missing(plan, ".", l.remedies(p, vm)); len(missing) > 0 {
 		return fmt.Errorf("%s", strings.Join(missing, "\n"))
 	}
 	return nil
@@ -211,7 +217,7 @@ func (l *Launcher) prepare(plan *hypervisor.Plan) (*images, error) {
 	// sockets are in use.
 	disks, err := l.volumes(".", plan)
 	if err != nil {
-		return nil, helper.Mendable(err)
+		return nil, exit.Retry(err)
 	}
 	err = removeSockets(".", l.stale(plan.StaleSockets))
 	if err == nil {
@@ -256,7 +262,7 @@ func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
 		if plan.KVM == hypervisor.KVMWanted {
 			return nil // emulated, as everybody expects
 		}
-		return fmt.Errorf("this VM needs KVM, which on this host has no guests of architecture %s\nhint: %s", plan.Arch, withoutKVM(plan))
+		return exit.WithHint(fmt.Errorf("this VM needs KVM, which on this host has no guests of architecture %s", plan.Arch), "%s", withoutKVM(plan))
 	}
 	err := usableKVM()
 	if err == nil {
@@ -266,7 +272,7 @@ func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
 	if plan.KVM == hypervisor.KVMRequired {
 		return fmt.Errorf("%w; this VM needs it: %s, or %s", err, remedy, withoutKVM(plan))
 	}
-	l.logf("warning: %v; the guest is emulated, which is slow: %s", err, remedy)
+	l.logf("warning: %w; the guest is emulated, which is slow: %s", err, remedy)
 	return nil
 }
 
@@ -281,7 +287,7 @@ func withoutKVM(plan *hypervisor.Plan) string {
 // Remedies say what to do where something is missing that a helper makes.
 type Remedies struct{ Taps, Macvtaps, Shares string }
 
-func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
+func (l *Launcher) remedies(p *runner.Package, vm string) Remedies {
 	if l.ByHand {
 		bin := filepath.Join(p.Dir(), "bin")
 		return Remedies{
@@ -290,13 +296,13 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
 		}
 	}
-	start := func(helper string) string {
-		return fmt.Sprintf("make it with: systemctl start %s@%s (or install the VM again if that unit was not pulled in)", helper, unit)
+	start := func(helper unit.Template) string {
+		return fmt.Sprintf("make it with: systemctl start %s (or install the VM again if that unit was not pulled in)", unit.Short(helper.Of(vm)))
 	}
 	return Remedies{
-		Taps:     start("microvm-tap-interfaces"),
-		Macvtaps: start("microvm-macvtap-interfaces"),
-		Shares:   start("microvm-virtiofsd"),
+		Taps:     start(unit.Taps),
+		Macvtaps: start(unit.Macvtaps),
+		Shares:   start(unit.Virtiofsd),
 	}
 }
 
@@ -465,15 +471,15 @@ func become(program string, argv, env []string, inherit []int) error {
 
 // execForeign becomes the microvm-run of a package that has no plan, which
 // does everything else itself.
-func (l *Launcher) execForeign(p *runner.Package, unit string) error {
+func (l *Launcher) execForeign(p *runner.Package, vm string) error {
 	program := filepath.Join(p.Dir(), runner.RunProgram)
 	if err := unix.Access(program, unix.X_OK); err != nil {
-		return configf("%s: %w; build the package again", program, err)
+		return exit.Configf("%s: %w; build the package again", program, err)
 	}
 	if err := notify.Send(l.Notify, "READY=1", "STATUS=Executed the package's "+runner.RunProgram, notify.NoMore); err != nil {
 		return err
 	}
-	return become(program, []string{"microvm@" + unit}, os.Environ(), nil)
+	return become(program, []string{unit.Process(vm)}, os.Environ(), nil)
 }
 
 // removeSockets removes sockets that an earlier run left.

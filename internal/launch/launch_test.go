@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/control"
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/systemd"
 	"microvm/test/need"
@@ -167,8 +167,8 @@ func TestReadinessChildEndsWithTheHypervisor(t *testing.T) {
 		Argv:      []string{"/bin/sh", "-c", "echo kernel panic >&2; sleep 0.1; exit 3"},
 		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyVMM, Control: &hypervisor.Control{Method: "qmp", Socket: "qmp.sock"}},
 	}))
-	var exit *exec.ExitError
-	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != 3 {
+	var ended *exec.ExitError
+	if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != 3 {
 		t.Errorf("it ended with %v, want the hypervisor's own exit code", err)
 	}
 	gone(t)
@@ -411,21 +411,21 @@ func TestRefusedStarts(t *testing.T) {
 		code int
 	}{
 		"a missing kernel": {hypervisor.Plan{Files: []hypervisor.File{{Role: "kernel", Path: "/absent/vmlinuz"}}},
-			"kernel /absent/vmlinuz: no such file or directory; put the file there", helper.ExitFailed},
+			"kernel /absent/vmlinuz: no such file or directory; put the file there", exit.CodeFailed},
 		"a missing hypervisor": {hypervisor.Plan{Argv: []string{"no-such-hypervisor"}},
-			"hypervisor no-such-hypervisor not found in PATH\n", helper.ExitFailed},
+			"hypervisor no-such-hypervisor not found in PATH\n", exit.CodeFailed},
 		"a missing tap": {hypervisor.Plan{Taps: []hypervisor.Tap{{ID: "vm-absent"}}},
-			`tap interface "vm-absent" is missing`, helper.ExitFailed},
+			`tap interface "vm-absent" is missing`, exit.CodeFailed},
 		"a missing share": {hypervisor.Plan{Shares: []hypervisor.Share{{Tag: "home", Source: "/home", Socket: "home.sock"}}},
-			`home.sock of share "home" is missing`, helper.ExitFailed},
+			`home.sock of share "home" is missing`, exit.CodeFailed},
 		"a failing preStart": {hypervisor.Plan{PreStart: "true\nfalse\ntouch too-far"},
-			"preStart: exit status 1", helper.ExitFailed},
+			"preStart: exit status 1", exit.CodeFailed},
 		"a failing extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "exit 4"},
-			"extraArgsScript exit 4: exit status 4", helper.ExitFailed},
+			"extraArgsScript exit 4: exit status 4", exit.CodeFailed},
 		"a talkative extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "echo a; echo b"},
-			"more than one line", helper.ExitFailed},
+			"more than one line", exit.CodeFailed},
 		"an unknown placeholder": {hypervisor.Plan{Argv: []string{"/bin/true", "@{moon-phase}"}},
-			`"moon-phase" is not known`, helper.ExitFailed},
+			`"moon-phase" is not known`, exit.CodeFailed},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -433,8 +433,8 @@ func TestRefusedStarts(t *testing.T) {
 				c.plan.Argv = []string{"/bin/true"}
 			}
 			s := launch(t, pack(t, &c.plan))
-			var exit *exec.ExitError
-			if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != c.code {
+			var ended *exec.ExitError
+			if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != c.code {
 				t.Errorf("it ended with %v, want exit code %d", err, c.code)
 			}
 			log := s.log()
@@ -468,8 +468,8 @@ func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
 		open(t, c.Env)
 		c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	})
-	var exit *exec.ExitError
-	if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != helper.ExitFailed {
+	var ended *exec.ExitError
+	if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != exit.CodeFailed {
 		t.Errorf("it ended with %v", err)
 	}
 	if log := s.log(); !strings.Contains(log, "permission denied; the hypervisors' user has to be able to write to") {
@@ -551,8 +551,8 @@ func TestABridgeThatDoesNotComeIsNamed(t *testing.T) {
 		began := time.Now()
 		s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Bridges: []string{"absent0"}}),
 			func(c *exec.Cmd) { c.Env = append(c.Env, "MICROVM_WAIT="+limit) })
-		var exit *exec.ExitError
-		if err := s.exit(); !errors.As(err, &exit) || exit.ExitCode() != helper.ExitFailed || time.Since(began) > most {
+		var ended *exec.ExitError
+		if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != exit.CodeFailed || time.Since(began) > most {
 			t.Errorf("MICROVM_WAIT=%s: it ended with %v after %s", limit, err, time.Since(began))
 		}
 		if log := s.log(); !strings.Contains(log, `web: bridge "absent0" not found`) || !strings.Contains(log, "web: hint: make it") {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 
+	"microvm/internal/exit"
 	"microvm/internal/mounts"
 )
 
@@ -19,7 +20,7 @@ func (w *volumeWork) mayCreate(dir string) error {
 	case err != nil:
 		return fmt.Errorf("make the image: %w", err)
 	case missing != nil:
-		return fmt.Errorf("%s of %s is not mounted, so no image is made below it\nhint: mount it: mount %s", missing.Dir, missing.From, missing.Dir)
+		return exit.WithHint(fmt.Errorf("%s of %s is not mounted, so no image is made below it", missing.Dir, missing.From), "mount it: mount %s", missing.Dir)
 	}
 	return w.sameFileSystem(dir)
 }
@@ -45,5 +46,6 @@ func (w *volumeWork) sameFileSystem(dir string) error {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
 	}
-	return fmt.Errorf("%s is on %s now, and the VM's images were on %s; no image is made there\nhint: mount the disk that they are on; if they are to be here from now on: rm %s", dir, now, before, w.l.state.VolumesRecord())
+	return exit.WithHint(fmt.Errorf("%s is on %s now, and the VM's images were on %s; no image is made there", dir, now, before),
+		"mount the disk that they are on; if they are to be here from now on: rm %s", w.l.state.VolumesRecord())
 }

@@ -10,10 +10,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 // goodRun is how long a VM has to have been up for its next restart to count
@@ -38,8 +39,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 		}
 		_ = p.Close()
 	}
-	unit := "microvm@" + vm.Name + ".service"
-	run, err := systemd.LastRun(ctx, unit, "microvm-set-booted@"+vm.Name+".service")
+	run, err := systemd.LastRun(ctx, unit.VM(vm.Name), unit.SetBooted.Of(vm.Name))
 	if err != nil {
 		return errors.Join(errs, err)
 	}
@@ -49,7 +49,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 			l.logf("hint: raise TimeoutStartSec= of its unit for a guest that takes longer; for one that does not report, set readiness to %q in its spec", hypervisor.ReadyVMM)
 		}
 	}
-	final := run.Stopping || status == fmt.Sprint(helper.ExitConfig)
+	final := run.Stopping || status == fmt.Sprint(exit.CodeConfig)
 	if final && !run.Pinned {
 		errs = errors.Join(errs, vm.ClearBooted())
 	}
@@ -61,10 +61,10 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 	}
 	if run.TriedAgain(result, status) && vm.StartedByAnother() {
 		// What its helpers made has no record, and no start goes by that.
-		return errors.Join(errs, systemd.RunApart(ctx, "microvm-run-wrapper-renew-"+vm.Name+".service", []string{ourselves(), renewCommand, vm.Name}))
+		return errors.Join(errs, systemd.RunApart(ctx, unit.Apart(program, "renew", vm.Name), []string{ourselves(), renewCommand, vm.Name}))
 	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
-		errs = errors.Join(errs, l.startOver(ctx, vm, unit, result))
+		errs = errors.Join(errs, l.startOver(ctx, vm, result))
 	}
 	return errs
 }
@@ -72,7 +72,7 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 // failedHelper is the unit of a helper of vm that has failed, which is why the
 // attempt did. It is started anew with the next one.
 func failedHelper(ctx context.Context, vm statedir.VM) string {
-	units, err := systemd.ListUnits(ctx, "microvm-*@"+vm.Name+".service")
+	units, err := systemd.ListUnits(ctx, unit.HelpersOf(vm.Name))
 	if err != nil {
 		return "" // the VM's own unit says as much
 	}
@@ -87,11 +87,11 @@ func failedHelper(ctx context.Context, vm statedir.VM) string {
 // startOver starts the count of a unit's restarts over. That resets the result of
 // the run as well, which systemd logs when this process has ended; so for a run that
 // failed it is left to a process outside of the unit.
-func (l *Launcher) startOver(ctx context.Context, vm statedir.VM, unit, result string) error {
+func (l *Launcher) startOver(ctx context.Context, vm statedir.VM, result string) error {
 	if result == "success" {
-		return systemd.ResetFailed(ctx, unit)
+		return systemd.ResetFailed(ctx, unit.VM(vm.Name))
 	}
-	return systemd.RunApart(ctx, "microvm-run-wrapper-settle-"+vm.Name+".service", []string{ourselves(), settleCommand, vm.Name})
+	return systemd.RunApart(ctx, unit.Apart(program, "settle", vm.Name), []string{ourselves(), settleCommand, vm.Name})
 }
 
 // renewCommand is the word by which this program restarts a VM with its helpers,
@@ -100,7 +100,7 @@ const renewCommand = "renew"
 
 func renew(ctx context.Context, vm statedir.VM) error {
 	var failed error
-	err := systemd.RunJobs(ctx, systemd.Restart, []string{"microvm@" + vm.Name + ".service"}, func(r systemd.Result) { failed = r.Err })
+	err := systemd.RunJobs(ctx, systemd.Restart, []string{unit.VM(vm.Name)}, func(r systemd.Result) { failed = r.Err })
 	return errors.Join(err, failed)
 }
 
@@ -118,9 +118,9 @@ const (
 // settle waits until the unit of vm has ended its last run, and starts the count of
 // its restarts over.
 func settle(ctx context.Context, vm statedir.VM) error {
-	unit := "microvm@" + vm.Name + ".service"
+	name := unit.VM(vm.Name)
 	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); time.Sleep(settlePause) {
-		units, err := systemd.ListUnits(ctx, unit)
+		units, err := systemd.ListUnits(ctx, name)
 		if err != nil {
 			return err
 		}
@@ -128,7 +128,7 @@ func settle(ctx context.Context, vm statedir.VM) error {
 			break
 		}
 	}
-	return systemd.ResetFailed(ctx, unit)
+	return systemd.ResetFailed(ctx, name)
 }
 
 // neverReady says how far a run got that ended before it was ready. The

@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
 // Register registers a running VM with systemd-machined, as root, with the
@@ -14,17 +15,17 @@ import (
 func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 	p, err := vm.Booted()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if plan.Machined == nil {
-		return helper.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
+		return exit.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
 	}
-	leader, err := systemd.MainPID(ctx, "microvm@"+vm.Name+".service")
+	leader, err := systemd.MainPID(ctx, unit.VM(vm.Name))
 	if err != nil {
 		return err
 	}
@@ -41,7 +42,7 @@ func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 func (l *Launcher) appendIndex(list []int, id string) []int {
 	index, err := interfaceIndex(id)
 	if err != nil {
-		l.logf("%v", err)
+		l.logf("%w", err)
 		return list
 	}
 	return append(list, index)

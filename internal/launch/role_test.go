@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 )
@@ -77,7 +77,7 @@ func launchPackage(dir string) int {
 	if err == nil {
 		err = l.Exec(p, "web")
 	}
-	return helper.Report(os.Stderr, program, "web", err)
+	return exit.Report(os.Stderr, program, "web", err)
 }
 
 // inherited is what show has seen.

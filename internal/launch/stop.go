@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/control"
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
@@ -59,7 +59,7 @@ func stopWithin(total time.Duration) Stop {
 func (l *Launcher) Stop(ctx context.Context, vm statedir.VM, target *Process, times Stop) error {
 	p, err := vm.Booted()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	defer func() { _ = p.Close() }()
 	return l.StopPackage(ctx, p, vm.Dir(), target, times)
@@ -70,10 +70,10 @@ func (l *Launcher) Stop(ctx context.Context, vm statedir.VM, target *Process, ti
 func (l *Launcher) StopPackage(ctx context.Context, p *runner.Package, dir string, target *Process, times Stop) error {
 	plan, err := p.Plan()
 	if err != nil {
-		return helper.Config(err)
+		return exit.Config(err)
 	}
 	if plan.Shutdown.Method == hypervisor.ShutdownScript && os.Geteuid() == 0 {
-		return helper.Config(fmt.Errorf("%s brings a program of its own for the shutdown, which does not run as root; stop the VM with: microvm stop NAME, or as the user that runs it", p.Dir()))
+		return exit.Config(fmt.Errorf("%s brings a program of its own for the shutdown, which does not run as root; stop the VM with: microvm stop NAME, or as the user that runs it", p.Dir()))
 	}
 	return l.stopPlan(ctx, p, plan, dir, target, times)
 }
@@ -102,7 +102,7 @@ func (l *Launcher) stopPlan(ctx context.Context, p *runner.Package, plan *hyperv
 		err = s.ask(graceful, plan.Shutdown, dir)
 	}
 	if err != nil {
-		l.logf("%v", err)
+		l.logf("%w", err)
 	}
 	// A request that failed, or was never made, is nothing to wait for.
 	if s.exited() || err == nil && plan.Shutdown.Method != hypervisor.ShutdownNone && s.wait(graceful) {
@@ -213,7 +213,7 @@ func (s *stopping) ask(ctx context.Context, how hypervisor.Shutdown, dir string)
 			continue
 		case err.Error() != trouble:
 			trouble = err.Error()
-			s.launcher.logf("asking the guest to go down: %s; trying again", trouble)
+			s.launcher.logf("asking the guest to go down: %w; trying again", err)
 		}
 		// The socket is not there yet, or answers late.
 		s.pause(ctx, pause)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/durable"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -119,7 +120,7 @@ func (w *volumeWork) notTwice(held *images) error {
 		have, err := other.file.Stat()
 		alike := useOf(w.v) == other.use && other.use != alone
 		if err == nil && os.SameFile(info, have) && !alike {
-			return configf("%s and %s are the same file\nhint: remove one of the two volumes", w.path, other.path)
+			return exit.WithHint(exit.Configf("%s and %s are the same file", w.path, other.path), "remove one of the two volumes")
 		}
 	}
 	return nil
@@ -130,7 +131,8 @@ func (w *volumeWork) notTwice(held *images) error {
 func (w *volumeWork) missing() error {
 	if target, linked := os.Readlink(w.path); linked == nil {
 		// The disk it is on may not be mounted: no time for an empty image.
-		return fmt.Errorf("%s is a link to %s, which does not exist, or which the VM's unit does not see\nhint: mount the disk it is on, name %[2]s itself as the image in the spec, or remove the link", w.path, target)
+		return exit.WithHint(fmt.Errorf("%s is a link to %s, which does not exist, or which the VM's unit does not see", w.path, target),
+			"mount the disk it is on, name %s itself as the image in the spec, or remove the link", target)
 	}
 	if !w.v.AutoCreate {
 		return fmt.Errorf("the image %s does not exist and autoCreate is off; put it there, or turn autoCreate on", w.path)
@@ -150,7 +152,7 @@ func (w *volumeWork) existing(info fs.FileInfo) error {
 	mode := info.Mode()
 	device := mode&fs.ModeDevice != 0 // a disk or a logical volume of the operator's
 	if !device && !mode.IsRegular() {
-		return configf("%s is a %s, not an image; remove it or name another image", w.path, kind(mode))
+		return exit.Configf("%s is a %s, not an image; remove it or name another image", w.path, kind(mode))
 	}
 	if mode&fs.ModeCharDevice != 0 {
 		return w.usable(usable(w.path, w.v.ReadOnly))
@@ -173,7 +175,7 @@ func (w *volumeWork) existing(info fs.FileInfo) error {
 func (w *volumeWork) usable(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return configf("%s: %w; let the hypervisors' user use it, or set readOnly where it only has to read", w.path, err)
+		return exit.Configf("%s: %w; let the hypervisors' user use it, or set readOnly where it only has to read", w.path, err)
 	case errors.Is(err, fs.ErrNotExist):
 		return errReplaced
 	case err != nil:
@@ -214,7 +216,7 @@ func (w *volumeWork) lock(f *os.File) (*image, error) {
 	case err != nil:
 		// A network file system without locks, say. Hypervisors that lock do not
 		// start then; the others have no other protection, either.
-		w.l.logf("warning: cannot lock %s: %v; see that no other VM uses it", w.path, err)
+		w.l.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
 		im.exclusive, im.unlockable = true, true
 	}
 	ours, err := f.Stat()
@@ -249,7 +251,7 @@ func (w *volumeWork) fit() error {
 		return fmt.Errorf("look at the image: %w", err)
 	}
 	if info.Size() > size {
-		return configf("the image has %d MiB and %d are declared; shrinking would lose data: declare at least %d, or make a new image and copy",
+		return exit.Configf("the image has %d MiB and %d are declared; shrinking would lose data: declare at least %d, or make a new image and copy",
 			(info.Size()+mib-1)/mib, w.v.SizeMiB, (info.Size()+mib-1)/mib)
 	}
 	if info.Size() == size && w.growing() == "" {
@@ -294,11 +296,11 @@ func kind(mode fs.FileMode) string {
 func (w *volumeWork) create() (err error) {
 	how, known := fileSystems[w.v.FSType]
 	if !known {
-		return configf("no way is known to make a file system of type %q; make the image yourself and set autoCreate to false, or choose ext4", w.v.FSType)
+		return exit.Configf("no way is known to make a file system of type %q; make the image yourself and set autoCreate to false, or choose ext4", w.v.FSType)
 	}
 	mkfs, err := findProgram(how.program)
 	if err != nil {
-		return configf("%s is not installed; on Debian it is in package %s", how.program, how.debianPackage)
+		return exit.Configf("%s is not installed; on Debian it is in package %s", how.program, how.debianPackage)
 	}
 	tmp := beside(w.path, volumeTemp)
 	im, err := w.openNew(tmp)
@@ -367,7 +369,7 @@ func (w *volumeWork) lockNew(f *os.File) (*image, error) {
 		return nil, fmt.Errorf("another start is making %s just now", w.path)
 	}
 	if err != nil {
-		w.l.logf("warning: cannot lock %s: %v; see that no other VM uses it", w.path, err)
+		w.l.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
 		im.unlockable = true
 	}
 	ours, err := f.Stat()
@@ -425,7 +427,7 @@ func putInPlace(tmp, path string) error {
 func cannotMake(dir string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return configf("make the image: %w; the hypervisors' user has to be able to write to %s", err, dir)
+		return exit.Configf("make the image: %w; the hypervisors' user has to be able to write to %s", err, dir)
 	case errors.Is(err, fs.ErrNotExist):
 		// It may be on a disk that is not mounted yet.
 		return fmt.Errorf("make the image: %w; make the directory %s, writable for the hypervisors' user, or mount the disk it is on", err, dir)
@@ -443,11 +445,11 @@ func explain(path string, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EDQUOT):
-		return fmt.Errorf("%w\nhint: raise the quota of the hypervisors' user on the file system of %s", err, dir)
+		return exit.WithHint(err, "raise the quota of the hypervisors' user on the file system of %s", dir)
 	case errors.Is(err, unix.EFBIG):
-		return configf("%w\nhint: the file system of %s, or LimitFSIZE= of the unit, allows no file of that size; put the image elsewhere", err, dir)
+		return exit.WithHint(exit.Config(err), "the file system of %s, or LimitFSIZE= of the unit, allows no file of that size; put the image elsewhere", dir)
 	case errors.Is(err, unix.ENOSPC), full:
-		return fmt.Errorf("%w\nhint: make room on the file system of %s, which is full", err, dir)
+		return exit.WithHint(err, "make room on the file system of %s, which is full", dir)
 	}
 	return err
 }
@@ -507,7 +509,7 @@ func (w *volumeWork) mark() error {
 	}
 	err := explain(w.path, errs)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS) {
-		return configf("%w\nhint: let the hypervisors' user write to %s, or grow the image yourself", err, filepath.Dir(w.path))
+		return exit.WithHint(exit.Config(err), "let the hypervisors' user write to %s, or grow the image yourself", filepath.Dir(w.path))
 	}
 	return err
 }
@@ -517,7 +519,7 @@ func (w *volumeWork) mark() error {
 func (w *volumeWork) unmark() {
 	for _, mark := range w.marks() {
 		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) && exists(mark) {
-			w.l.logf("warning: %v; the next start checks the file system again\nhint: rm %s", err, mark)
+			w.l.logf("%w", exit.WithHint(fmt.Errorf("warning: %w; the next start checks the file system again", err), "rm %s", mark))
 		}
 	}
 }
@@ -535,11 +537,11 @@ func (w *volumeWork) grow(size int64) error {
 	}
 	fsck, err := findProgram("e2fsck")
 	if err != nil {
-		return configf("e2fsck is not installed; on Debian it is in package e2fsprogs")
+		return exit.Configf("e2fsck is not installed; on Debian it is in package e2fsprogs")
 	}
 	resize, err := findProgram("resize2fs")
 	if err != nil {
-		return configf("resize2fs is not installed; on Debian it is in package e2fsprogs")
+		return exit.Configf("resize2fs is not installed; on Debian it is in package e2fsprogs")
 	}
 	if err := w.mark(); err != nil {
 		return err
@@ -547,9 +549,9 @@ func (w *volumeWork) grow(size int64) error {
 	if err := w.enlarge(size); err != nil {
 		return err
 	}
-	var exit *exec.ExitError
+	var ended *exec.ExitError
 	// 1 says that errors were corrected, e2fsck(8).
-	if err := run(fsck, "-f", "-p", w.path); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1) {
+	if err := run(fsck, "-f", "-p", w.path); err != nil && (!errors.As(err, &ended) || ended.ExitCode() != 1) {
 		return explain(w.path, fmt.Errorf("grow the file system: %w; repair it by hand with: e2fsck -f %s", err, w.path))
 	}
 	if err := run(resize, w.path); err != nil {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/test/need"
 )
@@ -247,20 +247,20 @@ func TestRefusedVolumes(t *testing.T) {
 		want   string
 		code   int
 	}{
-		"one that shrank":            {big, ext4(16), "has 20 MiB and 16 are declared", helper.ExitConfig},
-		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "does not exist and autoCreate is off", helper.ExitFailed},
+		"one that shrank":            {big, ext4(16), "has 20 MiB and 16 are declared", exit.CodeConfig},
+		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "does not exist and autoCreate is off", exit.CodeFailed},
 		"a directory": {func(t *testing.T, dir string) {
 			if err := os.Mkdir(filepath.Join(dir, "data.img"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-		}, ext4(16), "is a directory, not an image", helper.ExitConfig},
+		}, ext4(16), "is a directory, not an image", exit.CodeConfig},
 		"a link to nowhere": {func(t *testing.T, dir string) {
 			if err := os.Symlink("/mnt/absent/data.img", filepath.Join(dir, "data.img")); err != nil {
 				t.Fatal(err)
 			}
-		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist, or", helper.ExitFailed},
-		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory", helper.ExitFailed},
-		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`, helper.ExitConfig},
+		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist, or", exit.CodeFailed},
+		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory", exit.CodeFailed},
+		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`, exit.CodeConfig},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -274,8 +274,8 @@ func TestRefusedVolumes(t *testing.T) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
 			// What may be on a disk that is not mounted yet is tried again.
-			if helper.ExitCode(err) != c.code {
-				t.Errorf("exit code %d, want %d", helper.ExitCode(err), c.code)
+			if exit.Code(err) != c.code {
+				t.Errorf("exit code %d, want %d", exit.Code(err), c.code)
 			}
 			if after := names(t, dir); strings.Join(after, " ") != strings.Join(before, " ") {
 				t.Errorf("before there was %q, now %q", before, after)
@@ -344,7 +344,7 @@ func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := volumes(dir, v)
-	if err == nil || !strings.Contains(err.Error(), "\nhint: let the hypervisors' user write to "+other) || helper.ExitCode(err) != helper.ExitConfig {
+	if err == nil || !strings.Contains(exit.Text(err), "\nhint: let the hypervisors' user write to "+other) || exit.Code(err) != exit.CodeConfig {
 		t.Errorf("%v", err)
 	}
 	// Nor to make another.
@@ -399,7 +399,7 @@ func TestAFullDiskIsNamed(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	err := volumes(dir, ext4(64))
-	if err == nil || !strings.Contains(err.Error(), "\nhint: make room on the file system of "+dir) {
+	if err == nil || !strings.Contains(exit.Text(err), "\nhint: make room on the file system of "+dir) {
 		t.Errorf("%v", err)
 	}
 	if left := names(t, dir); len(left) != 0 {

@@ -20,6 +20,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
 	"microvm/internal/spec"
+	"microvm/internal/unit"
 )
 
 // Options of a build.
@@ -253,19 +254,19 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 	if p.Balloon != nil {
 		script("microvm-balloon", "exec "+microvm+" balloon "+self+` "$@"`)
 	}
-	if len(p.Taps) > 0 {
-		script("tap-up", helper("microvm-tap-interfaces", " up"))
-		script("tap-down", helper("microvm-tap-interfaces", " down"))
+	if unit.Taps.Needs(p) {
+		script("tap-up", helper(unit.Taps.Program, " up"))
+		script("tap-down", helper(unit.Taps.Program, " down"))
 	}
-	if len(p.Macvtaps) > 0 {
-		script("macvtap-up", helper("microvm-macvtap-interfaces", " up"))
-		script("macvtap-down", helper("microvm-macvtap-interfaces", " down"))
+	if unit.Macvtaps.Needs(p) {
+		script("macvtap-up", helper(unit.Macvtaps.Program, " up"))
+		script("macvtap-down", helper(unit.Macvtaps.Program, " down"))
 	}
-	if len(p.PCI) > 0 {
-		script("pci-setup", helper("microvm-pci-devices", " up"))
+	if unit.PCI.Needs(p) {
+		script("pci-setup", helper(unit.PCI.Program, " up"))
 	}
-	if len(p.Shares) > 0 {
-		script("virtiofsd-run", helper("microvm-virtiofsd", " up"))
+	if unit.Virtiofsd.Needs(p) {
+		script("virtiofsd-run", helper(unit.Virtiofsd.Program, " up"))
 	}
 }
 

@@ -52,6 +52,9 @@ func (p *Package) SetDir(path string) { p.path = path }
 // place of one that came with it.
 func (p *Package) AsBuilt() { p.asBuilt = true }
 
+// Permanent reports that no retry helps, to package exit.
+func (*UntrustedError) Permanent() bool { return true }
+
 // Close closes the package.
 func (p *Package) Close() error { return p.dir.Close() }
 

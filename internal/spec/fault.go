@@ -36,6 +36,9 @@ func (fs Faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Permanent reports that no retry helps, to package exit.
+func (fs Faults) Permanent() bool { return true }
+
 // Err returns nil where there is no fault.
 func (fs Faults) Err() error {
 	if len(fs) == 0 {

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/runner"
 )
 
@@ -60,9 +61,9 @@ func (h Host) RealStateDir() (string, error) {
 
 // trustLink refuses a link that others than root, or the caller, could change.
 func (h Host) trustLink(dir, link string, owner uint32) error {
-	const hint = "\nhint: move the directory itself there, or remove the link and make it as root with: ln -s"
+	const hint = "move the directory itself there, or remove the link and make it as root with: ln -s"
 	if owner != 0 && int(owner) != os.Geteuid() {
-		return fmt.Errorf("state directory %s: %s is a link of user %d, who could make it lead anywhere"+hint, h.StateDir, link, owner)
+		return exit.WithHint(fmt.Errorf("state directory %s: %s is a link of user %d, who could make it lead anywhere", h.StateDir, link, owner), hint)
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir, &st); err != nil {
@@ -70,7 +71,7 @@ func (h Host) trustLink(dir, link string, owner uint32) error {
 	}
 	others := st.Mode&(unix.S_IWGRP|unix.S_IWOTH) != 0 && st.Mode&unix.S_ISVTX == 0
 	if others || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("state directory %s: others than root could replace the link %s"+hint, h.StateDir, link)
+		return exit.WithHint(fmt.Errorf("state directory %s: others than root could replace the link %s", h.StateDir, link), hint)
 	}
 	return nil
 }

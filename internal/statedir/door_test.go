@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
 )
 
 func noReload(context.Context) error { return nil }
@@ -78,16 +80,16 @@ func TestALinkOfSomebodyElseIsNoStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = "who could make it lead anywhere\nhint: "
-	if names, err := h.Names(); err == nil || !strings.Contains(err.Error(), want) {
+	if names, err := h.Names(); err == nil || !strings.Contains(exit.Text(err), want) {
 		t.Errorf("%v, %v", names, err)
 	}
-	if _, err := h.VM("web"); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := h.VM("web"); err == nil || !strings.Contains(exit.Text(err), want) {
 		t.Errorf("%v", err)
 	}
-	if _, err := vm.Current(); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := vm.Current(); err == nil || !strings.Contains(exit.Text(err), want) {
 		t.Errorf("%v", err)
 	}
-	if err := vm.Remove(context.Background(), noReload); err == nil || !strings.Contains(err.Error(), want) {
+	if err := vm.Remove(context.Background(), noReload); err == nil || !strings.Contains(exit.Text(err), want) {
 		t.Errorf("%v", err)
 	}
 	// A directory around it in which others can write.
@@ -129,7 +131,7 @@ func TestADirectoryThatIsAMountIsEmptiedAndStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := vm.Remove(context.Background(), noReload)
-	if err == nil || !strings.Contains(err.Error(), "nothing was removed\nhint: run: umount "+inner) {
+	if err == nil || !strings.Contains(exit.Text(err), "nothing was removed\nhint: run: umount "+inner) {
 		t.Errorf("with a mount in it: %v", err)
 	}
 	if p, err := vm.Current(); err != nil {

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"microvm/internal/exit"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
 )
@@ -130,7 +131,7 @@ func (v VM) open(link string) (*runner.Package, error) {
 }
 
 func (v VM) notFound() error {
-	return fmt.Errorf("VM %q not found in %s\nhint: create it with: microvm create %s -s SPEC", v.Name, v.Host.StateDir, v.Name)
+	return exit.WithHint(fmt.Errorf("VM %q not found in %s", v.Name, v.Host.StateDir), "create it with: microvm create %s -s SPEC", v.Name)
 }
 
 func (v VM) follow(link string) (*runner.Package, error) {

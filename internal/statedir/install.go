@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -17,90 +19,122 @@ import (
 	"microvm/internal/mode"
 	"microvm/internal/printable"
 	"microvm/internal/rootlock"
+	"microvm/internal/runner"
+	"microvm/internal/unit"
 )
 
 // Install makes the package at path the one that the VM's next start uses. Paths
-// may be relative to the working directory. It
-// makes or repairs the VM's directories, copies the package into the store
-// where Nix does not keep it, and switches current last. A nil reload is called
-// for no one; otherwise it is called when the VM's drop-ins changed.
+// may be relative to the working directory. It makes or repairs the VM's directories,
+// copies the package into the store where Nix does not keep it, and activates it
+// last. reload tells the service manager that the VM's drop-ins changed; it may be
+// nil.
 func (v VM) Install(ctx context.Context, path string, from Origin, reload func(context.Context) error) error {
-	plan, changed, err := v.install(path, from)
+	plan, err := v.install(ctx, path, from, reload)
 	if err != nil {
 		return err
 	}
-	if changed && reload != nil {
-		err = reload(ctx)
-	}
 	// Without the lock: what is in the VM's directory has a say in how long it takes.
 	v.makeSources(plan)
-	return err
+	return nil
 }
 
-// install is Install without what needs no lock. It reports whether units changed.
-func (v VM) install(path string, from Origin) (plan *hypervisor.Plan, changed bool, err error) {
+// install is Install without what needs no lock.
+func (v VM) install(ctx context.Context, path string, from Origin, reload func(context.Context) error) (*hypervisor.Plan, error) {
 	if os.Geteuid() != 0 {
-		return nil, false, errors.New("installing needs root; run it with sudo")
+		return nil, errors.New("installing needs root; run it with sudo")
 	}
 	_, gid, err := v.Host.Account()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
+	if path, from, err = absolute(path, from); err != nil {
+		return nil, err
+	}
+	p, plan, err := v.Host.openToInstall(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = p.Close() }()
+	// Before anything is changed. What it is to have is looked at again when what runs
+	// is known, which makeDir may take over from microvm.nix.
+	if _, err := v.dropIns(plan); err != nil {
+		return nil, err
+	}
+	if from.Spec != "" && v.Host.InGuestsReach(from.Spec) {
+		return nil, fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example", from.Spec, v.Host.StateDir)
+	}
+	unlock, err := v.Host.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if from.New && v.Created() {
+		return nil, ErrExists
+	}
+	if err := v.makeDir(gid); err != nil {
+		return nil, err
+	}
+	kept, err := v.Host.keep(p, v.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.record(from); err != nil {
+		return nil, err
+	}
+	return plan, v.activate(ctx, plan, kept, reload)
+}
+
+// absolute makes the paths of an installation absolute.
+func absolute(path string, from Origin) (string, Origin, error) {
 	for _, p := range []*string{&path, &from.Spec, &from.Toplevel} {
 		if *p == "" {
 			continue
 		}
-		if *p, err = filepath.Abs(*p); err != nil {
-			return nil, false, fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return "", from, fmt.Errorf("find where %s is: %w; give an absolute path", *p, err)
 		}
+		*p = abs
 	}
-	if from.Flake, err = AbsoluteFlake(from.Flake); err != nil {
-		return nil, false, err
-	}
-	p, err := v.Host.openTrusted(path)
+	flake, err := AbsoluteFlake(from.Flake)
+	from.Flake = flake
+	return path, from, err
+}
+
+// openToInstall opens a package that is root's alone, with its plan.
+func (h Host) openToInstall(path string) (*runner.Package, *hypervisor.Plan, error) {
+	p, err := h.openTrusted(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, false, fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
+		return nil, nil, fmt.Errorf("%w; name a runner package, such as microvm build makes", err)
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
+		return nil, nil, fmt.Errorf("%w; only a package that is root's alone can be installed: build it as root, or copy it with: sudo cp -r", err)
 	}
-	defer func() { _ = p.Close() }()
-	plan, err = p.Plan()
+	plan, err := p.Plan()
 	if err != nil {
-		return nil, false, err
+		return nil, nil, errors.Join(err, p.Close())
 	}
-	if _, err := v.jailDropIns(plan); err != nil {
-		return nil, false, err // before anything is changed
-	}
-	if from.Spec != "" && v.Host.InGuestsReach(from.Spec) {
-		return nil, false, fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example", from.Spec, v.Host.StateDir)
-	}
-	unlock, err := v.Host.lock()
+	return p, plan, nil
+}
+
+// activate makes the package in dir, whose plan it is, the one that the next start
+// uses: what the VM's units are to have comes first, and current last. The lock is
+// held. reload, where it is not nil, is called if a drop-in changed.
+func (v VM) activate(ctx context.Context, plan *hypervisor.Plan, dir string, reload func(context.Context) error) error {
+	changed, err := v.linkUnits(plan)
 	if err != nil {
-		return nil, false, err
+		return err
 	}
-	defer unlock()
-	if from.New && v.Created() {
-		return nil, false, ErrExists
+	if err := v.switchTo(dir); err != nil {
+		return err
 	}
-	if err := v.makeDir(gid); err != nil {
-		return nil, false, err
+	if err := v.keepFromCollection(); err != nil {
+		return err
 	}
-	kept, err := v.Host.keep(p, v.Name)
-	if err != nil {
-		return nil, false, err
+	if changed && reload != nil {
+		return reload(ctx)
 	}
-	if err := v.record(from); err != nil {
-		return nil, false, err
-	}
-	changed, err = v.linkUnits(plan)
-	if err != nil {
-		return nil, false, err
-	}
-	if err := v.switchTo(kept); err != nil {
-		return nil, false, err
-	}
-	return plan, changed, v.root()
+	return nil
 }
 
 // Relink gives the units of all installed VMs what this version gives a VM that it
@@ -159,7 +193,7 @@ func (v VM) relink() (changed bool, err error) {
 		return false, err
 	}
 	changed, err = v.linkUnits(plan)
-	return changed, errors.Join(err, v.root())
+	return changed, errors.Join(err, v.keepFromCollection())
 }
 
 // takeOver makes a VM of microvm.nix one of ours, whether it runs or not: it keeps
@@ -180,7 +214,7 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	if _, err := v.jailDropIns(plan); err != nil {
+	if _, err := v.dropIns(plan); err != nil {
 		return false, err
 	}
 	kept, err := v.Host.keep(p, v.Name)
@@ -207,7 +241,7 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 		return false, err
 	}
 	changed, err = v.linkUnits(plan)
-	return changed, errors.Join(err, v.switchTo(kept), v.root())
+	return changed, errors.Join(err, v.switchTo(kept), v.keepFromCollection())
 }
 
 // flakeOfMicrovmNix is what the VM's directory says of where it comes from.
@@ -331,8 +365,8 @@ func (v VM) clean() error {
 	return nil
 }
 
-// root makes Nix keep what the VM's links lead to.
-func (v VM) root() error {
+// keepFromCollection makes Nix keep what the VM's links lead to.
+func (v VM) keepFromCollection() error {
 	if _, err := os.Stat(v.Host.GCRoots); err != nil {
 		return nil //nolint:nilerr // no Nix on this host
 	}
@@ -350,109 +384,31 @@ func (v VM) root() error {
 	return nil
 }
 
-// machinedUnit registers a VM that is up.
-const machinedUnit = "microvm-machined"
-
-// Helpers are the units that a plan needs beside the VM's own.
-func Helpers(p *hypervisor.Plan) []string {
-	var out []string
-	add := func(needed bool, unit string) {
-		if needed {
-			out = append(out, unit)
-		}
-	}
-	add(len(p.Taps) > 0, "microvm-tap-interfaces")
-	add(len(p.Macvtaps) > 0, "microvm-macvtap-interfaces")
-	add(len(p.PCI) > 0, "microvm-pci-devices")
-	add(len(p.Shares) > 0, "microvm-virtiofsd")
-	add(p.Machined != nil, machinedUnit)
-	return out
-}
-
-// linkUnits gives the VM's unit what its plan needs beside the template. It
+// linkUnits gives the VM's units what its plan needs beside the templates. It
 // reports whether anything changed.
 func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
+	texts, err := v.dropIns(plan)
+	if err != nil {
+		return false, err
+	}
 	links, err := v.removeOldLinks()
 	if err != nil {
 		return false, err
 	}
-	dropIns, err := v.linkDropIns(plan)
+	dropIns, err := v.writeDropIns(texts)
 	return links || dropIns, err
-}
-
-// helpersName is the drop-in that pulls in the helpers of a VM.
-const helpersName = "50-helpers.conf"
-
-// unneededName is the drop-in of a helper that stops it when no VM wants it.
-const (
-	unneededName   = "50-unneeded.conf"
-	unneededDropIn = `# Made by install-microvm: it does not outlive a VM that failed for good, or that
-# never came to be started.
-[Unit]
-StopWhenUnneeded=yes
-`
-)
-
-// helperTemplates are the helpers that stay while a VM runs.
-var helperTemplates = []string{"microvm-tap-interfaces", "microvm-macvtap-interfaces", "microvm-pci-devices", "microvm-virtiofsd"}
-
-// helpersDropIn wants helpers, and no others than the VM needs: a unit that is only
-// skipped by its condition costs each start time. One that fails is
-// started anew at each try of the VM, which it would not be if it were required.
-// PartOf= stops and restarts the VM with its helper, as requiring it would; what
-// registers a VM is done with it then.
-func (v VM) helpersDropIn(templates []string) string {
-	var wants, partOf []string
-	for _, template := range templates {
-		unit := template + "@" + v.Name + ".service"
-		wants = append(wants, unit)
-		if template != machinedUnit {
-			partOf = append(partOf, unit)
-		}
-	}
-	if wants == nil {
-		return ""
-	}
-	text := "# Made by install-microvm: the helpers that this VM needs.\n[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
-	if partOf != nil {
-		text += "PartOf=" + strings.Join(partOf, " ") + "\n"
-	}
-	return text
-}
-
-// helpersInUse are the helpers that plan needs, and those of the package that the VM
-// was started with: a helper that nothing wants any more stops, and would take away
-// under a running VM what it made.
-func (v VM) helpersInUse(plan *hypervisor.Plan) []string {
-	out := Helpers(plan)
-	p, err := v.Booted()
-	if err != nil {
-		return out
-	}
-	defer func() { _ = p.Close() }()
-	booted, err := p.Plan()
-	if err != nil {
-		return out
-	}
-	for _, template := range Helpers(booted) {
-		if !slices.Contains(out, template) {
-			out = append(out, template)
-		}
-	}
-	return out
 }
 
 // removeOldLinks removes the links by which earlier versions made the VM's unit
 // require its helpers: a unit whose requirement failed is not tried again.
 func (v VM) removeOldLinks() (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, "microvm@"+v.Name+".service.requires")
+	dir := filepath.Join(v.Host.UnitDir, unit.RequiresDir(v.Name))
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read the VM's unit links: %w", err)
 	}
 	for _, e := range entries {
-		// Others may have made links of their own.
-		if !strings.HasPrefix(e.Name(), "microvm-") {
+		if !unit.OwnRequire(e.Name()) {
 			continue
 		}
 		changed = true
@@ -464,34 +420,46 @@ func (v VM) removeOldLinks() (changed bool, err error) {
 	return changed, nil
 }
 
-// linkDropIns gives the VM's units what its plan needs and others do not.
-func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
-	jail, err := v.jailDropIns(plan)
+// dropIns looks at the host, and returns the texts of the drop-ins that a VM of that
+// plan has, by their paths; see unit.DropIns.
+func (v VM) dropIns(plan *hypervisor.Plan) (map[string]string, error) {
+	facts := unit.Facts{
+		VM:       v.Name,
+		StateDir: v.Host.StateDir, Reserved: reserved,
+		RuntimeDir: v.RuntimeDir(), LibexecDir: v.Host.LibexecDir,
+		Booted: v.bootedPlan(),
+		Behind: func(path string) string { return behindLinks(path, nil) },
+		BehindLocal: func() func(string) string {
+			remote := sync.OnceValue(remoteMounts)
+			return func(path string) string { return behindLinks(path, remote()) }
+		}(),
+		JailFile: jailFile,
+	}
+	if v.Host.SystemdVersion != nil {
+		facts.Systemd = v.Host.SystemdVersion()
+	}
+	return unit.DropIns(plan, facts)
+}
+
+// bootedPlan is the plan of the package that the VM was started with; nil where
+// there is none, or none that can be read.
+func (v VM) bootedPlan() *hypervisor.Plan {
+	p, err := v.Booted()
 	if err != nil {
-		return false, err
+		return nil
 	}
-	helpers := v.helpersInUse(plan)
-	vmMounts, shareMounts := v.mountDropIns(plan)
-	view := v.viewDropIn(plan)
-	type dropIn struct {
-		unit, name, text string
-		wanted           bool
+	defer func() { _ = p.Close() }()
+	plan, err := p.Plan()
+	if err != nil {
+		return nil
 	}
-	var all []dropIn
-	for _, helper := range helperTemplates {
-		all = append(all, dropIn{helper, unneededName, unneededDropIn, slices.Contains(helpers, helper)})
-	}
-	for _, d := range append(all, []dropIn{
-		{"microvm", helpersName, v.helpersDropIn(helpers), len(helpers) > 0},
-		{"microvm", "50-bridge.conf", bridgeDropIn, plan.Bridge},
-		{"microvm", "50-namespaces.conf", namespacesDropIn, plan.Namespaces},
-		{"microvm", jailName, jail[jailName], plan.Jail != nil},
-		{"microvm", jailRootName, jail[jailRootName], plan.Jail != nil},
-		{"microvm", mountsName, vmMounts, vmMounts != ""},
-		{"microvm-virtiofsd", mountsName, shareMounts, shareMounts != ""},
-		{"microvm", viewName, view, view != ""},
-	}...) {
-		one, err := v.linkDropIn(d.unit, d.name, d.text, d.wanted)
+	return plan
+}
+
+// writeDropIns makes the drop-ins what texts says, and removes those without one.
+func (v VM) writeDropIns(texts map[string]string) (changed bool, err error) {
+	for _, path := range slices.Sorted(maps.Keys(texts)) {
+		one, err := v.writeDropIn(path, texts[path])
 		if err != nil {
 			return changed, err
 		}
@@ -500,37 +468,12 @@ func (v VM) linkDropIns(plan *hypervisor.Plan) (changed bool, err error) {
 	return changed, nil
 }
 
-// namespacesDropIn lets crosvm make its own sandbox.
-const namespacesDropIn = `# Made by install-microvm: this VM's hypervisor makes namespaces for a sandbox of
-# its own, one for each device.
-[Service]
-RestrictNamespaces=no
-SystemCallFilter=
-SystemCallFilter=~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot @swap
-`
-
-// bridgeDropIn lets qemu-bridge-helper gain its capability.
-const bridgeDropIn = `# Made by install-microvm: this VM has an interface of type bridge, and
-# qemu-bridge-helper gains CAP_NET_ADMIN when it is executed, which
-# NoNewPrivileges= and everything that implies it would prevent.
-[Service]
-NoNewPrivileges=no
-CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_SETPCAP
-PrivateUsers=no
-RestrictAddressFamilies=
-RestrictNamespaces=no
-RestrictRealtime=no
-LockPersonality=no
-SystemCallFilter=
-SystemCallArchitectures=
-`
-
 // dropInMode is that of every unit file: units are public.
 const dropInMode = 0o644
 
-func (v VM) linkDropIn(unit, name, text string, wanted bool) (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, unit+"@"+v.Name+".service.d")
-	path := filepath.Join(dir, name)
+func (v VM) writeDropIn(name, text string) (changed bool, err error) {
+	path := filepath.Join(v.Host.UnitDir, name)
+	dir, wanted := filepath.Dir(path), text != ""
 	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read drop-in: %w", err)

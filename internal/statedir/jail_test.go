@@ -28,7 +28,7 @@ func TestAJailedVMHasItsDropInsAsLongAsItWantsThem(t *testing.T) {
 	}
 	there := func(when string, want bool) {
 		t.Helper()
-		for _, name := range []string{jailName, jailRootName} {
+		for _, name := range []string{"50-jail.conf", "zz-jail-root.conf"} {
 			text, err := os.ReadFile(filepath.Join(dir, name))
 			if (err == nil) != want {
 				t.Errorf("%s: %s: %v", when, name, err)
@@ -60,19 +60,12 @@ func TestAJailedVMHasItsDropInsAsLongAsItWantsThem(t *testing.T) {
 	}
 }
 
-func TestTheMountsOfAJailComeAfterNixOS(t *testing.T) {
-	// The order of drop-ins is that of their names, whichever directory they are
-	// in, systemd.unit(5); NixOS's overrides.conf empties the lists of mounts.
-	if jailRootName <= "overrides.conf" || jailName >= "override.conf" {
-		t.Errorf("%s, override.conf, overrides.conf, %s are not in order", jailName, jailRootName)
-	}
-}
-
 // jailOf are the lines of the drop-in for the root of a plan's jail.
 func jailOf(t *testing.T, vm VM, jail *hypervisor.Jail) (root, devices string, err error) {
 	t.Helper()
-	texts, err := vm.jailDropIns(&hypervisor.Plan{Arch: "x86_64", Jail: jail})
-	return texts[jailRootName], texts[jailName], err
+	texts, err := vm.dropIns(&hypervisor.Plan{Arch: "x86_64", Jail: jail})
+	dir := "microvm@" + vm.Name + ".service.d/"
+	return texts[dir+"zz-jail-root.conf"], texts[dir+"50-jail.conf"], err
 }
 
 func TestAJailHoldsFilesThatOnlyRootCanReplace(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/durable"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -28,6 +29,24 @@ var rootsNames = []string{"current", "booted", "old", "flake", "spec", "toplevel
 func (v VM) Installed() bool {
 	info, err := os.Lstat(filepath.Join(v.Dir(), "current"))
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
+}
+
+// PackageError is err of reading the VM's package. A package that is not as it
+// should be stays so; one that cannot be read, or is not there though it was
+// installed, may be on a disk that is mounted later.
+func (v VM) PackageError(err error) error {
+	var errno unix.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		if v.Installed() {
+			return err
+		}
+	case errors.As(err, &errno):
+		return err
+	}
+	return exit.Config(err)
 }
 
 // Place returns where Install would keep the package at path: the target that
@@ -69,26 +88,13 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	if err != nil {
 		return err
 	}
-	if _, err := v.jailDropIns(plan); err != nil {
+	if _, err := v.dropIns(plan); err != nil {
 		return err // before anything is changed
 	}
 	if err := v.Host.mend(p.Dir()); err != nil {
 		return err
 	}
-	changed, err := v.linkUnits(plan)
-	if err != nil {
-		return err
-	}
-	if err := v.switchTo(p.Dir()); err != nil {
-		return err
-	}
-	if err := v.root(); err != nil {
-		return err
-	}
-	if changed {
-		return reload(ctx)
-	}
-	return nil
+	return v.activate(ctx, plan, p.Dir(), reload)
 }
 
 // Remove removes the VM with all its data. It has to be down.

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/mode"
 	"microvm/internal/mounts"
 )
@@ -123,7 +124,8 @@ func (v VM) noMountsBelow() error {
 	}
 	for _, m := range all {
 		if _, ok := below(filepath.Join(top, v.Name), m.Dir); ok {
-			return fmt.Errorf("%[1]s is mounted in the directory of VM %[2]s; nothing was removed\nhint: run: umount %[1]s; and remove the VM again", m.Dir, v.Name)
+			return exit.WithHint(fmt.Errorf("%s is mounted in the directory of VM %s; nothing was removed", m.Dir, v.Name),
+				"run: umount %s; and remove the VM again", m.Dir)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/mounts"
+	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
 
@@ -29,7 +30,7 @@ func (v VM) makeSources(plan *hypervisor.Plan) {
 		root, rel := stateDir, ""
 		if own, ok := below(v.Dir(), source); ok {
 			root, rel = filepath.Join(stateDir, v.Name), own
-		} else if v.elsewhere(source) {
+		} else if (unit.Facts{VM: v.Name, StateDir: v.Host.StateDir, Reserved: reserved}).Elsewhere(source) {
 			rel, _ = below(v.Host.StateDir, source)
 		}
 		if rel != "" {

@@ -15,6 +15,7 @@ import (
 
 	"microvm/internal/durable"
 	"microvm/internal/mode"
+	"microvm/internal/rootlock"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
 )
@@ -22,6 +23,9 @@ import (
 // storeName is the directory of packages beside the VMs. Its dot keeps it from
 // being a VM's name.
 const storeName = ".store"
+
+// reserved are the names in the state directory that are root's and no VM's.
+var reserved = []string{storeName, originName, rootlock.Name}
 
 // nixStore keeps its packages itself.
 const nixStore = "/nix/store/"

@@ -62,7 +62,7 @@ func TestAVMOfMicrovmNixIsTakenOver(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(vm.Dir(), "disk.img")); err != nil {
 		t.Error(err)
 	}
-	unit, err := os.ReadFile(filepath.Join(h.UnitDir, "microvm@web.service.d", helpersName))
+	unit, err := os.ReadFile(filepath.Join(h.UnitDir, "microvm@web.service.d", "50-helpers.conf"))
 	if err != nil || !strings.Contains(string(unit), "microvm-tap-interfaces@web.service") {
 		t.Errorf("its unit wants %q (%v)", unit, err)
 	}

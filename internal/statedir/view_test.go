@@ -24,17 +24,25 @@ func TestAVMSeesWhatItUsesElsewhereInTheStateDirectory(t *testing.T) {
 		NinePShares: []hypervisor.NinePShare{{Source: h.StateDir + "/shared"}, {Source: "d"}},
 		Files:       []hypervisor.File{{Path: h.StateDir + "/kernels/vmlinuz"}},
 	}
-	got := vm.viewDropIn(plan)
+	view := func(plan *hypervisor.Plan) string {
+		t.Helper()
+		texts, err := vm.dropIns(plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return texts["microvm@web.service.d/50-view.conf"]
+	}
+	got := view(plan)
 	want := "[Service]\nBindPaths=-" + images + "\nBindPaths=-" + h.StateDir + "/flat.img\nBindPaths=-" + h.StateDir + "/shared\n" +
 		"BindReadOnlyPaths=-" + h.StateDir + "/kernels/vmlinuz\n"
 	if _, text, _ := strings.Cut(got, "own\n# directory.\n"); text != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
-	if got := vm.viewDropIn(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "own.img"}}}); got != "" {
+	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "own.img"}}}); got != "" {
 		t.Errorf("a VM that keeps to its own has %q", got)
 	}
 	// A link in the VM's directory could lead to any VM's disk.
-	if got := vm.viewDropIn(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "linked.img"}}}); got != "" {
+	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "linked.img"}}}); got != "" {
 		t.Errorf("a link leads to %q", got)
 	}
 	// One elsewhere that only root can change is the host's.
@@ -46,7 +54,7 @@ func TestAVMSeesWhatItUsesElsewhereInTheStateDirectory(t *testing.T) {
 	if err := os.Symlink(images, outside+"/disks"); err != nil {
 		t.Fatal(err)
 	}
-	if got := vm.viewDropIn(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: outside + "/disks/a.img"}}}); !strings.HasSuffix(got, "BindPaths=-"+images+"\n") {
+	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: outside + "/disks/a.img"}}}); !strings.HasSuffix(got, "BindPaths=-"+images+"\n") {
 		t.Errorf("a link of the host's leads to %q", got)
 	}
 }

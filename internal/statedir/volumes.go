@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/mounts"
 )
 
@@ -150,7 +151,7 @@ func (v VM) recordedVolumes() (map[string]mounts.FileSystem, error) {
 	out := map[string]mounts.FileSystem{}
 	d := json.NewDecoder(f)
 	if err := d.Decode(&out); err != nil {
-		return nil, fmt.Errorf("read where the images are: %s: %w\nhint: remove it; it is made anew", v.VolumesRecord(), err)
+		return nil, exit.WithHint(fmt.Errorf("read where the images are: %s: %w", v.VolumesRecord(), err), "remove it; it is made anew")
 	}
 	return out, nil
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
 // system is where the kernel's files are.
@@ -63,7 +65,7 @@ func ValidAddress(address string) bool {
 // inspect reads a device that is to be taken.
 func (s system) inspect(address string) (device, error) {
 	if !ValidAddress(address) {
-		return device{}, configErrorf("this is no PCI address; write it as lspci -D does, 0000:01:00.0")
+		return device{}, exit.Configf("this is no PCI address; write it as lspci -D does, 0000:01:00.0")
 	}
 	d, err := s.read(address)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,10 +75,10 @@ func (s system) inspect(address string) (device, error) {
 		return device{}, err
 	}
 	if d.bridge {
-		return device{}, configErrorf("it is a PCI bridge; pass the devices behind it through instead")
+		return device{}, exit.Configf("it is a PCI bridge; pass the devices behind it through instead")
 	}
 	if d.chipset {
-		return device{}, configErrorf("it is a bridge of the host's chipset, which the host cannot do without; name the device that the VM is to have")
+		return device{}, exit.Configf("it is a bridge of the host's chipset, which the host cannot do without; name the device that the VM is to have")
 	}
 	if d.group == "" {
 		return device{}, s.noGroup()
@@ -88,9 +90,9 @@ func (s system) inspect(address string) (device, error) {
 func (s system) noGroup() error {
 	groups, err := os.ReadDir(filepath.Join(s.sysfs, "kernel/iommu_groups"))
 	if err == nil && len(groups) > 0 {
-		return configErrorf("it has no IOMMU group, so nothing would keep it from the host's memory; it cannot be passed through")
+		return exit.Configf("it has no IOMMU group, so nothing would keep it from the host's memory; it cannot be passed through")
 	}
-	return configErrorf("the IOMMU is off, so nothing would keep the device from the host's memory; turn on VT-d or AMD-Vi in the firmware and, for Intel, boot with intel_iommu=on")
+	return exit.Configf("the IOMMU is off, so nothing would keep the device from the host's memory; turn on VT-d or AMD-Vi in the firmware and, for Intel, boot with intel_iommu=on")
 }
 
 // read reads a device's directory.

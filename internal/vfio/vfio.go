@@ -15,25 +15,12 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
 // driverName is the driver that hands devices to user space.
 const driverName = "vfio-pci"
-
-// ErrConfig marks an error that trying again does not mend: what is no address, a
-// device that is never taken, an IOMMU that is off. A device that is not there,
-// or that somebody else uses, may be free the next time.
-var ErrConfig = errors.New("configuration")
-
-type configError struct{ err error }
-
-func (e *configError) Error() string        { return e.err.Error() }
-func (e *configError) Unwrap() error        { return e.err }
-func (e *configError) Is(target error) bool { return target == ErrConfig }
-
-func configErrorf(format string, args ...any) error {
-	return &configError{fmt.Errorf(format, args...)}
-}
 
 // Record is what was done, or is about to be done, for one VM.
 type Record struct {
@@ -82,7 +69,9 @@ type Request struct {
 // Up takes the devices. before is the record of an earlier run that was not
 // undone; save stores a record, and is called before anything is changed and
 // whenever there is more to undo. Where Up fails, everything it changed is
-// back as it was. Errors that a retry does not mend are ErrConfig.
+// back as it was. What no retry helps is exit.Config: what
+// is no address, a device that is never taken, an IOMMU that is off. A device that
+// is not there, or that somebody else uses, may be free the next time.
 func (r Request) Up(before Record, save func(Record) error) error {
 	return r.up(system{sysfs: "/sys", proc: "/proc", dev: "/dev"}, before, save)
 }
@@ -138,7 +127,7 @@ func (r Request) inspect(sys system) ([]device, error) {
 	var faults []error
 	for i, address := range r.Addresses {
 		if slices.Contains(r.Addresses[:i], address) {
-			faults = append(faults, configErrorf("device %s is named twice; leave one out", address))
+			faults = append(faults, exit.Configf("device %s is named twice; leave one out", address))
 			continue
 		}
 		d, err := sys.inspect(address)

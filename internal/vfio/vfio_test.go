@@ -1,7 +1,6 @@
 package vfio
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
 )
 
 // tree is a made-up sysfs and /proc for what is only read: no host has all of
@@ -225,7 +226,7 @@ func TestRefusals(t *testing.T) {
 			// What is free later, or comes, is tried again.
 			final := slices.ContainsFunc([]string{"IOMMU is off", "no IOMMU group", "is no PCI address", "is a PCI bridge", "chipset"},
 				func(s string) bool { return strings.Contains(err.Error(), s) })
-			if errors.Is(err, ErrConfig) != final {
+			if exit.IsConfig(err) != final {
 				t.Errorf("error %v: of class ErrConfig is %v", err, !final)
 			}
 			if !strings.Contains(err.Error(), r.Addresses[0]) {

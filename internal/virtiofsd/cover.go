@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
 )
 
 // A guest is root in its share: a link that it makes there belongs to root and
@@ -91,7 +93,7 @@ func (c *Config) covers() ([]cover, error) {
 			found = append(found, cover{share, id})
 		}
 		w.close()
-		if err != nil && !missing(err) && !errors.Is(err, ErrConfig) {
+		if err != nil && !missing(err) && !exit.IsConfig(err) {
 			return nil, fmt.Errorf("%v: %w", &share, err)
 		}
 	}

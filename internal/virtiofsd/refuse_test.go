@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/test/need"
+
+	"microvm/internal/exit"
 )
 
 // asHypervisor makes a link that belongs to the hypervisor's user.
@@ -134,7 +136,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 			}
 			// What a person can mend without another package is tried again.
 			mendable := slices.Contains([]string{"is no directory", "no socket", "install the package virtiofsd"}, test.want)
-			if errors.Is(err, ErrConfig) == mendable {
+			if exit.IsConfig(err) == mendable {
 				t.Errorf("error %v: of class ErrConfig is %v", err, !mendable)
 			}
 			if _, exists := h.stat(t, "home.sock"); exists {
@@ -222,7 +224,7 @@ func TestLinksThatAGuestCouldHaveMadeAreNotFollowed(t *testing.T) {
 			t.Run(title+" of "+vm, func(t *testing.T) {
 				fd, _, err := openSource(&cfg, outside+test.source)
 				if test.want != "" {
-					if err == nil || !strings.Contains(err.Error(), test.want+` of VM "`+vm+`"`) || !errors.Is(err, ErrConfig) {
+					if err == nil || !strings.Contains(err.Error(), test.want+` of VM "`+vm+`"`) || !exit.IsConfig(err) {
 						t.Errorf("error %v, want one with %q", err, test.want)
 					}
 					return

@@ -19,6 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/test/need"
+
+	"microvm/internal/exit"
 )
 
 // hypervisorID is the user and group of the hypervisor in these tests.
@@ -390,7 +392,7 @@ func TestAGuestsLinksLeadNowhereOnTheHost(t *testing.T) {
 	// refused all the same.
 	for _, source := range []string{"home/sub", "home/sub/etc", filepath.Join(h.vm, "home/sub")} {
 		err := refused(t, h, Share{Tag: "sub", Source: source})
-		if !strings.Contains(err.Error(), "symbolic link") || !errors.Is(err, ErrConfig) {
+		if !strings.Contains(err.Error(), "symbolic link") || !exit.IsConfig(err) {
 			t.Errorf("source %q: error %v", source, err)
 		}
 	}
@@ -545,7 +547,7 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 	for _, source := range []string{outside + "/data/pub", outside + "/data/pub/etc", "../../data/pub"} {
 		pub := Share{Tag: "pub", Source: source}
 		err := refused(t, h, writable, pub)
-		if want := `share "data" of VM "web"`; !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `share "pub"`) || !errors.Is(err, ErrConfig) {
+		if want := `share "data" of VM "web"`; !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `share "pub"`) || !exit.IsConfig(err) {
 			t.Errorf("source %q: error %v, want one with %q", source, err, want)
 		}
 		cfg := h.config(pub)
@@ -553,7 +555,7 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 		cfg.Ready = func() error { return errors.New("it became ready") }
 		cfg.Others = func() ([]Writable, error) { return []Writable{{VM: "db", Tag: "all", Source: outside + "/data"}}, nil }
 		err = Run(t.Context(), cfg)
-		if want := `share "all" of VM "db"`; err == nil || !strings.Contains(err.Error(), want) || !errors.Is(err, ErrConfig) {
+		if want := `share "all" of VM "db"`; err == nil || !strings.Contains(err.Error(), want) || !exit.IsConfig(err) {
 			t.Errorf("source %q: error %v, want one with %q", source, err, want)
 		}
 	}

@@ -23,6 +23,8 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
 // Limits of the kernel and of the virtio specification.
@@ -33,11 +35,6 @@ const (
 	// virtio 1.2, 5.11.4.
 	maxTag = 36
 )
-
-// ErrConfig marks an error that trying again does not mend: a bad share, and a
-// path that is refused because of who could have made it. What is missing, a
-// source or a program, may be there the next time.
-var ErrConfig = errors.New("configuration")
 
 // Share is one directory and the virtiofsd that serves it.
 type Share struct {
@@ -100,17 +97,10 @@ type Config struct {
 // shareError names the share that an error is about.
 func shareError(tag string, err error) error { return fmt.Errorf("share %q: %w", tag, err) }
 
-// configError is an error of class ErrConfig with a text of its own.
-type configError struct{ err error }
-
-func (e *configError) Error() string        { return e.err.Error() }
-func (e *configError) Unwrap() error        { return e.err }
-func (e *configError) Is(target error) bool { return target == ErrConfig }
-
-// configErrorf makes an error that a retry does not mend.
-func configErrorf(format string, args ...any) error {
-	return &configError{fmt.Errorf(format, args...)}
-}
+// configErrorf makes an error that no retry helps: a bad share, or a path that is
+// refused because of who could have made it. What is missing, a source or a
+// program, may be there the next time.
+func configErrorf(format string, args ...any) error { return exit.Configf(format, args...) }
 
 // validate refuses what cannot work, all faults at once.
 func (c *Config) validate() error {

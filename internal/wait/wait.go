@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 )
@@ -64,7 +65,8 @@ func FromEnv(log func(string)) (*Patience, error) {
 	}
 	s, err := strconv.Atoi(text)
 	if err != nil || s < 0 || s > maxSeconds {
-		return nil, fmt.Errorf("%s is %q, which is no number of seconds from 0 to %d\nhint: correct it in Environment= of the unit, for instance to %.0f", Variable, text, maxSeconds, Default.Seconds())
+		return nil, exit.WithHint(fmt.Errorf("%s is %q, which is no number of seconds from 0 to %d", Variable, text, maxSeconds),
+			"correct it in Environment= of the unit, for instance to %.0f", Default.Seconds())
 	}
 	p.Limit = time.Duration(s) * time.Second
 	return p, nil

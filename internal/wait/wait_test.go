@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"microvm/internal/exit"
 )
 
 // manager is a service manager that only listens.
@@ -141,7 +143,7 @@ func TestTheEnvironmentSetsThePatience(t *testing.T) {
 	}
 	for _, text := range []string{"-1", "30s", "1.5", "86401", "9999999999999999999"} {
 		t.Setenv(Variable, text)
-		if _, err := FromEnv(nil); err == nil || !strings.Contains(err.Error(), Variable+" is") || !strings.Contains(err.Error(), "\nhint: ") {
+		if _, err := FromEnv(nil); err == nil || !strings.Contains(exit.Text(err), Variable+" is") || !strings.Contains(exit.Text(err), "\nhint: ") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

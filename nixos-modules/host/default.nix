@@ -58,25 +58,23 @@ let
       toplevel = system.system.build.toplevel or null;
     };
 
-  helpers = [
-    "microvm-set-booted"
-    "microvm-tap-interfaces"
-    "microvm-macvtap-interfaces"
-    "microvm-pci-devices"
-    "microvm-virtiofsd"
-  ];
+  # The units of a VM, as all programs know them.
+  table = lib.importJSON ../../internal/unit/units.json;
+  allTemplates = map ({ name, ... }: name) table.templates;
+
+  # All but the VM's own and what registers it.
+  helpers = lib.subtractLists [ table.main table.machined ] allTemplates;
 
   # The helpers that a VM's runner has something for; install-microvm makes the
   # same links for VMs that nobody declares.
   helpersOf =
     vm:
     let
-      type = wanted: builtins.any ({ type, ... }: type == wanted) vm.interfaces;
+      needed =
+        { option, ... }:
+        option != null && builtins.any (entry: entry.${option.key} == option.value) vm.${option.list};
     in
-    lib.optional (type "tap") "microvm-tap-interfaces"
-    ++ lib.optional (type "macvtap") "microvm-macvtap-interfaces"
-    ++ lib.optional (builtins.any ({ bus, ... }: bus == "pci") vm.devices) "microvm-pci-devices"
-    ++ lib.optional (builtins.any ({ proto, ... }: proto == "virtiofs") vm.shares) "microvm-virtiofsd";
+    map ({ name, ... }: name) (builtins.filter needed table.templates);
 
   # What differs from the programs' own defaults.
   settings =
@@ -149,13 +147,10 @@ let
         ${microvm.binScripts.tap-up}
       '';
 
-  templates = lib.mapAttrs template {
-    "microvm-set-booted@" = { };
-    "microvm-machined@" = { };
+  templates = lib.mapAttrs template (lib.genAttrs (map (name: "${name}@") allTemplates) (_: { }) // {
     "microvm-tap-interfaces@".environment = lib.optionalAttrs (tapScript != null) {
       MICROVM_TAP_SCRIPT = "${tapScript}";
     };
-    "microvm-macvtap-interfaces@" = { };
     "microvm-pci-devices@".path = [ pkgs.kmod ];
     "microvm-virtiofsd@".path = [ cfg.virtiofsd.package ];
     "microvm@" =
@@ -185,7 +180,7 @@ let
           environment = stopEnvironment config.serviceConfig;
         };
       };
-  };
+  });
 
   stopTimeoutIsSet = options.microvm.host.stopTimeout.highestPrio < (lib.mkOptionDefault null).priority;
 
@@ -288,7 +283,7 @@ let
           wants =
             map (helper: "${helper}@${name}.service") (helpersOf microvm)
             ++ lib.optionals registers [
-              "microvm-machined@${name}.service"
+              "${table.machined}@${name}.service"
               "systemd-machined.service"
             ];
           after = lib.optional registers "systemd-machined.service";
@@ -336,7 +331,7 @@ let
         "sysinit-reactivation.target"
       ];
       partOf = [ "microvm@${name}.service" ];
-      before = map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers);
+      before = map (unit: "${unit}@${name}.service") ([ table.main ] ++ helpers);
       after = afterDirectories;
       # A VM with an origin of its own for updates is installed once.
       unitConfig.ConditionPathExists = lib.mkIf (isFlake && vm.updateFlake != null) "!${stateDir}/${name}";
@@ -585,7 +580,7 @@ in
               # A VM that has another name now, and the same tap or disk, starts when
               # the one with the old name is down. One of microvm.nix that starts at
               # boot is taken over before.
-              before = lib.concatMap (name: map (unit: "${unit}@${name}.service") ([ "microvm" ] ++ helpers)) (
+              before = lib.concatMap (name: map (unit: "${unit}@${name}.service") ([ table.main ] ++ helpers)) (
                 lib.unique (names ++ cfg.autostart)
               );
               environment = settings;

@@ -115,7 +115,7 @@ func inputs(t *testing.T) (files, names []string) {
 		}
 		files = append(files, relative)
 	}
-	files = append(files, "internal/hypervisor/capabilities.json", "nix/version", "nix/vendor-hash")
+	files = append(files, "internal/hypervisor/capabilities.json", "internal/unit/units.json", "nix/version", "nix/vendor-hash")
 	units, err := filepath.Glob(root + "/systemd/*.service")
 	if err != nil || len(units) < 7 {
 		t.Fatalf("found the units %v: %v", units, err)

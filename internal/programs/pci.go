@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"context"
@@ -8,32 +8,28 @@ import (
 	"io/fs"
 	"os"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/rootlock"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/vfio"
 	"microvm/internal/wait"
 )
 
-// pciRecord is the name of the record of the PCI devices that a VM has.
-const pciRecord = "pci-devices"
-
 // PCI is microvm-pci-devices up|down NAME.
 func PCI(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-pci-devices"
+	program := unit.PCI.Program
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
 		err = withPCILock(host, func() error { return pciDown(t) })
 	} else {
 		err = pciUp(program, t, stderr)
 	}
-	if errors.Is(err, vfio.ErrConfig) {
-		err = Config(err)
-	}
-	return Report(stderr, program, t.vm.Name, err)
+	return exit.Report(stderr, program, t.vm.Name, err)
 }
 
 // pciUp waits for the devices before it takes the lock, which other VMs need.
@@ -63,7 +59,7 @@ func takePCI(t target, plan *hypervisor.Plan, stderr io.Writer) (err error) {
 		return err
 	}
 	var before vfio.Record
-	if _, err := t.vm.ReadRecord(pciRecord, &before); err != nil {
+	if _, err := t.vm.ReadRecord(unit.PCI.Record, &before); err != nil {
 		return err
 	}
 	return request.Up(before, func(r vfio.Record) error { return savePCI(t.vm, r) })
@@ -71,7 +67,7 @@ func takePCI(t target, plan *hypervisor.Plan, stderr io.Writer) (err error) {
 
 func pciDown(t target) error {
 	var record vfio.Record
-	found, err := t.vm.ReadRecord(pciRecord, &record)
+	found, err := t.vm.ReadRecord(unit.PCI.Record, &record)
 	if err == nil && !found {
 		record, err = takenByAnother(t.vm)
 	}
@@ -81,15 +77,15 @@ func pciDown(t target) error {
 	if err := record.Down(); err != nil {
 		return err
 	}
-	return t.vm.RemoveRecord(pciRecord)
+	return t.vm.RemoveRecord(unit.PCI.Record)
 }
 
 // savePCI keeps a record, or removes one that names nothing.
 func savePCI(vm statedir.VM, r vfio.Record) error {
 	if len(r.Devices) == 0 {
-		return vm.RemoveRecord(pciRecord)
+		return vm.RemoveRecord(unit.PCI.Record)
 	}
-	return vm.WriteRecord(pciRecord, r)
+	return vm.WriteRecord(unit.PCI.Record, r)
 }
 
 // pciHolders reads what the other VMs have.
@@ -105,7 +101,7 @@ func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
 			continue
 		}
 		var record vfio.Record
-		found, err := other.ReadRecord(pciRecord, &record)
+		found, err := other.ReadRecord(unit.PCI.Record, &record)
 		if err != nil {
 			return nil, err
 		}

@@ -1,34 +1,33 @@
-package helper
+package programs
 
 import (
 	"context"
 	"io"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/wait"
 )
 
-// macvtapRecord is the name of the record of a VM's macvtaps.
-const macvtapRecord = "macvtap-interfaces"
-
 // Macvtap is microvm-macvtap-interfaces up|down NAME.
 func Macvtap(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-macvtap-interfaces"
+	program := unit.Macvtaps.Program
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, macvtapRecord, func(p *hypervisor.Plan) (names []string) {
+		return exit.Report(stderr, program, t.vm.Name, interfacesDown(t.vm, unit.Macvtaps.Record, func(p *hypervisor.Plan) (names []string) {
 			for _, m := range p.Macvtaps {
 				names = append(names, m.ID)
 			}
 			return names
 		}))
 	}
-	return Report(stderr, program, t.vm.Name, macvtapUp(program, t, stderr))
+	return exit.Report(stderr, program, t.vm.Name, macvtapUp(program, t, stderr))
 }
 
 func macvtapUp(program string, t target, stderr io.Writer) error {
@@ -51,8 +50,8 @@ func macvtapUp(program string, t target, stderr io.Writer) error {
 		set.Macvtaps = append(set.Macvtaps, netif.Macvtap{Name: m.ID, Link: m.Link, MAC: m.MAC, Mode: m.Mode})
 	}
 	var before netif.Record
-	if _, err := t.vm.ReadRecord(macvtapRecord, &before); err != nil {
+	if _, err := t.vm.ReadRecord(unit.Macvtaps.Record, &before); err != nil {
 		return err
 	}
-	return set.Up(context.Background(), before, func(r netif.Record) error { return t.vm.WriteRecord(macvtapRecord, r) })
+	return set.Up(context.Background(), before, func(r netif.Record) error { return t.vm.WriteRecord(unit.Macvtaps.Record, r) })
 }

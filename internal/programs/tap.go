@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"errors"
@@ -6,14 +6,13 @@ import (
 	"io/fs"
 	"os"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 )
-
-// tapRecord is the name of the record of a VM's taps.
-const tapRecord = "tap-interfaces"
 
 // target is what a helper works on: a VM, and its plan where one is needed.
 type target struct {
@@ -24,7 +23,7 @@ type target struct {
 
 // parse reads "up|down [--package DIR] NAME".
 func parse(program string, args []string, host statedir.Host) (target, error) {
-	usage := usageError("usage: " + program + " up|down [--package DIR] NAME")
+	usage := exit.Usagef("usage: %s up|down [--package DIR] NAME", program)
 	if len(args) < 2 || args[0] != "up" && args[0] != "down" {
 		return target{}, usage
 	}
@@ -42,7 +41,7 @@ func parse(program string, args []string, host statedir.Host) (target, error) {
 	}
 	var err error
 	t.vm, err = host.VM(args[0])
-	return t, Config(err)
+	return t, exit.Config(err)
 }
 
 // plan reads the plan that this start uses: the one pinned by booted, or that
@@ -56,29 +55,29 @@ func (t target) plan() (*hypervisor.Plan, error) {
 		p, err = t.vm.Pinned()
 	}
 	if err != nil {
-		return nil, PackageError(t.vm, err)
+		return nil, t.vm.PackageError(err)
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
-	return plan, PackageError(t.vm, err)
+	return plan, t.vm.PackageError(err)
 }
 
 // Tap is microvm-tap-interfaces up|down NAME.
 func Tap(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-tap-interfaces"
+	program := unit.Taps.Program
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, interfacesDown(t.vm, tapRecord, func(p *hypervisor.Plan) (names []string) {
+		return exit.Report(stderr, program, t.vm.Name, interfacesDown(t.vm, unit.Taps.Record, func(p *hypervisor.Plan) (names []string) {
 			for _, tap := range p.Taps {
 				names = append(names, tap.ID)
 			}
 			return names
 		}))
 	}
-	return Report(stderr, program, t.vm.Name, tapUp(program, t, stderr))
+	return exit.Report(stderr, program, t.vm.Name, tapUp(program, t, stderr))
 }
 
 func tapUp(program string, t target, stderr io.Writer) error {
@@ -98,10 +97,10 @@ func tapUp(program string, t target, stderr io.Writer) error {
 		taps.Taps = append(taps.Taps, netif.Tap{Name: tap.ID, VnetHdr: tap.VnetHdr, MultiQueue: tap.MultiQueue})
 	}
 	var before netif.Record
-	if _, err := t.vm.ReadRecord(tapRecord, &before); err != nil {
+	if _, err := t.vm.ReadRecord(unit.Taps.Record, &before); err != nil {
 		return err
 	}
-	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(tapRecord, r) })
+	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(unit.Taps.Record, r) })
 }
 
 // interfacesDown removes what the record of the VM names, and the record. A VM that

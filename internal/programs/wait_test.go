@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"bytes"
@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
@@ -34,17 +35,17 @@ func TestWhatIsTriedAgain(t *testing.T) {
 		err  error
 		want int
 	}{
-		"a package on a disk that is not mounted": {PackageError(installed, gone), ExitFailed},
-		"a package on a server that is down":      {PackageError(installed, fmt.Errorf("read: %w", unix.ESTALE)), ExitFailed},
-		"a VM that was never installed":           {PackageError(absent, gone), ExitConfig},
-		"a package that makes no sense":           {PackageError(installed, errors.New("unexpected end of JSON input")), ExitConfig},
-		"a package that others can change":        {PackageError(installed, &runner.UntrustedError{Path: "/p", Reason: "others can write"}), ExitConfig},
-		"nothing":                                 {PackageError(installed, nil), ExitOK},
-		"what a person can mend":                  {Mendable(fmt.Errorf("volume: %w", Config(errors.New("no image")))), ExitFailed},
-		"a wait that was ended by a signal":       {&stoppedError{context.Canceled}, ExitStopped},
-		"a wait that was in vain":                 {fmt.Errorf("interface: %w", wait.ErrNotThere), ExitFailed},
+		"a package on a disk that is not mounted": {installed.PackageError(gone), exit.CodeFailed},
+		"a package on a server that is down":      {installed.PackageError(fmt.Errorf("read: %w", unix.ESTALE)), exit.CodeFailed},
+		"a VM that was never installed":           {absent.PackageError(gone), exit.CodeConfig},
+		"a package that makes no sense":           {installed.PackageError(errors.New("unexpected end of JSON input")), exit.CodeConfig},
+		"a package that others can change":        {installed.PackageError(&runner.UntrustedError{Path: "/p", Reason: "others can write"}), exit.CodeConfig},
+		"nothing":                                 {installed.PackageError(nil), exit.CodeOK},
+		"what a person can mend":                  {exit.Retry(fmt.Errorf("volume: %w", exit.Config(errors.New("no image")))), exit.CodeFailed},
+		"a wait that was ended by a signal":       {exit.Interrupted(context.Canceled), exit.CodeInterrupted},
+		"a wait that was in vain":                 {fmt.Errorf("interface: %w", wait.ErrNotThere), exit.CodeFailed},
 	} {
-		if got := ExitCode(c.err); got != c.want {
+		if got := exit.Code(c.err); got != c.want {
 			t.Errorf("%s: exit code %d, want %d", name, got, c.want)
 		}
 	}
@@ -54,7 +55,7 @@ func TestAParentThatDoesNotComeIsNamedWithWhatHelps(t *testing.T) {
 	p := &wait.Patience{Limit: 100 * time.Millisecond}
 	err := awaitParents(context.Background(), p, []hypervisor.Macvtap{{ID: "vm-a", Link: "never0"}})
 	for _, want := range []string{`interface "never0" not found`, `macvtap "vm-a"`, "\nhint: ", wait.Variable} {
-		if err == nil || !strings.Contains(err.Error(), want) {
+		if err == nil || !strings.Contains(exit.Text(err), want) {
 			t.Errorf("%v has no %q", err, want)
 		}
 	}
@@ -99,7 +100,7 @@ func TestASignalEndsAWait(t *testing.T) {
 	err := waiting("microvm-test", "web", &stderr, func(ctx context.Context, p *wait.Patience) error {
 		return awaitParents(ctx, p, []hypervisor.Macvtap{{ID: "vm-a", Link: "never0"}})
 	})
-	if ExitCode(err) != ExitStopped || time.Since(began) > 20*time.Second {
-		t.Errorf("%v, exit code %d, after %s", err, ExitCode(err), time.Since(began))
+	if exit.Code(err) != exit.CodeInterrupted || time.Since(began) > 20*time.Second {
+		t.Errorf("%v, exit code %d, after %s", err, exit.Code(err), time.Since(began))
 	}
 }

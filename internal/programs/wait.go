@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"context"
@@ -10,23 +10,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 	"microvm/internal/netif/event"
 	"microvm/internal/vfio"
 	"microvm/internal/wait"
 )
-
-// ExitStopped is what a helper exits with that SIGTERM or SIGINT ended while it
-// waited: nothing was done yet. It is what a shell makes of SIGTERM, and
-// SuccessExitStatus= of the units.
-const ExitStopped = 128 + int(unix.SIGTERM)
-
-// stoppedError is a wait that a signal ended.
-type stoppedError struct{ err error }
-
-func (e *stoppedError) Error() string { return e.err.Error() }
-func (e *stoppedError) Unwrap() error { return e.err }
 
 // waiting calls do with the patience that the environment asks for, until a
 // signal ends it.
@@ -39,7 +29,7 @@ func waiting(program, vm string, stderr io.Writer, do func(context.Context, *wai
 	defer stop()
 	err = do(ctx, p)
 	if err != nil && ctx.Err() != nil {
-		return &stoppedError{err}
+		return exit.Interrupted(err)
 	}
 	return err
 }
@@ -63,7 +53,8 @@ func awaitParents(ctx context.Context, p *wait.Patience, list []hypervisor.Macvt
 	for _, m := range list {
 		err := p.For(ctx, "interface "+m.Link, func() (bool, error) { return netif.Exists(m.Link), nil }, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
-			return fmt.Errorf("interface %q %w, and macvtap %q is to stand on it\nhint: correct macvtap.link, or bring that interface up before the VM%s", m.Link, err, m.ID, longer(p))
+			return exit.WithHint(fmt.Errorf("interface %q %w, and macvtap %q is to stand on it", m.Link, err, m.ID),
+				"correct macvtap.link, or bring that interface up before the VM%s", longer(p))
 		}
 		if err != nil {
 			return err
@@ -112,6 +103,3 @@ func awaitDevices(ctx context.Context, p *wait.Patience, list []hypervisor.PCI) 
 	}
 	return nil
 }
-
-// interrupted says whether err is a wait that a signal ended.
-func interrupted(err error) bool { return errors.As(err, new(*stoppedError)) }

@@ -1,4 +1,4 @@
-package helper
+package programs
 
 import (
 	"bytes"
@@ -19,31 +19,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
-
-// virtiofsdRecord is the name of the record of a VM's virtiofs sockets.
-const virtiofsdRecord = "virtiofsd"
 
 // Virtiofsd is microvm-virtiofsd [up] NAME, which serves the VM's shares until
 // SIGTERM, and microvm-virtiofsd down NAME, which removes the sockets of one
 // that was killed.
 func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-virtiofsd"
+	program := unit.Virtiofsd.Program
 	if len(args) == 1 && !strings.HasPrefix(args[0], "-") {
 		args = []string{"up", args[0]}
 	}
 	t, err := parse(program, args, host)
 	if err != nil {
-		return Report(stderr, program, t.vm.Name, err)
+		return exit.Report(stderr, program, t.vm.Name, err)
 	}
 	if t.verb == "down" {
-		return Report(stderr, program, t.vm.Name, virtiofsdDown(t.vm))
+		return exit.Report(stderr, program, t.vm.Name, virtiofsdDown(t.vm))
 	}
-	return Report(stderr, program, t.vm.Name, virtiofsdUp(t, stderr))
+	return exit.Report(stderr, program, t.vm.Name, virtiofsdUp(t, stderr))
 }
 
 func virtiofsdUp(t target, stderr io.Writer) error {
@@ -61,26 +60,22 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	if err := virtiofsdDown(t.vm); err != nil {
 		return err
 	}
-	if err := t.vm.WriteRecord(virtiofsdRecord, []virtiofsd.Socket{}); err != nil {
+	if err := t.vm.WriteRecord(unit.Virtiofsd.Record, []virtiofsd.Socket{}); err != nil {
 		return err
 	}
 	cfg.Others = func() ([]virtiofsd.Writable, error) { return writtenByOthers(t.vm) }
-	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(virtiofsdRecord, s) }
+	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(unit.Virtiofsd.Record, s) }
 	cfg.Ready = func() error {
 		return notifyManager(fmt.Sprintf("READY=1\nSTATUS=Serving %d shares\n", len(cfg.Shares)))
 	}
 	cfg.Lost = func(string) {
 		if err := restartVM(t.vm); err != nil {
-			_, _ = fmt.Fprintf(stderr, "microvm-virtiofsd: %s: %v\n", t.vm.Name, err)
+			_ = exit.Report(stderr, unit.Virtiofsd.Program, t.vm.Name, err)
 		}
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
-	err = virtiofsd.Run(ctx, cfg)
-	if errors.Is(err, virtiofsd.ErrConfig) {
-		err = Config(err)
-	}
-	return errors.Join(err, t.vm.RemoveRecord(virtiofsdRecord))
+	return errors.Join(virtiofsd.Run(ctx, cfg), t.vm.RemoveRecord(unit.Virtiofsd.Record))
 }
 
 // restartVM asks the service manager to restart the VM that has lost a share. That
@@ -89,8 +84,8 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 // systemctl: D-Bus would stay in the memory of each supervisor, for what hardly
 // ever happens.
 func restartVM(vm statedir.VM) error {
-	unit := "microvm@" + vm.Name + ".service"
-	remedy := "restart it with: systemctl restart " + unit
+	name := unit.VM(vm.Name)
+	remedy := "restart it with: systemctl restart " + name
 	// In the foreground somebody else waits for readiness.
 	if !strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "/run/systemd/") {
 		return errors.New("the VM runs without the service manager, and nobody restarts it; stop it, and run it again")
@@ -101,7 +96,7 @@ func restartVM(vm statedir.VM) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), restartTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", unit) //nolint:gosec // the VM's name was validated
+	cmd := exec.CommandContext(ctx, systemctl, "--no-block", "try-restart", name) //nolint:gosec // the VM's name was validated
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -116,7 +111,7 @@ const restartTimeout = 30 * time.Second
 // virtiofsdDown removes the sockets that the record names, and the record.
 func virtiofsdDown(vm statedir.VM) error {
 	var sockets []virtiofsd.Socket
-	found, err := vm.ReadRecord(virtiofsdRecord, &sockets)
+	found, err := vm.ReadRecord(unit.Virtiofsd.Record, &sockets)
 	if err != nil {
 		return err
 	}
@@ -128,7 +123,7 @@ func virtiofsdDown(vm statedir.VM) error {
 	if err != nil {
 		return err
 	}
-	return vm.RemoveRecord(virtiofsdRecord)
+	return vm.RemoveRecord(unit.Virtiofsd.Record)
 }
 
 // removeSupervisord removes what microvm.nix's supervisord and its virtiofsds, which
@@ -169,7 +164,7 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virt
 	}
 	for _, s := range plan.Shares {
 		if _, here := s.SocketIn(vm.Dir()); !here {
-			_ = Report(log, "microvm-virtiofsd", vm.Name, fmt.Errorf("share %q: its socket %s is not in %s, so it is not served here\nhint: build the package with a socket in there, or start what serves it before the VM", s.Tag, s.Socket, vm.Dir()))
+			_ = exit.Report(log, "microvm-virtiofsd", vm.Name, fmt.Errorf("share %q: its socket %s is not in %s, so it is not served here\nhint: build the package with a socket in there, or start what serves it before the VM", s.Tag, s.Socket, vm.Dir()))
 			continue
 		}
 		share := virtiofsd.Share{

@@ -1,6 +1,4 @@
-// Package installer is the install-microvm program: it puts a runner package
-// in place for the next start of a VM.
-package installer
+package programs
 
 import (
 	"context"
@@ -10,15 +8,15 @@ import (
 	"io"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
-	"microvm/internal/helper"
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/unit"
 )
 
-const usage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
+const installUsage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
        install-microvm --relink
 
 Makes the runner package PACKAGE the one that the next start of VM NAME uses.
@@ -28,8 +26,9 @@ With --relink, after an upgrade of microvm, it makes the drop-ins of the units o
 all installed VMs anew.
 `
 
-// Run does what the arguments say and returns the exit code.
-func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr io.Writer) int {
+// Install is install-microvm: it puts a runner package in place for the next start
+// of a VM. reload tells the service manager of new drop-ins.
+func Install(ctx context.Context, args []string, host statedir.Host, reload func(context.Context) error, stdout, stderr io.Writer) int {
 	const program = "install-microvm"
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -42,11 +41,11 @@ func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr 
 	relink := flags.Bool("relink", false, "")
 	err := flags.Parse(args)
 	if errors.Is(err, flag.ErrHelp) {
-		_, _ = fmt.Fprint(stdout, usage)
-		return helper.ExitOK
+		_, _ = fmt.Fprint(stdout, installUsage)
+		return exit.CodeOK
 	}
 	if err == nil && *relink && len(args) == 1 {
-		return helper.Report(stderr, program, "", errors.Join(believeAnother(ctx, host), host.Relink(ctx, systemd.Reload)))
+		return exit.Report(stderr, program, "", errors.Join(believeAnother(ctx, host), host.Relink(ctx, reload)))
 	}
 	if err == nil && *relink {
 		err = errors.New("--relink takes no other arguments")
@@ -58,14 +57,15 @@ func Run(ctx context.Context, args []string, host statedir.Host, stdout, stderr 
 		err = errors.New("--flake and --spec exclude each other; name the one that updates are to come from")
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(stderr, "%s: %v\n%s", program, err, usage)
-		return helper.ExitUsage
+		code := exit.Report(stderr, program, "", exit.Usage(err))
+		_, _ = fmt.Fprint(stderr, installUsage)
+		return code
 	}
 	vm, err := host.VM(flags.Arg(0))
 	if err != nil {
-		return helper.Report(stderr, program, "", helper.Config(err))
+		return exit.Report(stderr, program, "", exit.Config(err))
 	}
-	return helper.Report(stderr, program, vm.Name, errors.Join(believeAnother(ctx, host), vm.Install(ctx, *pkg, from, systemd.Reload)))
+	return exit.Report(stderr, program, vm.Name, errors.Join(believeAnother(ctx, host), vm.Install(ctx, *pkg, from, reload)))
 }
 
 // believeAnother looks for VMs that microvm.nix started after we did, on a host that
@@ -74,8 +74,7 @@ func believeAnother(ctx context.Context, host statedir.Host) error {
 	if os.Geteuid() != 0 || !systemd.Running() {
 		return nil
 	}
-	const unit = "microvm-set-booted@"
-	units, err := systemd.ListUnits(ctx, unit+"*.service")
+	units, err := systemd.ListUnits(ctx, unit.SetBooted.Of("*"))
 	if err != nil {
 		return err
 	}
@@ -87,8 +86,9 @@ func believeAnother(ctx context.Context, host statedir.Host) error {
 	var errs error
 	for _, u := range units {
 		started, ok := properties[u.Name]["ExecMainStartTimestamp"].Value().(uint64)
-		vm, err := host.VM(strings.TrimSuffix(strings.TrimPrefix(u.Name, unit), ".service"))
-		if err != nil || !ok {
+		_, name, isOurs := unit.Parse(u.Name)
+		vm, err := host.VM(name)
+		if err != nil || !ok || !isOurs {
 			continue
 		}
 		errs = errors.Join(errs, vm.BelieveAnother(time.UnixMicro(int64(started)))) //nolint:gosec // microseconds since 1970

@@ -1,35 +1,37 @@
-package helper
+package programs
 
 import (
 	"errors"
 	"io"
 	"io/fs"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
+	"microvm/internal/unit"
 )
 
 // SetBooted is microvm-set-booted up|down NAME: it pins and unpins the runner
 // that a start uses.
 func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
-	const program = "microvm-set-booted"
+	program := unit.SetBooted.Program
 	if len(args) != 2 || args[0] != "up" && args[0] != "down" {
-		return Report(stderr, program, "", usageError("usage: microvm-set-booted up|down NAME"))
+		return exit.Report(stderr, program, "", exit.Usagef("usage: %s up|down NAME", program))
 	}
 	vm, err := host.VM(args[1])
 	if err != nil {
-		return Report(stderr, program, "", Config(err))
+		return exit.Report(stderr, program, "", exit.Config(err))
 	}
 	if args[0] == "down" {
 		// Before the runner is forgotten, which says what the images are.
-		_ = Report(stderr, program, vm.Name, recordVolumes(vm))
-		return Report(stderr, program, vm.Name, vm.ClearBooted())
+		_ = exit.Report(stderr, program, vm.Name, recordVolumes(vm))
+		return exit.Report(stderr, program, vm.Name, vm.ClearBooted())
 	}
 	if err := vm.SetBooted(); err != nil {
-		return Report(stderr, program, vm.Name, PackageError(vm, err))
+		return exit.Report(stderr, program, vm.Name, vm.PackageError(err))
 	}
 	// A start is worth more than the record.
-	_ = Report(stderr, program, vm.Name, recordVolumes(vm))
-	return ExitOK
+	_ = exit.Report(stderr, program, vm.Name, recordVolumes(vm))
+	return exit.CodeOK
 }
 
 // recordVolumes notes on which file systems the images of the VM that is booted
