@@ -24,6 +24,7 @@ import (
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
+	"microvm/internal/netif"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
@@ -293,12 +294,12 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
 	var out []string
 	for _, t := range plan.Taps {
-		if _, err := interfaceIndex(t.ID); err != nil {
+		if !netif.Exists(t.ID) {
 			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, remedies.Taps))
 		}
 	}
 	for _, m := range plan.Macvtaps {
-		if _, err := interfaceIndex(m.ID); err != nil {
+		if !netif.Exists(m.ID) {
 			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, remedies.Macvtaps))
 		}
 	}
@@ -377,7 +378,7 @@ func (v *startValues) value(name string) (string, error) {
 		return v.shutdownKey, nil
 	}
 	if id, ok := strings.CutPrefix(name, "macvtap-device:"); ok {
-		index, err := interfaceIndex(id)
+		index, err := netif.Index(id)
 		return fmt.Sprintf("/dev/tap%d", index), err
 	}
 	return v.files.fd(name)
