@@ -157,6 +157,8 @@ func common(s *spec.Spec) (*Plan, error) {
 		Name:       s.Name,
 		Hypervisor: s.Hypervisor,
 		Arch:       s.Arch,
+		System:     s.System,
+		Scripts:    s.BinScripts,
 		User:       deref(s.User),
 		MemMiB:     s.Mem,
 		VCPU:       s.VCPU,
@@ -170,15 +172,14 @@ func common(s *spec.Spec) (*Plan, error) {
 	if s.Socket.Value != nil {
 		p.StaleSockets = append(p.StaleSockets, *s.Socket.Value)
 	}
+	if s.HugepageMem {
+		p.HugePagesMiB = s.Mem
+	}
 	p.Files = files(s)
 	noteCut(s, p, own)
 	queues := countedQueues(s, own)
 	for _, n := range s.Interfaces {
-		network := Network{Type: n.Type, MAC: strings.ToLower(n.MAC)}
-		if n.Type == "tap" || n.Type == "macvtap" {
-			network.ID = n.ID
-		}
-		p.Networks = append(p.Networks, network)
+		p.Interfaces = append(p.Interfaces, Interface{Type: n.Type, ID: n.ID, MAC: strings.ToLower(n.MAC), Bridge: deref(n.Bridge)})
 		switch n.Type {
 		case "tap":
 			p.Taps = append(p.Taps, Tap{ID: n.ID, VnetHdr: true, MultiQueue: queues > 1})
@@ -186,9 +187,6 @@ func common(s *spec.Spec) (*Plan, error) {
 			p.Macvtaps = append(p.Macvtaps, Macvtap{ID: n.ID, MAC: n.MAC, Link: n.Macvtap.Link, Mode: n.Macvtap.Mode, Queues: queues})
 		case "bridge":
 			p.Bridge = true
-			if !slices.Contains(p.Bridges, *n.Bridge) {
-				p.Bridges = append(p.Bridges, *n.Bridge)
-			}
 		}
 	}
 	for _, f := range s.ForwardPorts {

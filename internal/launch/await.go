@@ -21,7 +21,7 @@ import (
 // who needs it; only what the hypervisor would be left to say is named here.
 func (l *Launcher) await(plan *hypervisor.Plan) error {
 	ctx := context.Background() // SIGTERM ends this process, which has done nothing yet
-	if err := l.awaitBridges(ctx, plan.Bridges); err != nil {
+	if err := l.awaitBridges(ctx, plan.Bridges()); err != nil {
 		return err
 	}
 	// What a jail has was put there when this process was started.

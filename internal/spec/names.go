@@ -61,12 +61,12 @@ func ValidateInterfaceName(name string) error {
 		// They are directories of net.ipv4.conf; register_netdevice fails with EINVAL.
 		return fmt.Errorf("%q is not allowed as an interface name: Linux keeps it for settings\nhint: choose another, such as \"vm-web\"", name)
 	}
-	return validateInterfaceLabel(name)
+	return ValidateInterfaceLabel(name)
 }
 
-// validateInterfaceLabel checks the name of an interface that the host does not
+// ValidateInterfaceLabel checks the name of an interface that the host does not
 // get: a user network's, or one of which a bridge's helper chooses the name.
-func validateInterfaceLabel(name string) error {
+func ValidateInterfaceLabel(name string) error {
 	if name == "" || len(name) > maxInterfaceName || name == "." || name == ".." || strings.HasPrefix(name, "-") {
 		return ValidateInterfaceName(name)
 	}

@@ -244,7 +244,7 @@ func (v *validator) interfaces() {
 func (v *validator) interfaceID(at string, n Interface) {
 	switch {
 	case n.Type != "tap" && n.Type != "macvtap":
-		v.check(at, validateInterfaceLabel(n.ID))
+		v.check(at, ValidateInterfaceLabel(n.ID))
 	case n.ID == "lo":
 		v.faults.Addf(at, "%q is the host's own interface\nhint: choose another name, such as \"vm-web\"", n.ID)
 	case n.Type == "macvtap" && strings.Contains(n.ID, "}"):
