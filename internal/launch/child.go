@@ -329,8 +329,7 @@ func (c *child) vmm(ctx context.Context) error {
 	if err := waitFile(ctx, how.Socket); err != nil {
 		return err
 	}
-	// Bound but not yet listening, or listening and not yet running: there is no
-	// event for the first, and not every hypervisor has one for the second.
+	// It may be bound and not listen yet, for which there is no event.
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		if awaitRunning(ctx, *how) == nil {
 			c.logReady()
@@ -344,8 +343,8 @@ func (c *child) vmm(ctx context.Context) error {
 	}
 }
 
-// awaitRunning succeeds when the VM runs. It waits for that where the
-// hypervisor reports it, and asks once elsewhere.
+// awaitRunning returns nil once the VM runs. It opens one connection for that, and
+// closes it after some seconds: some hypervisors serve one at a time.
 func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -354,14 +353,7 @@ func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	if q, ok := client.(*control.QMP); ok {
-		return q.AwaitRunning(ctx)
-	}
-	running, err := client.Running(ctx)
-	if err == nil && !running {
-		return errors.New("the VM does not run yet")
-	}
-	return err
+	return client.AwaitRunning(ctx)
 }
 
 // waitFile waits for a file to appear, by inotify(7), and before that for the
