@@ -117,7 +117,7 @@ var rulesDependOn = map[string][]string{
 // fault form is about was left out: it is the same option, one of the same
 // element of a list, or one that depends on it.
 func follows(path string, form Fault) bool {
-	if strings.HasPrefix(form.Message, "unknown option") {
+	if form.unknown {
 		return false // nothing that has a meaning was left out
 	}
 	return element(path) == element(form.Path) || slices.Contains(dependsOn[path], topLevel(form.Path))
@@ -381,7 +381,7 @@ func checkStruct(faults *Faults, path string, v any, t reflect.Type) {
 	for _, key := range o.keys {
 		field, known := fields[key]
 		if !known {
-			faults.Addf(join(path, key), "unknown option%s", suggestion(key, names))
+			*faults = append(*faults, Fault{Path: join(path, key), Message: "unknown option" + suggestion(key, names), unknown: true})
 			continue
 		}
 		check(faults, join(path, key), o.values[key], field)
