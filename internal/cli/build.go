@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -329,8 +328,7 @@ func (c *Command) schema() *cobra.Command {
 		Short: "Print the JSON Schema of a spec",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			text, err := spec.Schema()
-			c.printf("%s", bytes.TrimLeft(text, " "))
+			_, err := c.Stdout.Write(spec.Schema())
 			return err
 		},
 	}

@@ -28,11 +28,7 @@ func load(t *testing.T) (Options, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	schema, err := spec.Schema()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o, schema
+	return o, spec.Schema()
 }
 
 // TestOptionsAndSpecAreTheSame: whoever adds a field or an option adds the

@@ -27,27 +27,6 @@ func (s *Spec) inStateDir(path string) string {
 // socket paths.
 func (s *Spec) stateDirLength() int { return len(defaultStateDir+"/") + len(s.Name) }
 
-// Enums of the options, by path; the JSON Schema is made from the same table.
-var enums = map[string][]string{
-	"arch":                       {"x86_64", "aarch64"},
-	"hypervisor":                 {"qemu", "cloud-hypervisor", "firecracker", "crosvm", "kvmtool", "stratovirt", "alioth"},
-	"readiness":                  {"guest", "vmm", "none"},
-	"interfaces[].type":          {"user", "tap", "macvtap", "bridge"},
-	"interfaces[].macvtap.mode":  {"private", "vepa", "bridge", "passthru", "source"},
-	"forwardPorts[].from":        {"host", "guest"},
-	"forwardPorts[].proto":       {"tcp", "udp"},
-	"volumes[].imageType":        {"raw", "qcow2", "vhd", "vhdx"},
-	"volumes[].fsType":           {"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"},
-	"shares[].proto":             {"9p", "virtiofs"},
-	"shares[].securityModel":     {"passthrough", "none", "mapped", "mapped-file"},
-	"shares[].cache":             {"auto", "always", "metadata", "never"},
-	"devices[].bus":              {"pci", "usb"},
-	"graphics.backend":           {"gtk", "headless"},
-	"graphics.vulkan":            {"venus", "drm_native_context"},
-	"virtiofsd.inodeFileHandles": {"never", "prefer", "mandatory"},
-	"firecracker.driveIoEngine":  {"Async", "Sync"},
-}
-
 var (
 	uuid           = pattern(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
 	credentialName = pattern(`^[a-zA-Z0-9_.\-]{1,255}$`)
@@ -137,18 +116,21 @@ func (v *validator) check(path string, err error) {
 	}
 }
 
-// enum checks value against the table. index replaces [] in the path.
+// enum checks value against the table of fields. index replaces [] in the path.
 func (v *validator) enum(path, value string, index ...int) {
-	allowed := enums[path]
-	if slices.Contains(allowed, value) {
+	values := fields[path].enum
+	if slices.Contains(values, value) {
 		return
 	}
 	for _, i := range index {
 		path = strings.Replace(path, "[]", fmt.Sprintf("[%d]", i), 1)
 	}
-	v.faults.Addf(path, "%s", Unknown(value, allowed))
+	v.faults.Addf(path, "%s", Unknown(value, values))
 	v.faults.yield() // a hypervisor may have fewer of them
 }
+
+// bounds returns the least and the greatest number that an option may be.
+func bounds(path string) (least, most int64) { return fields[path].least, fields[path].most }
 
 func (v *validator) texts(path string, words []string) {
 	for i, w := range words {
@@ -303,8 +285,8 @@ func (v *validator) forwardPorts() {
 }
 
 func (v *validator) endpoint(at string, e Endpoint) {
-	if e.Port < 1 || e.Port > 65535 {
-		v.faults.Addf(at+".port", "%d is no port; give one from 1 to 65535", e.Port)
+	if least, most := bounds("forwardPorts[].host.port"); int64(e.Port) < least || int64(e.Port) > most {
+		v.faults.Addf(at+".port", "%d is not a port; give one from %d to %d", e.Port, least, most)
 	}
 	if e.Address == "" {
 		return
@@ -450,8 +432,8 @@ func (v *validator) devices() {
 
 func (v *validator) guest() {
 	s := v.spec
-	if cid := s.Vsock.CID; cid != nil && (*cid < 3 || *cid > 1<<32-2) {
-		v.faults.Addf("vsock.cid", "%d is reserved or out of range; choose one from 3 to 4294967294", *cid)
+	if least, most := bounds("vsock.cid"); s.Vsock.CID != nil && (*s.Vsock.CID < least || *s.Vsock.CID > most) {
+		v.faults.Addf("vsock.cid", "%d is reserved or out of range; choose one from %d to %d", *s.Vsock.CID, least, most)
 	}
 	if s.MachineID.Value != nil && !uuid().MatchString(*s.MachineID.Value) {
 		v.faults.Addf("machineId", "%q is no UUID; write 8-4-4-4-12 hexadecimal digits, as uuidgen prints", *s.MachineID.Value)
@@ -507,9 +489,12 @@ func (v *validator) sections() {
 	slices.SortStableFunc(v.faults, func(a, b Fault) int { return strings.Compare(topLevel(a.Path), topLevel(b.Path)) })
 }
 
-// topLevel is the first member of a path; faults are grouped by it.
+// topLevel returns the first member of a path; faults are grouped by it.
 func topLevel(path string) string {
-	return path[:len(path)-len(strings.TrimLeft(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"))]
+	if end := strings.IndexAny(path, ".["); end >= 0 {
+		return path[:end]
+	}
+	return path
 }
 
 // unique notices values that are used twice.
