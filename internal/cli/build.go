@@ -36,7 +36,7 @@ func (c *Command) build() *cobra.Command {
 			if out == "" {
 				return usageError{errors.New("where should the package go? Name a directory with -o DIR")}
 			}
-			s, err := spec.ParseFile(args[0], hypervisor.Rules)
+			s, err := spec.ParseFile(args[0], c.Host.StateDir, hypervisor.Rules)
 			if err != nil {
 				return err
 			}
@@ -111,7 +111,7 @@ func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 		defer func() { _ = p.Close() }()
 		return p.Plan()
 	case err == nil:
-		s, err := spec.ParseFile(word, hypervisor.Rules)
+		s, err := spec.ParseFile(word, c.Host.StateDir, hypervisor.Rules)
 		if err != nil {
 			return nil, err
 		}

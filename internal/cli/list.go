@@ -204,7 +204,7 @@ func (c *Command) outdated(ctx context.Context, vm statedir.VM) (bool, error) {
 	case from.Flake != "":
 		return outdatedFlake(ctx, vm, from.Flake)
 	case from.Spec != "":
-		s, err := parseFor(vm.Name, from.Spec)
+		s, err := c.parseFor(vm.Name, from.Spec)
 		if err != nil {
 			return false, err
 		}

@@ -242,7 +242,7 @@ func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) 
 }
 
 func (c *Command) buildSpec(name, path, out string) ([]string, error) {
-	s, err := parseFor(name, path)
+	s, err := c.parseFor(name, path)
 	if err != nil {
 		return nil, err
 	}
@@ -254,8 +254,8 @@ func (c *Command) buildSpec(name, path, out string) ([]string, error) {
 }
 
 // parseFor reads the spec of the VM of that name.
-func parseFor(name, path string) (*spec.Spec, error) {
-	s, err := spec.ParseFile(path, hypervisor.Rules)
+func (c *Command) parseFor(name, path string) (*spec.Spec, error) {
+	s, err := spec.ParseFile(path, c.Host.StateDir, hypervisor.Rules)
 	if err != nil {
 		return nil, err
 	}

@@ -89,7 +89,7 @@ func kvmtoolBalloon(b *Builder, s *spec.Spec, c Control) *Control {
 // kvmtoolName is the name that kvmtool's control socket has: the VM's, unless
 // the path would not fit. Each VM has a HOME of its own, so a name for all does.
 func kvmtoolName(s *spec.Spec) string {
-	if len("/var/lib/microvms/")+2*len(s.Name)+len("/.lkvm//.sock") > maxKvmtoolSocket {
+	if len(s.Dir())+len("/.lkvm//.sock")+len(s.Name) > maxKvmtoolSocket {
 		return "vm"
 	}
 	return s.Name

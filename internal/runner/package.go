@@ -181,7 +181,7 @@ func validate(p *hypervisor.Plan) error {
 		check("name", spec.ValidateVMName(p.Name))
 	}
 	// It is printed, and no word of it may be a terminal's.
-	check("hypervisor", spec.ValidateTag(p.Hypervisor))
+	check("hypervisor", spec.ValidateWord("hypervisor", p.Hypervisor))
 	if p.System != "" && (!filepath.IsAbs(p.System) || strings.ContainsAny(p.System, "\x00\n")) {
 		faults.Addf("system", "%q is not an absolute path", p.System)
 	}

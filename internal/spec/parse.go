@@ -38,9 +38,10 @@ type Rule func(*Spec) Faults
 
 // ParseFile parses the document at path. Relative paths of the kernel, the
 // initrd, the store disk, the packages and the credential files are taken from the
-// document's own directory, as a person who writes them beside it expects. What
-// the rules say comes after the faults of this package, in the same error.
-func ParseFile(path string, rules ...Rule) (*Spec, error) {
+// document's own directory, as a person who writes them beside it expects. stateDir is
+// the host's directory of VMs, Spec.StateDir. What the rules say comes after the faults
+// of this package, in the same error.
+func ParseFile(path, stateDir string, rules ...Rule) (*Spec, error) {
 	data, err := readBounded(path)
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func ParseFile(path string, rules ...Rule) (*Spec, error) {
 	}
 	s, form, err := parse(data)
 	if err == nil {
+		s.StateDir = stateDir
 		s.resolvePaths(dir)
 		err = s.finish(form, rules)
 	}
@@ -491,8 +493,9 @@ func kindOf(v any) string {
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		out[name] = t.Field(i).Type
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "-" {
+			out[name] = t.Field(i).Type
+		}
 	}
 	return out
 }

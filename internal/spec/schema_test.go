@@ -178,6 +178,9 @@ func schemaObject(path string, t reflect.Type) map[string]any {
 	var needed []string
 	for i := range t.NumField() {
 		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		if name == "-" {
+			continue
+		}
 		at := join(path, name)
 		n, f := schemaNode(at, t.Field(i).Type), fields[at]
 		n["description"] = f.doc

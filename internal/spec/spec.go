@@ -15,6 +15,10 @@ package spec
 // where the document has no value; SetDefaults sets those that have a default. Sizes
 // are in MiB.
 type Spec struct {
+	// StateDir is the host's directory of VMs, for the limit of socket paths; empty
+	// means /var/lib/microvms. It is not a part of the document.
+	StateDir string `json:"-"`
+
 	Schema string `json:"$schema,omitempty"`
 	Name   string `json:"name"`
 	Arch   string `json:"arch,omitempty"`

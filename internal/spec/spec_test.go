@@ -162,7 +162,7 @@ func TestTheExamplesAreValid(t *testing.T) {
 		t.Fatalf("no examples (%v)", err)
 	}
 	for _, f := range files {
-		if _, err := ParseFile(f); err != nil {
+		if _, err := ParseFile(f, ""); err != nil {
 			t.Errorf("%s: %v", f, err)
 		}
 	}

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,22 +11,21 @@ import (
 )
 
 // defaultStateDir is where the directories of VMs are, unless the host says
-// otherwise.
+// otherwise by MICROVM_STATE_DIR.
 const defaultStateDir = "/var/lib/microvms"
+
+// Dir returns the VM's state directory.
+func (s *Spec) Dir() string { return filepath.Join(cmp.Or(s.StateDir, defaultStateDir), s.Name) }
 
 // inStateDir is the path of an image, as a path of the VM's state directory where
 // it is one, for comparisons.
 func (s *Spec) inStateDir(path string) string {
 	path = filepath.Clean(path)
-	if inside, err := filepath.Rel(filepath.Join(defaultStateDir, s.Name), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(inside) {
+	if inside, err := filepath.Rel(s.Dir(), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(inside) {
 		return inside
 	}
 	return path
 }
-
-// stateDirLength is how long /var/lib/microvms/NAME is, for the limit of
-// socket paths.
-func (s *Spec) stateDirLength() int { return len(defaultStateDir+"/") + len(s.Name) }
 
 var (
 	uuid           = pattern(`^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$`)
@@ -164,10 +164,10 @@ func (v *validator) machine() {
 		v.faults.Addf("storeDisk", "is missing, but storeOnDisk is true; give the image's path or set storeOnDisk to false")
 	}
 	if s.Socket.Value != nil {
-		v.check("socket", ValidateSocketPath(*s.Socket.Value, s.stateDirLength()))
+		v.check("socket", ValidateSocketPath(*s.Socket.Value, len(s.Dir())))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.BinScripts)) {
-		v.check("binScripts."+name, ValidateTag(name))
+		v.check("binScripts."+name, ValidateWord("script name", name))
 	}
 }
 
@@ -403,7 +403,7 @@ func (v *validator) virtiofs(at string, share Share, sockets *unique) {
 		v.faults.Addf(at+".socket", "is null; a virtiofs share needs a socket, such as %q", v.spec.Name+"-virtiofs-"+share.Tag+".sock")
 		return
 	}
-	v.check(at+".socket", ValidateSocketPath(*share.Socket.Value, v.spec.stateDirLength()))
+	v.check(at+".socket", ValidateSocketPath(*share.Socket.Value, len(v.spec.Dir())))
 	sockets.add(at+".socket", *share.Socket.Value)
 	translates := func(arg string) bool {
 		return strings.Contains(arg, "--translate-uid") || strings.Contains(arg, "--translate-gid")
@@ -456,7 +456,7 @@ func (v *validator) guest() {
 		v.faults.Addf("graphics.hostmem", "%q is no size; write a number with M or G, such as 256M", s.Graphics.HostMem)
 	}
 	if s.Graphics.Enable {
-		v.check("graphics.socket", ValidateSocketPath(s.Graphics.Socket, s.stateDirLength()))
+		v.check("graphics.socket", ValidateSocketPath(s.Graphics.Socket, len(s.Dir())))
 	}
 }
 
@@ -483,7 +483,7 @@ func (v *validator) sections() {
 	ports := newUnique(v)
 	for i, p := range s.QEMU.PCIeRootPorts {
 		at := fmt.Sprintf("qemu.pcieRootPorts[%d].id", i)
-		v.check(at, ValidateTag(p.ID))
+		v.check(at, ValidateWord("port id", p.ID))
 		ports.add(at, p.ID)
 	}
 	slices.SortStableFunc(v.faults, func(a, b Fault) int { return strings.Compare(topLevel(a.Path), topLevel(b.Path)) })

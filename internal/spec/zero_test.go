@@ -37,6 +37,9 @@ func scalars(path string, t reflect.Type) []scalar {
 		var out []scalar
 		for i := range t.NumField() {
 			name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+			if name == "-" {
+				continue
+			}
 			out = append(out, scalars(join(path, name), t.Field(i).Type)...)
 		}
 		return out
