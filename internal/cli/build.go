@@ -75,7 +75,7 @@ type buildOptions struct{ at, programs, path string }
 
 // packageOptions is what a package's scripts are to have in them.
 func (c *Command) packageOptions(o buildOptions) (runner.Options, error) {
-	options := runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir, At: o.at, Path: o.path}
+	options := runner.Options{LibexecDir: c.Host.LibexecDir, BinDir: c.BinDir, At: o.at, Path: o.path}
 	if o.programs == "" {
 		return options, nil
 	}

@@ -40,9 +40,9 @@ func (h *host) microvm(args ...string) int {
 	h.stdout.Reset()
 	h.stderr.Reset()
 	c := &Command{
-		Host:   statedir.Host{StateDir: filepath.Join(h.dir, "state"), RuntimeDir: filepath.Join(h.dir, "run"), User: "nobody", Group: "nogroup"},
+		Host:   statedir.Host{StateDir: filepath.Join(h.dir, "state"), RuntimeDir: filepath.Join(h.dir, "run"), User: "nobody", Group: "nogroup", LibexecDir: "/usr/lib/microvm"},
 		Stdout: &h.stdout, Stderr: &h.stderr,
-		LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin", Version: "1.2.3",
+		BinDir: "/usr/bin", Version: "1.2.3",
 	}
 	return c.Run(args)
 }

@@ -246,7 +246,7 @@ func (c *Command) buildSpec(name, path, out string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	plan, err := runner.Build(c.builder(foreign.InUnit), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+	plan, err := runner.Build(c.builder(foreign.InUnit), s, out, runner.Options{LibexecDir: c.Host.LibexecDir, BinDir: c.BinDir})
 	if err != nil {
 		return nil, err
 	}

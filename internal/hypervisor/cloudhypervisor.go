@@ -48,7 +48,7 @@ type chArgs struct {
 }
 
 func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	program := programOf(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
 	own, rest := chOptions(s)
 	s, err := withVsock(s, own["--vsock"])
 	if err != nil {
@@ -169,7 +169,7 @@ func (cloudHypervisor) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 	const path = "cloud-hypervisor.extraArgs"
 	faults := slices.Concat(refuseCharacters(s), refuseDisplay(s), refuseBalloon(s), refuseBlocks(s, chBlock), refuseOddPages(s))
-	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	program := programOf(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
 	if s.VCPU > chOldCPUs && b.older(program, 48, 0) {
 		faults.Addf("vcpu", "%d is not possible; Cloud Hypervisor before 48 has %d at most", s.VCPU, chOldCPUs)
 	}
@@ -347,7 +347,7 @@ func (a *chArgs) gpu() {
 	if !a.s.Graphics.Enable {
 		return
 	}
-	a.p.BeforeStart = joinLines(a.p.BeforeStart, gpuDevice(a.s, program(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
+	a.p.BeforeStart = joinLines(a.p.BeforeStart, gpuDevice(a.s, programOf(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
 	a.p.StaleSockets = append(a.p.StaleSockets, a.s.Graphics.Socket)
 	a.p.Notes = append(a.p.Notes, "graphics need a build of Cloud Hypervisor with --gpu, and crosvm for the device")
 	a.add("--gpu", "socket="+Literal(a.s.Graphics.Socket))

@@ -19,7 +19,7 @@ func (crosvm) faults(_ *Builder, s *spec.Spec) spec.Faults {
 }
 
 func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Crosvm.Package, "crosvm", "crosvm")
+	program := programOf(s.Crosvm.Package, "crosvm", "crosvm")
 	control := controlOf(s, "crosvm")
 	if control != nil {
 		control.Program = program

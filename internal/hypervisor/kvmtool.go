@@ -31,7 +31,7 @@ func (kvmtool) guest(s *spec.Spec, p *Plan, control *Control) (line string, err 
 }
 
 func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Kvmtool.Package, "lkvm", "lkvm")
+	program := programOf(s.Kvmtool.Package, "lkvm", "lkvm")
 	name := kvmtoolName(s)
 	// Below HOME, kvm-ipc.c.
 	control := &Control{Method: "kvmtool", Socket: filepath.Join(".lkvm", name+".sock")}

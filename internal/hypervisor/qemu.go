@@ -100,7 +100,7 @@ func largeMachine(s *spec.Spec) string {
 func isMicrovm(s *spec.Spec) bool { return strings.HasPrefix(s.QEMU.Machine, "microvm") }
 
 func qemuProgram(s *spec.Spec) string {
-	return program(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
+	return programOf(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
 }
 
 // hub says that QEMU has chardev hub, which sends one serial port to several.
@@ -305,7 +305,7 @@ func (a *qemuArgs) machine() string {
 		words = append(words, Literal(name)+"="+comma(opts[name]))
 	}
 	if a.sharedMemory() || a.s.HugepageMem {
-		words = append(words, "memory-Compiler=mem")
+		words = append(words, "memory-backend=mem")
 	}
 	return strings.Join(words, ",")
 }
@@ -555,7 +555,7 @@ func (a *qemuArgs) rootPorts() {
 
 func (a *qemuArgs) memoryDevices() {
 	if a.sharedMemory() || a.s.HugepageMem {
-		a.add("-object", a.Compiler("mem", a.s.Mem))
+		a.add("-object", a.backend("mem", a.s.Mem))
 	}
 	if a.s.Balloon {
 		balloon := a.virtio("balloon") + ",id=balloon0,free-page-reporting=on"
@@ -565,7 +565,7 @@ func (a *qemuArgs) memoryDevices() {
 		a.add("-device", balloon)
 	}
 	if a.s.HotplugMem > 0 {
-		a.add("-object", a.Compiler("vmem0", a.s.HotplugMem))
+		a.add("-object", a.backend("vmem0", a.s.HotplugMem))
 		if a.s.HugepageMem {
 			a.p.HugePagesMiB += a.s.HotplugMem
 		}
@@ -573,16 +573,16 @@ func (a *qemuArgs) memoryDevices() {
 	}
 }
 
-// Compiler is memory that the hypervisor's helpers may map, too.
-func (a *qemuArgs) Compiler(id string, mib int) string {
+// backend is memory that the hypervisor's helpers may map, too.
+func (a *qemuArgs) backend(id string, mib int) string {
 	if !a.sharedMemory() && !a.s.HugepageMem {
-		return fmt.Sprintf("memory-Compiler-ram,id=%s,size=%dM", id, mib)
+		return fmt.Sprintf("memory-backend-ram,id=%s,size=%dM", id, mib)
 	}
-	Compiler := fmt.Sprintf("memory-Compiler-memfd,id=%s,size=%dM,share=%s", id, mib, onOff(a.sharedMemory()))
+	backend := fmt.Sprintf("memory-backend-memfd,id=%s,size=%dM,share=%s", id, mib, onOff(a.sharedMemory()))
 	if a.s.HugepageMem {
-		Compiler += ",hugetlb=on"
+		backend += ",hugetlb=on"
 	}
-	return Compiler
+	return backend
 }
 
 // storeDisk goes through threads: io_uring is faster on some hosts, but QEMU does not

@@ -54,7 +54,7 @@ func TestAHypervisorsRulesComeWithTheSpecsOwn(t *testing.T) {
 func TestNoSpecIsTooBadForTheRules(t *testing.T) {
 	const everything = `{"name":"web","arch":"x86_64","kernel":"/k","initrdPath":"/i","storeOnDisk":true,"storeDisk":"/s","cpu":"max","vcpu":2,"mem":512,
 		"hotplugMem":64,"hotpluggedMem":32,"balloon":true,"initialBalloonMem":64,"socket":"web.sock","readiness":"guest","vsock":{"cid":3,"ssh":{"shutdown":true}},
-		"graphics":{"enable":true,"Compiler":"gtk"},"credentialFiles":{"a":"/a"},"kernelParams":["a"],"machineId":"2f8c2b43-34b0-4bbf-8a5e-7b2c5d2d9c11","extraArgsScript":"/e",
+		"graphics":{"enable":true,"backend":"gtk"},"credentialFiles":{"a":"/a"},"kernelParams":["a"],"machineId":"2f8c2b43-34b0-4bbf-8a5e-7b2c5d2d9c11","extraArgsScript":"/e",
 		"interfaces":[{"type":"user","id":"a","mac":"02:00:00:00:00:01"},{"type":"tap","id":"b","mac":"02:00:00:00:00:02","tap":{"vhost":true}},
 			{"type":"macvtap","id":"c","mac":"02:00:00:00:00:03","macvtap":{"link":"eth0","mode":"bridge"}},{"type":"bridge","id":"d","mac":"02:00:00:00:00:04","bridge":"br0"}],
 		"forwardPorts":[{"from":"host","host":{"address":"127.0.0.1","port":1},"guest":{"port":1}}],
@@ -98,7 +98,7 @@ func TestNoSpecIsTooBadForTheRules(t *testing.T) {
 			}
 		}
 	}
-	for hypervisor := range compilers {
+	for hypervisor := range backends {
 		var doc map[string]any
 		if err := json.Unmarshal([]byte(everything), &doc); err != nil {
 			t.Fatal(err)

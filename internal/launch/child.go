@@ -138,7 +138,7 @@ func listenUnix(socket string, port uint32) (*guestListener, error) {
 // startChild starts the child that will say READY=1. Its parent is ours, the
 // service manager, which reaps it: the hypervisor that this process becomes
 // does not know of it.
-func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener *guestListener) error {
+func (l *Launcher) startChild(plan *hypervisor.Plan, listener *guestListener) error {
 	orders := childOrders{Readiness: plan.Readiness, Hypervisor: plan.Hypervisor, PID: os.Getpid(), VM: l.vm}
 	if plan.VsockCID != nil {
 		orders.CID = *plan.VsockCID
