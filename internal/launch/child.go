@@ -24,6 +24,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/notify"
 	"microvm/internal/timeline"
+	"microvm/internal/wait"
 )
 
 // ChildCommand is the word by which this program runs its readiness child.
@@ -363,7 +364,7 @@ func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	return client.AwaitRunning(ctx)
 }
 
-// waitFile waits for a file to appear, by inotify(7), and before that for the
+// waitFile waits for a file to appear, and before that for the
 // directory that it will be in: kvmtool makes its own.
 func waitFile(ctx context.Context, path string) error {
 	if dir := filepath.Dir(path); dir != "." && dir != "/" {
@@ -371,29 +372,14 @@ func waitFile(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
+	err := wait.InDir(ctx, filepath.Dir(path), func() (bool, error) {
+		_, err := os.Lstat(path)
+		return err == nil, nil
+	})
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("wait for %s: %w", path, err)
 	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer func() { _ = events.Close() }()
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
-		return fmt.Errorf("wait for %s: %w", path, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	buf := make([]byte, 4096)
-	for {
-		if _, err := os.Lstat(path); err == nil {
-			return nil
-		}
-		if _, err := events.Read(buf); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("wait for %s: %w", path, err)
-		}
-	}
+	return err
 }
 
 // guest relays what the guest says until it is ready.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/wait"
 )
 
 // nodeTimeout bounds the wait for /dev/tapN: devtmpfs makes it before the
@@ -226,28 +228,15 @@ func (m Macvtaps) handOver(ctx context.Context, name string, number int) error {
 	return nil
 }
 
-// waitNode waits for a file to appear in dir, by inotify(7), and returns a
-// handle on it that cannot come to mean another file.
-func waitNode(ctx context.Context, dir, file string) (int, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return 0, err
-	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer func() { _ = events.Close() }()
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
-		return 0, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	buf := make([]byte, 4096)
-	for {
-		node, err := unix.Open(dir+"/"+file, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if !errors.Is(err, unix.ENOENT) {
-			return node, err
+// waitNode waits for a file to appear in dir, and returns a handle on it that cannot come
+// to mean another file.
+func waitNode(ctx context.Context, dir, file string) (node int, err error) {
+	err = wait.InDir(ctx, dir, func() (bool, error) {
+		node, err = unix.Open(dir+"/"+file, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
 		}
-		if _, err := events.Read(buf); err != nil {
-			return 0, errors.Join(ctx.Err(), err)
-		}
-	}
+		return err == nil, err
+	})
+	return node, err
 }
