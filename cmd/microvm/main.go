@@ -22,7 +22,7 @@ func main() {
 	host.SystemdVersion = systemd.Version
 	c := &cli.Command{
 		Host: host, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
-		LibexecDir: libexecDir, BinDir: binDir, Version: version,
+		BinDir: binDir, Version: version,
 	}
 	os.Exit(c.Run(os.Args[1:]))
 }

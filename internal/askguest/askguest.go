@@ -165,6 +165,10 @@ func (c *command) wait() error {
 	return nil
 }
 
+// refusedKey is in the error of a client that no key of the server's lets in:
+// golang.org/x/crypto/ssh, clientAuthenticate in client_auth.go, which has no type for it.
+const refusedKey = "ssh: unable to authenticate"
+
 // trouble says in one line why a guest could not be asked.
 func trouble(ctx context.Context, err error, limit time.Duration) string {
 	text := oneLine(err.Error())
@@ -172,7 +176,7 @@ func trouble(ctx context.Context, err error, limit time.Duration) string {
 	switch {
 	case !time.Now().Before(deadline):
 		return fmt.Sprintf("its sshd does not answer within %s", limit)
-	case strings.Contains(text, "unable to authenticate"):
+	case strings.Contains(text, refusedKey):
 		return "its sshd refuses the key: it has to let root in by the credential ssh.ephemeral-authorized_keys-all, see AuthorizedKeysFile and PermitRootLogin in its sshd_config"
 	}
 	return "log in to the guest: " + text

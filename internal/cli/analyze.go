@@ -145,25 +145,32 @@ func startLog(ctx context.Context, p map[string]dbus.Variant) []timeline.Entry {
 	const after = 1000000
 	until := fmt.Sprintf("--until=@%d.%06d", (ready+after)/1000000, (ready+after)%1000000)
 	//nolint:gosec // words of our own
-	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--output=json", "--output-fields=MESSAGE", until,
+	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--output=json", "--output-fields=MESSAGE,"+timeline.ReadyField+","+timeline.ReportField, until,
 		"_SYSTEMD_INVOCATION_ID="+hex.EncodeToString(id)).Output()
 	if err != nil {
 		return nil
 	}
+	return readEntries(out)
+}
+
+// readEntries reads what journalctl prints as JSON, one entry a line. A field that is
+// not text is an array of bytes, and one that is there twice an array of texts,
+// systemd.journal-fields(7): of such an entry nothing is used.
+func readEntries(out []byte) []timeline.Entry {
 	var log []timeline.Entry
 	for line := range bytes.Lines(out) {
-		var e struct {
-			At   string          `json:"__MONOTONIC_TIMESTAMP"`
-			Text json.RawMessage `json:"MESSAGE"`
-		}
-		var text string
-		// A message that is no text is an array of bytes.
-		if json.Unmarshal(line, &e) != nil || json.Unmarshal(e.Text, &text) != nil {
+		var fields map[string]string
+		if json.Unmarshal(line, &fields) != nil {
 			continue
 		}
-		if at, err := strconv.ParseInt(e.At, 10, 64); err == nil {
-			log = append(log, timeline.Entry{At: time.Duration(at) * time.Microsecond, Text: strings.TrimRight(text, "\r")})
+		at, err := strconv.ParseInt(fields["__MONOTONIC_TIMESTAMP"], 10, 64)
+		if err != nil {
+			continue
 		}
+		log = append(log, timeline.Entry{
+			At: time.Duration(at) * time.Microsecond, Text: strings.TrimRight(fields["MESSAGE"], "\r"),
+			Ready: timeline.Micros(fields[timeline.ReadyField]), Report: timeline.Micros(fields[timeline.ReportField]),
+		})
 	}
 	return log
 }

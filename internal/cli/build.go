@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,7 +38,7 @@ func (c *Command) build() *cobra.Command {
 			if out == "" {
 				return exit.Usage(errors.New("where should the package go? Name a directory with -o DIR"))
 			}
-			s, err := spec.ParseFile(args[0], hypervisor.Rules)
+			s, err := spec.ParseFile(args[0], c.Host.StateDir, hypervisor.Rules)
 			if err != nil {
 				return err
 			}
@@ -78,7 +77,7 @@ type buildOptions struct{ at, programs, path string }
 
 // packageOptions is what a package's scripts are to have in them.
 func (c *Command) packageOptions(o buildOptions) (runner.Options, error) {
-	options := runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir, At: o.at, Path: o.path}
+	options := runner.Options{LibexecDir: c.Host.LibexecDir, BinDir: c.BinDir, At: o.at, Path: o.path}
 	if o.programs == "" {
 		return options, nil
 	}
@@ -114,7 +113,7 @@ func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 		defer func() { _ = p.Close() }()
 		return p.Plan()
 	case err == nil:
-		s, err := spec.ParseFile(word, hypervisor.Rules)
+		s, err := spec.ParseFile(word, c.Host.StateDir, hypervisor.Rules)
 		if err != nil {
 			return nil, err
 		}
@@ -330,8 +329,7 @@ func (c *Command) schema() *cobra.Command {
 		Short: "Print the JSON Schema of a spec",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			text, err := spec.Schema()
-			c.printf("%s", bytes.TrimLeft(text, " "))
+			_, err := c.Stdout.Write(spec.Schema())
 			return err
 		},
 	}

@@ -33,10 +33,10 @@ type Command struct {
 	Host           statedir.Host
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// LibexecDir holds the helper programs, BinDir this command; they go into
-	// the packages that build makes.
-	LibexecDir, BinDir string
-	Version            string
+	// BinDir holds this command, Host.LibexecDir the helper programs; both go into the
+	// packages that build makes.
+	BinDir  string
+	Version string
 }
 
 // errNoVM is a VM that does not exist.

@@ -26,7 +26,7 @@ func (c *Command) doctor() *cobra.Command {
 			"Run it as root: others may not open KVM, and see no logs.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d := &doctor.Doctor{Host: c.Host, LibexecDir: c.LibexecDir, Active: vmsInUse(cmd.Context(), c.Host)}
+			d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vmsInUse(cmd.Context(), c.Host)}
 			var findings []doctor.Finding
 			if len(args) == 0 {
 				findings = d.Examine()

@@ -196,15 +196,13 @@ func (c *Command) outdated(ctx context.Context, vm statedir.VM) (bool, error) {
 	current := filepath.Join(vm.Dir(), "current")
 	switch {
 	case from.Toplevel != "":
-		system, err := filepath.EvalSymlinks(filepath.Join(current, "share/microvm/system"))
-		if err != nil {
-			return false, nil //nolint:nilerr // it was not built by NixOS
-		}
-		return system != from.Toplevel, nil
+		plan, ok := planAt(current)
+		// Without a system it was not built by NixOS.
+		return ok && plan.System != "" && plan.System != from.Toplevel, nil
 	case from.Flake != "":
 		return outdatedFlake(ctx, vm, from.Flake)
 	case from.Spec != "":
-		s, err := parseFor(vm.Name, from.Spec)
+		s, err := c.parseFor(vm.Name, from.Spec)
 		if err != nil {
 			return false, err
 		}

@@ -156,7 +156,11 @@ func (p *page) text(text string) {
 	verbatim := false
 	for line := range strings.SplitSeq(text, "\n") {
 		if indented := strings.HasPrefix(line, "  "); indented != verbatim && line != "" {
-			p.line(map[bool]string{true: ".PP\n.nf", false: ".fi"}[indented])
+			macro := ".fi"
+			if indented {
+				macro = ".PP\n.nf"
+			}
+			p.line(macro)
 			verbatim = indented
 		}
 		if line == "" {

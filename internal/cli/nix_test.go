@@ -38,7 +38,7 @@ func (h *host) nixCommand(args ...string) int {
 	h.stderr.Reset()
 	c := &Command{
 		Host:  h.nixHost(),
-		Stdin: &bytes.Buffer{}, Stdout: &h.stdout, Stderr: &h.stderr, LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin",
+		Stdin: &bytes.Buffer{}, Stdout: &h.stdout, Stderr: &h.stderr, BinDir: "/usr/bin",
 	}
 	return c.Run(args)
 }
@@ -46,7 +46,7 @@ func (h *host) nixCommand(args ...string) int {
 func (h *host) nixHost() statedir.Host {
 	return statedir.Host{
 		StateDir: filepath.Join(h.dir, "vms"), RuntimeDir: filepath.Join(h.dir, "run"), UnitDir: filepath.Join(h.dir, "units"),
-		GCRoots: filepath.Join(h.dir, "gcroots"), User: "nobody", Group: "nogroup",
+		GCRoots: filepath.Join(h.dir, "gcroots"), User: "nobody", Group: "nogroup", LibexecDir: "/usr/lib/microvm",
 	}
 }
 

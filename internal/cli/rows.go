@@ -6,9 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"microvm/internal/hypervisor"
@@ -143,22 +141,12 @@ func describeVM(vm statedir.VM) row {
 	return r
 }
 
-var macAddress = regexp.MustCompile(`(?i)\b(?:[0-9a-f]{2}:){5}[0-9a-f]{2}\b`)
-
-// macs are the MAC addresses of a guest. A plan has those of macvtaps by name;
-// the others are in the command line, or in the file that takes its place.
+// macs returns the MAC addresses of a guest, as far as its package tells them.
 func macs(p *hypervisor.Plan) []string {
 	var out []string
-	for _, m := range p.Macvtaps {
-		out = append(out, strings.ToLower(m.MAC))
-	}
-	texts := slices.Clone(p.Argv)
-	for _, g := range p.Generated {
-		texts = append(texts, g.Content)
-	}
-	for _, text := range texts {
-		for _, mac := range macAddress.FindAllString(text, -1) {
-			out = append(out, strings.ToLower(mac))
+	for _, n := range p.Interfaces {
+		if n.MAC != "" {
+			out = append(out, n.MAC)
 		}
 	}
 	slices.Sort(out)

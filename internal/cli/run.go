@@ -289,7 +289,7 @@ func (r *foreground) virtiofsd(ctx context.Context) error {
 // child is a program of ours that a ctrl-c on the terminal does not reach, and
 // that does not outlive us.
 func (r *foreground) child(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(r.c.LibexecDir, name), args...) //nolint:gosec // our own
+	cmd := exec.Command(filepath.Join(r.c.Host.LibexecDir, name), args...) //nolint:gosec // our own
 	cmd.Stdout, cmd.Stderr = r.c.Stdout, r.c.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
 	return cmd

@@ -243,11 +243,11 @@ func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) 
 }
 
 func (c *Command) buildSpec(name, path, out string) ([]string, error) {
-	s, err := parseFor(name, path)
+	s, err := c.parseFor(name, path)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := runner.Build(c.builder(foreign.InUnit), s, out, runner.Options{LibexecDir: c.LibexecDir, BinDir: c.BinDir})
+	plan, err := runner.Build(c.builder(foreign.InUnit), s, out, runner.Options{LibexecDir: c.Host.LibexecDir, BinDir: c.BinDir})
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +255,8 @@ func (c *Command) buildSpec(name, path, out string) ([]string, error) {
 }
 
 // parseFor reads the spec of the VM of that name.
-func parseFor(name, path string) (*spec.Spec, error) {
-	s, err := spec.ParseFile(path, hypervisor.Rules)
+func (c *Command) parseFor(name, path string) (*spec.Spec, error) {
+	s, err := spec.ParseFile(path, c.Host.StateDir, hypervisor.Rules)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/guest"
 	"microvm/internal/hypervisor"
+	"microvm/internal/shell"
 	"microvm/internal/statedir"
 )
 
@@ -92,14 +93,12 @@ func sshArgv(program, ourselves, who string, rest []string) []string {
 		argv = append(argv, "-o", "GlobalKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
 	}
 	// ssh gives the command to the user's shell, after its own expansions.
-	proxy := strings.ReplaceAll(shellQuote(ourselves), "%", "%%") + " vsock-proxy --pass-fd " + name
+	proxy := strings.ReplaceAll(shell.Quote(ourselves), "%", "%%") + " vsock-proxy --pass-fd " + name
 	argv = append(argv, "-o", "ProxyCommand="+proxy, "-o", "ProxyUseFdpass=yes", "-o", "CheckHostIP=no", "-o", "User="+user,
 		// A name that no ssh_config means a machine of the network by.
 		"microvm/"+name)
 	return append(argv, rest...)
 }
-
-func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // guestAddress is where the guest of a VM that runs can be reached.
 func (c *Command) guestAddress(name string) (guest.Address, error) {

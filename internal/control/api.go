@@ -106,7 +106,10 @@ func oneLine(text []byte) string {
 
 // cloudHypervisor speaks Cloud Hypervisor's API,
 // vmm/src/api/openapi/cloud-hypervisor.yaml.
-type cloudHypervisor struct{ *api }
+type cloudHypervisor struct {
+	*api
+	silent
+}
 
 type chInfo struct {
 	State  string `json:"state"`
@@ -131,6 +134,9 @@ func (c *cloudHypervisor) Running(ctx context.Context) (bool, error) {
 	info, err := c.info(ctx)
 	return info.State == "Running", err
 }
+
+// AwaitRunning implements Client.
+func (c *cloudHypervisor) AwaitRunning(ctx context.Context) error { return pollRunning(ctx, c.Running) }
 
 // CtrlAltDel implements Client.
 func (c *cloudHypervisor) CtrlAltDel(context.Context) error {
@@ -160,7 +166,10 @@ func (c *cloudHypervisor) SetGuestMemory(ctx context.Context, guest, whole int) 
 }
 
 // firecracker speaks Firecracker's API, src/firecracker/swagger/firecracker.yaml.
-type firecracker struct{ *api }
+type firecracker struct {
+	*api
+	silent
+}
 
 // Running implements Client.
 func (f *firecracker) Running(ctx context.Context) (bool, error) {
@@ -170,6 +179,9 @@ func (f *firecracker) Running(ctx context.Context) (bool, error) {
 	err := f.call(ctx, http.MethodGet, "", nil, &instance)
 	return instance.State == "Running", err
 }
+
+// AwaitRunning implements Client.
+func (f *firecracker) AwaitRunning(ctx context.Context) error { return pollRunning(ctx, f.Running) }
 
 // CtrlAltDel implements Client.
 func (f *firecracker) CtrlAltDel(ctx context.Context) error {

@@ -65,6 +65,7 @@ func find(program string) (string, error) {
 // crosvm runs crosvm's commands: its socket's protocol is its own and changes.
 type crosvm struct {
 	command
+	silent
 	// memory is the VM's, in MiB.
 	memory int
 }
@@ -79,6 +80,9 @@ func (c *crosvm) Running(ctx context.Context) (bool, error) {
 	defer func() { _ = conn.Close() }()
 	return hasCPUs(conn, c.socket, "crosvm_vcpu")
 }
+
+// AwaitRunning implements Client.
+func (c *crosvm) AwaitRunning(ctx context.Context) error { return pollRunning(ctx, c.Running) }
 
 // CtrlAltDel implements Client.
 func (c *crosvm) CtrlAltDel(context.Context) error {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+	"time"
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
@@ -16,8 +17,14 @@ import (
 // Client is a connection to one hypervisor. Every call is bounded by its
 // context.
 type Client interface {
-	// Running says whether the guest's CPUs run.
+	// Running reports whether the guest's CPUs run.
 	Running(ctx context.Context) (bool, error)
+	// AwaitRunning returns nil once the guest's CPUs run, and an error when the
+	// hypervisor gives none of its answers or ctx ends.
+	AwaitRunning(ctx context.Context) error
+	// AwaitShutdown returns nil once the hypervisor reports that the guest shuts down
+	// or reboots. One that reports nothing is waited for until ctx ends.
+	AwaitShutdown(ctx context.Context) error
 	// CtrlAltDel presses these keys in the guest.
 	CtrlAltDel(ctx context.Context) error
 	// PowerButton presses the guest's power button.
@@ -32,6 +39,36 @@ type Client interface {
 	SetGuestMemory(ctx context.Context, guest, whole int) error
 	// Close ends the connection.
 	Close() error
+}
+
+// Pauses between two questions whether the VM runs.
+const (
+	firstPause = time.Millisecond
+	mostPause  = 100 * time.Millisecond
+)
+
+// pollRunning is AwaitRunning for a hypervisor that has no event for it.
+func pollRunning(ctx context.Context, running func(context.Context) (bool, error)) error {
+	for pause := firstPause; ; pause = min(2*pause, mostPause) {
+		ok, err := running(ctx)
+		if err != nil || ok {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the VM to run: %w", ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// silent is part of every client whose hypervisor does not report a shutdown.
+type silent struct{}
+
+// AwaitShutdown implements Client.
+func (silent) AwaitShutdown(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // errNoWay is for what a hypervisor has no call for.
@@ -63,11 +100,11 @@ func OpenAs(ctx context.Context, c hypervisor.Control, dir string, as *syscall.C
 	case "qmp":
 		return DialQMP(ctx, dir, c.Socket)
 	case "cloud-hypervisor":
-		return &cloudHypervisor{newAPI(dir, c.Socket, "/api/v1/")}, nil
+		return &cloudHypervisor{api: newAPI(dir, c.Socket, "/api/v1/")}, nil
 	case "firecracker":
-		return &firecracker{newAPI(dir, c.Socket, "/")}, nil
+		return &firecracker{api: newAPI(dir, c.Socket, "/")}, nil
 	case "crosvm":
-		return &crosvm{program, c.Memory}, nil
+		return &crosvm{command: program, memory: c.Memory}, nil
 	case "kvmtool":
 		return dialKvmtool(ctx, dir, c)
 	}

@@ -16,17 +16,11 @@ import (
 // the process that listens on the socket path, to which conn is a connection. It is
 // for hypervisors whose socket is there before their VM.
 func hasCPUs(conn *net.UnixConn, path, thread string) (bool, error) {
-	raw, err := conn.SyscallConn()
+	listener, err := Listener(conn)
 	if err != nil {
-		return false, fmt.Errorf("control socket %s: %w", path, err)
-	}
-	var peer *unix.Ucred
-	var peerErr error
-	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	if err := errors.Join(err, peerErr); err != nil {
 		return false, fmt.Errorf("ask who listens on %s: %w", path, err)
 	}
-	names, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", peer.Pid))
+	names, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", listener.Pid))
 	if err != nil {
 		return false, err
 	}
@@ -40,4 +34,21 @@ func hasCPUs(conn *net.UnixConn, path, thread string) (bool, error) {
 		}
 	}
 	return false, nil
+}
+
+// Listener returns the process that listens on the socket that conn is connected to, as
+// it was when it began to: SO_PEERCRED, unix(7). The number may have come to mean another
+// process since.
+func Listener(conn *net.UnixConn) (*unix.Ucred, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var failed error
+	err = raw.Control(func(fd uintptr) { cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(err, failed); err != nil {
+		return nil, err
+	}
+	return cred, nil
 }

@@ -40,6 +40,7 @@ const (
 // kvmtool speaks on the control socket of one VM as lkvm's own commands do, which
 // wait without end and take errors for success.
 type kvmtool struct {
+	silent
 	conn *net.UnixConn
 	path string
 	// memory is the VM's, in MiB.
@@ -141,6 +142,9 @@ func (k *kvmtool) Running(ctx context.Context) (bool, error) {
 	})
 	return state == kvmtoolRunning, err
 }
+
+// AwaitRunning implements Client.
+func (k *kvmtool) AwaitRunning(ctx context.Context) error { return pollRunning(ctx, k.Running) }
 
 // Memory implements Client.
 func (k *kvmtool) Memory(context.Context) (int, error) { return known(k.memory) }

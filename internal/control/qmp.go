@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -214,8 +215,8 @@ func (q *QMP) Running(ctx context.Context) (bool, error) {
 	return status.Status == "running", err
 }
 
-// AwaitRunning waits until the guest's CPUs run: until they do already, or
-// QEMU reports that they started.
+// AwaitRunning implements Client: it asks once, and then waits for QEMU to report
+// that the CPUs started.
 func (q *QMP) AwaitRunning(ctx context.Context) error {
 	for {
 		running, err := q.Running(ctx)
@@ -228,10 +229,14 @@ func (q *QMP) AwaitRunning(ctx context.Context) error {
 	}
 }
 
-func (q *QMP) awaitEvent(ctx context.Context, name string) error {
+// AwaitShutdown implements Client.
+func (q *QMP) AwaitShutdown(ctx context.Context) error { return q.awaitEvent(ctx, "SHUTDOWN", "RESET") }
+
+// awaitEvent waits for one of the named events.
+func (q *QMP) awaitEvent(ctx context.Context, names ...string) error {
 	for {
 		e, err := q.WaitEvent(ctx)
-		if err != nil || e.Name == name {
+		if err != nil || slices.Contains(names, e.Name) {
 			return err
 		}
 	}

@@ -52,7 +52,10 @@ func claims(vm statedir.VM, plan *hypervisor.Plan) []claim {
 	for _, id := range interfaceIDs(plan) {
 		plain("interface", id, "interface "+id, "interface "+id, "give one of them another interface id")
 	}
-	for _, n := range plan.Networks {
+	for _, n := range plan.Interfaces {
+		if n.MAC == "" {
+			continue
+		}
 		mac, user := n.MAC, n.Type == "user"
 		out = append(out, claim{kind: "mac", key: mac, user: user, check: "address " + mac, what: "Ethernet address " + mac,
 			remedy: "give one of them another mac",

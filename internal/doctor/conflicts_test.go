@@ -39,7 +39,7 @@ func TestWhatTwoVMsCannotBothHave(t *testing.T) {
 		return hypervisor.Plan{HostPorts: []hypervisor.HostPort{{Proto: proto, Address: address, Port: n}}}
 	}
 	net := func(kind, id, mac string) hypervisor.Plan {
-		p := hypervisor.Plan{Networks: []hypervisor.Network{{Type: kind, ID: id, MAC: mac}}}
+		p := hypervisor.Plan{Interfaces: []hypervisor.Interface{{Type: kind, ID: id, MAC: mac}}}
 		if kind == "tap" {
 			p.Taps = []hypervisor.Tap{{ID: id}}
 		}

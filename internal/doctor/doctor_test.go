@@ -116,7 +116,7 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	d := newDoctor(t, map[string]string{"sys/class/net/eth0/x": "", "proc/meminfo": "HugePages_Free: 10\nHugepagesize: 2048 kB\n", "sys/bus/pci/devices/0000:01:00.0/vendor": "",
 		"sys/class/net/br0/bridge/x": "", "usr/lib/qemu/qemu-bridge-helper": "", "state/web/there.img": ""})
 	plan := &hypervisor.Plan{
-		Hypervisor: "qemu", Argv: []string{"no-such-hypervisor", "memory-backend-memfd,id=mem,size=256M,share=off,hugetlb=on"},
+		Hypervisor: "qemu", Argv: []string{"no-such-hypervisor"}, HugePagesMiB: 256,
 		Files:    []hypervisor.File{{Role: "kernel", Path: d.path("vmlinuz")}},
 		Macvtaps: []hypervisor.Macvtap{{ID: "mv0", Link: "eth0"}, {ID: "mv1", Link: "eth9"}},
 		PCI:      []hypervisor.PCI{{Address: "0000:01:00.0"}, {Address: "0000:02:00.0"}},
@@ -124,9 +124,9 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 		Volumes: []hypervisor.Volume{
 			{Image: "there.img"}, {Image: "gone.img"}, {Image: "linked.img", AutoCreate: true, SizeMiB: 64}, {Image: "new.img", AutoCreate: true, SizeMiB: 64},
 		},
-		Bridge: true,
+		Bridge:     true,
+		Interfaces: []hypervisor.Interface{{Type: "bridge", Bridge: "br0"}, {Type: "bridge", Bridge: "br9"}, {Type: "user"}},
 	}
-	plan.Argv = append(plan.Argv, "bridge,id=net0,br=br0", "bridge,id=net1,br=br9,helper=/x")
 	vm := statedir.VM{Host: d.Host, Name: "web"}
 	if err := os.Symlink("/no/such/disk/linked.img", filepath.Join(vm.Dir(), "linked.img")); err != nil {
 		t.Fatal(err)
@@ -154,9 +154,6 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	d.expect(t, "device 0000:01:00.0", Failed, "no IOMMU group")
 	d.expect(t, "device 0000:02:00.0", Failed, "no such device")
 	d.expect(t, "huge pages", Failed, "needs 256 MiB, and 20 MiB are free")
-	plan.Argv = []string{"cloud-hypervisor", "--memory", "size=512M,shared=on,hugepages=on,hotplug_method=virtio-mem,hotplug_size=64M"}
-	d.memory(plan)
-	d.expect(t, "huge pages", Failed, "needs 512 MiB, and 20 MiB are free")
 }
 
 func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {

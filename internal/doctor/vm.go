@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -219,9 +218,6 @@ func (d *Doctor) wrongPlace(vm statedir.VM, check, image, dir string) bool {
 	return false
 }
 
-// bridged is an interface that qemu-bridge-helper makes a part of a bridge.
-var bridged = regexp.MustCompile(`^bridge,id=[^,]+,br=([^,]+)`)
-
 func (d *Doctor) bridges(plan *hypervisor.Plan) {
 	if !plan.Bridge {
 		return
@@ -230,16 +226,12 @@ func (d *Doctor) bridges(plan *hypervisor.Plan) {
 	if last := &d.findings[len(d.findings)-1]; last.Status == Missing {
 		last.Status = Failed // this VM needs it
 	}
-	for _, arg := range plan.Argv {
-		m := bridged.FindStringSubmatch(arg)
-		if m == nil {
+	for _, bridge := range plan.Bridges() {
+		if _, err := os.Stat(d.path("sys/class/net", bridge, "bridge")); err != nil {
+			d.failed("bridge "+bridge, "there is no such bridge", fmt.Sprintf("run: ip link add %[1]s type bridge; ip link set %[1]s up; or correct bridge in the spec", bridge))
 			continue
 		}
-		if _, err := os.Stat(d.path("sys/class/net", m[1], "bridge")); err != nil {
-			d.failed("bridge "+m[1], "there is no such bridge", fmt.Sprintf("run: ip link add %[1]s type bridge; ip link set %[1]s up; or correct bridge in the spec", m[1]))
-			continue
-		}
-		d.ok("bridge "+m[1], "is there")
+		d.ok("bridge "+bridge, "is there")
 	}
 }
 
@@ -297,18 +289,8 @@ func (d *Doctor) vsock(plan *hypervisor.Plan) {
 	d.ok(check, "CID %d", *plan.VsockCID)
 }
 
-// hugetlb is an argument that takes memory from huge pages, as QEMU's and Cloud
-// Hypervisor's.
-var hugetlb = regexp.MustCompile(`^(?:.*,)?size=([0-9]+)M,.*(?:hugetlb|hugepages)=on`)
-
 func (d *Doctor) memory(plan *hypervisor.Plan) {
-	need := 0
-	for _, arg := range plan.Argv {
-		if m := hugetlb.FindStringSubmatch(arg); m != nil {
-			n, _ := strconv.Atoi(m[1])
-			need += n
-		}
-	}
+	need := plan.HugePagesMiB
 	if need == 0 {
 		return
 	}

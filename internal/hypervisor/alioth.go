@@ -27,7 +27,7 @@ func (alioth) faults(_ *Builder, s *spec.Spec) spec.Faults {
 }
 
 func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Alioth.Package, "alioth", "alioth")
+	program := programOf(s.Alioth.Package, "alioth", "alioth")
 	p.Readiness = readiness(s, true, nil, "")
 	p.KVM = KVMRequired
 	// Its serial port asks standard input for its terminal settings, and ends

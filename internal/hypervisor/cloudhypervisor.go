@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"microvm/internal/shell"
 	"microvm/internal/spec"
 )
 
@@ -48,7 +49,7 @@ type chArgs struct {
 }
 
 func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	program := programOf(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
 	own, rest := chOptions(s)
 	s, err := withVsock(s, own["--vsock"])
 	if err != nil {
@@ -169,7 +170,7 @@ func (cloudHypervisor) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 	const path = "cloud-hypervisor.extraArgs"
 	faults := slices.Concat(refuseCharacters(s), refuseDisplay(s), refuseBalloon(s), refuseBlocks(s, chBlock), refuseOddPages(s))
-	program := program(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
+	program := programOf(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
 	if s.VCPU > chOldCPUs && b.older(program, 48, 0) {
 		faults.Addf("vcpu", "%d is not possible; Cloud Hypervisor before 48 has %d at most", s.VCPU, chOldCPUs)
 	}
@@ -347,7 +348,7 @@ func (a *chArgs) gpu() {
 	if !a.s.Graphics.Enable {
 		return
 	}
-	a.p.BeforeStart = joinLines(a.p.BeforeStart, gpuDevice(a.s, program(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
+	a.p.BeforeStart = joinLines(a.p.BeforeStart, gpuDevice(a.s, programOf(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
 	a.p.StaleSockets = append(a.p.StaleSockets, a.s.Graphics.Socket)
 	a.p.Notes = append(a.p.Notes, "graphics need a build of Cloud Hypervisor with --gpu, and crosvm for the device")
 	a.add("--gpu", "socket="+Literal(a.s.Graphics.Socket))
@@ -506,7 +507,7 @@ func refuseDisplay(s *spec.Spec) spec.Faults {
 // gpuDevice is shell text that starts crosvm's vhost-user GPU, and waits for its
 // socket.
 func gpuDevice(s *spec.Spec, crosvm string) string {
-	socket := shellQuote(s.Graphics.Socket)
+	socket := shell.Quote(s.Graphics.Socket)
 	const params = `{"context-types":"virgl:virgl2:cross-domain","displays":[{"hidden":true}],"egl":true,"vulkan":true}`
 	return fmt.Sprintf(`%s device gpu --socket %s --wayland-sock "$XDG_RUNTIME_DIR/$WAYLAND_DISPLAY" --params '%s' &
 tries=100
@@ -515,7 +516,5 @@ until [ -S %s ]; do
   [ $tries -gt 0 ] || { echo %s >&2; exit 1; }
   sleep 0.1
 done
-`, shellQuote(crosvm), socket, params, socket, shellQuote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
+`, shell.Quote(crosvm), socket, params, socket, shell.Quote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
 }
-
-func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

@@ -58,8 +58,8 @@ func (b *Builder) older(program string, major, minor int) bool {
 	return b.atLeast(program, 0, 0) && !b.atLeast(program, major, minor)
 }
 
-// Compiler knows one hypervisor.
-type Compiler interface {
+// backend knows one hypervisor.
+type backend interface {
 	// faults are what the hypervisor cannot do, beside what the table of
 	// capabilities says, of a spec that has its defaults and need not be valid.
 	faults(b *Builder, s *spec.Spec) spec.Faults
@@ -71,8 +71,8 @@ type Compiler interface {
 	kernelLine(b *Builder, s *spec.Spec) (string, error)
 }
 
-// compilers has one entry a hypervisor.
-var compilers = map[string]Compiler{
+// backends has one entry a hypervisor.
+var backends = map[string]backend{
 	"alioth":           alioth{},
 	"cloud-hypervisor": cloudHypervisor{},
 	"crosvm":           crosvm{},
@@ -85,9 +85,9 @@ var compilers = map[string]Compiler{
 // Compile turns a valid spec into its plan. The error is spec.Faults where the
 // hypervisor cannot do what the spec asks for.
 func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
-	c, ok := compilers[s.Hypervisor]
+	c, ok := backends[s.Hypervisor]
 	if !ok {
-		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(compilers)))}}
+		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(backends)))}}
 	}
 	b = &Builder{Version: b.Version, GuestKernel: b.GuestKernel, Seccomp: b.Seccomp, asked: &Versions{}}
 	faults, err := b.faults(s)
@@ -136,7 +136,7 @@ func (b *Builder) faults(s *spec.Spec) (spec.Faults, error) {
 	if err != nil {
 		return nil, err
 	}
-	more := slices.Concat(b.limits(s, table[s.Hypervisor]), compilers[s.Hypervisor].faults(b, s), b.refuseLongLine(s))
+	more := slices.Concat(b.limits(s, table[s.Hypervisor]), backends[s.Hypervisor].faults(b, s), b.refuseLongLine(s))
 	for _, f := range more {
 		if !slices.ContainsFunc(faults, func(have spec.Fault) bool { return have.Path == f.Path }) {
 			faults = append(faults, f)
@@ -157,6 +157,8 @@ func common(s *spec.Spec) (*Plan, error) {
 		Name:       s.Name,
 		Hypervisor: s.Hypervisor,
 		Arch:       s.Arch,
+		System:     s.System,
+		Scripts:    s.BinScripts,
 		User:       deref(s.User),
 		MemMiB:     s.Mem,
 		VCPU:       s.VCPU,
@@ -170,15 +172,14 @@ func common(s *spec.Spec) (*Plan, error) {
 	if s.Socket.Value != nil {
 		p.StaleSockets = append(p.StaleSockets, *s.Socket.Value)
 	}
+	if s.HugepageMem {
+		p.HugePagesMiB = s.Mem
+	}
 	p.Files = files(s)
 	noteCut(s, p, own)
 	queues := countedQueues(s, own)
 	for _, n := range s.Interfaces {
-		network := Network{Type: n.Type, MAC: strings.ToLower(n.MAC)}
-		if n.Type == "tap" || n.Type == "macvtap" {
-			network.ID = n.ID
-		}
-		p.Networks = append(p.Networks, network)
+		p.Interfaces = append(p.Interfaces, Interface{Type: n.Type, ID: n.ID, MAC: strings.ToLower(n.MAC), Bridge: deref(n.Bridge)})
 		switch n.Type {
 		case "tap":
 			p.Taps = append(p.Taps, Tap{ID: n.ID, VnetHdr: true, MultiQueue: queues > 1})
@@ -186,9 +187,6 @@ func common(s *spec.Spec) (*Plan, error) {
 			p.Macvtaps = append(p.Macvtaps, Macvtap{ID: n.ID, MAC: n.MAC, Link: n.Macvtap.Link, Mode: n.Macvtap.Mode, Queues: queues})
 		case "bridge":
 			p.Bridge = true
-			if !slices.Contains(p.Bridges, *n.Bridge) {
-				p.Bridges = append(p.Bridges, *n.Bridge)
-			}
 		}
 	}
 	for _, f := range s.ForwardPorts {
@@ -294,7 +292,7 @@ func shares(s *spec.Spec) []Share {
 			Source:           share.Source,
 			Socket:           *share.Socket.Value,
 			SocketGroup:      s.Virtiofsd.Group.Or(""),
-			Virtiofsd:        program(s.Virtiofsd.Package, "virtiofsd", ""),
+			Virtiofsd:        programOf(s.Virtiofsd.Package, "virtiofsd", ""),
 			ReadOnly:         share.ReadOnly,
 			Cache:            share.Cache,
 			PosixACL:         *share.PosixACL,
@@ -307,9 +305,9 @@ func shares(s *spec.Spec) []Share {
 	return out
 }
 
-// program is the path of a package's program, or fallback, a name to be looked
+// programOf returns the path of a package's program, or fallback, a name to be looked
 // up at the start, where no package is given.
-func program(pkg, name, fallback string) string {
+func programOf(pkg, name, fallback string) string {
 	if pkg == "" {
 		return fallback
 	}

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"microvm/internal/shell"
 	"microvm/internal/spec"
 )
 
@@ -19,7 +20,7 @@ func (crosvm) faults(_ *Builder, s *spec.Spec) spec.Faults {
 }
 
 func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Crosvm.Package, "crosvm", "crosvm")
+	program := programOf(s.Crosvm.Package, "crosvm", "crosvm")
 	control := controlOf(s, "crosvm")
 	if control != nil {
 		control.Program = program
@@ -132,7 +133,7 @@ func crosvmSandbox(s *spec.Spec, p *Plan) {
 		return
 	}
 	p.Namespaces = true
-	p.BeforeStart = joinLines(p.BeforeStart, "mkdir -p "+shellQuote(*s.Crosvm.PivotRoot)+"\n")
+	p.BeforeStart = joinLines(p.BeforeStart, "mkdir -p "+shell.Quote(*s.Crosvm.PivotRoot)+"\n")
 	p.Argv = append(p.Argv, "--pivot-root", Literal(*s.Crosvm.PivotRoot))
 }
 

@@ -34,7 +34,7 @@ func firecrackerPCI(b *Builder, s *spec.Spec) bool {
 }
 
 func firecrackerProgram(s *spec.Spec) string {
-	return program(s.Firecracker.Package, "firecracker", "firecracker")
+	return programOf(s.Firecracker.Package, "firecracker", "firecracker")
 }
 
 func (firecracker) faults(b *Builder, s *spec.Spec) spec.Faults {

@@ -198,7 +198,7 @@ func TestNoValueIsCutByAHypervisorsGrammar(t *testing.T) {
 		"socket":        {"qemu", "cloud-hypervisor", "firecracker", "crosvm", "stratovirt"},
 	}
 	tried, accepted := 0, 0
-	for hypervisor := range compilers {
+	for hypervisor := range backends {
 		for option, members := range options {
 			if only := onlyOf[option]; only != nil && !slices.Contains(only, hypervisor) {
 				continue

@@ -76,7 +76,7 @@ func TestNoHintIsRefusedNext(t *testing.T) {
 		_, err := parseWithRules(t, file, fmt.Sprintf(`{"name":"web","arch":%q,"kernel":"/k","initrdPath":"/i","hypervisor":%q,%s}`, arch, hypervisor, members))
 		return faultsIn(err)
 	}
-	for hypervisor := range compilers {
+	for hypervisor := range backends {
 		for _, c := range cases {
 			for _, f := range refuse(hypervisor, c.wrong) {
 				if f.Path != c.path {
@@ -102,7 +102,7 @@ func TestNoHintIsRefusedNext(t *testing.T) {
 
 // TestABalloonIsRecommendedWhereItCanBeSet by the command that sets it.
 func TestABalloonIsRecommendedWhereItCanBeSet(t *testing.T) {
-	for hypervisor := range compilers {
+	for hypervisor := range backends {
 		p, err := compileFor(t, hypervisor, `"balloon":true`)
 		can := err == nil && p.Balloon != nil
 		if why := WhyNoBalloon(hypervisor); strings.Contains(why, "set balloon to true") != can {

@@ -19,7 +19,7 @@ var JailPrograms = []string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/sto
 // its own; the faults are about what could not be seen there.
 func firecrackerJail(s *spec.Spec) (*Jail, spec.Faults) {
 	j := &jailer{readOnly: map[string]bool{}, writable: map[string]bool{}}
-	j.readsIf("firecracker.package", program(s.Firecracker.Package, "firecracker", "firecracker"))
+	j.readsIf("firecracker.package", programOf(s.Firecracker.Package, "firecracker", "firecracker"))
 	j.readsIf("extraArgsScript", deref(s.ExtraArgsScript))
 	for _, f := range files(s) {
 		j.file(f.Role, f.Path, j.readOnly)

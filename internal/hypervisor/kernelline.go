@@ -11,7 +11,7 @@ const maxKernelLine = 2047
 // the end, at its longest start.
 func (b *Builder) refuseLongLine(s *spec.Spec) spec.Faults {
 	var faults spec.Faults
-	line, err := compilers[s.Hypervisor].kernelLine(b, s)
+	line, err := backends[s.Hypervisor].kernelLine(b, s)
 	if err != nil {
 		return nil // what is wrong has a fault of its own
 	}

@@ -31,7 +31,7 @@ func (kvmtool) guest(s *spec.Spec, p *Plan, control *Control) (line string, err 
 }
 
 func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
-	program := program(s.Kvmtool.Package, "lkvm", "lkvm")
+	program := programOf(s.Kvmtool.Package, "lkvm", "lkvm")
 	name := kvmtoolName(s)
 	// Below HOME, kvm-ipc.c.
 	control := &Control{Method: "kvmtool", Socket: filepath.Join(".lkvm", name+".sock")}
@@ -89,7 +89,7 @@ func kvmtoolBalloon(b *Builder, s *spec.Spec, c Control) *Control {
 // kvmtoolName is the name that kvmtool's control socket has: the VM's, unless
 // the path would not fit. Each VM has a HOME of its own, so a name for all does.
 func kvmtoolName(s *spec.Spec) string {
-	if len("/var/lib/microvms/")+2*len(s.Name)+len("/.lkvm//.sock") > maxKvmtoolSocket {
+	if len(s.Dir())+len("/.lkvm//.sock")+len(s.Name) > maxKvmtoolSocket {
 		return "vm"
 	}
 	return s.Name

@@ -71,7 +71,7 @@ func TestNumbersAreHeldToEachHypervisorsLimits(t *testing.T) {
 			t.Errorf("%s: of %d, %v are refused; want %s", name, c.last+c.step, got, c.path)
 		}
 	}
-	for name := range compilers {
+	for name := range backends {
 		for _, members := range []string{`"vcpu":100000`, `"mem":99999999999`} {
 			if len(faultsOf(t, name, members)) == 0 {
 				t.Errorf("%s takes %s", name, members)

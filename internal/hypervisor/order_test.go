@@ -69,7 +69,7 @@ var deviceOrders = map[string]struct {
 // TestDevicesComeInMicrovmNixsOrder: a guest's names for its networks, disks and
 // cards hang on it.
 func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
-	for name := range compilers {
+	for name := range backends {
 		order, ok := deviceOrders[name]
 		if !ok {
 			t.Errorf("no order of devices is known for %s", name)

@@ -8,7 +8,10 @@
 // documents and sources.
 package hypervisor
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"slices"
+)
 
 // PlanVersion is the version of the runner.json format that this code writes.
 // A reader refuses a newer one.
@@ -30,9 +33,13 @@ type Plan struct {
 	// CompiledFor are the versions of the hypervisor for which the plan would be
 	// the same; nil where none of its decisions depends on that.
 	CompiledFor *Versions `json:"compiledFor,omitempty"`
+	// System is the guest's NixOS toplevel; empty where the guest is something else.
+	System string `json:"system,omitempty"`
 	// MemMiB and VCPU are what the guest has at the start.
 	MemMiB int `json:"memMiB,omitempty"`
 	VCPU   int `json:"vcpu,omitempty"`
+	// HugePagesMiB is how much of the host's huge pages the guest's memory takes.
+	HugePagesMiB int `json:"hugePagesMiB,omitempty"`
 
 	// Argv is the hypervisor's command line. Argv[0] is an absolute path, or a
 	// name that is looked up in PATH at the start. Arguments may hold
@@ -83,12 +90,13 @@ type Plan struct {
 	Generated []GeneratedFile `json:"generated,omitempty"`
 
 	Volumes []Volume `json:"volumes,omitempty"`
-	// Networks are all interfaces; Taps and Macvtaps are those that helpers make.
-	Networks  []Network  `json:"networks,omitempty"`
-	HostPorts []HostPort `json:"hostPorts,omitempty"`
-	Taps      []Tap      `json:"taps,omitempty"`
-	Macvtaps  []Macvtap  `json:"macvtaps,omitempty"`
-	Shares    []Share    `json:"shares,omitempty"`
+	// Interfaces are all network interfaces; Taps and Macvtaps are what the helpers
+	// make for those of these types.
+	Interfaces []Interface `json:"interfaces,omitempty"`
+	HostPorts  []HostPort  `json:"hostPorts,omitempty"`
+	Taps       []Tap       `json:"taps,omitempty"`
+	Macvtaps   []Macvtap   `json:"macvtaps,omitempty"`
+	Shares     []Share     `json:"shares,omitempty"`
 	// NinePShares are directories that the hypervisor serves by itself.
 	NinePShares []NinePShare `json:"ninePShares,omitempty"`
 	PCI         []PCI        `json:"pci,omitempty"`
@@ -96,8 +104,6 @@ type Plan struct {
 	// Bridge says that an interface joins a bridge through qemu-bridge-helper,
 	// which cannot work under NoNewPrivileges=.
 	Bridge bool `json:"bridge,omitempty"`
-	// Bridges are the names of those bridges.
-	Bridges []string `json:"bridges,omitempty"`
 	// Devices are nodes of the host's, beside /dev/kvm, that the hypervisor opens
 	// and that a module makes which may be loaded a moment later.
 	Devices []string `json:"devices,omitempty"`
@@ -116,6 +122,9 @@ type Plan struct {
 	Console string `json:"console,omitempty"`
 	// Machined is nil where the VM is not registered with systemd-machined.
 	Machined *Machined `json:"machined,omitempty"`
+	// Scripts are further programs of the package, or text around ours, by the names
+	// that they have below bin.
+	Scripts map[string]string `json:"scripts,omitempty"`
 	// Programs are the digests, SHA-256 in hexadecimal, of those of the package's
 	// programs that hosts run, by their paths, as they were written with this plan:
 	// what somebody has put in the place of one is to run. Nil in packages of before.
@@ -178,13 +187,28 @@ type Volume struct {
 	Probed bool `json:"probed,omitempty"`
 }
 
-// Network is a network interface of the guest, for what compares VMs.
-type Network struct {
+// Interface is a network interface of the guest.
+type Interface struct {
 	// Type is user, tap, macvtap or bridge.
 	Type string `json:"type"`
-	// ID is the interface's name on the host; for tap and macvtap only.
-	ID  string `json:"id,omitempty"`
-	MAC string `json:"mac"`
+	// ID is, for tap and macvtap, the interface's name on the host.
+	ID string `json:"id,omitempty"`
+	// MAC is the guest's address, in lower case with colons; empty where a package of
+	// before does not tell it.
+	MAC string `json:"mac,omitempty"`
+	// Bridge is what an interface of type bridge joins.
+	Bridge string `json:"bridge,omitempty"`
+}
+
+// Bridges returns the names of the bridges that interfaces join, each once.
+func (p *Plan) Bridges() []string {
+	var out []string
+	for _, n := range p.Interfaces {
+		if n.Bridge != "" && !slices.Contains(out, n.Bridge) {
+			out = append(out, n.Bridge)
+		}
+	}
+	return out
 }
 
 // HostPort is a port of the host that the VM listens on.

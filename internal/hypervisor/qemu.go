@@ -100,7 +100,7 @@ func largeMachine(s *spec.Spec) string {
 func isMicrovm(s *spec.Spec) bool { return strings.HasPrefix(s.QEMU.Machine, "microvm") }
 
 func qemuProgram(s *spec.Spec) string {
-	return program(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
+	return programOf(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
 }
 
 // hub says that QEMU has chardev hub, which sends one serial port to several.
@@ -566,6 +566,9 @@ func (a *qemuArgs) memoryDevices() {
 	}
 	if a.s.HotplugMem > 0 {
 		a.add("-object", a.backend("vmem0", a.s.HotplugMem))
+		if a.s.HugepageMem {
+			a.p.HugePagesMiB += a.s.HotplugMem
+		}
 		a.add("-device", fmt.Sprintf("virtio-mem-pci,id=vm0,memdev=vmem0,requested-size=%dM", *a.s.HotpluggedMem))
 	}
 }

@@ -19,7 +19,7 @@ func parseWithRules(t *testing.T, file, document string) (*spec.Spec, error) {
 	if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return spec.ParseFile(file, Rules)
+	return spec.ParseFile(file, "", Rules)
 }
 
 // TestAHypervisorsRulesComeWithTheSpecsOwn: each document has a fault of form, one
@@ -98,7 +98,7 @@ func TestNoSpecIsTooBadForTheRules(t *testing.T) {
 			}
 		}
 	}
-	for hypervisor := range compilers {
+	for hypervisor := range backends {
 		var doc map[string]any
 		if err := json.Unmarshal([]byte(everything), &doc); err != nil {
 			t.Fatal(err)

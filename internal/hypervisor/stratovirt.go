@@ -108,7 +108,7 @@ func stratovirtOtherDevices(b *Builder, s *spec.Spec) int {
 }
 
 func stratovirtProgram(s *spec.Spec) string {
-	return program(s.Stratovirt.Package, "stratovirt", "stratovirt")
+	return programOf(s.Stratovirt.Package, "stratovirt", "stratovirt")
 }
 
 // stratovirtRNG says whether the program surely has virtio-rng: from 2.5 on only

@@ -18,7 +18,7 @@ func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
 	for major := range 61 {
 		all = append(all, version{major, 0})
 	}
-	for _, name := range slices.Sorted(maps.Keys(compilers)) {
+	for _, name := range slices.Sorted(maps.Keys(backends)) {
 		t.Run(name, func(t *testing.T) {
 			s, err := spec.Parse([]byte(fmt.Sprintf(`{"name":"a","arch":"x86_64","kernel":"/k","hypervisor":%q,
 "volumes":[{"image":"a.img","size":1,"mountPoint":"/a"}]}`, name)))

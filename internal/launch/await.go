@@ -12,6 +12,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
+	"microvm/internal/netif"
 	"microvm/internal/netif/event"
 	"microvm/internal/wait"
 )
@@ -21,7 +22,7 @@ import (
 // who needs it; only what the hypervisor would be left to say is named here.
 func (l *Launcher) await(plan *hypervisor.Plan) error {
 	ctx := context.Background() // SIGTERM ends this process, which has done nothing yet
-	if err := l.awaitBridges(ctx, plan.Bridges); err != nil {
+	if err := l.awaitBridges(ctx, plan.Bridges()); err != nil {
 		return err
 	}
 	// What a jail has was put there when this process was started.
@@ -81,7 +82,7 @@ func (l *Launcher) wait(ctx context.Context, what string, ready func() bool, eve
 // awaitBridges waits for the bridges that qemu-bridge-helper adds an interface to.
 func (l *Launcher) awaitBridges(ctx context.Context, bridges []string) error {
 	for _, name := range bridges {
-		there := func() bool { _, err := interfaceIndex(name); return err == nil }
+		there := func() bool { return netif.Exists(name) }
 		err := l.wait(ctx, "bridge "+name, there, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
 			return exit.WithHint(fmt.Errorf("bridge %q %w", name, err),

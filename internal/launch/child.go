@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -23,7 +24,9 @@ import (
 	"microvm/internal/control"
 	"microvm/internal/hypervisor"
 	"microvm/internal/notify"
+	"microvm/internal/timeline"
 	"microvm/internal/unit"
+	"microvm/internal/wait"
 )
 
 // ChildCommand is the word by which this program runs its readiness child.
@@ -138,7 +141,7 @@ func listenUnix(socket string, port uint32) (*guestListener, error) {
 // startChild starts the child that will say READY=1. Its parent is ours, the
 // service manager, which reaps it: the hypervisor that this process becomes
 // does not know of it.
-func (l *Launcher) startChild(_ context.Context, plan *hypervisor.Plan, listener *guestListener) error {
+func (l *Launcher) startChild(plan *hypervisor.Plan, listener *guestListener) error {
 	orders := childOrders{Readiness: plan.Readiness, Hypervisor: plan.Hypervisor, PID: os.Getpid(), VM: l.vm}
 	if plan.VsockCID != nil {
 		orders.CID = *plan.VsockCID
@@ -242,21 +245,26 @@ type child struct {
 	over    bool
 }
 
-// logReady says how long it took, which microvm analyze reads. It is said
-// before READY, so that it is in the journal when a start returns.
+// logReady logs how long the start took: a line for people, and fields that microvm
+// analyze reads. It comes before READY=1, so that it is in the journal when a start
+// returns.
 func (c *child) logReady() {
-	text := fmt.Sprintf(program+": ready %.3f s after the hypervisor was started", time.Since(c.began).Seconds())
+	ready := time.Since(c.began)
+	text := fmt.Sprintf(program+": ready %.3f s after the hypervisor was started", ready.Seconds())
+	fields := []string{fmt.Sprintf("%s=%d", timeline.ReadyField, ready.Microseconds())}
 	if c.first > 0 {
 		text += fmt.Sprintf("; its guest first reported after %.3f s", c.first.Seconds())
+		fields = append(fields, fmt.Sprintf("%s=%d", timeline.ReportField, c.first.Microseconds()))
 	}
-	c.log(text)
+	c.log(text, fields...)
 }
 
 // log writes a line to the journal by a way of its own: on standard error, which
 // is the hypervisor's as well, systemd-journald would take the change of the
-// sender for the end of a line, and the guest is just writing one.
-func (c *child) log(text string) {
-	if ours, err := journal.StderrIsJournalStream(); ours && err == nil && c.toJournal(text) == nil {
+// sender for the end of a line, and the guest is just writing one. Fields, each
+// NAME=VALUE, go only to the journal.
+func (c *child) log(text string, fields ...string) {
+	if ours, err := journal.StderrIsJournalStream(); ours && err == nil && c.toJournal(text, fields) == nil {
 		return
 	}
 	_, _ = fmt.Fprintln(os.Stderr, text)
@@ -268,17 +276,17 @@ const journalSocket = "/run/systemd/journal/socket"
 // journalTimeout is how long a busy journal may take to receive a line.
 const journalTimeout = 5 * time.Second
 
-// toJournal sends a line and waits until the journal has received it: which unit
+// toJournal sends an entry and waits until the journal has received it: which unit
 // it is from, the journal reads from the process that sent it, and this one ends
 // soon after.
-func (c *child) toJournal(text string) error {
+func (c *child) toJournal(text string, fields []string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	line := fmt.Sprintf("PRIORITY=6\nSYSLOG_IDENTIFIER=%s\nMESSAGE=%s\n", unit.Process(c.orders.VM), text)
-	if err := unix.Sendto(fd, []byte(line), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: journalSocket}); err != nil {
+	entry := append([]string{"PRIORITY=6", "SYSLOG_IDENTIFIER=" + unit.Process(c.orders.VM), "MESSAGE=" + text}, fields...)
+	if err := unix.Sendto(fd, []byte(strings.Join(entry, "\n")+"\n"), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: journalSocket}); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(journalTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -334,8 +342,7 @@ func (c *child) vmm(ctx context.Context) error {
 	if err := waitFile(ctx, how.Socket); err != nil {
 		return err
 	}
-	// Bound but not yet listening, or listening and not yet running: there is no
-	// event for the first, and not every hypervisor has one for the second.
+	// It may be bound and not listen yet, for which there is no event.
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		if awaitRunning(ctx, *how) == nil {
 			c.logReady()
@@ -350,8 +357,8 @@ func (c *child) vmm(ctx context.Context) error {
 	}
 }
 
-// awaitRunning succeeds when the VM runs. It waits for that where the
-// hypervisor reports it, and asks once elsewhere.
+// awaitRunning returns nil once the VM runs. It opens one connection for that, and
+// closes it after some seconds: some hypervisors serve one at a time.
 func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -360,17 +367,10 @@ func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 		return err
 	}
 	defer func() { _ = client.Close() }()
-	if q, ok := client.(*control.QMP); ok {
-		return q.AwaitRunning(ctx)
-	}
-	running, err := client.Running(ctx)
-	if err == nil && !running {
-		return errors.New("the VM does not run yet")
-	}
-	return err
+	return client.AwaitRunning(ctx)
 }
 
-// waitFile waits for a file to appear, by inotify(7), and before that for the
+// waitFile waits for a file to appear, and before that for the
 // directory that it will be in: kvmtool makes its own.
 func waitFile(ctx context.Context, path string) error {
 	if dir := filepath.Dir(path); dir != "." && dir != "/" {
@@ -378,29 +378,14 @@ func waitFile(ctx context.Context, path string) error {
 			return err
 		}
 	}
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
+	err := wait.InDir(ctx, filepath.Dir(path), func() (bool, error) {
+		_, err := os.Lstat(path)
+		return err == nil, nil
+	})
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("wait for %s: %w", path, err)
 	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer func() { _ = events.Close() }()
-	if _, err := unix.InotifyAddWatch(fd, filepath.Dir(path), unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
-		return fmt.Errorf("wait for %s: %w", path, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	buf := make([]byte, 4096)
-	for {
-		if _, err := os.Lstat(path); err == nil {
-			return nil
-		}
-		if _, err := events.Read(buf); err != nil {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			return fmt.Errorf("wait for %s: %w", path, err)
-		}
-	}
+	return err
 }
 
 // guest relays what the guest says until it is ready.

@@ -8,24 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/netif"
 )
-
-// interfaceIndex is the number of a network interface.
-func interfaceIndex(name string) (int, error) {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("find interface %q: %w", name, err)
-	}
-	defer func() { _ = unix.Close(s) }()
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, fmt.Errorf("find interface %q: %w", name, err)
-	}
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFINDEX, ifr); err != nil {
-		return 0, fmt.Errorf("find interface %q: %w", name, err)
-	}
-	return int(ifr.Uint32()), nil
-}
 
 // macvtapFiles are the open queues of a VM's macvtap interfaces, by the names
 // that placeholders have.
@@ -50,7 +34,7 @@ func (f *macvtapFiles) fd(name string) (string, error) {
 func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 	files := &macvtapFiles{fds: map[string]int{}}
 	for _, m := range list {
-		index, err := interfaceIndex(m.ID)
+		index, err := netif.Index(m.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -5,7 +5,6 @@ package launch
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +23,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
+	"microvm/internal/netif"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
@@ -201,11 +201,11 @@ func (l *Launcher) Exec(p *runner.Package, vm string) error {
 // check looks for what has to be there before the hypervisor starts.
 func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, vm string) error {
 	for _, f := range plan.Files {
-		if err := readable(f.Path); err != nil {
+		if err := unix.Access(f.Path, unix.R_OK); err != nil {
 			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
 		}
 	}
-	if missing := Missing(plan, ".", l.remedies(p, vm)); len(missing) > 0 {
+	if missing := notMade(plan, ".", l.remedies(p, vm)); len(missing) > 0 {
 		return fmt.Errorf("%s", strings.Join(missing, "\n"))
 	}
 	return nil
@@ -245,14 +245,6 @@ func (l *Launcher) dir() string {
 	return dir
 }
 
-// readable says why a file cannot be read, without reading it.
-func readable(path string) error {
-	if err := unix.Access(path, unix.R_OK); err != nil {
-		return err
-	}
-	return nil
-}
-
 // checkKVM tells an operator why a VM is slow, or would never boot.
 func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
 	if plan.KVM == hypervisor.KVMUnused {
@@ -284,13 +276,13 @@ func withoutKVM(plan *hypervisor.Plan) string {
 	return "take hypervisor qemu, which can do without"
 }
 
-// Remedies say what to do where something is missing that a helper makes.
-type Remedies struct{ Taps, Macvtaps, Shares string }
+// helperRemedies are what to do where something is missing that a helper makes.
+type helperRemedies struct{ Taps, Macvtaps, Shares string }
 
-func (l *Launcher) remedies(p *runner.Package, vm string) Remedies {
+func (l *Launcher) remedies(p *runner.Package, vm string) helperRemedies {
 	if l.ByHand {
 		bin := filepath.Join(p.Dir(), "bin")
-		return Remedies{
+		return helperRemedies{
 			Taps:     "make it with: sudo " + filepath.Join(bin, "tap-up"),
 			Macvtaps: "make it with: sudo " + filepath.Join(bin, "macvtap-up"),
 			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
@@ -299,24 +291,24 @@ func (l *Launcher) remedies(p *runner.Package, vm string) Remedies {
 	start := func(helper unit.Template) string {
 		return fmt.Sprintf("make it with: systemctl start %s (or install the VM again if that unit was not pulled in)", unit.Short(helper.Of(vm)))
 	}
-	return Remedies{
+	return helperRemedies{
 		Taps:     start(unit.Taps),
 		Macvtaps: start(unit.Macvtaps),
 		Shares:   start(unit.Virtiofsd),
 	}
 }
 
-// Missing lists what the helpers should have made and is not there, each with
+// notMade lists what the helpers should have made and is not there, each with
 // what makes it. dir is the state directory.
-func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
+func notMade(plan *hypervisor.Plan, dir string, remedies helperRemedies) []string {
 	var out []string
 	for _, t := range plan.Taps {
-		if _, err := interfaceIndex(t.ID); err != nil {
+		if !netif.Exists(t.ID) {
 			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, remedies.Taps))
 		}
 	}
 	for _, m := range plan.Macvtaps {
-		if _, err := interfaceIndex(m.ID); err != nil {
+		if !netif.Exists(m.ID) {
 			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, remedies.Macvtaps))
 		}
 	}
@@ -399,7 +391,7 @@ func (v *startValues) value(name string) (string, error) {
 		return v.shutdownKey, nil
 	}
 	if id, ok := strings.CutPrefix(name, "macvtap-device:"); ok {
-		index, err := interfaceIndex(id)
+		index, err := netif.Index(id)
 		return fmt.Sprintf("/dev/tap%d", index), err
 	}
 	return v.files.fd(name)
@@ -444,13 +436,13 @@ func switchUser(name string) error {
 func environment(more []string) []string {
 	ours := slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, "NOTIFY_SOCKET=") || strings.HasPrefix(v, "MICROVM_") ||
-			slices.ContainsFunc(more, func(m string) bool { return name(m) == name(v) })
+			slices.ContainsFunc(more, func(m string) bool { return variableName(m) == variableName(v) })
 	})
 	return append(ours, more...)
 }
 
-// name is that of a variable, NAME=VALUE.
-func name(variable string) string {
+// variableName returns the name of a variable, NAME=VALUE.
+func variableName(variable string) string {
 	n, _, _ := strings.Cut(variable, "=")
 	return n
 }
@@ -543,5 +535,5 @@ func (l *Launcher) announce(plan *hypervisor.Plan, listener *guestListener) erro
 	if plan.Readiness.Mode == hypervisor.ReadyNone {
 		return notify.Send(l.Notify, "READY=1", "STATUS=Executed "+plan.Hypervisor, notify.NoMore)
 	}
-	return l.startChild(context.Background(), plan, listener)
+	return l.startChild(plan, listener)
 }

@@ -523,7 +523,7 @@ func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
 	need.Program(t, "nsenter")
 	need.Program(t, "ip")
 	file := filepath.Join(t.TempDir(), "seen")
-	plan := &hypervisor.Plan{Argv: []string{self(t)}, Bridge: true, Bridges: []string{"late0"}, Env: []string{roleShow + "=" + file}}
+	plan := &hypervisor.Plan{Argv: []string{self(t)}, Bridge: true, Interfaces: []hypervisor.Interface{{Type: "bridge", ID: "eth0", MAC: "02:00:00:00:00:01", Bridge: "late0"}}, Env: []string{roleShow + "=" + file}}
 	s := launch(t, pack(t, plan), func(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET} })
 	if got := s.told(); !strings.HasPrefix(got, "STATUS=waiting for bridge late0\nEXTEND_TIMEOUT_USEC=") {
 		t.Errorf("the service manager was told %q", got)
@@ -549,7 +549,7 @@ func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
 func TestABridgeThatDoesNotComeIsNamed(t *testing.T) {
 	for limit, most := range map[string]time.Duration{"0": 20 * time.Second, "1": 20 * time.Second} {
 		began := time.Now()
-		s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Bridges: []string{"absent0"}}),
+		s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Interfaces: []hypervisor.Interface{{Type: "bridge", Bridge: "absent0"}}}),
 			func(c *exec.Cmd) { c.Env = append(c.Env, "MICROVM_WAIT="+limit) })
 		var ended *exec.ExitError
 		if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != exit.CodeFailed || time.Since(began) > most {
@@ -562,7 +562,7 @@ func TestABridgeThatDoesNotComeIsNamed(t *testing.T) {
 }
 
 func TestAWaitEndsAtOnceWithSIGTERM(t *testing.T) {
-	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Bridges: []string{"absent0"}}))
+	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Bridge: true, Interfaces: []hypervisor.Interface{{Type: "bridge", Bridge: "absent0"}}}))
 	_ = s.told()
 	began := time.Now()
 	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {

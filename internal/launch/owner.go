@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/control"
 	"microvm/internal/guest"
 )
 
@@ -22,7 +23,7 @@ import (
 const ownerTimeout = 10 * time.Second
 
 // SocketOwner is the process that listens on a Unix socket beneath dir: the
-// hypervisor of a control socket. SO_PEERCRED, unix(7).
+// hypervisor of a control socket.
 //
 // The hypervisor's user can put anything in the socket's place, and whoever acts
 // on the answer may be root. So no link is followed, and only a process of one of
@@ -39,16 +40,8 @@ func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*Proces
 		return nil, fmt.Errorf("%w; is the VM running?", err)
 	}
 	defer func() { _ = conn.Close() }()
-	raw, err := conn.SyscallConn()
+	cred, err := control.Listener(conn)
 	if err != nil {
-		return nil, fmt.Errorf("ask who listens on %s: %w", path, err)
-	}
-	var cred *unix.Ucred
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		cred, failed = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	})
-	if err := errors.Join(err, failed); err != nil {
 		return nil, fmt.Errorf("ask who listens on %s: %w", path, err)
 	}
 	return hypervisorIn(dir, int(cred.Pid), users)

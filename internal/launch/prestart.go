@@ -13,6 +13,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
+	"microvm/internal/shell"
 )
 
 // The spec's preStart comes before all else of a start, as in microvm.nix: the
@@ -86,14 +87,14 @@ func (l *Launcher) preStart(p *runner.Package, plan *hypervisor.Plan) error {
 	if err != nil {
 		return err
 	}
-	shell, args := shellFor()
+	sh, args := shellFor()
 	for _, fd := range append(mark.Macvtaps, mark.Program, mark.Package, mark.Dir) {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil { //nolint:gosec // a descriptor
 			return fmt.Errorf("preStart: hand descriptor %d on: %w", fd, err)
 		}
 	}
-	err = unix.Exec(shell, append(args, "-c", script), os.Environ())
-	return fmt.Errorf("preStart: execute %s: %w", shell, err)
+	err = unix.Exec(sh, append(args, "-c", script), os.Environ())
+	return fmt.Errorf("preStart: execute %s: %w", sh, err)
 }
 
 // shellFor is bash where the host has it, for which preStart is written in
@@ -117,20 +118,18 @@ func (l *Launcher) preStartScript(commands string, mark preStarted) (string, err
 		who = "microvm"
 	}
 	// A shell that goes on does not exit.
-	failed := `echo ` + shellQuote(who) + `": preStart: exit status $?; correct the commands in the spec" >&2`
+	failed := `echo ` + shell.Quote(who) + `": preStart: exit status $?; correct the commands in the spec" >&2`
 	again := []string{"exec", fmt.Sprintf("/proc/self/fd/%d", mark.Program)}
 	for _, word := range os.Args[1:] {
-		again = append(again, shellQuote(word))
+		again = append(again, shell.Quote(word))
 	}
 	return strings.Join([]string{
 		// On one line, so that the shell counts the lines of the spec's commands.
-		"trap " + shellQuote(failed) + " EXIT; " + commands,
-		"export " + preStartedVariable + "=" + shellQuote(string(text)),
+		"trap " + shell.Quote(failed) + " EXIT; " + commands,
+		"export " + preStartedVariable + "=" + shell.Quote(string(text)),
 		strings.Join(again, " "),
 	}, "\n"), nil
 }
-
-func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // markOf is what the first run of this program has left, in the one that comes
 // after preStart.

@@ -253,23 +253,22 @@ func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown, dir str
 	if err != nil {
 		return false, err
 	}
-	if q, ok := client.(*control.QMP); ok {
-		return waitShutdown(ctx, q), nil
-	}
-	return s.wait(ctx), nil
+	ctx, cancel := s.untilExit(ctx)
+	defer cancel()
+	return client.AwaitShutdown(ctx) == nil || s.exited(), nil
 }
 
-// waitShutdown waits for QEMU to report that the guest shuts down.
-func waitShutdown(ctx context.Context, q *control.QMP) bool {
-	for {
-		e, err := q.WaitEvent(ctx)
-		if err != nil {
-			return false
+// untilExit returns a context that ends with ctx, and when the process is gone.
+func (s *stopping) untilExit(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		select {
+		case <-s.process.dead:
+			cancel()
+		case <-ctx.Done():
 		}
-		if e.Name == "SHUTDOWN" || e.Name == "RESET" {
-			return true
-		}
-	}
+	}()
+	return ctx, cancel
 }
 
 // script runs a foreign package's own program, as we are: unprivileged. What

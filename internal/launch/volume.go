@@ -152,7 +152,7 @@ func (w *volumeWork) existing(info fs.FileInfo) error {
 	mode := info.Mode()
 	device := mode&fs.ModeDevice != 0 // a disk or a logical volume of the operator's
 	if !device && !mode.IsRegular() {
-		return exit.Configf("%s is a %s, not an image; remove it or name another image", w.path, kind(mode))
+		return exit.Configf("%s is a %s, not an image; remove it or name another image", w.path, fileKind(mode))
 	}
 	if mode&fs.ModeCharDevice != 0 {
 		return w.usable(usable(w.path, w.v.ReadOnly))
@@ -278,7 +278,7 @@ func usable(path string, readOnly bool) error {
 	return unix.Access(path, unix.R_OK|unix.W_OK)
 }
 
-func kind(mode fs.FileMode) string {
+func fileKind(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():
 		return "directory"

@@ -2,14 +2,14 @@
 // taps and macvtaps. It knows neither units nor specs; it is handed names and
 // ids and tells its caller what to record, before and after it acts.
 //
-// All netlink of the project goes through this file.
+// What the project asks of rtnetlink(7) is asked here: link.go has the requests that
+// both kinds share. Package event, below, only listens for changes.
 package netif
 
 import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -109,9 +109,6 @@ func deleteAll(all, doomed []netlink.Link, group uint32) error {
 	}
 	return errs
 }
-
-// parseMAC reads an Ethernet address.
-func parseMAC(s string) (net.HardwareAddr, error) { return net.ParseMAC(s) }
 
 // describe says what an interface is, for the person who has to rename it.
 func describe(l netlink.Link) string {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/wait"
 )
 
 // nodeTimeout bounds the wait for /dev/tapN: devtmpfs makes it before the
@@ -46,72 +49,49 @@ var macvtapModes = map[string]netlink.MacvlanMode{
 	"source":   netlink.MACVLAN_MODE_SOURCE,
 }
 
-// Up makes the interfaces, hands their devices over and raises them. before
-// and save are as for Taps.Up; an interface of ours that is there already is
-// made anew, because what it stands on may have changed.
-func (m Macvtaps) Up(ctx context.Context, before Record, save func(Record) error) (err error) {
-	all, err := links()
+// Up makes the interfaces, hands their devices over and raises them, or makes none.
+// before and save are as for Taps.Up. An interface of ours that exists is made anew,
+// because what it stands on may have changed.
+func (m Macvtaps) Up(ctx context.Context, before Record, save func(Record) error) error {
+	u := transaction{kind: "macvtap", alias: m.Alias, ours: m.ours}
+	for _, v := range m.Macvtaps {
+		u.devices = append(u.devices, ownedMacvtap{v, m})
+	}
+	return u.up(ctx, before, save)
+}
+
+// ours returns nil where an existing interface may be replaced.
+func (m Macvtaps) ours(l netlink.Link, before Record) error {
+	a := l.Attrs()
+	_, recorded := before.Interfaces[a.Name]
+	if l.Type() == "macvtap" && (a.Alias == m.Alias || recorded && a.Alias == "" || unclaimedMacvtap(l, m.Owner, m.NodeDir)) {
+		return nil
+	}
+	return fmt.Errorf("create macvtap %q: the name is taken by %s; rename that, or give the VM's interface another id", a.Name, describe(l))
+}
+
+// ownedMacvtap is a macvtap with those that its device is for.
+type ownedMacvtap struct {
+	Macvtap
+	of Macvtaps
+}
+
+func (v ownedMacvtap) name() string { return v.Name }
+
+func (v ownedMacvtap) fits(netlink.Link) bool { return false }
+
+func (v ownedMacvtap) raiseHint() string { return fmt.Sprintf("; is %q up?", v.Link) }
+
+// create makes one interface and hands its device over.
+func (v ownedMacvtap) create(ctx context.Context, group uint32) (int, error) {
+	number, err := v.add(group)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	have := byName(all)
-	record := Record{Group: before.Group, Alias: m.Alias, Interfaces: map[string]int{}}
-	if record.Group == 0 {
-		record.Group = freeGroup(all)
-	}
-	var stale []netlink.Link
-	for name := range before.Interfaces {
-		if l := have[name]; l != nil && m.ours(l, before) {
-			stale = append(stale, l)
-		}
-	}
-	for _, v := range m.Macvtaps {
-		record.Interfaces[v.Name] = 0
-		l := have[v.Name]
-		if l == nil {
-			continue
-		}
-		if !m.ours(l, before) {
-			return fmt.Errorf("create macvtap %q: the name is taken by %s; rename that, or give the VM's interface another id", v.Name, describe(l))
-		}
-		if _, recorded := before.Interfaces[v.Name]; !recorded {
-			stale = append(stale, l)
-		}
-	}
-	if err := save(record); err != nil {
-		return err
-	}
-	if err := deleteAll(all, stale, 0); err != nil {
-		return err
-	}
-	var made []string
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, remove(made, record.Group))
-		}
-	}()
-	for _, v := range m.Macvtaps {
-		made = append(made, v.Name)
-		if record.Interfaces[v.Name], err = m.create(v, record.Group); err != nil {
-			return err
-		}
-		if err := m.handOver(ctx, v.Name, record.Interfaces[v.Name]); err != nil {
-			return err
-		}
-		if err := adopt(record.Interfaces[v.Name], m.Alias, record.Group); err != nil {
-			return fmt.Errorf("raise macvtap %q: %w; is %q up?", v.Name, err, v.Link)
-		}
-	}
-	return save(record)
+	return number, v.of.handOver(ctx, v.Name, number)
 }
 
-// ours says whether an existing interface may be replaced.
-func (m Macvtaps) ours(l netlink.Link, before Record) bool {
-	_, recorded := before.Interfaces[l.Attrs().Name]
-	return l.Type() == "macvtap" && (l.Attrs().Alias == m.Alias || recorded && l.Attrs().Alias == "" || unclaimedMacvtap(l, m.Owner, m.NodeDir))
-}
-
-// unclaimedMacvtap says whether microvm.nix made the interface for the account owner,
+// unclaimedMacvtap reports whether microvm.nix made the interface for the account owner,
 // which has its device, and left it without a word of whose it is.
 func unclaimedMacvtap(l netlink.Link, owner int, nodeDir string) bool {
 	if l.Type() != "macvtap" || l.Attrs().Alias != "" {
@@ -122,8 +102,8 @@ func unclaimedMacvtap(l netlink.Link, owner int, nodeDir string) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && int(st.Uid) == owner
 }
 
-// create makes one interface and returns its index.
-func (m Macvtaps) create(v Macvtap, group uint32) (int, error) {
+// add makes the interface and returns its index.
+func (v Macvtap) add(group uint32) (int, error) {
 	all, err := links()
 	if err != nil {
 		return 0, err
@@ -139,14 +119,14 @@ func (m Macvtaps) create(v Macvtap, group uint32) (int, error) {
 	attrs.Name = v.Name
 	attrs.ParentIndex = parent.Attrs().Index
 	attrs.Group = group
-	if attrs.HardwareAddr, err = parseMAC(v.MAC); err != nil {
+	if attrs.HardwareAddr, err = net.ParseMAC(v.MAC); err != nil {
 		return 0, fmt.Errorf("create macvtap %q: %w", v.Name, err)
 	}
 	link := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: macvtapModes[v.Mode]}}
 	if err := netlink.LinkAdd(link); err != nil {
 		return 0, fmt.Errorf("create macvtap %q on %q, mode %s: %w%s", v.Name, v.Link, v.Mode, err, macvtapRemedy(err))
 	}
-	number, err := index(v.Name)
+	number, err := Index(v.Name)
 	if err != nil {
 		return 0, err
 	}
@@ -248,28 +228,15 @@ func (m Macvtaps) handOver(ctx context.Context, name string, number int) error {
 	return nil
 }
 
-// waitNode waits for a file to appear in dir, by inotify(7), and returns a
-// handle on it that cannot come to mean another file.
-func waitNode(ctx context.Context, dir, file string) (int, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return 0, err
-	}
-	events := os.NewFile(uintptr(fd), "inotify")
-	defer func() { _ = events.Close() }()
-	if _, err := unix.InotifyAddWatch(fd, dir, unix.IN_CREATE|unix.IN_MOVED_TO); err != nil {
-		return 0, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	buf := make([]byte, 4096)
-	for {
-		node, err := unix.Open(dir+"/"+file, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-		if !errors.Is(err, unix.ENOENT) {
-			return node, err
+// waitNode waits for a file to appear in dir, and returns a handle on it that cannot come
+// to mean another file.
+func waitNode(ctx context.Context, dir, file string) (node int, err error) {
+	err = wait.InDir(ctx, dir, func() (bool, error) {
+		node, err = unix.Open(dir+"/"+file, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) {
+			return false, nil
 		}
-		if _, err := events.Read(buf); err != nil {
-			return 0, errors.Join(ctx.Err(), err)
-		}
-	}
+		return err == nil, err
+	})
+	return node, err
 }

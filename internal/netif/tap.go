@@ -2,6 +2,7 @@ package netif
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -35,82 +36,28 @@ type Taps struct {
 	Script string
 }
 
-// Record is what was made, or is about to be made, for one VM.
-type Record struct {
-	// Group is the link group of the interfaces.
-	Group uint32 `json:"group"`
-	Alias string `json:"alias"`
-	// Interfaces by name; the index is 0 until the interface was made.
-	Interfaces map[string]int `json:"interfaces"`
+// Up makes the interfaces and raises them, or none. before is what an earlier Up
+// recorded, if anything. save is called with a record before anything is made, so
+// that Record.Down can undo a call that was killed, and again at the end.
+func (t Taps) Up(before Record, save func(Record) error) error {
+	u := transaction{kind: "tap", alias: t.Alias, ours: t.ours, raised: t.runScript}
+	for _, tap := range t.Taps {
+		u.devices = append(u.devices, ownedTap{tap, t.Owner})
+	}
+	return u.up(context.Background(), before, save)
 }
 
-// Up makes the interfaces. before is what an earlier Up recorded, if anything.
-// save is called with a record before anything is made, so that Down can undo a
-// call that was killed, and again at the end. An interface that is ours already
-// is kept where it fits and made anew where it does not; any other of its name
-// is refused. On failure everything that this call made is removed.
-func (t Taps) Up(before Record, save func(Record) error) (err error) {
-	all, err := links()
-	if err != nil {
-		return err
-	}
-	have := byName(all)
-	record := Record{Group: before.Group, Alias: t.Alias, Interfaces: map[string]int{}}
-	if record.Group == 0 {
-		record.Group = freeGroup(all)
-	}
-	var stale []netlink.Link
-	for _, tap := range t.Taps {
-		record.Interfaces[tap.Name] = 0
-		l, exists := have[tap.Name]
-		if !exists {
-			continue
-		}
-		if err := t.ours(l, before); err != nil {
-			return err
-		}
-		if t.fits(l, tap) {
-			record.Interfaces[tap.Name] = l.Attrs().Index
-			continue
-		}
-		stale = append(stale, l)
-	}
-	// What an earlier call left and this one does not want.
-	for name := range before.Interfaces {
-		if _, wanted := record.Interfaces[name]; !wanted && have[name] != nil && t.ours(have[name], before) == nil {
-			stale = append(stale, have[name])
-		}
-	}
-	if err := save(record); err != nil {
-		return err
-	}
-	if err := deleteAll(all, stale, 0); err != nil {
-		return err
-	}
-	var made []string
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, remove(made, record.Group))
-		}
-	}()
-	for _, tap := range t.Taps {
-		if record.Interfaces[tap.Name] == 0 {
-			made = append(made, tap.Name)
-			if record.Interfaces[tap.Name], err = t.create(tap); err != nil {
-				return err
-			}
-		}
-		if err := adopt(record.Interfaces[tap.Name], t.Alias, record.Group); err != nil {
-			return fmt.Errorf("raise tap %q: %w", tap.Name, err)
-		}
-	}
-	if err := t.runScript(); err != nil {
-		return err
-	}
-	return save(record)
+// ownedTap is a tap with the uid that may attach to it.
+type ownedTap struct {
+	Tap
+	owner int
 }
 
-// ours says whether an existing interface may be reused or replaced.
+func (t ownedTap) name() string { return t.Name }
+
+func (t ownedTap) raiseHint() string { return "" }
+
+// ours returns nil where an existing interface may be kept or replaced.
 func (t Taps) ours(l netlink.Link, before Record) error {
 	a := l.Attrs()
 	tap, isTap := l.(*netlink.Tuntap)
@@ -128,7 +75,7 @@ func (t Taps) ours(l netlink.Link, before Record) error {
 	return fmt.Errorf("create tap %q: the name is taken by %s; give the VM's interface another id, or remove that one with: ip link delete %s", a.Name, describe(l), a.Name)
 }
 
-// unclaimed says whether an existing tap was made for the account owner by somebody
+// unclaimed reports whether an existing tap was made for the account owner by somebody
 // else, such as microvm.nix or systemd-networkd (Kind=tap, User=microvm), and nobody
 // uses it: it stays without a process, and has no carrier, which a tap has while a
 // process is attached.
@@ -155,38 +102,38 @@ func RemoveUnclaimed(names []string, owner int, nodeDir string) error {
 	return deleteAll(all, doomed, 0)
 }
 
-// fits says whether an existing tap of ours can serve as it is.
-func (t Taps) fits(l netlink.Link, want Tap) bool {
+// fits reports whether an existing tap of ours can serve as it is.
+func (t ownedTap) fits(l netlink.Link) bool {
 	tap, ok := l.(*netlink.Tuntap)
 	if !ok {
 		return false
 	}
 	flag := func(f netlink.TuntapFlag) bool { return tap.Flags&f != 0 }
-	return int(tap.Owner) == t.Owner && !tap.NonPersist &&
+	return int(tap.Owner) == t.owner && !tap.NonPersist &&
 		flag(netlink.TUNTAP_NO_PI) &&
-		flag(netlink.TUNTAP_VNET_HDR) == want.VnetHdr &&
-		flag(netlink.TUNTAP_MULTI_QUEUE) == want.MultiQueue
+		flag(netlink.TUNTAP_VNET_HDR) == t.VnetHdr &&
+		flag(netlink.TUNTAP_MULTI_QUEUE) == t.MultiQueue
 }
 
 // create makes a persistent tap and returns its index.
-func (t Taps) create(tap Tap) (int, error) {
+func (t ownedTap) create(context.Context, uint32) (int, error) {
 	fail := func(action string, err error) (int, error) {
-		return 0, fmt.Errorf("create tap %q: %s: %w%s", tap.Name, action, err, tunRemedy(err))
+		return 0, fmt.Errorf("create tap %q: %s: %w%s", t.Name, action, err, tunRemedy(err))
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fail("open /dev/net/tun", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	ifr, err := unix.NewIfreq(tap.Name)
+	ifr, err := unix.NewIfreq(t.Name)
 	if err != nil {
 		return fail("name", err)
 	}
 	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_TUN_EXCL)
-	if tap.VnetHdr {
+	if t.VnetHdr {
 		flags |= unix.IFF_VNET_HDR
 	}
-	if tap.MultiQueue {
+	if t.MultiQueue {
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	ifr.SetUint16(flags)
@@ -195,18 +142,18 @@ func (t Taps) create(tap Tap) (int, error) {
 	}
 	// The group stays unset: with one, the hypervisor's user would have to be a
 	// member of it, too.
-	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, t.Owner); err != nil {
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, t.owner); err != nil {
 		return fail("TUNSETOWNER", err)
 	}
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fail("TUNSETPERSIST", err)
 	}
-	return index(tap.Name)
+	return Index(t.Name)
 }
 
-// index asks for the index of an interface by ioctl, which is cheaper than a
-// netlink request for all its attributes.
-func index(name string) (int, error) {
+// Index returns the index of an interface. It asks by ioctl, which is cheaper than
+// a netlink request for all its attributes.
+func Index(name string) (int, error) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("find interface %q: %w", name, err)
@@ -222,9 +169,9 @@ func index(name string) (int, error) {
 	return int(ifr.Uint32()), nil
 }
 
-// Exists says whether there is an interface of that name.
+// Exists reports whether there is an interface of that name.
 func Exists(name string) bool {
-	_, err := index(name)
+	_, err := Index(name)
 	return err == nil
 }
 
@@ -260,45 +207,4 @@ func (t Taps) runScript() error {
 		}
 	}
 	return nil
-}
-
-// remove deletes the named interfaces, those that exist.
-func remove(names []string, group uint32) error {
-	if len(names) == 0 {
-		return nil
-	}
-	all, err := links()
-	if err != nil {
-		return err
-	}
-	var doomed []netlink.Link
-	for _, l := range all {
-		if slices.Contains(names, l.Attrs().Name) {
-			doomed = append(doomed, l)
-		}
-	}
-	return deleteAll(all, doomed, group)
-}
-
-// Down removes what the record names, all in one transaction of the kernel.
-// What is gone already, or now belongs to somebody else, is left alone.
-func (r Record) Down() error {
-	if len(r.Interfaces) == 0 {
-		return nil
-	}
-	all, err := links()
-	if err != nil {
-		return err
-	}
-	var doomed []netlink.Link
-	for _, l := range all {
-		a := l.Attrs()
-		recorded, known := r.Interfaces[a.Name]
-		ours := a.Alias == r.Alias && (recorded == 0 || recorded == a.Index)
-		unfinished := recorded == 0 && a.Alias == "" && (l.Type() == "tuntap" || l.Type() == "macvtap")
-		if known && (ours || unfinished) {
-			doomed = append(doomed, l)
-		}
-	}
-	return deleteAll(all, doomed, r.Group)
 }

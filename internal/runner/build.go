@@ -19,6 +19,7 @@ import (
 	"microvm/internal/durable"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
+	"microvm/internal/shell"
 	"microvm/internal/spec"
 	"microvm/internal/unit"
 )
@@ -52,7 +53,7 @@ func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervi
 		return nil, fmt.Errorf("make a directory beside %s: %w", dst, err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	tree, err := contents(s, plan, o)
+	tree, err := contents(plan, o)
 	if err != nil {
 		return nil, err
 	}
@@ -161,11 +162,12 @@ func (t *tree) write(root string) error {
 	return nil
 }
 
-// contents makes every file of the package.
-func contents(s *spec.Spec, p *hypervisor.Plan, o Options) (*tree, error) {
+// contents makes every file of the package, and notes the digests of its programs in
+// the plan.
+func contents(p *hypervisor.Plan, o Options) (*tree, error) {
 	t := &tree{files: map[string]file{}, links: map[string]string{}}
 	t.scripts(p, o)
-	if err := t.ownScripts(s); err != nil {
+	if err := t.ownScripts(p.Scripts); err != nil {
 		return nil, err
 	}
 	p.Programs = map[string]string{}
@@ -178,13 +180,16 @@ func contents(s *spec.Spec, p *hypervisor.Plan, o Options) (*tree, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write the plan: %w", err)
 	}
+	if len(plan) >= maxFile {
+		return nil, fmt.Errorf("the plan has %d bytes, and no host reads one of more than %d\nhint: move long texts of the spec, such as binScripts, into files of their own", len(plan), maxFile)
+	}
 	t.text(planFile, string(plan))
 	t.text(hypervisorFile, p.Hypervisor)
 	if p.VsockCID != nil {
 		t.text(vsockFile, strconv.FormatInt(*p.VsockCID, 10))
 	}
-	if s.System != "" {
-		t.links[systemLink] = s.System
+	if p.System != "" {
+		t.links[systemLink] = p.System
 	}
 	t.devices(p)
 	return t, nil
@@ -234,15 +239,15 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 	// a pipe, knows where that was built.
 	find := []string{`package="$(dirname "$(readlink -f "$0")")/.."`}
 	if o.At != "" {
-		find = append(find, `[ -e "$package/`+planFile+`" ] || package=`+quote(o.At))
+		find = append(find, `[ -e "$package/`+planFile+`" ] || package=`+shell.Quote(o.At))
 	}
 	if o.Path != "" {
-		find = append(find, `PATH="$PATH:"`+quote(o.Path)+`; export PATH`)
+		find = append(find, `PATH="$PATH:"`+shell.Quote(o.Path)+`; export PATH`)
 	}
 	const self = `"$package"`
-	microvm := quote(filepath.Join(o.BinDir, "microvm"))
+	microvm := shell.Quote(filepath.Join(o.BinDir, "microvm"))
 	helper := func(name, verb string) string {
-		return "exec " + quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + quote(p.Name)
+		return "exec " + shell.Quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + shell.Quote(p.Name)
 	}
 	script := func(name, line string) { t.script(name, append(slices.Clone(find), line)...) }
 	// As built: where another program is in the place of this one, it may well end
@@ -278,18 +283,18 @@ const ownCommands = "# (the package's own commands)"
 // runs them, so they are for people and for hosts of microvm.nix.
 var helperScripts = []string{"tap-up", "tap-down", "macvtap-up", "macvtap-down", "pci-setup", "virtiofsd-run"}
 
-// ownScripts are the spec's; none may take the place of one that the units, or
-// the command, run.
-func (t *tree) ownScripts(s *spec.Spec) error {
+// ownScripts are the spec's, by name; none may take the place of one that the units,
+// or the command, run.
+func (t *tree) ownScripts(scripts map[string]string) error {
 	var faults spec.Faults
-	for _, name := range slices.Sorted(maps.Keys(s.BinScripts)) {
+	for _, name := range slices.Sorted(maps.Keys(scripts)) {
 		ours, taken := t.files["bin/"+name]
 		helper := slices.Contains(helperScripts, name)
 		if taken && !helper {
 			faults.Addf("binScripts."+name, "the package has a script of that name already; choose another name")
 			continue
 		}
-		text := strings.TrimSuffix(s.BinScripts[name], "\n")
+		text := strings.TrimSuffix(scripts[name], "\n")
 		if helper {
 			text = around(text, strings.TrimPrefix(ours.content, shebang))
 		}
@@ -311,9 +316,4 @@ func around(script, ours string) string {
 	}
 	// A command that fails ends it, as it does in a script of microvm.nix.
 	return "set -e\n" + before + ours + after
-}
-
-// quote makes a word for the shell.
-func quote(word string) string {
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }

@@ -72,6 +72,9 @@ func (p *Package) Plan() (*hypervisor.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s/%s: %w", p.path, planFile, err)
 	}
+	if plan.System == "" {
+		plan.System = p.system() // a package of before has it as a link only
+	}
 	if p.asBuilt || plan.Programs == nil {
 		return plan, nil
 	}
@@ -143,12 +146,13 @@ func decodePlan(data []byte) (*hypervisor.Plan, error) {
 		return nil, fmt.Errorf("the plan has format %d and this program knows %d; update microvm on this host, or build the package with the version here",
 			version.Version, hypervisor.PlanVersion)
 	}
-	plan := new(hypervisor.Plan)
+	var written storedPlan
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
-	if err := d.Decode(plan); err != nil {
+	if err := d.Decode(&written); err != nil {
 		return nil, fmt.Errorf("no valid plan: %w; build the package again", err)
 	}
+	plan := written.current()
 	if plan.Version < 1 || len(plan.Argv) == 0 || plan.Argv[0] == "" {
 		return nil, errors.New("the plan has no version or no command line; build the package again")
 	}
@@ -180,7 +184,24 @@ func validate(p *hypervisor.Plan) error {
 		check("name", spec.ValidateVMName(p.Name))
 	}
 	// It is printed, and no word of it may be a terminal's.
-	check("hypervisor", spec.ValidateTag(p.Hypervisor))
+	check("hypervisor", spec.ValidateWord("hypervisor", p.Hypervisor))
+	if p.System != "" && (!filepath.IsAbs(p.System) || strings.ContainsAny(p.System, "\x00\n")) {
+		faults.Addf("system", "%q is not an absolute path", p.System)
+	}
+	for _, n := range p.Interfaces {
+		if !slices.Contains(interfaceTypes, n.Type) {
+			faults.Addf("interface", "unknown type %q; known are %s", n.Type, strings.Join(interfaceTypes, ", "))
+		}
+		if n.ID != "" {
+			check("interface", spec.ValidateInterfaceLabel(n.ID))
+		}
+		if n.MAC != "" {
+			check("interface "+n.ID, spec.ValidateMAC(n.MAC))
+		}
+		if n.Bridge != "" {
+			check("bridge", spec.ValidateInterfaceName(n.Bridge))
+		}
+	}
 	for _, t := range p.Taps {
 		check("tap interface", spec.ValidateInterfaceName(t.ID))
 		once("interface", t.ID)
@@ -256,6 +277,8 @@ func validate(p *hypervisor.Plan) error {
 	return faults.Err()
 }
 
+var interfaceTypes = []string{"user", "tap", "macvtap", "bridge"}
+
 var macvtapModes = []string{"private", "vepa", "bridge", "passthru", "source"}
 
 // foreignPlan reads the text files of a package without runner.json.
@@ -267,6 +290,7 @@ func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 		Shutdown:   hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "the package has no " + ShutdownProgram},
 		Readiness:  hypervisor.Readiness{Mode: hypervisor.ReadyNone, Why: "the package has no runner.json"},
 		Hypervisor: "unknown",
+		System:     p.system(),
 	}
 	if !p.exists(RunProgram) {
 		return nil, fmt.Errorf("%s is no runner package: it has neither %s nor %s; make one of a spec with: microvm build", p.path, planFile, RunProgram)
@@ -279,6 +303,7 @@ func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 			return nil, err
 		}
 	}
+	plan.Interfaces = madeByHelpers(plan)
 	if err := validate(plan); err != nil {
 		return nil, fmt.Errorf("runner package %s: %w; build the package again", p.path, err)
 	}
@@ -383,11 +408,12 @@ func (p *Package) readVsock(plan *hypervisor.Plan) error {
 	return nil
 }
 
-// System is the target of share/microvm/system, or "".
-func (p *Package) System() string {
+// system returns the target of share/microvm/system, or "" where that is not an
+// absolute link.
+func (p *Package) system() string {
 	buf := make([]byte, 4096)
 	n, err := unix.Readlinkat(int(p.dir.Fd()), systemLink, buf)
-	if err != nil {
+	if err != nil || !filepath.IsAbs(string(buf[:n])) {
 		return ""
 	}
 	return string(buf[:n])

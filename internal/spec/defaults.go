@@ -8,59 +8,50 @@ import (
 	"runtime"
 )
 
-// Defaults that the options' reference documents.
-const (
-	DefaultHypervisor = "qemu"
-	DefaultVCPU       = 1
-	DefaultMem        = 512
-	DefaultFSType     = "ext4"
-)
-
 // SetDefaults fills in every field that has a documented default. Afterwards
 // each pointer to a bool is set and each Optional is present.
 func (s *Spec) SetDefaults() {
 	setDefault(&s.Arch, hostArch())
-	setDefault(&s.Hypervisor, DefaultHypervisor)
-	setDefault(&s.VCPU, DefaultVCPU)
-	setDefault(&s.Mem, DefaultMem)
+	setDefault(&s.Hypervisor, defaultOf[string]("hypervisor"))
+	setDefault(&s.VCPU, defaultOf[int]("vcpu"))
+	setDefault(&s.Mem, defaultOf[int]("mem"))
 	setPointer(&s.HotpluggedMem, s.HotplugMem)
-	setPointer(&s.DeflateOnOOM, true)
-	setPointer(&s.PrettyProcnames, true)
+	setPointer(&s.DeflateOnOOM, defaultOf[bool]("deflateOnOOM"))
+	setPointer(&s.PrettyProcnames, defaultOf[bool]("prettyProcnames"))
 	setOptional(&s.Socket, s.Name+".sock")
 	setOptional(&s.MachineID, DefaultMachineID(s.Name))
 	setPointer(&s.StoreOnDisk, s.StoreDisk != "" && !s.sharesStore())
 	s.setListDefaults()
-	setPointer(&s.Vsock.SSH.Shutdown, true)
-	setDefault(&s.Graphics.Backend, "gtk")
+	setPointer(&s.Vsock.SSH.Shutdown, defaultOf[bool]("vsock.ssh.shutdown"))
+	setDefault(&s.Graphics.Backend, defaultOf[string]("graphics.backend"))
 	setDefault(&s.Graphics.Socket, s.Name+"-gpu.sock")
-	setDefault(&s.Graphics.HostMem, "256M")
-	setOptional(&s.Virtiofsd.InodeFileHandles, "prefer")
+	setDefault(&s.Graphics.HostMem, defaultOf[string]("graphics.hostmem"))
+	setOptional(&s.Virtiofsd.InodeFileHandles, defaultOf[string]("virtiofsd.inodeFileHandles"))
 	setPointer(&s.Virtiofsd.ThreadPoolSize, ThreadPoolSize{NProc: true})
-	setOptional(&s.Virtiofsd.Group, "kvm")
-	setDefault(&s.QEMU.Machine, map[string]string{"aarch64": "virt"}[s.Arch])
-	setDefault(&s.QEMU.Machine, "microvm")
-	setPointer(&s.QEMU.SerialConsole, true)
-	setPointer(&s.CloudHypervisor.Landlock, true)
-	setDefault(&s.Firecracker.DriveIoEngine, "Async")
+	setOptional(&s.Virtiofsd.Group, defaultOf[string]("virtiofsd.group"))
+	setDefault(&s.QEMU.Machine, defaultMachine(s.Arch))
+	setPointer(&s.QEMU.SerialConsole, defaultOf[bool]("qemu.serialConsole"))
+	setPointer(&s.CloudHypervisor.Landlock, defaultOf[bool]("cloud-hypervisor.landlock"))
+	setDefault(&s.Firecracker.DriveIoEngine, defaultOf[string]("firecracker.driveIoEngine"))
 	s.plainPaths()
 }
 
 func (s *Spec) setListDefaults() {
 	for i := range s.ForwardPorts {
-		setDefault(&s.ForwardPorts[i].From, "host")
-		setDefault(&s.ForwardPorts[i].Proto, "tcp")
+		setDefault(&s.ForwardPorts[i].From, defaultOf[string]("forwardPorts[].from"))
+		setDefault(&s.ForwardPorts[i].Proto, defaultOf[string]("forwardPorts[].proto"))
 	}
 	for i := range s.Volumes {
-		setPointer(&s.Volumes[i].AutoCreate, true)
-		setDefault(&s.Volumes[i].FSType, DefaultFSType)
-		setDefault(&s.Volumes[i].ImageType, "raw")
+		setPointer(&s.Volumes[i].AutoCreate, defaultOf[bool]("volumes[].autoCreate"))
+		setDefault(&s.Volumes[i].FSType, defaultOf[string]("volumes[].fsType"))
+		setDefault(&s.Volumes[i].ImageType, defaultOf[string]("volumes[].imageType"))
 	}
 	for i := range s.Shares {
 		share := &s.Shares[i]
-		setDefault(&share.Proto, "9p")
-		setDefault(&share.SecurityModel, "none")
-		setDefault(&share.Cache, "auto")
-		setPointer(&share.PosixACL, true)
+		setDefault(&share.Proto, defaultOf[string]("shares[].proto"))
+		setDefault(&share.SecurityModel, defaultOf[string]("shares[].securityModel"))
+		setDefault(&share.Cache, defaultOf[string]("shares[].cache"))
+		setPointer(&share.PosixACL, defaultOf[bool]("shares[].posixAcl"))
 		if share.Proto == "virtiofs" {
 			setOptional(&share.Socket, s.Name+"-virtiofs-"+share.Tag+".sock")
 		}
@@ -83,6 +74,15 @@ func DefaultMachineID(name string) string {
 	sum := sha256.Sum256([]byte("microvm.nix:" + name))
 	h := hex.EncodeToString(sum[:])
 	return fmt.Sprintf("%s-%s-%s-%s-%s", h[0:8], h[8:12], h[12:16], h[16:20], h[20:32])
+}
+
+// defaultMachine returns QEMU's machine type for guests of an architecture; aarch64 has no
+// microvm.
+func defaultMachine(arch string) string {
+	if arch == "aarch64" {
+		return "virt"
+	}
+	return "microvm"
 }
 
 func hostArch() string {

@@ -14,6 +14,8 @@ type Fault struct {
 	// yields says that the remedy is not every hypervisor's: what a hypervisor's
 	// rule says of the same path is better.
 	yields bool
+	// unknown says that the document has a field there that no spec has.
+	unknown bool
 }
 
 // Error implements error.

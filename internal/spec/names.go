@@ -22,7 +22,7 @@ var (
 	vmName     = pattern(`^[a-zA-Z0-9:_][a-zA-Z0-9:_.\-]*$`)
 	pciAddress = pattern(`^[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]$`)
 	jailPath   = pattern(`^(/[a-zA-Z0-9_+@=.,~\-]+)+$`)
-	tagWord    = pattern(`^[a-zA-Z0-9_.+\-]+$`)
+	plainWord  = pattern(`^[a-zA-Z0-9_.+\-]+$`)
 )
 
 // pattern is a regular expression that is compiled at its first use: every
@@ -61,12 +61,12 @@ func ValidateInterfaceName(name string) error {
 		// They are directories of net.ipv4.conf; register_netdevice fails with EINVAL.
 		return fmt.Errorf("%q is not allowed as an interface name: Linux keeps it for settings\nhint: choose another, such as \"vm-web\"", name)
 	}
-	return validateInterfaceLabel(name)
+	return ValidateInterfaceLabel(name)
 }
 
-// validateInterfaceLabel checks the name of an interface that the host does not
+// ValidateInterfaceLabel checks the name of an interface that the host does not
 // get: a user network's, or one of which a bridge's helper chooses the name.
-func validateInterfaceLabel(name string) error {
+func ValidateInterfaceLabel(name string) error {
 	if name == "" || len(name) > maxInterfaceName || name == "." || name == ".." || strings.HasPrefix(name, "-") {
 		return ValidateInterfaceName(name)
 	}
@@ -98,11 +98,14 @@ func ValidatePCIAddress(address string) error {
 	return nil
 }
 
-// ValidateTag checks a share's tag, which is a file name in the runner package
-// and goes into command lines.
-func ValidateTag(tag string) error {
-	if tag == "." || tag == ".." || !tagWord().MatchString(tag) {
-		return fmt.Errorf("%q is not allowed as a tag; use letters, digits, \"-\", \"_\", \".\" and \"+\"", tag)
+// ValidateTag checks a share's tag.
+func ValidateTag(tag string) error { return ValidateWord("tag", tag) }
+
+// ValidateWord checks what is a file name in the runner package, goes into command
+// lines, or is printed: what says in the error what it is, such as "tag".
+func ValidateWord(what, word string) error {
+	if word == "." || word == ".." || !plainWord().MatchString(word) {
+		return fmt.Errorf("%q is not allowed as a %s; use letters, digits, \"-\", \"_\", \".\" and \"+\"", word, what)
 	}
 	return nil
 }

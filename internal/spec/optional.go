@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"strconv"
 )
 
@@ -19,8 +20,8 @@ type Optional[T any] struct {
 // Some returns an Optional that is set to v.
 func Some[T any](v T) Optional[T] { return Optional[T]{Present: true, Value: &v} }
 
-// Null returns an Optional that is present and null.
-func Null[T any]() Optional[T] { return Optional[T]{Present: true} }
+// inner returns T.
+func (Optional[T]) inner() reflect.Type { return reflect.TypeFor[T]() }
 
 // Or returns the value, or def where it is absent or null.
 func (o Optional[T]) Or(def T) T {

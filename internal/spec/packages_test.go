@@ -26,7 +26,7 @@ func TestPackagesAreAbsoluteWhereverTheSpecIsReadFrom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := ParseFile(rel)
+		s, err := ParseFile(rel, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,9 +38,10 @@ type Rule func(*Spec) Faults
 
 // ParseFile parses the document at path. Relative paths of the kernel, the
 // initrd, the store disk, the packages and the credential files are taken from the
-// document's own directory, as a person who writes them beside it expects. What
-// the rules say comes after the faults of this package, in the same error.
-func ParseFile(path string, rules ...Rule) (*Spec, error) {
+// document's own directory, as a person who writes them beside it expects. stateDir is
+// the host's directory of VMs, Spec.StateDir. What the rules say comes after the faults
+// of this package, in the same error.
+func ParseFile(path, stateDir string, rules ...Rule) (*Spec, error) {
 	data, err := readBounded(path)
 	if err != nil {
 		return nil, err
@@ -51,6 +52,7 @@ func ParseFile(path string, rules ...Rule) (*Spec, error) {
 	}
 	s, form, err := parse(data)
 	if err == nil {
+		s.StateDir = stateDir
 		s.resolvePaths(dir)
 		err = s.finish(form, rules)
 	}
@@ -117,7 +119,7 @@ var rulesDependOn = map[string][]string{
 // fault form is about was left out: it is the same option, one of the same
 // element of a list, or one that depends on it.
 func follows(path string, form Fault) bool {
-	if strings.HasPrefix(form.Message, "unknown option") {
+	if form.unknown {
 		return false // nothing that has a meaning was left out
 	}
 	return element(path) == element(form.Path) || slices.Contains(dependsOn[path], topLevel(form.Path))
@@ -308,12 +310,13 @@ func readArray(d *json.Decoder, depth int) ([]any, error) {
 	return list, err
 }
 
-// optionalOf returns T for Optional[T].
+// optionalOf returns T for Optional[T], and false for any other type.
 func optionalOf(t reflect.Type) (reflect.Type, bool) {
-	if t.Kind() != reflect.Struct || !strings.HasPrefix(t.Name(), "Optional[") {
+	o, ok := reflect.Zero(t).Interface().(interface{ inner() reflect.Type })
+	if !ok {
 		return nil, false
 	}
-	return t.Field(1).Type.Elem(), true
+	return o.inner(), true
 }
 
 // check compares a value with the type it will be decoded into.
@@ -370,21 +373,21 @@ func checkStruct(faults *Faults, path string, v any, t reflect.Type) {
 		faults.Addf(path, "want an object { … }, not %s", kindOf(v))
 		return
 	}
-	fields := fieldsOf(t)
-	names := make([]string, 0, len(fields))
-	for name := range fields {
+	known := fieldsOf(t)
+	names := make([]string, 0, len(known))
+	for name := range known {
 		names = append(names, name)
 	}
 	for _, key := range o.twice {
 		faults.Addf(join(path, key), "appears more than once; keep one")
 	}
 	for _, key := range o.keys {
-		field, known := fields[key]
-		if !known {
-			faults.Addf(join(path, key), "unknown option%s", suggestion(key, names))
+		member, ok := known[key]
+		if !ok {
+			*faults = append(*faults, Fault{Path: join(path, key), Message: "unknown option" + suggestion(key, names), unknown: true})
 			continue
 		}
-		check(faults, join(path, key), o.values[key], field)
+		check(faults, join(path, key), o.values[key], member)
 	}
 }
 
@@ -435,32 +438,6 @@ func checkScalar(faults *Faults, path string, v any, want reflect.Kind) {
 	}
 }
 
-// mayBeEmpty are texts that mean something where they are empty: no commands, no
-// initrd, any address, an empty argument.
-var mayBeEmpty = map[string]bool{
-	"$schema": true, "preStart": true, "binScripts.*": true, "initrdPath": true,
-	"forwardPorts[].host.address": true, "forwardPorts[].guest.address": true,
-	"kernelParams[]": true, "volumes[].mkfsExtraArgs[]": true, "shares[].extraArgs[]": true, "virtiofsd.extraArgs[]": true,
-	"qemu.extraArgs[]": true, "qemu.machineOpts.*": true, "cloud-hypervisor.platformOEMStrings[]": true,
-	"cloud-hypervisor.extraArgs[]": true, "firecracker.extraArgs[]": true, "crosvm.extraArgs[]": true,
-}
-
-// judgedEmpty are texts whose own rule says what is wrong where they are empty.
-var judgedEmpty = map[string]bool{
-	"cpu": true, "user": true, "socket": true, "machineId": true, "credentialFiles.*": true, "shares[].socket": true,
-	"interfaces[].bridge": true, "volumes[].serial": true,
-}
-
-// notZero are the numbers that have a default of their own, and why 0 is none. The
-// others mean 0 where they say it, or have a rule.
-var notZero = map[string]string{
-	"vcpu": "0 is not possible; a VM has at least 1",
-	"mem":  "0 is not possible; give the memory in MiB, such as 512",
-}
-
-// refusesEmpty says whether a text that is empty is refused at that place.
-func refusesEmpty(path string) bool { return !mayBeEmpty[path] }
-
 var index = pattern(`\[[0-9]+\]`)
 
 // place is a path as the tables of options have it: without the numbers of
@@ -485,12 +462,12 @@ func checkZero(faults *Faults, path string, v any) {
 		switch {
 		case strings.ContainsRune(v, 0):
 			faults.Addf(path, "%q holds a NUL byte; remove it", v)
-		case v == "" && refusesEmpty(at) && !judgedEmpty[at] && !required[at]:
+		case v == "" && fields[at].empty == refused && !fields[at].required:
 			faults.Addf(path, "is empty\nhint: give a value, or leave the field out for its default")
 		}
 	case json.Number:
-		if n, err := v.Int64(); err == nil && n == 0 && notZero[at] != "" {
-			faults.Addf(path, "%s", notZero[at])
+		if n, err := v.Int64(); err == nil && n == 0 && fields[at].zero != "" {
+			faults.Addf(path, "%s", fields[at].zero)
 		}
 	}
 }
@@ -514,12 +491,13 @@ func kindOf(v any) string {
 
 // fieldsOf maps the JSON names of a struct to the types of its fields.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
-	fields := map[string]reflect.Type{}
+	out := map[string]reflect.Type{}
 	for i := range t.NumField() {
-		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		fields[name] = t.Field(i).Type
+		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ","); name != "-" {
+			out[name] = t.Field(i).Type
+		}
 	}
-	return fields
+	return out
 }
 
 // join appends a member's name to a path.

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -10,42 +11,20 @@ import (
 )
 
 // defaultStateDir is where the directories of VMs are, unless the host says
-// otherwise.
+// otherwise by MICROVM_STATE_DIR.
 const defaultStateDir = "/var/lib/microvms"
+
+// Dir returns the VM's state directory.
+func (s *Spec) Dir() string { return filepath.Join(cmp.Or(s.StateDir, defaultStateDir), s.Name) }
 
 // inStateDir is the path of an image, as a path of the VM's state directory where
 // it is one, for comparisons.
 func (s *Spec) inStateDir(path string) string {
 	path = filepath.Clean(path)
-	if inside, err := filepath.Rel(filepath.Join(defaultStateDir, s.Name), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(inside) {
+	if inside, err := filepath.Rel(s.Dir(), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(inside) {
 		return inside
 	}
 	return path
-}
-
-// stateDirLength is how long /var/lib/microvms/NAME is, for the limit of
-// socket paths.
-func (s *Spec) stateDirLength() int { return len(defaultStateDir+"/") + len(s.Name) }
-
-// Enums of the options, by path; the JSON Schema is made from the same table.
-var enums = map[string][]string{
-	"arch":                       {"x86_64", "aarch64"},
-	"hypervisor":                 {"qemu", "cloud-hypervisor", "firecracker", "crosvm", "kvmtool", "stratovirt", "alioth"},
-	"readiness":                  {"guest", "vmm", "none"},
-	"interfaces[].type":          {"user", "tap", "macvtap", "bridge"},
-	"interfaces[].macvtap.mode":  {"private", "vepa", "bridge", "passthru", "source"},
-	"forwardPorts[].from":        {"host", "guest"},
-	"forwardPorts[].proto":       {"tcp", "udp"},
-	"volumes[].imageType":        {"raw", "qcow2", "vhd", "vhdx"},
-	"volumes[].fsType":           {"ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"},
-	"shares[].proto":             {"9p", "virtiofs"},
-	"shares[].securityModel":     {"passthrough", "none", "mapped", "mapped-file"},
-	"shares[].cache":             {"auto", "always", "metadata", "never"},
-	"devices[].bus":              {"pci", "usb"},
-	"graphics.backend":           {"gtk", "headless"},
-	"graphics.vulkan":            {"venus", "drm_native_context"},
-	"virtiofsd.inodeFileHandles": {"never", "prefer", "mandatory"},
-	"firecracker.driveIoEngine":  {"Async", "Sync"},
 }
 
 var (
@@ -137,18 +116,21 @@ func (v *validator) check(path string, err error) {
 	}
 }
 
-// enum checks value against the table. index replaces [] in the path.
+// enum checks value against the table of fields. index replaces [] in the path.
 func (v *validator) enum(path, value string, index ...int) {
-	allowed := enums[path]
-	if slices.Contains(allowed, value) {
+	values := fields[path].enum
+	if slices.Contains(values, value) {
 		return
 	}
 	for _, i := range index {
 		path = strings.Replace(path, "[]", fmt.Sprintf("[%d]", i), 1)
 	}
-	v.faults.Addf(path, "%s", Unknown(value, allowed))
+	v.faults.Addf(path, "%s", Unknown(value, values))
 	v.faults.yield() // a hypervisor may have fewer of them
 }
+
+// bounds returns the least and the greatest number that an option may be.
+func bounds(path string) (least, most int64) { return fields[path].least, fields[path].most }
 
 func (v *validator) texts(path string, words []string) {
 	for i, w := range words {
@@ -182,10 +164,10 @@ func (v *validator) machine() {
 		v.faults.Addf("storeDisk", "is missing, but storeOnDisk is true; give the image's path or set storeOnDisk to false")
 	}
 	if s.Socket.Value != nil {
-		v.check("socket", ValidateSocketPath(*s.Socket.Value, s.stateDirLength()))
+		v.check("socket", ValidateSocketPath(*s.Socket.Value, len(s.Dir())))
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.BinScripts)) {
-		v.check("binScripts."+name, ValidateTag(name))
+		v.check("binScripts."+name, ValidateWord("script name", name))
 	}
 }
 
@@ -244,7 +226,7 @@ func (v *validator) interfaces() {
 func (v *validator) interfaceID(at string, n Interface) {
 	switch {
 	case n.Type != "tap" && n.Type != "macvtap":
-		v.check(at, validateInterfaceLabel(n.ID))
+		v.check(at, ValidateInterfaceLabel(n.ID))
 	case n.ID == "lo":
 		v.faults.Addf(at, "%q is the host's own interface\nhint: choose another name, such as \"vm-web\"", n.ID)
 	case n.Type == "macvtap" && strings.Contains(n.ID, "}"):
@@ -303,8 +285,8 @@ func (v *validator) forwardPorts() {
 }
 
 func (v *validator) endpoint(at string, e Endpoint) {
-	if e.Port < 1 || e.Port > 65535 {
-		v.faults.Addf(at+".port", "%d is no port; give one from 1 to 65535", e.Port)
+	if least, most := bounds("forwardPorts[].host.port"); int64(e.Port) < least || int64(e.Port) > most {
+		v.faults.Addf(at+".port", "%d is not a port; give one from %d to %d", e.Port, least, most)
 	}
 	if e.Address == "" {
 		return
@@ -421,7 +403,7 @@ func (v *validator) virtiofs(at string, share Share, sockets *unique) {
 		v.faults.Addf(at+".socket", "is null; a virtiofs share needs a socket, such as %q", v.spec.Name+"-virtiofs-"+share.Tag+".sock")
 		return
 	}
-	v.check(at+".socket", ValidateSocketPath(*share.Socket.Value, v.spec.stateDirLength()))
+	v.check(at+".socket", ValidateSocketPath(*share.Socket.Value, len(v.spec.Dir())))
 	sockets.add(at+".socket", *share.Socket.Value)
 	translates := func(arg string) bool {
 		return strings.Contains(arg, "--translate-uid") || strings.Contains(arg, "--translate-gid")
@@ -450,8 +432,8 @@ func (v *validator) devices() {
 
 func (v *validator) guest() {
 	s := v.spec
-	if cid := s.Vsock.CID; cid != nil && (*cid < 3 || *cid > 1<<32-2) {
-		v.faults.Addf("vsock.cid", "%d is reserved or out of range; choose one from 3 to 4294967294", *cid)
+	if least, most := bounds("vsock.cid"); s.Vsock.CID != nil && (*s.Vsock.CID < least || *s.Vsock.CID > most) {
+		v.faults.Addf("vsock.cid", "%d is reserved or out of range; choose one from %d to %d", *s.Vsock.CID, least, most)
 	}
 	if s.MachineID.Value != nil && !uuid().MatchString(*s.MachineID.Value) {
 		v.faults.Addf("machineId", "%q is no UUID; write 8-4-4-4-12 hexadecimal digits, as uuidgen prints", *s.MachineID.Value)
@@ -474,7 +456,7 @@ func (v *validator) guest() {
 		v.faults.Addf("graphics.hostmem", "%q is no size; write a number with M or G, such as 256M", s.Graphics.HostMem)
 	}
 	if s.Graphics.Enable {
-		v.check("graphics.socket", ValidateSocketPath(s.Graphics.Socket, s.stateDirLength()))
+		v.check("graphics.socket", ValidateSocketPath(s.Graphics.Socket, len(s.Dir())))
 	}
 }
 
@@ -501,15 +483,18 @@ func (v *validator) sections() {
 	ports := newUnique(v)
 	for i, p := range s.QEMU.PCIeRootPorts {
 		at := fmt.Sprintf("qemu.pcieRootPorts[%d].id", i)
-		v.check(at, ValidateTag(p.ID))
+		v.check(at, ValidateWord("port id", p.ID))
 		ports.add(at, p.ID)
 	}
 	slices.SortStableFunc(v.faults, func(a, b Fault) int { return strings.Compare(topLevel(a.Path), topLevel(b.Path)) })
 }
 
-// topLevel is the first member of a path; faults are grouped by it.
+// topLevel returns the first member of a path; faults are grouped by it.
 func topLevel(path string) string {
-	return path[:len(path)-len(strings.TrimLeft(path, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-"))]
+	if end := strings.IndexAny(path, ".["); end >= 0 {
+		return path[:end]
+	}
+	return path
 }
 
 // unique notices values that are used twice.

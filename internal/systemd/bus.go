@@ -14,11 +14,10 @@ import (
 
 const (
 	managerInterface = "org.freedesktop.systemd1.Manager"
+	managerName      = "org.freedesktop.systemd1"
 	managerPath      = "/org/freedesktop/systemd1"
 	privateSocket    = "/run/systemd/private"
 )
-
-type manager = dbus.BusObject
 
 // private connects to the manager through its private socket, which is there
 // before the bus is and wants no greeting. Only root may.
@@ -35,7 +34,7 @@ func private(ctx context.Context) (*dbus.Conn, error) {
 	// wait for its reply forever. A question that is longer than that, and whose
 	// answer nobody wants, makes the manager come back for the rest.
 	const more = 512
-	ask := conn.Object("org.freedesktop.systemd1", managerPath).
+	ask := conn.Object(managerName, managerPath).
 		CallWithContext(ctx, managerInterface+".GetUnit", dbus.FlagNoReplyExpected, strings.Repeat("-", more))
 	if ask.Err != nil {
 		return nil, errors.Join(fmt.Errorf("reach systemd: %w", ask.Err), conn.Close())
@@ -50,20 +49,4 @@ func connect(ctx context.Context) (*systemd.Conn, error) {
 		return systemd.NewSystemConnectionContext(ctx)
 	}
 	return systemd.NewConnection(func() (*dbus.Conn, error) { return private(ctx) })
-}
-
-// call calls the manager through its private socket.
-func call(ctx context.Context, action string, do func(manager) error) error {
-	if !Running() {
-		return fmt.Errorf("%s: %w", action, errNoManager)
-	}
-	conn, err := private(ctx)
-	if err != nil {
-		return fmt.Errorf("%s: %w", action, err)
-	}
-	defer func() { _ = conn.Close() }()
-	if err := do(conn.Object("org.freedesktop.systemd1", managerPath)); err != nil {
-		return fmt.Errorf("%s: %w", action, err)
-	}
-	return nil
 }

@@ -98,9 +98,18 @@ func exitCodes(property any) []int32 {
 // CancelJob takes a job back; whoever waits for it is told that it was
 // canceled. One that is done already is fine.
 func CancelJob(ctx context.Context, id uint32) error {
-	return call(ctx, "cancel job", func(m manager) error {
-		return m.CallWithContext(ctx, managerInterface+".CancelJob", 0, id).Err
-	})
+	if !Running() {
+		return fmt.Errorf("cancel job: %w", errNoManager)
+	}
+	conn, err := private(ctx)
+	if err != nil {
+		return fmt.Errorf("cancel job: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".CancelJob", 0, id).Err; err != nil {
+		return fmt.Errorf("cancel job: %w", err)
+	}
+	return nil
 }
 
 // ResetFailed starts the count of a unit's restarts over.

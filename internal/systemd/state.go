@@ -29,7 +29,7 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 	}
 	defer func() { _ = conn.Close() }()
 	var path dbus.ObjectPath
-	err = conn.Object("org.freedesktop.systemd1", managerPath).
+	err = conn.Object(managerName, managerPath).
 		CallWithContext(ctx, managerInterface+".LoadUnit", 0, unit).Store(&path)
 	if err != nil {
 		return State{}, fmt.Errorf("ask systemd for %s: %w", unit, err)
@@ -37,7 +37,7 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 	props := map[string]dbus.Variant{}
 	for _, of := range []string{unitInterface, serviceInterface} {
 		var some map[string]dbus.Variant
-		err := conn.Object("org.freedesktop.systemd1", path).
+		err := conn.Object(managerName, path).
 			CallWithContext(ctx, propertiesInterface+".GetAll", 0, of).Store(&some)
 		if err != nil {
 			return State{}, fmt.Errorf("ask systemd for %s: %w", unit, err)

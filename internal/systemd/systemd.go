@@ -45,7 +45,7 @@ func Version() int {
 	}
 	defer func() { _ = conn.Close() }()
 	var value dbus.Variant
-	err = conn.Object("org.freedesktop.systemd1", managerPath).
+	err = conn.Object(managerName, managerPath).
 		CallWithContext(ctx, propertiesInterface+".Get", 0, managerInterface, "Version").Store(&value)
 	if err != nil {
 		return 0

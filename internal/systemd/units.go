@@ -69,7 +69,7 @@ func ListUnits(ctx context.Context, patterns ...string) ([]Unit, error) {
 
 func listUnits(ctx context.Context, conn *dbus.Conn, patterns []string) ([]Unit, error) {
 	var units []Unit
-	call := conn.Object("org.freedesktop.systemd1", managerPath).
+	call := conn.Object(managerName, managerPath).
 		CallWithContext(ctx, managerInterface+".ListUnitsByPatterns", 0, []string{}, patterns)
 	if err := call.Store(&units); err != nil {
 		return nil, fmt.Errorf("ask systemd for its units: %w", err)
@@ -89,7 +89,7 @@ func StopTimeout(ctx context.Context, unit string) (time.Duration, error) {
 	defer func() { _ = conn.Close() }()
 	var value dbus.Variant
 	path := dbus.ObjectPath(managerPath + "/unit/" + systemd.PathBusEscape(unit))
-	err = conn.Object("org.freedesktop.systemd1", path).
+	err = conn.Object(managerName, path).
 		CallWithContext(ctx, propertiesInterface+".Get", 0, serviceInterface, "TimeoutStopUSec").Store(&value)
 	if err != nil {
 		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: %w", unit, err)
@@ -123,7 +123,7 @@ func Properties(ctx context.Context, units ...Unit) (map[string]map[string]dbus.
 		out[u.Name] = map[string]dbus.Variant{}
 		for _, of := range []string{unitInterface, serviceInterface} {
 			var props map[string]dbus.Variant
-			err := conn.Object("org.freedesktop.systemd1", u.Path).
+			err := conn.Object(managerName, u.Path).
 				CallWithContext(ctx, propertiesInterface+".GetAll", 0, of).Store(&props)
 			if err != nil {
 				return nil, fmt.Errorf("ask systemd for %s: %w", u.Name, err)
@@ -175,8 +175,8 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 // subscribe asks the bus for the manager's signals, and the manager to send
 // them.
 func subscribe(ctx context.Context, conn *dbus.Conn) error {
-	if err := conn.AddMatchSignalContext(ctx, dbus.WithMatchSender("org.freedesktop.systemd1")); err != nil {
+	if err := conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(managerName)); err != nil {
 		return err
 	}
-	return conn.Object("org.freedesktop.systemd1", managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0).Err
+	return conn.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".Subscribe", 0).Err
 }

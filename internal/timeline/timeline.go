@@ -21,11 +21,36 @@ type Unit struct {
 	Began, Active Clock
 }
 
-// Entry is one line that the VM's own unit logged.
+// Fields of the journal entry that the VM's own unit writes when it is ready, each a
+// number of microseconds since the hypervisor was executed. They are fields, as the
+// entry's text is for people, and a guest can print whatever it likes.
+const (
+	// ReadyField is when READY=1 was sent.
+	ReadyField = "MICROVM_READY_USEC"
+	// ReportField is when the guest first reported; without one it did not.
+	ReportField = "MICROVM_REPORT_USEC"
+)
+
+// Entry is one entry of the journal by the VM's own unit.
 type Entry struct {
 	At   Clock
 	Text string
+	// Ready and Report are what ReadyField and ReportField say; 0 where the entry does
+	// not have them.
+	Ready, Report time.Duration
 }
+
+// Micros returns the time that a field of the journal holds, or 0 where it holds none.
+func Micros(field string) time.Duration {
+	n, err := strconv.ParseInt(field, 10, 64)
+	if err != nil || n < 0 || n > maxMicros {
+		return 0
+	}
+	return time.Duration(n) * time.Microsecond
+}
+
+// maxMicros is longer than any start, and as nanoseconds still an int64.
+const maxMicros = 1e12
 
 // Start is what is known of a start.
 type Start struct {
@@ -146,25 +171,21 @@ func within(at, from, to Clock) Clock {
 // marks are the moments that the log tells of; 0 where it does not.
 type marks struct{ hypervisor, kernel, report Clock }
 
-var (
-	// kernelLine has the kernel's own clock, which starts with it.
-	kernelLine = regexp.MustCompile(`^\[ *([0-9]+\.[0-9]+)\] `)
-	readyLine  = regexp.MustCompile(`ready ([0-9.]+) s after the hypervisor was started(?:; its guest first reported after ([0-9.]+) s)?$`)
-)
+// kernelLine is a line of the guest's kernel, with its own clock, which starts with it.
+var kernelLine = regexp.MustCompile(`^\[ *([0-9]+\.[0-9]+)\] `)
 
-// readLog finds the marks. What the guest prints is in the log as well, so the
-// last line that says ready counts: it is written when READY is said, and the
-// log is read until then.
+// readLog finds the marks. The last entry that has the fields counts: it is written
+// when READY=1 is sent, and the log is read until then.
 func readLog(log []Entry) marks {
 	var m marks
 	for _, e := range log {
 		if k := kernelLine.FindStringSubmatch(e.Text); k != nil && m.kernel == 0 {
 			m.kernel = e.At - seconds(k[1])
 		}
-		if r := readyLine.FindStringSubmatch(e.Text); r != nil {
-			m.hypervisor, m.report = e.At-seconds(r[1]), 0
-			if r[2] != "" {
-				m.report = m.hypervisor + seconds(r[2])
+		if e.Ready > 0 {
+			m.hypervisor, m.report = e.At-e.Ready, 0
+			if e.Report > 0 {
+				m.report = m.hypervisor + e.Report
 			}
 		}
 	}

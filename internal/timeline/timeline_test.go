@@ -27,11 +27,11 @@ func guestStart() Start {
 		VM:       Unit{"microvm", at(15 * ms), at(5015 * ms)},
 		Executed: at(16 * ms),
 		Log: []Entry{
-			{at(17 * ms), "microvm-run-wrapper: creating volume data.img, 64 MiB, ext4"},
-			{at(215 * ms), "[    0.000000] Linux version 6.12"},
-			{at(700 * ms), "[    0.412345] something else"},
-			{at(800 * ms), "mvguest: ready 1.00 s after the hypervisor was started"}, // a guest that lies
-			{at(5015 * ms), "microvm-run-wrapper: ready 4.950 s after the hypervisor was started; its guest first reported after 2.000 s"},
+			{At: at(17 * ms), Text: "microvm-run-wrapper: creating volume data.img, 64 MiB, ext4"},
+			{At: at(215 * ms), Text: "[    0.000000] Linux version 6.12"},
+			{At: at(700 * ms), Text: "[    0.412345] something else"},
+			{At: at(800 * ms), Text: "microvm-run-wrapper: ready 1.000 s after the hypervisor was started"}, // a guest that lies
+			{At: at(5015 * ms), Text: "ready", Ready: 4950 * ms, Report: 2000 * ms},
 		},
 	}
 }
@@ -61,11 +61,11 @@ func TestStartIsTakenApart(t *testing.T) {
 func TestPhasesLieInTheStartWhateverTheLogSays(t *testing.T) {
 	for name, log := range map[string][]Entry{
 		"nothing":       nil,
-		"no kernel":     {{105015 * ms, "ready 4.950 s after the hypervisor was started; its guest first reported after 2.000 s"}},
-		"by the VMM":    {{105015 * ms, "ready 4.950 s after the hypervisor was started"}},
-		"huge":          {{105015 * ms, "ready 999999999999 s after the hypervisor was started"}},
-		"kernel later":  {{105014 * ms, "[ 9999.000000] x"}, {105015 * ms, "ready 4.950 s after the hypervisor was started"}},
-		"report before": {{105015 * ms, "ready 1.000 s after the hypervisor was started; its guest first reported after 2.000 s"}},
+		"no kernel":     {{At: 105015 * ms, Ready: 4950 * ms, Report: 2000 * ms}},
+		"by the VMM":    {{At: 105015 * ms, Ready: 4950 * ms}},
+		"huge":          {{At: 105015 * ms, Ready: Micros("1000000000000")}},
+		"kernel later":  {{At: 105014 * ms, Text: "[ 9999.000000] x"}, {At: 105015 * ms, Ready: 4950 * ms}},
+		"report before": {{At: 105015 * ms, Ready: 1000 * ms, Report: 2000 * ms}},
 	} {
 		s := guestStart()
 		s.Log = log
@@ -130,5 +130,16 @@ func TestDrawingIsXMLAndSaysAll(t *testing.T) {
 	}
 	if bars != 1+6 || !strings.Contains(out.String(), "a&lt;b&amp;") || !strings.Contains(out.String(), "kernel until the guest&#39;s first report") {
 		t.Errorf("%d bars in\n%s", bars, &out)
+	}
+}
+
+func TestFieldsThatHoldNoTimeAreNone(t *testing.T) {
+	for field, want := range map[string]time.Duration{
+		"4950000": 4950 * ms, "0": 0, "": 0, "-5": 0, "4.95": 0, "soon": 0, "99999999999999999999": 0, "1000000000001": 0,
+		"1000000000000": 1000000 * time.Second,
+	} {
+		if got := Micros(field); got != want {
+			t.Errorf("%q: %s, want %s", field, got, want)
+		}
 	}
 }

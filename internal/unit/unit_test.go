@@ -33,10 +33,10 @@ func golden(t *testing.T, file, got string) {
 func everything() *hypervisor.Plan {
 	return &hypervisor.Plan{
 		Arch: "x86_64", Argv: []string{"/opt/qemu/bin/qemu-system-x86_64"},
-		Files:    []hypervisor.File{{Role: "kernel", Path: "/srv/boot/vmlinuz"}, {Role: "initrd", Path: "/var/lib/microvms/kernels/initrd"}},
-		Volumes:  []hypervisor.Volume{{Image: "data.img"}, {Image: "/var/lib/microvms/images/web.img"}, {Image: "/dev/vg/web"}},
-		Networks: []hypervisor.Network{{Type: "bridge"}},
-		Taps:     []hypervisor.Tap{{ID: "vm-a"}}, Macvtaps: []hypervisor.Macvtap{{ID: "vm-b"}}, PCI: []hypervisor.PCI{{Address: "0000:01:00.0"}},
+		Files:      []hypervisor.File{{Role: "kernel", Path: "/srv/boot/vmlinuz"}, {Role: "initrd", Path: "/var/lib/microvms/kernels/initrd"}},
+		Volumes:    []hypervisor.Volume{{Image: "data.img"}, {Image: "/var/lib/microvms/images/web.img"}, {Image: "/dev/vg/web"}},
+		Interfaces: []hypervisor.Interface{{Type: "bridge"}},
+		Taps:       []hypervisor.Tap{{ID: "vm-a"}}, Macvtaps: []hypervisor.Macvtap{{ID: "vm-b"}}, PCI: []hypervisor.PCI{{Address: "0000:01:00.0"}},
 		Shares:      []hypervisor.Share{{Tag: "home", Source: "/srv/home"}},
 		NinePShares: []hypervisor.NinePShare{{Tag: "etc", Source: "/var/lib/microvms/shared"}},
 		Bridge:      true, Namespaces: true, Machined: &hypervisor.Machined{},

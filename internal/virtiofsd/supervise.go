@@ -27,9 +27,6 @@ const (
 	briefRun   = time.Second
 	firstPause = 25 * time.Millisecond
 	maxPause   = time.Second
-	// What a virtiofsd says when a hypervisor has connected, unless its log level
-	// is lower than it is of itself.
-	clientLine = "Client connected"
 	// After this long a virtiofsd has said what it has to say at its start.
 	settled = 300 * time.Millisecond
 	// Stopping asks, then insists, and ends within a second.

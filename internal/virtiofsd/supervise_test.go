@@ -416,6 +416,7 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 	needDaemon(t)
 	r := start(t, newHost(t), Share{Tag: "home"})
 	r.dial(t, "home").close()
+	r.waitLog(t, clientLine) // of the real program
 	r.waitLog(t, "Client disconnected")
 	r.waitLines(t, "Waiting for vhost-user socket connection", 2)
 	kill := func() {

@@ -215,6 +215,30 @@ func Dir(dir string) Events {
 	}
 }
 
+// InDir calls done, and again at each change in the directory dir, until it returns true
+// or an error, or ctx ends, whose error it then returns. The directory has to exist.
+func InDir(ctx context.Context, dir string, done func() (bool, error)) error {
+	events, err := Dir(dir)()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = events.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = events.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, 4096)
+	for {
+		if ok, err := done(); ok || err != nil {
+			return err
+		}
+		if _, err := events.Read(buf); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("watch %s: %w", dir, err)
+		}
+	}
+}
+
 // Usable says whether a device can be opened. A node may be there before its
 // module (static nodes, depmod(8)), and before udev lets others than root
 // open it. Anything but that is for who uses the device to say.

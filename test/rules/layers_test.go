@@ -20,10 +20,10 @@ import (
 var floors = [][]string{
 	// What stands on nothing of ours.
 	{"durable"},
-	{"foreign", "guest", "kvm", "mode", "mounts", "netif", "netif/event", "printable", "spec", "systemd", "timeline"},
+	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline"},
 	{"askguest", "exit", "kernel", "notify", "rootlock"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
-	{"control", "unit"},
+	{"control", "netif", "unit"},
 	{"runner"},
 	{"statedir"},
 	// What the programs do.

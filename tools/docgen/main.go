@@ -65,6 +65,6 @@ func load(root string) (o Options, schema []byte, err error) {
 	if o, err = ParseOptions(data); err != nil {
 		return o, nil, err
 	}
-	schema, err = spec.Schema()
-	return o, schema, err
+	schema = spec.Schema()
+	return o, schema, nil
 }
