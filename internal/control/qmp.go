@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/guest"
+	"microvm/internal/safepath"
 )
 
 // maxLine bounds one message. QEMU's longest, the greeting and lists of
@@ -53,7 +53,7 @@ type message struct {
 // DialQMP connects to the socket beneath dir and leaves the negotiation behind. The
 // context bounds only this call.
 func DialQMP(ctx context.Context, dir, socket string) (*QMP, error) {
-	conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
+	conn, err := safepath.DialBeneath(ctx, dir, socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("QMP socket: %w", err)
 	}
