@@ -11,6 +11,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
+	"microvm/internal/netif"
 	"microvm/internal/netif/event"
 	"microvm/internal/wait"
 )
@@ -80,7 +81,7 @@ func (l *Launcher) wait(ctx context.Context, what string, ready func() bool, eve
 // awaitBridges waits for the bridges that qemu-bridge-helper adds an interface to.
 func (l *Launcher) awaitBridges(ctx context.Context, bridges []string) error {
 	for _, name := range bridges {
-		there := func() bool { _, err := interfaceIndex(name); return err == nil }
+		there := func() bool { return netif.Exists(name) }
 		err := l.wait(ctx, "bridge "+name, there, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
 			return fmt.Errorf("bridge %q %w\nhint: make it before the VM, or correct bridge in the spec; it was waited for %.0f s, which %s changes",

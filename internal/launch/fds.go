@@ -2,30 +2,14 @@ package launch
 
 import (
 	"fmt"
-	"os/user"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/account"
 	"microvm/internal/hypervisor"
+	"microvm/internal/netif"
 )
-
-// interfaceIndex is the number of a network interface.
-func interfaceIndex(name string) (int, error) {
-	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return 0, fmt.Errorf("find interface %q: %w", name, err)
-	}
-	defer func() { _ = unix.Close(s) }()
-	ifr, err := unix.NewIfreq(name)
-	if err != nil {
-		return 0, fmt.Errorf("find interface %q: %w", name, err)
-	}
-	if err := unix.IoctlIfreq(s, unix.SIOCGIFINDEX, ifr); err != nil {
-		return 0, fmt.Errorf("find interface %q: %w", name, err)
-	}
-	return int(ifr.Uint32()), nil
-}
 
 // macvtapFiles are the open queues of a VM's macvtap interfaces, by the names
 // that placeholders have.
@@ -50,7 +34,7 @@ func (f *macvtapFiles) fd(name string) (string, error) {
 func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 	files := &macvtapFiles{fds: map[string]int{}}
 	for _, m := range list {
-		index, err := interfaceIndex(m.ID)
+		index, err := netif.Index(m.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -93,29 +77,9 @@ func openQueue(path string, multi bool) (int, error) {
 
 // becomeUser switches all threads to a user and its groups.
 func becomeUser(name string) error {
-	u, err := user.Lookup(name)
+	a, err := account.Lookup(name)
 	if err != nil {
 		return fmt.Errorf("user: %w", err)
 	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		return fmt.Errorf("user %s: %w", name, err)
-	}
-	gid, err := strconv.Atoi(u.Gid)
-	if err != nil {
-		return fmt.Errorf("user %s: %w", name, err)
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return fmt.Errorf("groups of user %s: %w", name, err)
-	}
-	groups := make([]int, 0, len(ids))
-	for _, id := range ids {
-		n, err := strconv.Atoi(id)
-		if err != nil {
-			return fmt.Errorf("groups of user %s: %w", name, err)
-		}
-		groups = append(groups, n)
-	}
-	return setIDs(uid, gid, groups)
+	return setIDs(a.UID, a.GID, a.Groups)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/netif"
 	"microvm/internal/statedir"
 )
 
@@ -62,7 +63,7 @@ func recordedInterfaces(vm statedir.VM, piece string, names []string) (bool, err
 		return false, err
 	}
 	for _, name := range names {
-		if index, err := interfaceIndex(name); err != nil || index != record.Interfaces[name] {
+		if index, err := netif.Index(name); err != nil || index != record.Interfaces[name] {
 			return false, nil //nolint:nilerr // it is gone
 		}
 	}

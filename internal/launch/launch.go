@@ -24,9 +24,11 @@ import (
 	"microvm/internal/helper"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kvm"
+	"microvm/internal/netif"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
+	"microvm/internal/safepath"
 	"microvm/internal/statedir"
 	"microvm/internal/wait"
 )
@@ -293,12 +295,12 @@ func (l *Launcher) remedies(p *runner.Package, unit string) Remedies {
 func Missing(plan *hypervisor.Plan, dir string, remedies Remedies) []string {
 	var out []string
 	for _, t := range plan.Taps {
-		if _, err := interfaceIndex(t.ID); err != nil {
+		if _, err := netif.Index(t.ID); err != nil {
 			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, remedies.Taps))
 		}
 	}
 	for _, m := range plan.Macvtaps {
-		if _, err := interfaceIndex(m.ID); err != nil {
+		if _, err := netif.Index(m.ID); err != nil {
 			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, remedies.Macvtaps))
 		}
 	}
@@ -377,7 +379,7 @@ func (v *startValues) value(name string) (string, error) {
 		return v.shutdownKey, nil
 	}
 	if id, ok := strings.CutPrefix(name, "macvtap-device:"); ok {
-		index, err := interfaceIndex(id)
+		index, err := netif.Index(id)
 		return fmt.Sprintf("/dev/tap%d", index), err
 	}
 	return v.files.fd(name)
@@ -469,48 +471,17 @@ func removeSockets(dir string, names []string) error {
 // a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays, as
 // does a directory that is not empty.
 func removeFiles(dir string, kind uint32, names []string) error {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	root, err := safepath.OpenDir(dir)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
-	defer func() { _ = unix.Close(root) }()
+	defer safepath.Close(root)
 	for _, name := range names {
-		if err := removeFile(root, kind, name); err != nil {
+		if err := safepath.RemoveKind(root, name, kind); err != nil {
 			return fmt.Errorf("remove stale %s: %w", name, err)
 		}
 	}
 	return nil
-}
-
-func removeFile(root int, kind uint32, name string) error {
-	parent, err := unix.Openat2(root, filepath.Dir(name), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(parent) }()
-	var st unix.Stat_t
-	err = unix.Fstatat(parent, filepath.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != kind {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	flags := 0
-	if kind == unix.S_IFDIR {
-		flags = unix.AT_REMOVEDIR
-	}
-	err = unix.Unlinkat(parent, filepath.Base(name), flags)
-	if kind == unix.S_IFDIR && errors.Is(err, unix.ENOTEMPTY) {
-		return nil
-	}
-	return err
 }
 
 // announce says READY=1 now, or starts the child that will.

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"microvm/internal/helper"
+	"microvm/internal/netif"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -39,7 +40,7 @@ func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 }
 
 func (l *Launcher) appendIndex(list []int, id string) []int {
-	index, err := interfaceIndex(id)
+	index, err := netif.Index(id)
 	if err != nil {
 		l.logf("%v", err)
 		return list

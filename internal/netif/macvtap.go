@@ -10,6 +10,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // nodeTimeout bounds the wait for /dev/tapN: devtmpfs makes it before the
@@ -146,7 +148,7 @@ func (m Macvtaps) create(v Macvtap, group uint32) (int, error) {
 	if err := netlink.LinkAdd(link); err != nil {
 		return 0, fmt.Errorf("create macvtap %q on %q, mode %s: %w%s", v.Name, v.Link, v.Mode, err, macvtapRemedy(err))
 	}
-	number, err := index(v.Name)
+	number, err := Index(v.Name)
 	if err != nil {
 		return 0, err
 	}
@@ -237,12 +239,7 @@ func (m Macvtaps) handOver(ctx context.Context, name string, number int) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
 		return fmt.Errorf("%s/%s is no character device; remove it", m.NodeDir, file)
 	}
-	path := fmt.Sprintf("/proc/self/fd/%d", node)
-	// The mode first: whoever gives a file away may not change it any more.
-	if err := unix.Chmod(path, 0o660); err != nil {
-		return fmt.Errorf("set the mode of %s/%s: %w", m.NodeDir, file, err)
-	}
-	if err := unix.Chown(path, m.Owner, m.Group); err != nil {
+	if err := safepath.GiveNode(node, safepath.As{Mode: 0o660, UID: m.Owner, GID: m.Group}); err != nil {
 		return fmt.Errorf("hand %s/%s over: %w", m.NodeDir, file, err)
 	}
 	return nil

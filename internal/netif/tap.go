@@ -201,12 +201,12 @@ func (t Taps) create(tap Tap) (int, error) {
 	if err := unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1); err != nil {
 		return fail("TUNSETPERSIST", err)
 	}
-	return index(tap.Name)
+	return Index(tap.Name)
 }
 
-// index asks for the index of an interface by ioctl, which is cheaper than a
+// Index asks for the index of an interface by ioctl, which is cheaper than a
 // netlink request for all its attributes.
-func index(name string) (int, error) {
+func Index(name string) (int, error) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return 0, fmt.Errorf("find interface %q: %w", name, err)
@@ -224,7 +224,7 @@ func index(name string) (int, error) {
 
 // Exists says whether there is an interface of that name.
 func Exists(name string) bool {
-	_, err := index(name)
+	_, err := Index(name)
 	return err == nil
 }
 

@@ -305,7 +305,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 		ip(t, "tuntap", "add", "name", "vm-0", "mode", "tap", "user", user, "vnet_hdr")
 		ip(t, "tuntap", "add", "name", "vm-1", "mode", "tap", "user", user, "multi_queue")
 		ip(t, "link", "set", "vm-0", "up")
-		fits, err := index("vm-0")
+		fits, err := Index("vm-0")
 		if err != nil {
 			t.Error(err)
 		}
