@@ -128,7 +128,7 @@ func virtiofsdDown(vm statedir.VM) error {
 
 // virtiofsdConfig turns the plan's shares into plain values.
 func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, error) {
-	uid, gid, err := vm.Host.Account()
+	account, err := vm.Host.Account()
 	if err != nil {
 		return virtiofsd.Config{}, err
 	}
@@ -136,12 +136,12 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan) (virtiofsd.Config, e
 		StateRoot:  vm.Host.StateDir,
 		StateDir:   vm.Dir(),
 		MountPoint: vm.RuntimeDir(),
-		OwnerUID:   uid,
-		OwnerGID:   gid,
+		OwnerUID:   account.UID,
+		OwnerGID:   account.GID,
 	}
 	for _, s := range plan.Shares {
 		share := virtiofsd.Share{
-			Tag: s.Tag, Source: s.Source, Socket: s.Socket, SocketGID: gid,
+			Tag: s.Tag, Source: s.Source, Socket: s.Socket, SocketGID: account.GID,
 			Program: s.Virtiofsd, ReadOnly: s.ReadOnly, Cache: s.Cache,
 			PosixACL: s.PosixACL, InodeFileHandles: s.InodeFileHandles,
 			Threads: s.ThreadPoolSize, PassTag: s.PassTag, ExtraArgs: s.ExtraArgs,
