@@ -14,6 +14,7 @@ import (
 
 	"microvm/internal/guest"
 	"microvm/internal/hypervisor"
+	"microvm/internal/shell"
 	"microvm/internal/statedir"
 )
 
@@ -76,7 +77,7 @@ func sshArgv(ourselves, who string, rest []string) []string {
 		rest = rest[1:]
 	}
 	// ssh gives the command to the user's shell, after its own expansions.
-	proxy := strings.ReplaceAll(shellQuote(ourselves), "%", "%%") + " vsock-proxy --pass-fd " + name
+	proxy := strings.ReplaceAll(shell.Quote(ourselves), "%", "%%") + " vsock-proxy --pass-fd " + name
 	argv := []string{
 		"ssh",
 		"-o", "ProxyCommand=" + proxy, "-o", "ProxyUseFdpass=yes",
@@ -87,8 +88,6 @@ func sshArgv(ourselves, who string, rest []string) []string {
 	}
 	return append(argv, rest...)
 }
-
-func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // guestAddress is where the guest of a VM that runs can be reached.
 func (c *Command) guestAddress(name string) (guest.Address, error) {

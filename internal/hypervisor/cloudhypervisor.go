@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"microvm/internal/shell"
 	"microvm/internal/spec"
 )
 
@@ -506,7 +507,7 @@ func refuseDisplay(s *spec.Spec) spec.Faults {
 // gpuDevice is shell text that starts crosvm's vhost-user GPU, and waits for its
 // socket.
 func gpuDevice(s *spec.Spec, crosvm string) string {
-	socket := shellQuote(s.Graphics.Socket)
+	socket := shell.Quote(s.Graphics.Socket)
 	const params = `{"context-types":"virgl:virgl2:cross-domain","displays":[{"hidden":true}],"egl":true,"vulkan":true}`
 	return fmt.Sprintf(`%s device gpu --socket %s --wayland-sock "$XDG_RUNTIME_DIR/$WAYLAND_DISPLAY" --params '%s' &
 tries=100
@@ -515,7 +516,5 @@ until [ -S %s ]; do
   [ $tries -gt 0 ] || { echo %s >&2; exit 1; }
   sleep 0.1
 done
-`, shellQuote(crosvm), socket, params, socket, shellQuote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
+`, shell.Quote(crosvm), socket, params, socket, shell.Quote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
 }
-
-func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }

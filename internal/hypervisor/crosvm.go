@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"microvm/internal/shell"
 	"microvm/internal/spec"
 )
 
@@ -132,7 +133,7 @@ func crosvmSandbox(s *spec.Spec, p *Plan) {
 		return
 	}
 	p.Namespaces = true
-	p.BeforeStart = joinLines(p.BeforeStart, "mkdir -p "+shellQuote(*s.Crosvm.PivotRoot)+"\n")
+	p.BeforeStart = joinLines(p.BeforeStart, "mkdir -p "+shell.Quote(*s.Crosvm.PivotRoot)+"\n")
 	p.Argv = append(p.Argv, "--pivot-root", Literal(*s.Crosvm.PivotRoot))
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
+	"microvm/internal/shell"
 )
 
 // The spec's preStart comes before all else of a start, as in microvm.nix: the
@@ -116,20 +117,18 @@ func (l *Launcher) preStartScript(commands string, mark preStarted) (string, err
 		who = "microvm"
 	}
 	// A shell that goes on does not exit.
-	failed := `echo ` + shellQuote(who) + `": preStart: exit status $?; correct the commands in the spec" >&2`
+	failed := `echo ` + shell.Quote(who) + `": preStart: exit status $?; correct the commands in the spec" >&2`
 	again := []string{"exec", fmt.Sprintf("/proc/self/fd/%d", mark.Program)}
 	for _, word := range os.Args[1:] {
-		again = append(again, shellQuote(word))
+		again = append(again, shell.Quote(word))
 	}
 	return strings.Join([]string{
 		// On one line, so that the shell counts the lines of the spec's commands.
-		"trap " + shellQuote(failed) + " EXIT; " + commands,
-		"export " + preStartedVariable + "=" + shellQuote(string(text)),
+		"trap " + shell.Quote(failed) + " EXIT; " + commands,
+		"export " + preStartedVariable + "=" + shell.Quote(string(text)),
 		strings.Join(again, " "),
 	}, "\n"), nil
 }
-
-func shellQuote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
 
 // markOf is what the first run of this program has left, in the one that comes
 // after preStart.

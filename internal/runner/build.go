@@ -18,6 +18,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
+	"microvm/internal/shell"
 	"microvm/internal/spec"
 )
 
@@ -225,15 +226,15 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 	// a pipe, knows where that was built.
 	find := []string{`package="$(dirname "$(readlink -f "$0")")/.."`}
 	if o.At != "" {
-		find = append(find, `[ -e "$package/`+planFile+`" ] || package=`+quote(o.At))
+		find = append(find, `[ -e "$package/`+planFile+`" ] || package=`+shell.Quote(o.At))
 	}
 	if o.Path != "" {
-		find = append(find, `PATH="$PATH:"`+quote(o.Path)+`; export PATH`)
+		find = append(find, `PATH="$PATH:"`+shell.Quote(o.Path)+`; export PATH`)
 	}
 	const self = `"$package"`
-	microvm := quote(filepath.Join(o.BinDir, "microvm"))
+	microvm := shell.Quote(filepath.Join(o.BinDir, "microvm"))
 	helper := func(name, verb string) string {
-		return "exec " + quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + quote(p.Name)
+		return "exec " + shell.Quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + shell.Quote(p.Name)
 	}
 	script := func(name, line string) { t.script(name, append(slices.Clone(find), line)...) }
 	// As built: where another program is in the place of this one, it may well end
@@ -302,9 +303,4 @@ func around(script, ours string) string {
 	}
 	// A command that fails ends it, as it does in a script of microvm.nix.
 	return "set -e\n" + before + ours + after
-}
-
-// quote makes a word for the shell.
-func quote(word string) string {
-	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
