@@ -317,8 +317,8 @@ func (c *Command) runners(dir string) []int {
 	if self := os.Geteuid(); self != 0 || dir == byHand {
 		users = append(users, self)
 	}
-	if uid, _, err := c.Host.Account(); err == nil {
-		users = append(users, uid)
+	if account, err := c.Host.Account(); err == nil {
+		users = append(users, account.UID)
 	}
 	return users
 }

@@ -123,11 +123,11 @@ func (c *Command) setBalloon(ctx context.Context, word string, guest int) error 
 // unprivileged is the user as whom root runs what a package names; nil where
 // there is no such user, or we are not root.
 func (c *Command) unprivileged() *syscall.Credential {
-	uid, gid, err := c.Host.Account()
+	account, err := c.Host.Account()
 	if err != nil || os.Geteuid() != 0 {
 		return nil
 	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // IDs of an account
+	return account.Alone()
 }
 
 func (c *Command) gc() *cobra.Command {

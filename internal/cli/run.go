@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -297,10 +296,11 @@ func (r *foreground) child(name string, args ...string) *exec.Cmd {
 
 // hypervisor runs the hypervisor until it ends, as its own user.
 func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
-	credential, err := credentialOf(r.vm.Host)
+	account, err := r.vm.Host.Account()
 	if err != nil {
 		return err
 	}
+	credential := account.Credential()
 	// As the unit does: vfio and virtio-mem pin the guest's memory.
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	cmd := r.child(unit.Main.Program, "run", r.vm.Name)
@@ -376,29 +376,4 @@ func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan 
 		<-asked
 		return <-ended
 	}
-}
-
-// credentialOf is the hypervisors' account, with all its groups.
-func credentialOf(host statedir.Host) (*syscall.Credential, error) {
-	uid, gid, err := host.Account()
-	if err != nil {
-		return nil, err
-	}
-	credential := &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids
-	u, err := user.LookupId(strconv.Itoa(uid))
-	if err != nil {
-		return nil, fmt.Errorf("look up user %d: %w", uid, err)
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return nil, fmt.Errorf("look up the groups of user %s: %w", u.Username, err)
-	}
-	for _, id := range ids {
-		n, err := strconv.ParseUint(id, 10, 32)
-		if err != nil {
-			return nil, fmt.Errorf("group %s of user %s: %w", id, u.Username, err)
-		}
-		credential.Groups = append(credential.Groups, uint32(n))
-	}
-	return credential, nil
 }

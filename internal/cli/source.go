@@ -21,6 +21,7 @@ import (
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
+	"microvm/internal/safepath"
 	"microvm/internal/spec"
 	"microvm/internal/statedir"
 )
@@ -209,24 +210,16 @@ func (c *Command) buildFrom(ctx context.Context, name string, from statedir.Orig
 // have made, wherever TMPDIR of the person leads who called sudo.
 func buildRoot() string {
 	dir := os.TempDir()
-	if info, err := os.Stat(dir); os.Geteuid() == 0 && (err != nil || !rootsAlone(dir, info)) {
+	if os.Geteuid() != 0 {
+		return dir
+	}
+	// What root makes there has a name that nothing has.
+	place, err := safepath.WalkTrusted(filepath.Join(dir, "microvm-build"), safepath.ForNew)
+	if err != nil {
 		return "/tmp"
 	}
+	place.Close()
 	return dir
-}
-
-// rootsAlone says whether nobody but root can replace a directory or what root
-// makes in it.
-func rootsAlone(dir string, info fs.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || st.Uid != 0 || info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
-		return false
-	}
-	if dir == "/" {
-		return true
-	}
-	above, err := os.Stat(filepath.Dir(dir))
-	return err == nil && rootsAlone(filepath.Dir(dir), above)
 }
 
 func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) error {

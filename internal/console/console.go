@@ -21,8 +21,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/guest"
 	"microvm/internal/rootlock"
+	"microvm/internal/safepath"
 )
 
 // Escape is ctrl-], which ends a session, as in telnet(1).
@@ -150,7 +150,7 @@ func (s *Session) follow(ctx context.Context, conn net.Conn) error {
 
 // lead is connected to the hypervisor and serves those who come later.
 func (s *Session) lead(ctx context.Context, listener net.Listener) error {
-	conn, err := guest.DialUnix(ctx, s.Dir, s.Socket, unix.SOCK_STREAM)
+	conn, err := safepath.DialBeneath(ctx, s.Dir, s.Socket, unix.SOCK_STREAM)
 	if err != nil {
 		return err
 	}

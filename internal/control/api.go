@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/guest"
+	"microvm/internal/safepath"
 )
 
 const (
@@ -38,7 +38,7 @@ func newAPI(dir, socket, base string) *api {
 		Transport: &http.Transport{
 			DisableKeepAlives: true, MaxResponseHeaderBytes: 1 << 16,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
+				conn, err := safepath.DialBeneath(ctx, dir, socket, unix.SOCK_STREAM)
 				if err != nil {
 					return nil, err // no nil pointer of a type
 				}

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/foreign"
-	"microvm/internal/guest"
+	"microvm/internal/safepath"
 )
 
 // command runs a hypervisor's own program for control, never as root: the
@@ -73,7 +73,7 @@ type crosvm struct {
 // Running implements Client: the guest's CPUs have threads. The socket is there
 // before the VM is made.
 func (c *crosvm) Running(ctx context.Context) (bool, error) {
-	conn, err := guest.DialUnix(ctx, c.dir, c.socket, unix.SOCK_SEQPACKET)
+	conn, err := safepath.DialBeneath(ctx, c.dir, c.socket, unix.SOCK_SEQPACKET)
 	if err != nil {
 		return false, fmt.Errorf("control socket: %w", err)
 	}

@@ -13,8 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/guest"
 	"microvm/internal/hypervisor"
+	"microvm/internal/safepath"
 )
 
 // Messages of kvmtool's control socket, include/kvm/kvm-ipc.h: a header of two
@@ -50,7 +50,7 @@ type kvmtool struct {
 }
 
 func dialKvmtool(ctx context.Context, dir string, c hypervisor.Control) (*kvmtool, error) {
-	conn, err := guest.DialUnix(ctx, dir, c.Socket, unix.SOCK_STREAM)
+	conn, err := safepath.DialBeneath(ctx, dir, c.Socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("kvmtool's socket: %w", err)
 	}

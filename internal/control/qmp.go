@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/guest"
+	"microvm/internal/safepath"
 )
 
 // maxLine bounds one message. QEMU's longest, the greeting and lists of
@@ -54,7 +54,7 @@ type message struct {
 // DialQMP connects to the socket beneath dir and leaves the negotiation behind. The
 // context bounds only this call.
 func DialQMP(ctx context.Context, dir, socket string) (*QMP, error) {
-	conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
+	conn, err := safepath.DialBeneath(ctx, dir, socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("QMP socket: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/account"
 )
 
 // accessLimit is how long a file system may take to answer.
@@ -20,19 +22,18 @@ const accessLimit = 5 * time.Second
 // mode says, access(2); empty where it may. The kernel decides, so that access
 // lists and what is mounted read-only count as well. Who is not root and not the
 // account can only look at modes.
-func accessAs(uid, gid int, path string, mode uint32) string {
-	groups := append(groupsOf(uid), gid)
+func accessAs(a account.Account, path string, mode uint32) string {
 	answer := make(chan string, 1)
 	go func() {
 		// Never unlocked: the thread, and what it became, end with this goroutine.
 		runtime.LockOSThread()
 		if os.Geteuid() == 0 {
-			if err := becomeOnThread(uid, gid, groups); err != nil {
-				answer <- fmt.Sprintf("%s: look as user %d: %v", path, uid, err)
+			if err := becomeOnThread(a); err != nil {
+				answer <- fmt.Sprintf("%s: look as user %d: %v", path, a.UID, err)
 				return
 			}
-		} else if os.Geteuid() != uid {
-			answer <- unreadable(path, uid, groups)
+		} else if os.Geteuid() != a.UID {
+			answer <- unreadable(path, a.UID, a.All())
 			return
 		}
 		answer <- noAccess(path, mode)
@@ -48,19 +49,16 @@ func accessAs(uid, gid int, path string, mode uint32) string {
 // becomeOnThread takes the account's rights to files for the calling thread, and
 // root's from it: without a user id of 0 for files, CAP_DAC_OVERRIDE and its like
 // are gone, capabilities(7). The package os has these calls for all threads only.
-func becomeOnThread(uid, gid int, groups []int) error {
-	ids := make([]uint32, 0, len(groups))
-	for _, g := range groups {
-		ids = append(ids, uint32(g)) //nolint:gosec // ids
-	}
+func becomeOnThread(a account.Account) error {
+	ids := a.Credential().Groups
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(ids)), uintptr(unsafe.Pointer(unsafe.SliceData(ids))), 0); errno != 0 {
 		return errno
 	}
 	runtime.KeepAlive(ids)
-	if err := unix.Setfsgid(gid); err != nil {
+	if err := unix.Setfsgid(a.GID); err != nil {
 		return err
 	}
-	return unix.Setfsuid(uid)
+	return unix.Setfsuid(a.UID)
 }
 
 // noAccess says why the calling thread may not do that with a file.

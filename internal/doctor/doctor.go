@@ -101,7 +101,7 @@ func (d *Doctor) Examine() []Finding {
 }
 
 func (d *Doctor) account() {
-	if _, _, err := d.Host.Account(); err != nil {
+	if _, err := d.Host.Account(); err != nil {
 		d.wrong("account", err, "run: systemd-sysusers")
 		return
 	}
@@ -124,8 +124,8 @@ func (d *Doctor) kvm() {
 		d.failed("kvm", fmt.Sprintf("KVM is not usable: %v", err), kvmRemedy)
 		return
 	}
-	_, gid, accountErr := d.Host.Account()
-	if statErr == nil && accountErr == nil && !allows(info, -1, []int{gid}, 0o6) {
+	account, accountErr := d.Host.Account()
+	if statErr == nil && accountErr == nil && !allows(info, -1, []int{account.GID}, 0o6) {
 		d.failed("kvm", fmt.Sprintf("it works, but group %s may not open %s", d.Host.Group, kvm.Device),
 			fmt.Sprintf("let udev give it to the group: udevadm trigger --name-match=%s, with 60-microvm.rules in /usr/lib/udev/rules.d", kvm.Device))
 		return

@@ -29,7 +29,7 @@ func (d *Doctor) limits(vm statedir.VM, plan *hypervisor.Plan) {
 // reachable checks, as the hypervisors' account, all of the way to the package:
 // the state directory, the VM's own, the store, and the package itself.
 func (d *Doctor) reachable(vm statedir.VM, plan *hypervisor.Plan) {
-	uid, gid, err := d.Host.Account()
+	account, err := d.Host.Account()
 	if err != nil {
 		return // said already
 	}
@@ -37,7 +37,7 @@ func (d *Doctor) reachable(vm statedir.VM, plan *hypervisor.Plan) {
 	if plan.Foreign {
 		file, mode = "bin/microvm-run", unix.X_OK
 	}
-	if why := accessAs(uid, gid, filepath.Join(vm.Dir(), "current", file), mode); why != "" {
+	if why := accessAs(account, filepath.Join(vm.Dir(), "current", file), mode); why != "" {
 		d.failed("package access", why, "let everybody search the directory and read the package; microvm update "+vm.Name+", or install-microvm, sets the modes of what is in "+d.Host.StateDir)
 		return
 	}
@@ -136,7 +136,7 @@ func (d *Doctor) ports(plan *hypervisor.Plan) {
 
 // ninePShares checks what the hypervisor itself serves, as its account.
 func (d *Doctor) ninePShares(vm statedir.VM, plan *hypervisor.Plan) {
-	uid, gid, err := d.Host.Account()
+	account, err := d.Host.Account()
 	if err != nil {
 		return
 	}
@@ -154,14 +154,14 @@ func (d *Doctor) ninePShares(vm statedir.VM, plan *hypervisor.Plan) {
 		if !s.ReadOnly {
 			mode |= unix.W_OK
 		}
-		why := accessAs(uid, gid, path, mode)
+		why := accessAs(account, path, mode)
 		info, err := os.Stat(path)
 		switch {
 		case err == nil && !info.IsDir():
 			d.failed(check, path+" is no directory", "correct the share's source in the spec")
 		case why == "":
 			d.ok(check, "%s, by the hypervisor", path)
-		case accessAs(uid, gid, path, unix.R_OK|unix.X_OK) == "":
+		case accessAs(account, path, unix.R_OK|unix.X_OK) == "":
 			// What is below it may be the account's all the same.
 			d.missing(check, why, fmt.Sprintf("if the guest is to write there, give it to user %s, or set readOnly", d.Host.User))
 		default:
@@ -194,9 +194,9 @@ func (d *Doctor) compiledFor(plan *hypervisor.Plan, path string) {
 
 // credential is the hypervisors' account; nil where there is none.
 func (d *Doctor) credential() *syscall.Credential {
-	uid, gid, err := d.Host.Account()
+	account, err := d.Host.Account()
 	if err != nil {
 		return nil
 	}
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)} //nolint:gosec // ids of an account
+	return account.Alone()
 }

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/account"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 )
@@ -57,7 +58,7 @@ func TestAccessIsThatOfTheAccount(t *testing.T) {
 		{"open/away", unix.R_OK, "shut keeps the hypervisors' user out"},
 		{"open/none", unix.R_OK, "not found"},
 	} {
-		got := accessAs(nobody, nobody, d.path(c.path), c.mode)
+		got := accessAs(account.Account{UID: nobody, GID: nobody}, d.path(c.path), c.mode)
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%s for %o: %q, want %q", c.path, c.mode, got, c.want)
 		}
@@ -68,7 +69,7 @@ func TestAccessIsThatOfTheAccount(t *testing.T) {
 	if _, err := exec.LookPath("setfacl"); err == nil {
 		if out, err := exec.Command("setfacl", "-m", "u:nobody:r", d.path("open/file")).CombinedOutput(); err != nil {
 			t.Logf("no access lists here: %s", out)
-		} else if why := accessAs(nobody, nobody, d.path("open/file"), unix.R_OK); why != "" {
+		} else if why := accessAs(account.Account{UID: nobody, GID: nobody}, d.path("open/file"), unix.R_OK); why != "" {
 			t.Errorf("an access list lets it: %s", why)
 		}
 	}

@@ -6,10 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -108,8 +106,8 @@ func (d *Doctor) program(plan *hypervisor.Plan) {
 		d.failed("hypervisor", notFound(plan.Argv[0], err), "install it, or name its package in the spec")
 		return
 	}
-	if uid, gid, err := d.Host.Account(); err == nil {
-		if why := accessAs(uid, gid, path, unix.X_OK); why != "" {
+	if account, err := d.Host.Account(); err == nil {
+		if why := accessAs(account, path, unix.X_OK); why != "" {
 			d.failed("hypervisor", why, fmt.Sprintf("let user %s execute it and search its directories", d.Host.User))
 			return
 		}
@@ -131,34 +129,19 @@ func notFound(name string, err error) string {
 
 // files checks what the hypervisor reads, as its user.
 func (d *Doctor) files(plan *hypervisor.Plan) {
-	uid, gid, err := d.Host.Account()
+	account, err := d.Host.Account()
 	if err != nil {
 		d.account()
 		return
 	}
 	for _, f := range plan.Files {
-		why := accessAs(uid, gid, f.Path, unix.R_OK)
+		why := accessAs(account, f.Path, unix.R_OK)
 		if why != "" {
 			d.failed("file "+f.Role, why, fmt.Sprintf("put it there, and let user %s read it and search its directories, or correct the spec and install it again", d.Host.User))
 			continue
 		}
 		d.ok("file "+f.Role, "%s", f.Path)
 	}
-}
-
-func groupsOf(uid int) []int {
-	u, err := user.LookupId(strconv.Itoa(uid))
-	if err != nil {
-		return nil
-	}
-	ids, _ := u.GroupIds()
-	var out []int
-	for _, id := range ids {
-		if n, err := strconv.Atoi(id); err == nil {
-			out = append(out, n)
-		}
-	}
-	return out
 }
 
 func (d *Doctor) interfaces(plan *hypervisor.Plan) {

@@ -6,13 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // connectTimeout is how long a guest may take to answer. The kernel's own
@@ -92,7 +92,7 @@ func vsockRemedy(err error) string {
 // the port on the host's side.
 func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	limit := within(ctx)
-	file, err := connect(a.Dir, a.Socket, unix.SOCK_STREAM, limit)
+	file, err := safepath.ConnectBeneath(ctx, a.Dir, a.Socket, unix.SOCK_STREAM)
 	if err != nil {
 		return nil, fmt.Errorf("reach the guest: %w", err)
 	}
@@ -144,73 +144,6 @@ func handshake(file *os.File, limit time.Duration, port uint32) error {
 		return fmt.Errorf("the hypervisor answers %q in place of OK", strings.TrimSpace(reply.String()))
 	}
 	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{})
-}
-
-// Connect connects to a Unix socket beneath a VM's state directory. The VM's
-// user can put a link in its place, which is not followed: it could lead root's
-// words to any other socket of the host.
-func Connect(dir, socket string) (*os.File, error) {
-	return connect(dir, socket, unix.SOCK_STREAM, connectTimeout)
-}
-
-// DialUnix is Connect, bounded by ctx, to a socket of the given type, such as
-// unix.SOCK_STREAM.
-func DialUnix(ctx context.Context, dir, socket string, kind int) (*net.UnixConn, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
-	}
-	file, err := connect(dir, socket, kind, within(ctx))
-	if err != nil {
-		return nil, err
-	}
-	conn, err := net.FileConn(file) // has a descriptor of its own
-	if err := errors.Join(err, file.Close()); err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
-	}
-	return conn.(*net.UnixConn), nil
-}
-
-func connect(dir, socket string, kind int, limit time.Duration) (*os.File, error) {
-	fail := func(err error) (*os.File, error) {
-		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
-	}
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fail(err)
-	}
-	defer func() { _ = unix.Close(root) }()
-	found, err := unix.Openat2(root, socket, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if err != nil {
-		return fail(err)
-	}
-	defer func() { _ = unix.Close(found) }()
-	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fail(err)
-	}
-	// Where nobody takes connections and the queue is full, the kernel waits for
-	// as long as a socket waits to send.
-	timeout := unix.NsecToTimeval(limit.Nanoseconds())
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout); err != nil {
-		_ = unix.Close(fd)
-		return fail(err)
-	}
-	// The name of the open file: no rename can come between, and no path is too
-	// long for an address.
-	err = retry(func() error {
-		return unix.Connect(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", found)})
-	})
-	if err == nil {
-		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{})
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return fail(err)
-	}
-	return os.NewFile(uintptr(fd), socket), nil
 }
 
 func retry(call func() error) error {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // Key is what a start leaves for the stop, in a file that nobody else reads.
@@ -82,26 +84,19 @@ func ReadKey(dir, name string) (Key, error) {
 }
 
 func readKey(dir, name string) (Key, error) {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := safepath.OpenDir(dir)
 	if err != nil {
 		return Key{}, err
 	}
-	defer func() { _ = unix.Close(root) }()
-	fd, err := unix.Openat2(root, name, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_NONBLOCK | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
+	defer safepath.Close(root)
+	file, err := safepath.OpenFile(root, name)
 	if err != nil {
 		return Key{}, err
 	}
-	file := os.NewFile(uintptr(fd), name)
 	defer func() { _ = file.Close() }()
 	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil { //nolint:gosec // a descriptor
 		return Key{}, err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return Key{}, errors.New("it is no file")
 	}
 	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
 	if err != nil {

@@ -2,11 +2,11 @@ package launch
 
 import (
 	"fmt"
-	"os/user"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/account"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 )
@@ -77,29 +77,9 @@ func openQueue(path string, multi bool) (int, error) {
 
 // becomeUser switches all threads to a user and its groups.
 func becomeUser(name string) error {
-	u, err := user.Lookup(name)
+	a, err := account.Lookup(name)
 	if err != nil {
 		return fmt.Errorf("user: %w", err)
 	}
-	uid, err := strconv.Atoi(u.Uid)
-	if err != nil {
-		return fmt.Errorf("user %s: %w", name, err)
-	}
-	gid, err := strconv.Atoi(u.Gid)
-	if err != nil {
-		return fmt.Errorf("user %s: %w", name, err)
-	}
-	ids, err := u.GroupIds()
-	if err != nil {
-		return fmt.Errorf("groups of user %s: %w", name, err)
-	}
-	groups := make([]int, 0, len(ids))
-	for _, id := range ids {
-		n, err := strconv.Atoi(id)
-		if err != nil {
-			return fmt.Errorf("groups of user %s: %w", name, err)
-		}
-		groups = append(groups, n)
-	}
-	return setIDs(uid, gid, groups)
+	return setIDs(a.UID, a.GID, a.Groups)
 }

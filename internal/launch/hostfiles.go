@@ -1,18 +1,16 @@
 package launch
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/mode"
+	"microvm/internal/safepath"
 )
 
 // sayVersion says that a package was built where its hypervisor was not: nobody
@@ -60,28 +58,15 @@ func makeSources(dir string, shares []hypervisor.NinePShare) error {
 
 // makeSource makes a directory beneath dir, level by level, and follows no link.
 func makeSource(dir, source string) error {
-	at, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	at, err := safepath.OpenDir(dir)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(at) }()
-	for name := range strings.SplitSeq(filepath.Clean(source), "/") {
-		if name == "." {
-			continue
-		}
-		err := mode.Dir(fmt.Sprintf("/proc/self/fd/%d/%s", at, name), sourceMode)
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return cause(err)
-		}
-		next, err := unix.Openat2(at, name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-		})
-		if err != nil {
-			return err
-		}
-		_ = unix.Close(at)
-		at = next
+	defer safepath.Close(at)
+	made, err := safepath.MkdirBeneath(at, source, mode.As(sourceMode))
+	if err != nil {
+		return err
 	}
+	safepath.Close(made)
 	return nil
 }

@@ -27,6 +27,7 @@ import (
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
+	"microvm/internal/safepath"
 	"microvm/internal/statedir"
 	"microvm/internal/unit"
 	"microvm/internal/wait"
@@ -483,48 +484,17 @@ func removeSockets(dir string, names []string) error {
 // a link out of it. Anything that is not of that kind, stat(2)'s S_IFMT, stays, as
 // does a directory that is not empty.
 func removeFiles(dir string, kind uint32, names []string) error {
-	root, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	root, err := safepath.OpenDir(dir)
 	if err != nil {
 		return fmt.Errorf("open %s: %w", dir, err)
 	}
-	defer func() { _ = unix.Close(root) }()
+	defer safepath.Close(root)
 	for _, name := range names {
-		if err := removeFile(root, kind, name); err != nil {
+		if err := safepath.RemoveKind(root, name, kind); err != nil {
 			return fmt.Errorf("remove stale %s: %w", name, err)
 		}
 	}
 	return nil
-}
-
-func removeFile(root int, kind uint32, name string) error {
-	parent, err := unix.Openat2(root, filepath.Dir(name), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS,
-	})
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { _ = unix.Close(parent) }()
-	var st unix.Stat_t
-	err = unix.Fstatat(parent, filepath.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
-	if errors.Is(err, unix.ENOENT) || err == nil && st.Mode&unix.S_IFMT != kind {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	flags := 0
-	if kind == unix.S_IFDIR {
-		flags = unix.AT_REMOVEDIR
-	}
-	err = unix.Unlinkat(parent, filepath.Base(name), flags)
-	if kind == unix.S_IFDIR && errors.Is(err, unix.ENOTEMPTY) {
-		return nil
-	}
-	return err
 }
 
 // announce says READY=1 now, or starts the child that will.

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/control"
-	"microvm/internal/guest"
+	"microvm/internal/safepath"
 )
 
 // ownerTimeout bounds the connection to a control socket. Who listens there need
@@ -32,9 +32,9 @@ func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*Proces
 	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
 	path := filepath.Join(dir, socket)
-	conn, err := guest.DialUnix(ctx, dir, socket, unix.SOCK_STREAM)
+	conn, err := safepath.DialBeneath(ctx, dir, socket, unix.SOCK_STREAM)
 	if errors.Is(err, unix.EPROTOTYPE) { // crosvm's
-		conn, err = guest.DialUnix(ctx, dir, socket, unix.SOCK_SEQPACKET)
+		conn, err = safepath.DialBeneath(ctx, dir, socket, unix.SOCK_SEQPACKET)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w; is the VM running?", err)

@@ -5,7 +5,6 @@ package mode
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/durable"
+	"microvm/internal/safepath"
 )
 
 // Public is the mode of a directory that root alone writes and everybody reads.
@@ -20,10 +20,28 @@ const Public fs.FileMode = 0o755
 
 // Dir makes a directory. The error is fs.ErrExist where the name is taken.
 func Dir(path string, mode fs.FileMode) error {
-	if err := os.Mkdir(path, 0o700); err != nil {
-		return err
+	at, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		err = safepath.Mkdir(at, filepath.Base(path), As(mode))
+		safepath.Close(at)
 	}
-	return set(path, mode)
+	if errors.Is(err, safepath.ErrReplaced) {
+		err = unix.EEXIST // removed and made again meanwhile, by another program of ours
+	}
+	if err != nil {
+		return &fs.PathError{Op: "mkdir", Path: path, Err: err}
+	}
+	return nil
+}
+
+// As is the mode with the owner of what root makes, which is root's group's, too;
+// what others make belongs to them anyway.
+func As(mode fs.FileMode) safepath.As {
+	id := -1
+	if os.Geteuid() == 0 {
+		id = 0
+	}
+	return safepath.As{Mode: uint32(mode.Perm()), UID: id, GID: id}
 }
 
 // DirAll makes a directory with those above it that are missing. Those that are
@@ -73,18 +91,16 @@ func Ensure(path string, mode fs.FileMode) error {
 // set gives a directory of ours its mode, and to root's own its owner. It works on
 // what has no permission at all, as a umask may make it, and follows no link.
 func set(path string, mode fs.FileMode) error {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, err := safepath.OpenDir(path)
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	defer func() { _ = unix.Close(fd) }()
-	if os.Geteuid() == 0 {
-		if err := unix.Fchownat(fd, "", 0, 0, unix.AT_EMPTY_PATH); err != nil {
-			return &fs.PathError{Op: "chown", Path: path, Err: err}
-		}
+	defer safepath.Close(fd)
+	as := As(mode)
+	if err := safepath.Chown(fd, as.UID, as.GID); err != nil {
+		return &fs.PathError{Op: "chown", Path: path, Err: err}
 	}
-	// fchmod(2) takes no O_PATH descriptor; this way does.
-	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), uint32(mode.Perm())); err != nil {
+	if err := safepath.Chmod(fd, as.Mode); err != nil {
 		return &fs.PathError{Op: "chmod", Path: path, Err: err}
 	}
 	return nil

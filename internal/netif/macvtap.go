@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/safepath"
 	"microvm/internal/wait"
 )
 
@@ -217,12 +218,7 @@ func (m Macvtaps) handOver(ctx context.Context, name string, number int) error {
 	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
 		return fmt.Errorf("%s/%s is no character device; remove it", m.NodeDir, file)
 	}
-	path := fmt.Sprintf("/proc/self/fd/%d", node)
-	// The mode first: whoever gives a file away may not change it any more.
-	if err := unix.Chmod(path, 0o660); err != nil {
-		return fmt.Errorf("set the mode of %s/%s: %w", m.NodeDir, file, err)
-	}
-	if err := unix.Chown(path, m.Owner, m.Group); err != nil {
+	if err := safepath.GiveNode(node, safepath.As{Mode: 0o660, UID: m.Owner, GID: m.Group}); err != nil {
 		return fmt.Errorf("hand %s/%s over: %w", m.NodeDir, file, err)
 	}
 	return nil

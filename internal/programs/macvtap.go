@@ -35,7 +35,7 @@ func macvtapUp(program string, t target, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	uid, gid, err := t.vm.Host.Account()
+	account, err := t.vm.Host.Account()
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func macvtapUp(program string, t target, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	set := netif.Macvtaps{Alias: netif.Alias(t.vm.Name), Owner: uid, Group: gid, NodeDir: "/dev"}
+	set := netif.Macvtaps{Alias: netif.Alias(t.vm.Name), Owner: account.UID, Group: account.GID, NodeDir: "/dev"}
 	for _, m := range plan.Macvtaps {
 		set.Macvtaps = append(set.Macvtaps, netif.Macvtap{Name: m.ID, Link: m.Link, MAC: m.MAC, Mode: m.Mode})
 	}

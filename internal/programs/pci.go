@@ -52,9 +52,11 @@ func takePCI(t target, plan *hypervisor.Plan, stderr io.Writer) (err error) {
 	for _, d := range plan.PCI {
 		request.Addresses = append(request.Addresses, d.Address)
 	}
-	if request.UID, request.GID, err = t.vm.Host.Account(); err != nil {
+	account, err := t.vm.Host.Account()
+	if err != nil {
 		return err
 	}
+	request.UID, request.GID = account.UID, account.GID
 	if request.Holders, err = pciHolders(t.vm); err != nil {
 		return err
 	}

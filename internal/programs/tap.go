@@ -85,14 +85,14 @@ func tapUp(program string, t target, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	uid, _, err := t.vm.Host.Account()
+	account, err := t.vm.Host.Account()
 	if err != nil {
 		return err
 	}
 	if err := waiting(program, t.vm.Name, stderr, awaitTun); err != nil {
 		return err
 	}
-	taps := netif.Taps{Alias: netif.Alias(t.vm.Name), Owner: uid, Script: os.Getenv("MICROVM_TAP_SCRIPT")}
+	taps := netif.Taps{Alias: netif.Alias(t.vm.Name), Owner: account.UID, Script: os.Getenv("MICROVM_TAP_SCRIPT")}
 	for _, tap := range plan.Taps {
 		taps.Taps = append(taps.Taps, netif.Tap{Name: tap.ID, VnetHdr: tap.VnetHdr, MultiQueue: tap.MultiQueue})
 	}
@@ -128,11 +128,11 @@ func removeUnclaimed(vm statedir.VM, names func(*hypervisor.Plan) []string) erro
 	if err != nil || plan == nil {
 		return err
 	}
-	uid, _, err := vm.Host.Account()
+	account, err := vm.Host.Account()
 	if err != nil {
 		return err
 	}
-	return netif.RemoveUnclaimed(names(plan), uid, "/dev")
+	return netif.RemoveUnclaimed(names(plan), account.UID, "/dev")
 }
 
 // bootedPlan is the plan of what the VM was started with, by whichever program; nil

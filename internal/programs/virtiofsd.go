@@ -150,7 +150,7 @@ func removeSupervisord(vm statedir.VM) error {
 // not in the VM's directory is left out: root makes nothing where others can, and
 // takes nobody's socket away.
 func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virtiofsd.Config, error) {
-	uid, gid, err := vm.Host.Account()
+	account, err := vm.Host.Account()
 	if err != nil {
 		return virtiofsd.Config{}, err
 	}
@@ -158,8 +158,8 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virt
 		StateRoot:  vm.Host.StateDir,
 		StateDir:   vm.Dir(),
 		MountPoint: vm.RuntimeDir(),
-		OwnerUID:   uid,
-		OwnerGID:   gid,
+		OwnerUID:   account.UID,
+		OwnerGID:   account.GID,
 		Log:        log,
 	}
 	for _, s := range plan.Shares {
@@ -168,7 +168,7 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virt
 			continue
 		}
 		share := virtiofsd.Share{
-			Tag: s.Tag, Source: s.Source, Socket: s.Socket, SocketGID: gid,
+			Tag: s.Tag, Source: s.Source, Socket: s.Socket, SocketGID: account.GID,
 			Program: s.Virtiofsd, ReadOnly: s.ReadOnly, Cache: s.Cache,
 			PosixACL: s.PosixACL, InodeFileHandles: s.InodeFileHandles,
 			Threads: s.ThreadPoolSize, PassTag: s.PassTag, ExtraArgs: s.ExtraArgs,

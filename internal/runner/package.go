@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/safepath"
 	"microvm/internal/spec"
 )
 
@@ -110,11 +111,11 @@ func (p *Package) heed(plan *hypervisor.Plan) error {
 // changed says whether a program is another than the one of that digest; empty is
 // none. One that is a link out of the package is another.
 func (p *Package) changed(name, want string) (bool, error) {
-	f, err := p.openBeneath(name, unix.O_RDONLY)
+	f, err := p.open(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return want != "" || p.exists(name), nil // which a dangling link does as well
-	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP):
+	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP), errors.Is(err, safepath.ErrNotRegular):
 		return true, nil
 	case err != nil:
 		return false, err
@@ -124,7 +125,7 @@ func (p *Package) changed(name, want string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("look at %s/%s: %w", p.path, name, err)
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
+	if info.Size() > maxFile {
 		return true, nil
 	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -440,55 +441,49 @@ func (p *Package) lines(name string) ([]string, error) {
 	return out, nil
 }
 
-// openBeneath opens a data file without leaving the package.
-func (p *Package) openBeneath(name string, flags uint64) (*os.File, error) {
-	if p.trusted {
-		if err := p.checkOwner(name); err != nil {
-			return nil, err
-		}
+// find returns a handle of an entry without leaving the package. Each entry of a
+// trusted one on the way is root's alone.
+func (p *Package) find(name string) (int, error) {
+	dir := int(p.dir.Fd()) //nolint:gosec // a descriptor
+	if !p.trusted {
+		fd, err := safepath.OpenInside(dir, name, unix.O_PATH)
+		return fd, p.failed(name, err)
 	}
-	fd, err := unix.Openat2(int(p.dir.Fd()), name, &unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC | unix.O_NONBLOCK,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	place, err := safepath.WalkTrustedBeneath(dir, name, safepath.WithinPackage)
 	if err != nil {
-		return nil, fmt.Errorf("open %s in runner package %s: %w", name, p.path, err)
+		return -1, p.failed(name, untrusted(err, p.path))
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return place.FD, nil
 }
 
-// checkOwner refuses an entry of a trusted package that is not root's alone, on
-// any level. From the top down, each level that passed can only be changed by
-// root.
-func (p *Package) checkOwner(name string) error {
-	for end := 0; end < len(name); end++ {
-		end += strings.IndexByte(name[end:]+"/", '/')
-		var st unix.Stat_t
-		err := unix.Fstatat(int(p.dir.Fd()), name[:end], &st, unix.AT_SYMLINK_NOFOLLOW)
-		if err != nil {
-			return fmt.Errorf("look at %s in runner package %s: %w", name[:end], p.path, err)
-		}
-		link := st.Mode&unix.S_IFMT == unix.S_IFLNK
-		if st.Uid != 0 || st.Mode&otherWrite != 0 && !link {
-			return &UntrustedError{p.path + "/" + name[:end], "others than root can change it"}
-		}
+func (p *Package) failed(name string, err error) error {
+	if err == nil {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("open %s in runner package %s: %w", name, p.path, err)
+}
+
+// open opens a data file. What is no regular file is not opened, and no program
+// that waits for a reader of its pipe keeps us.
+func (p *Package) open(name string) (*os.File, error) {
+	fd, err := p.find(name)
+	if err != nil {
+		return nil, err
+	}
+	defer safepath.Close(fd)
+	f, err := safepath.ReopenFile(fd, name)
+	if errors.Is(err, safepath.ErrNotRegular) {
+		return nil, fmt.Errorf("%s/%s: %w; build the package again", p.path, name, err)
+	}
+	return f, p.failed(name, err)
 }
 
 func (p *Package) read(name string) ([]byte, error) {
-	f, err := p.openBeneath(name, unix.O_RDONLY)
+	f, err := p.open(name)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("look at %s/%s: %w", p.path, name, err)
-	}
-	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s/%s is no regular file; build the package again", p.path, name)
-	}
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read %s/%s: %w", p.path, name, err)
@@ -500,13 +495,19 @@ func (p *Package) read(name string) ([]byte, error) {
 }
 
 func (p *Package) list(name string) ([]string, error) {
-	f, err := p.openBeneath(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	found, err := p.find(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer safepath.Close(found)
+	fd, err := unix.Openat(found, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, p.failed(name, err)
+	}
+	f := os.NewFile(uintptr(fd), name)
 	defer func() { _ = f.Close() }()
 	names, err := f.Readdirnames(maxSharesInPack + 1)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -10,10 +10,9 @@ package statedir
 import (
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
-	"strconv"
 
+	"microvm/internal/account"
 	"microvm/internal/exit"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
@@ -71,23 +70,16 @@ func env(name, def string) string {
 	return def
 }
 
-// Account returns the ids of User and Group.
-func (h Host) Account() (uid, gid int, err error) {
-	u, err := user.Lookup(h.User)
+// Account is User with Group, and all other groups that the user is in.
+func (h Host) Account() (account.Account, error) {
+	a, err := account.Lookup(h.User)
 	if err != nil {
-		return 0, 0, fmt.Errorf("find the hypervisors' account: %w; systemd-sysusers creates it", err)
+		return a, fmt.Errorf("find the hypervisors' account: %w; systemd-sysusers creates it", err)
 	}
-	g, err := user.LookupGroup(h.Group)
-	if err != nil {
-		return 0, 0, fmt.Errorf("find the hypervisors' group: %w; systemd-sysusers creates it", err)
+	if a.GID, err = account.Group(h.Group); err != nil {
+		return a, fmt.Errorf("find the hypervisors' group: %w; systemd-sysusers creates it", err)
 	}
-	if uid, err = strconv.Atoi(u.Uid); err != nil {
-		return 0, 0, fmt.Errorf("user %s has id %q: %w", h.User, u.Uid, err)
-	}
-	if gid, err = strconv.Atoi(g.Gid); err != nil {
-		return 0, 0, fmt.Errorf("group %s has id %q: %w", h.Group, g.Gid, err)
-	}
-	return uid, gid, nil
+	return a, nil
 }
 
 // VM is one VM of a host.

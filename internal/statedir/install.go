@@ -20,6 +20,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/rootlock"
 	"microvm/internal/runner"
+	"microvm/internal/safepath"
 	"microvm/internal/unit"
 )
 
@@ -43,7 +44,7 @@ func (v VM) install(ctx context.Context, path string, from Origin, reload func(c
 	if os.Geteuid() != 0 {
 		return nil, errors.New("installing needs root; run it with sudo")
 	}
-	_, gid, err := v.Host.Account()
+	account, err := v.Host.Account()
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +72,7 @@ func (v VM) install(ctx context.Context, path string, from Origin, reload func(c
 	if from.New && v.Created() {
 		return nil, ErrExists
 	}
-	if err := v.makeDir(gid); err != nil {
+	if err := v.makeDir(account.GID); err != nil {
 		return nil, err
 	}
 	kept, err := v.Host.keep(p, v.Name)
@@ -149,7 +150,7 @@ func (h Host) Relink(ctx context.Context, reload func(context.Context) error) er
 	if err != nil || len(names) == 0 {
 		return err
 	}
-	_, gid, err := h.Account()
+	account, err := h.Account()
 	if err != nil {
 		return err
 	}
@@ -167,7 +168,7 @@ func (h Host) Relink(ctx context.Context, reload func(context.Context) error) er
 		}
 		work := vm.relink
 		if !vm.Adopted() {
-			work = func() (bool, error) { return vm.takeOver(gid) }
+			work = func() (bool, error) { return vm.takeOver(account.GID) }
 		}
 		one, err := work()
 		if err != nil {
@@ -247,15 +248,16 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 // flakeOfMicrovmNix is what the VM's directory says of where it comes from.
 func (v VM) flakeOfMicrovmNix() string {
 	const most = 4096
-	fd, err := unix.Open(filepath.Join(v.Dir(), "flake"), unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	dir, err := safepath.OpenDir(v.Dir())
 	if err != nil {
 		return ""
 	}
-	f := os.NewFile(uintptr(fd), "flake")
-	defer func() { _ = f.Close() }()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	defer safepath.Close(dir)
+	f, err := safepath.OpenFile(dir, "flake")
+	if err != nil {
 		return ""
 	}
+	defer func() { _ = f.Close() }()
 	text, err := io.ReadAll(io.LimitReader(f, most))
 	if err != nil || len(text) == most {
 		return ""
@@ -282,11 +284,11 @@ func (h Host) lock() (unlock func(), err error) {
 // the hypervisors' user owns it, who could replace every VM's in it, and could
 // have made what root believes.
 func (h Host) own(dir string) error {
-	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	fd, err := safepath.OpenDir(dir)
 	if err != nil {
 		return fmt.Errorf("open state directory %s: %w", h.StateDir, err)
 	}
-	defer func() { _ = unix.Close(fd) }()
+	defer safepath.Close(fd)
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		return fmt.Errorf("look at state directory %s: %w", h.StateDir, err)
@@ -299,7 +301,7 @@ func (h Host) own(dir string) error {
 			}
 		}
 	}
-	if err := errors.Join(unix.Fchown(fd, 0, 0), unix.Fchmod(fd, 0o755)); err != nil {
+	if err := errors.Join(safepath.Chown(fd, 0, 0), safepath.Chmod(fd, 0o755)); err != nil {
 		return fmt.Errorf("own state directory %s: %w", h.StateDir, err)
 	}
 	return nil
@@ -332,15 +334,15 @@ func (v VM) makeDir(gid int) error {
 // ownDir makes the VM's directory root's, and sticky, so that the hypervisor can
 // create files and cannot replace root's.
 func (v VM) ownDir(gid int) error {
-	fd, err := unix.Open(v.Dir(), unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	fd, err := safepath.OpenDir(v.Dir())
 	if err != nil {
 		return fmt.Errorf("open directory of VM %s: %w; it has to be a directory, not a link", v.Name, err)
 	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Fchown(fd, 0, gid); err != nil {
+	defer safepath.Close(fd)
+	if err := safepath.Chown(fd, 0, gid); err != nil {
 		return fmt.Errorf("own %s: %w", v.Dir(), err)
 	}
-	if err := unix.Fchmod(fd, 0o1775); err != nil {
+	if err := safepath.Chmod(fd, 0o1775); err != nil {
 		return fmt.Errorf("set the mode of %s: %w", v.Dir(), err)
 	}
 	return nil

@@ -102,7 +102,7 @@ func TestAJailHoldsFilesThatOnlyRootCanReplace(t *testing.T) {
 		dir + "/safe/loop":            "more than 40 links",
 		dir + "/safe/dir":             "has files only",
 		dir + "/safe/to-dir":          "has files only",
-		dir + "/safe/image/x":         "is no directory",
+		dir + "/safe/image/x":         "belongs to user",
 		dir + "/safe/a\nUser=root":    "cannot stand in the unit",
 		dir + "/safe/%h":              "cannot stand in the unit",
 		dir + "/safe/a b":             "cannot stand in the unit",

@@ -1,45 +1,22 @@
 package statedir
 
 import (
-	"os"
-	"path/filepath"
-	"strings"
-
 	"microvm/internal/mounts"
+	"microvm/internal/safepath"
 )
 
 // behindLinks is where path leads by links that only root can change. What is not
 // there yet stays as it is written, and so does what is behind one of the mounts:
 // a server that is down would hold this up.
 func behindLinks(path string, remote map[string]bool) string {
-	at, todo := "/", strings.Split(strings.Trim(path, "/"), "/")
-	for links := 0; len(todo) > 0; {
-		name := todo[0]
-		todo = todo[1:]
-		if name == ".." {
-			at = filepath.Dir(at)
-			continue
-		}
-		next := filepath.Join(at, name)
-		if remote[next] {
-			return filepath.Join(append([]string{next}, todo...)...)
-		}
-		target, err := os.Readlink(next)
-		if err != nil {
-			at = next
-			continue
-		}
-		if links++; links > maxJailLinks || onlyRootChanges(at) != nil {
-			return path
-		}
-		if filepath.IsAbs(target) {
-			at = "/"
-		}
-		if target = strings.Trim(target, "/"); target != "" {
-			todo = append(strings.Split(target, "/"), todo...)
-		}
+	policy := safepath.ForTargets
+	policy.Stop = func(path string) bool { return remote[path] }
+	place, err := safepath.WalkTrusted(path, policy)
+	if err != nil {
+		return path
 	}
-	return at
+	place.Close()
+	return place.Path
 }
 
 // remoteMounts are the mount points of file systems that somebody else has to

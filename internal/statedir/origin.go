@@ -7,12 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/mode"
 	"microvm/internal/runner"
+	"microvm/internal/safepath"
 )
 
 // originName is the directory, beside the VMs, of what root believes about
@@ -111,17 +111,35 @@ func (v VM) checkRecord() error {
 	if err != nil {
 		return err
 	}
-	for _, dir := range []string{top, filepath.Dir(v.recordDir()), v.recordDir()} {
-		info, err := os.Lstat(dir)
-		if err != nil {
-			return fmt.Errorf("look at the VM's record: %w", err)
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || !info.IsDir() || st.Uid != 0 && int(st.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-			return &runner.UntrustedError{Path: dir, Reason: "others than root could say there what root installs"}
-		}
+	rel, err := filepath.Rel(v.Host.StateDir, v.recordDir())
+	if err != nil {
+		return fmt.Errorf("look at the VM's record: %w", err)
+	}
+	// In the state directory itself there is no sticky bit that would do: hypervisors
+	// write below it.
+	at, err := safepath.WalkTrusted(top, safepath.ForRecord)
+	if err != nil {
+		return untrustedRecord("", err)
+	}
+	defer at.Close()
+	record, err := safepath.WalkTrustedBeneath(at.FD, rel, safepath.Policy{Caller: true, Target: true})
+	if err != nil {
+		return untrustedRecord(top, err)
+	}
+	defer record.Close()
+	if record.Stat.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fmt.Errorf("look at the VM's record: %w", unix.ENOTDIR)
 	}
 	return nil
+}
+
+// untrustedRecord explains why a record, beneath dir, is not believed.
+func untrustedRecord(dir string, err error) error {
+	var u *safepath.UntrustedError
+	if errors.As(err, &u) {
+		return &runner.UntrustedError{Path: filepath.Join(dir, u.Path), Reason: "others than root could say there what root installs"}
+	}
+	return fmt.Errorf("look at the VM's record: %w", err)
 }
 
 // makeRecord makes the VM's record.

@@ -14,7 +14,7 @@ import (
 // them. No installation fails for one that cannot be made. The start makes it, or says
 // why not, and a disk that is not mounted yet is there by then.
 func (v VM) makeSources(plan *hypervisor.Plan) {
-	uid, gid, err := v.Host.Account()
+	account, err := v.Host.Account()
 	if err != nil {
 		return
 	}
@@ -34,7 +34,7 @@ func (v VM) makeSources(plan *hypervisor.Plan) {
 			rel, _ = below(v.Host.StateDir, source)
 		}
 		if rel != "" {
-			_ = virtiofsd.MakeDir(root, rel, uid, gid, mounted)
+			_ = virtiofsd.MakeDir(root, rel, account.UID, account.GID, mounted)
 		}
 	}
 }

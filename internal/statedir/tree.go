@@ -1,28 +1,22 @@
 package statedir
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
-// namesAtOnce is how many entries of a directory are read at a time.
-const namesAtOnce = 1024
-
-// removeTree removes what a hypervisor filled, however deep it is: it needs a few
-// descriptors and no stack, because it moves what is in a subdirectory up
-// before it removes the subdirectory. It follows no link and no mount.
+// removeTree removes what a hypervisor filled, however deep it is. It follows no
+// link and no mount.
 func removeTree(path string) error {
 	parent, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
-		err = removeAt(parent, filepath.Base(path))
-		_ = unix.Close(parent)
+		err = safepath.RemoveAll(parent, filepath.Base(path))
+		safepath.Close(parent)
 	}
 	if errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("remove %s: %w; something in it is mounted: unmount it, and run: microvm gc", path, err)
@@ -31,126 +25,4 @@ func removeTree(path string) error {
 		return fmt.Errorf("remove %s: %w; remove it by hand, or run again: microvm gc", path, err)
 	}
 	return nil
-}
-
-// removeAt removes an entry of parent with all that is in it.
-func removeAt(parent int, name string) error {
-	err := unlink(parent, name)
-	if !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	top, err := openDir(parent, name)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = top.Close() }()
-	t := tree{top: top, prefix: rand.Text()}
-	if err := empty(top, t.removeEntry); err != nil {
-		return err
-	}
-	return unlink(parent, name)
-}
-
-// tree is a directory that is being removed.
-type tree struct {
-	top *os.File
-	// prefix begins the names of what was moved up.
-	prefix string
-	moved  int
-}
-
-// removeEntry removes an entry of top, after its own entries were moved up.
-func (t *tree) removeEntry(name string) error {
-	err := unlink(fd(t.top), name)
-	if !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	sub, err := openDir(fd(t.top), name)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = sub.Close() }()
-	if err := empty(sub, func(name string) error { return t.moveUp(sub, name) }); err != nil {
-		return err
-	}
-	return unlink(fd(t.top), name)
-}
-
-// moveUp removes an entry of sub, or moves it to top if it is a directory that
-// has entries.
-func (t *tree) moveUp(sub *os.File, name string) error {
-	err := unlink(fd(sub), name)
-	if !errors.Is(err, unix.ENOTEMPTY) {
-		return err
-	}
-	t.moved++
-	err = unix.Renameat(fd(sub), name, fd(t.top), t.prefix+strconv.Itoa(t.moved))
-	if errors.Is(err, unix.EXDEV) {
-		return removeAt(fd(sub), name) // a subvolume, or a layer of an overlay
-	}
-	return wrap(err, "move", name)
-}
-
-// empty calls remove for the entries of a directory until none is left or none
-// of them can be removed.
-func empty(dir *os.File, remove func(name string) error) error {
-	for {
-		removed, failed, err := pass(dir, remove)
-		if err != nil || removed == 0 {
-			return errors.Join(err, failed)
-		}
-		if _, err := dir.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-	}
-}
-
-// pass goes over the entries once. What is removed meanwhile may hide others
-// from it.
-func pass(dir *os.File, remove func(name string) error) (removed int, failed, err error) {
-	for {
-		names, err := dir.Readdirnames(namesAtOnce)
-		for _, name := range names {
-			if err := remove(name); err != nil {
-				failed = err
-				continue
-			}
-			removed++
-		}
-		if errors.Is(err, io.EOF) || errors.Is(err, unix.ENOENT) { // removed meanwhile
-			return removed, failed, nil
-		}
-		if err != nil {
-			return removed, failed, err
-		}
-	}
-}
-
-// unlink removes one entry; ENOTEMPTY is a directory that has entries.
-func unlink(dir int, name string) error {
-	err := unix.Unlinkat(dir, name, 0)
-	if errors.Is(err, unix.EISDIR) {
-		err = unix.Unlinkat(dir, name, unix.AT_REMOVEDIR)
-	}
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return wrap(err, "remove", name)
-}
-
-func openDir(dir int, name string) (*os.File, error) {
-	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, wrap(err, "open", name)
-	}
-	return os.NewFile(uintptr(fd), name), nil //nolint:gosec // a descriptor
-}
-
-func fd(f *os.File) int { return int(f.Fd()) } //nolint:gosec // a descriptor
-
-func wrap(err error, what, name string) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s %q: %w", what, name, err)
 }

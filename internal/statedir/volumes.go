@@ -13,6 +13,7 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/mounts"
+	"microvm/internal/safepath"
 )
 
 // volumesName is the file of the VM's record that has the file system of each
@@ -111,28 +112,31 @@ func (v VM) fileSystemOf(dir, image string, first bool) (mounts.FileSystem, bool
 // openImageDir opens a directory to look at. Below the VMs' directories nothing is
 // followed, be the state directory itself a link of root's.
 func (v VM) openImageDir(dir string) (int, error) {
-	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
 	rel, err := filepath.Rel(v.Host.StateDir, dir)
 	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
-		return unix.Open(dir, flags, 0)
+		return unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
-	base, err := unix.Open(v.Host.StateDir, flags, 0)
+	base, err := v.Host.RealStateDir()
 	if err != nil {
 		return -1, err
 	}
-	defer func() { _ = unix.Close(base) }()
-	return unix.Openat2(base, rel, &unix.OpenHow{Flags: flags, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS})
+	at, err := safepath.OpenDir(base)
+	if err != nil {
+		return -1, err
+	}
+	defer safepath.Close(at)
+	return safepath.OpenDirBeneath(at, rel)
 }
 
 // mayCreate says whether a start would make an image in the directory.
 func (v VM) mayCreate(fd int, dir string) bool {
-	uid, gid, err := v.Host.Account()
+	a, err := v.Host.Account()
 	var st unix.Stat_t
 	if err != nil || unix.Fstat(fd, &st) != nil {
 		return false
 	}
 	const owner, group, other = 0o200, 0o020, 0o002
-	if !(int(st.Uid) == uid && st.Mode&owner != 0 || int(st.Gid) == gid && st.Mode&group != 0 || st.Mode&other != 0) {
+	if !(int(st.Uid) == a.UID && st.Mode&owner != 0 || int(st.Gid) == a.GID && st.Mode&group != 0 || st.Mode&other != 0) {
 		return false
 	}
 	missing, err := mounts.Host.Missing(dir)

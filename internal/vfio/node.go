@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // nodeMode lets the hypervisor's user and group use a device.
@@ -49,23 +50,9 @@ func handOver(path string, uid, gid int) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
-	defer func() { _ = unix.Close(fd) }()
+	defer safepath.Close(fd)
 	before := Node{Path: path, UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777}
-	if int(st.Uid) == uid && int(st.Gid) == gid && before.Mode == nodeMode {
-		return before, nil
-	}
-	// The mode first: once the node is another's, changing it takes a
-	// capability that nothing else here needs. Root may have it back already
-	// only by that same order reversed.
-	if st.Uid != 0 {
-		if err := chownFD(fd, 0, 0); err != nil {
-			return before, fmt.Errorf("take device node %s: %w", path, err)
-		}
-	}
-	if err := chmodFD(fd, nodeMode); err != nil {
-		return before, fmt.Errorf("set the mode of device node %s: %w", path, err)
-	}
-	if err := chownFD(fd, uid, gid); err != nil {
+	if err := safepath.GiveNode(fd, safepath.As{Mode: nodeMode, UID: uid, GID: gid}); err != nil {
 		return before, fmt.Errorf("hand over device node %s: %w", path, err)
 	}
 	return before, nil
@@ -83,42 +70,21 @@ func (n Node) restore() error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := chownFD(fd, 0, 0); err != nil {
+	defer safepath.Close(fd)
+	if err := safepath.GiveNode(fd, safepath.As{Mode: n.Mode, UID: int(n.UID), GID: int(n.GID)}); err != nil {
 		return fmt.Errorf("take back device node %s: %w", n.Path, err)
-	}
-	if err := chmodFD(fd, n.Mode); err != nil {
-		return fmt.Errorf("restore the mode of device node %s: %w", n.Path, err)
-	}
-	if err := chownFD(fd, int(n.UID), int(n.GID)); err != nil {
-		return fmt.Errorf("restore the owner of device node %s: %w", n.Path, err)
 	}
 	return nil
 }
 
 // openNode opens a handle of a character device.
 func openNode(path string) (int, *unix.Stat_t, error) {
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	fd, st, err := safepath.OpenNode(path)
+	if errors.Is(err, safepath.ErrNotDevice) {
+		return -1, nil, fmt.Errorf("%s is no device node", path)
+	}
 	if err != nil {
 		return -1, nil, fmt.Errorf("open device node %s: %w", path, err)
 	}
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		_ = unix.Close(fd)
-		return -1, nil, fmt.Errorf("open device node %s: %w", path, err)
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
-		_ = unix.Close(fd)
-		return -1, nil, fmt.Errorf("%s is no device node", path)
-	}
-	return fd, &st, nil
-}
-
-func chownFD(fd, uid, gid int) error {
-	return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
-}
-
-// chmodFD goes through /proc because fchmod(2) refuses a handle.
-func chmodFD(fd int, mode uint32) error {
-	return unix.Chmod("/proc/self/fd/"+strconv.Itoa(fd), mode)
+	return fd, st, nil
 }

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // sourceMode is that of a source that is made, as with microvm.nix.
@@ -17,28 +19,29 @@ const sourceMode = 0o775
 // link is followed beneath root, and what is there stays as it is. Nothing is made
 // where mayMake says no of the whole path.
 func MakeDir(root, rel string, uid, gid int, mayMake func(path string) bool) error {
-	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	at, err := safepath.OpenDir(root)
 	if err != nil {
 		return err
 	}
-	defer closeFD(at)
-	fd, err := openBeneath(at, rel)
+	defer safepath.Close(at)
+	fd, err := safepath.OpenDirBeneath(at, rel)
 	if err == nil {
-		closeFD(fd)
+		safepath.Close(fd)
 		return nil
 	}
-	if err != unix.ENOENT {
+	if !errors.Is(err, unix.ENOENT) {
 		return explainLink(err, "source", rel)
 	}
 	if !mayMake(filepath.Join(root, rel)) {
 		return nil
 	}
-	parent, err := makeBeneath(at, filepath.Dir(rel))
+	parent, err := safepath.MkdirBeneath(at, filepath.Dir(rel), safepath.As{Mode: 0o755})
 	if err != nil {
 		return explainLink(err, "source", rel)
 	}
-	defer closeFD(parent)
-	if err := mkdirAs(parent, filepath.Base(rel), sourceMode, uid, gid); err != nil && err != unix.EEXIST {
+	defer safepath.Close(parent)
+	as := safepath.As{Mode: sourceMode, UID: uid, GID: gid}
+	if err := safepath.Mkdir(parent, filepath.Base(rel), as); err != nil && !errors.Is(err, unix.EEXIST) {
 		return explainLink(err, "source", rel)
 	}
 	return nil
@@ -48,42 +51,22 @@ func MakeDir(root, rel string, uid, gid int, mayMake func(path string) bool) err
 // root, which another program than this one left there. What is something else, and
 // what a link leads to, stays.
 func RemoveLeft(root string, names []string) error {
-	at, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT {
+	at, err := safepath.OpenDir(root)
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer closeFD(at)
+	defer safepath.Close(at)
 	var faults []error
 	for _, name := range names {
-		if err := removeLeft(at, name); err != nil {
-			faults = append(faults, fmt.Errorf("remove %q: %w", filepath.Join(root, name), err))
+		for _, kind := range []uint32{unix.S_IFSOCK, unix.S_IFREG} {
+			err := safepath.RemoveKind(at, name, kind)
+			if err != nil && !missing(err) && !errors.Is(err, unix.ELOOP) {
+				faults = append(faults, fmt.Errorf("remove %q: %w", filepath.Join(root, name), err))
+			}
 		}
 	}
 	return errors.Join(faults...)
-}
-
-func removeLeft(root int, name string) error {
-	dir, err := openBeneath(root, filepath.Dir(name))
-	if missing(err) || err == unix.ELOOP {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer closeFD(dir)
-	var st unix.Stat_t
-	err = unix.Fstatat(dir, filepath.Base(name), &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if kind := st.Mode & unix.S_IFMT; kind != unix.S_IFSOCK && kind != unix.S_IFREG {
-		return nil
-	}
-	return unix.Unlinkat(dir, filepath.Base(name), 0)
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // mountShare puts the source directory, which is held open, at the path where,
@@ -21,7 +23,7 @@ func mountShare(source int, where string, readOnly, confined bool) error {
 	if err != nil {
 		return err
 	}
-	defer closeFD(clone)
+	defer safepath.Close(clone)
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("make a mount namespace: %w", err)
 	}
@@ -51,7 +53,7 @@ func cloneMount(source int, readOnly, confined bool) (int, error) {
 		attr.Attr_set |= unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 	}
 	if err := unix.MountSetattr(clone, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
-		closeFD(clone)
+		safepath.Close(clone)
 		return -1, fmt.Errorf("restrict the source's mount: %w", err)
 	}
 	return clone, nil

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/safepath"
 	"microvm/test/need"
 
 	"microvm/internal/exit"
@@ -168,11 +169,11 @@ func TestAnOperatorsLinkToTheSourceIsFollowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeFD(fd)
+	defer safepath.Close(fd)
 	if w.inside || w.created {
 		t.Errorf("inside %v, created %v; want neither", w.inside, w.created)
 	}
-	if path, err := os.Readlink(procFD(fd)); err != nil || path != outside+"/data" {
+	if path, err := os.Readlink(safepath.ProcPath(fd)); err != nil || path != outside+"/data" {
 		t.Errorf("opened %q, %v", path, err)
 	}
 }
@@ -232,8 +233,8 @@ func TestLinksThatAGuestCouldHaveMadeAreNotFollowed(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				defer closeFD(fd)
-				if path, err := os.Readlink(procFD(fd)); err != nil || path != outside+test.opened {
+				defer safepath.Close(fd)
+				if path, err := os.Readlink(safepath.ProcPath(fd)); err != nil || path != outside+test.opened {
 					t.Errorf("opened %q, %v", path, err)
 				}
 			})
@@ -258,7 +259,7 @@ func TestWhoDoesNotKnowWhatGuestsWriteFollowsNoLink(t *testing.T) {
 	if err != nil {
 		t.Fatalf("without a link: %v", err)
 	}
-	closeFD(fd)
+	safepath.Close(fd)
 }
 
 // A hypervisor that swaps its directory for a link again and again must never
@@ -296,7 +297,7 @@ func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
 		if err := unix.Fstat(fd, &st); err != nil {
 			t.Fatal(err)
 		}
-		closeFD(fd)
+		safepath.Close(fd)
 		if st.Uid != hypervisorID || !w.inside {
 			t.Fatal("opened a directory that is not the share's")
 		}
@@ -312,14 +313,14 @@ func TestAStaleSocketIsReplaced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeFD(dir)
+	defer safepath.Close(dir)
 	var records []Socket
 	for range 2 {
 		fd, socket, err := listen(dir, "sub/x.sock", hypervisorID)
 		if err != nil {
 			t.Fatal(err)
 		}
-		closeFD(fd)
+		safepath.Close(fd)
 		records = append(records, socket)
 	}
 	// The record of the first must not remove the second.
@@ -347,12 +348,12 @@ func TestASocketHasItsGroupAndModeInADirectoryThatSetsAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeFD(dir)
+	defer safepath.Close(dir)
 	fd, _, err := listen(dir, "s/x.sock", hypervisorID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	closeFD(fd)
+	safepath.Close(fd)
 	st, _ := h.stat(t, "s/x.sock")
 	if st.Uid != 0 || st.Gid != hypervisorID || st.Mode&0o7777 != socketMode {
 		t.Errorf("socket is %d:%d %04o", st.Uid, st.Gid, st.Mode&0o7777)
@@ -384,13 +385,15 @@ func TestProgramsThatRootDoesNotRun(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(open), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	link := t.TempDir() + "/virtiofsd"
-	if err := os.Symlink(foreign, link); err != nil {
+	link, away := t.TempDir()+"/virtiofsd", t.TempDir()+"/virtiofsd"
+	near, err := filepath.Rel(filepath.Dir(link), foreign)
+	if err := errors.Join(err, os.Symlink(near, link), os.Symlink(script(t, touch, 0o755), away)); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
 		foreign:                 "root executes only what is root's",
 		link:                    "root executes only what is root's",
+		away:                    "writable by others", // a sticky directory behind a link
 		open:                    "writable by others",
 		script(t, touch, 0o775): "writable by others",
 		script(t, touch, 0o644): "is no program",

@@ -7,6 +7,8 @@ import (
 	"runtime"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/safepath"
 )
 
 // socketMode lets the hypervisor's group connect and nobody else.
@@ -29,16 +31,20 @@ type Socket struct {
 // stale socket of that name is replaced; anything else there is refused. The
 // returned descriptor is closed by the caller.
 func listen(stateDir int, rel string, gid int) (fd int, id Socket, err error) {
-	dir, err := makeBeneath(stateDir, filepath.Dir(rel))
+	dir, err := safepath.MkdirBeneath(stateDir, filepath.Dir(rel), safepath.As{Mode: 0o755})
 	if err != nil {
 		return -1, Socket{}, explainLink(err, "socket", rel)
 	}
-	defer closeFD(dir)
+	defer safepath.Close(dir)
 	name := filepath.Base(rel)
-	if err := removeStale(dir, name); err != nil {
+	// What an earlier run left.
+	if err := safepath.RemoveKind(dir, name, unix.S_IFSOCK); err != nil {
 		return -1, Socket{}, fmt.Errorf("replace socket %q: %w", rel, err)
 	}
 	fd, err = bindAt(dir, name, gid)
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = errors.New("something that is no socket has its name; remove it")
+	}
 	if err != nil {
 		return -1, Socket{}, fmt.Errorf("bind socket %q: %w", rel, err)
 	}
@@ -47,7 +53,7 @@ func listen(stateDir int, rel string, gid int) (fd int, id Socket, err error) {
 		err = unix.Listen(fd, backlog)
 	}
 	if err != nil {
-		closeFD(fd)
+		safepath.Close(fd)
 		return -1, Socket{}, fmt.Errorf("listen on socket %q: %w", rel, err)
 	}
 	return fd, Socket{Path: rel, Dev: uint64(st.Dev), Ino: st.Ino}, nil
@@ -62,22 +68,6 @@ func explainLink(err error, what, rel string) error {
 	return fmt.Errorf("%s %q: %w", what, rel, err)
 }
 
-// removeStale removes the socket that an earlier run left.
-func removeStale(dir int, name string) error {
-	var st unix.Stat_t
-	err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return errors.New("something that is no socket has its name; remove it")
-	}
-	return unix.Unlinkat(dir, name, 0)
-}
-
 // bindAt binds a stream socket to name in the directory dir. There is no
 // bindat: /proc/self/fd stands for the handle, and the name itself is not
 // followed, because bind(2) creates it exclusively. The mode comes from the
@@ -90,14 +80,14 @@ func bindAt(dir int, name string, gid int) (int, error) {
 		return -1, err
 	}
 	if err := unix.Fchmod(fd, socketMode); err != nil {
-		closeFD(fd)
+		safepath.Close(fd)
 		return -1, err
 	}
 	err = withGroup(gid, func() error {
-		return unix.Bind(fd, &unix.SockaddrUnix{Name: procFD(dir) + "/" + name})
+		return unix.Bind(fd, &unix.SockaddrUnix{Name: safepath.ProcPath(dir) + "/" + name})
 	})
 	if err != nil {
-		closeFD(fd)
+		safepath.Close(fd)
 		return -1, err
 	}
 	return fd, nil
@@ -121,27 +111,24 @@ func withGroup(gid int, do func() error) error {
 // and mends what a set-group-ID directory or the umask made of it.
 func settle(dir int, name string, gid int) (unix.Stat_t, error) {
 	var st unix.Stat_t
-	fd, err := openat2(dir, name, &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-		Resolve: resolveBeneath,
-	})
+	fd, err := safepath.OpenBeneath(dir, name, unix.O_PATH)
 	if err != nil {
 		return st, err
 	}
-	defer closeFD(fd)
+	defer safepath.Close(fd)
 	if err := unix.Fstat(fd, &st); err != nil {
 		return st, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || int(st.Uid) != unix.Geteuid() {
-		return st, fmt.Errorf("it was replaced while it was bound: %w", unix.EPERM)
+		return st, safepath.ErrReplaced
 	}
 	if int(st.Gid) != gid {
-		if err := unix.Fchownat(fd, "", -1, gid, unix.AT_EMPTY_PATH); err != nil {
+		if err := safepath.Chown(fd, -1, gid); err != nil {
 			return st, err
 		}
 	}
 	if st.Mode&0o777 != socketMode {
-		return st, unix.Chmod(procFD(fd), socketMode)
+		return st, safepath.Chmod(fd, socketMode)
 	}
 	return st, nil
 }
@@ -149,14 +136,14 @@ func settle(dir int, name string, gid int) (unix.Stat_t, error) {
 // RemoveSockets removes the sockets that an earlier run recorded, where they
 // are still the same ones. It is for a supervisor that was killed.
 func RemoveSockets(stateDir string, sockets []Socket) error {
-	root, err := unix.Open(stateDir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := safepath.OpenDir(stateDir)
 	if err == unix.ENOENT {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("open state directory %q: %w", stateDir, err)
 	}
-	defer closeFD(root)
+	defer safepath.Close(root)
 	var faults []error
 	for _, s := range sockets {
 		if err := removeSocket(root, s); err != nil {
@@ -171,25 +158,5 @@ func removeSocket(root int, s Socket) error {
 	if !filepath.IsLocal(s.Path) {
 		return configErrorf("it is not inside the state directory; name it without a directory, such as fs.sock")
 	}
-	dir, err := openBeneath(root, filepath.Dir(s.Path))
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer closeFD(dir)
-	name := filepath.Base(s.Path)
-	var st unix.Stat_t
-	err = unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW)
-	if err == unix.ENOENT {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFSOCK || uint64(st.Dev) != s.Dev || st.Ino != s.Ino {
-		return nil
-	}
-	return unix.Unlinkat(dir, name, 0)
+	return safepath.RemoveIfSame(root, s.Path, unix.S_IFSOCK, safepath.ID{Dev: s.Dev, Ino: s.Ino})
 }

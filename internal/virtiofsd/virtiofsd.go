@@ -47,7 +47,7 @@ type Share struct {
 	Socket string
 	// SocketGID is the group of the socket: mode 0660, owned by root.
 	SocketGID int
-	// Program is an absolute path; empty means a search, see Find.
+	// Program is an absolute path; empty means a search, see Locate.
 	Program string
 	// ReadOnly mounts the source read-only and tells virtiofsd so.
 	ReadOnly bool

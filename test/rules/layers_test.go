@@ -19,8 +19,8 @@ import (
 // belongs on the floor above the highest one that it imports.
 var floors = [][]string{
 	// What stands on nothing of ours.
-	{"durable"},
-	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline"},
+	{"account", "durable", "safepath"},
+	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
 	{"askguest", "exit", "kernel", "notify", "rootlock"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
 	{"control", "netif", "unit"},

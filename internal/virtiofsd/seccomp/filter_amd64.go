@@ -1,4 +1,4 @@
-package virtiofsd
+package seccomp
 
 import "golang.org/x/sys/unix"
 

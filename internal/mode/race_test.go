@@ -1,0 +1,31 @@
+package mode
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestADirectoryThatOthersMakeAndRemoveIsTakenOrGone, as helpers of a VM do with its
+// runtime directory: nothing else is an error that they meet.
+func TestADirectoryThatOthersMakeAndRemoveIsTakenOrGone(t *testing.T) {
+	dir := t.TempDir() + "/web"
+	var wait sync.WaitGroup
+	end := time.Now().Add(300 * time.Millisecond)
+	for range 3 {
+		wait.Go(func() {
+			for time.Now().Before(end) {
+				err := Dir(dir, Public)
+				if err != nil && !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+					return
+				}
+				_ = os.Remove(dir)
+			}
+		})
+	}
+	wait.Wait()
+}

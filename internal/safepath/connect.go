@@ -1,0 +1,96 @@
+package safepath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// connectTimeout is the longest that a connection is waited for.
+const connectTimeout = 10 * time.Second
+
+// ConnectBeneath connects to a Unix socket beneath the directory at dir, of a type
+// such as unix.SOCK_STREAM. No link is followed: it could lead the caller's words
+// to any other socket of the host. It waits until ctx ends, and 10 s at most,
+// where nobody takes connections.
+func ConnectBeneath(ctx context.Context, dir, socket string, kind int) (*os.File, error) {
+	file, err := connect(ctx, dir, socket, kind)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
+	}
+	return file, nil
+}
+
+// DialBeneath is ConnectBeneath for who wants a net.UnixConn.
+func DialBeneath(ctx context.Context, dir, socket string, kind int) (*net.UnixConn, error) {
+	file, err := ConnectBeneath(ctx, dir, socket, kind)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := net.FileConn(file) // has a descriptor of its own
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", filepath.Join(dir, socket), err)
+	}
+	return conn.(*net.UnixConn), nil
+}
+
+func connect(ctx context.Context, dir, socket string, kind int) (*os.File, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	root, err := OpenDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer Close(root)
+	found, err := OpenBeneath(root, socket, unix.O_PATH)
+	if err != nil {
+		return nil, err
+	}
+	defer Close(found)
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	// Where nobody takes connections and the queue is full, the kernel waits for
+	// as long as a socket waits to send.
+	timeout := unix.NsecToTimeval(within(ctx).Nanoseconds())
+	err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout)
+	if err == nil {
+		// The name of the open file: no rename can come between, and no path is too
+		// long for an address, unix(7).
+		err = retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: ProcPath(found)}) })
+	}
+	if err == nil {
+		err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{})
+	}
+	if err != nil {
+		Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), socket), nil //nolint:gosec // a descriptor
+}
+
+// within is how long a connection may take.
+func within(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return connectTimeout
+	}
+	// Not 0, by which the kernel would mean no limit, socket(7).
+	return min(connectTimeout, max(time.Until(deadline), time.Millisecond))
+}
+
+func retry(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package safepath
+
+import (
+	"errors"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// RemoveIfSame removes rel beneath dir if it still is the file id, of that kind: the
+// number of a file that is gone may be another's. What is gone, and what has taken
+// its name since, is left and is no error.
+func RemoveIfSame(dir int, rel string, kind uint32, id ID) error {
+	return removeIf(dir, rel, func(st *unix.Stat_t) bool { return idOf(st) == id && st.Mode&unix.S_IFMT == kind })
+}
+
+// RemoveKind removes rel beneath dir if it is of a kind, S_IFSOCK, S_IFREG or
+// S_IFDIR of inode(7). What is gone, anything of another kind and a directory that
+// is not empty are left and no error.
+func RemoveKind(dir int, rel string, kind uint32) error {
+	err := removeIf(dir, rel, func(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == kind })
+	if kind == unix.S_IFDIR && (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)) { // either, rmdir(2)
+		return nil
+	}
+	return err
+}
+
+// removeIf removes rel beneath dir if wanted agrees to what is there. No link is
+// followed on the way, and one in the last place is what is looked at.
+//
+// There is no call that removes an open file, so another can come under the name
+// in between. That one is of who may write in this directory, and is removed from
+// nowhere else; and it is never a directory in place of a file or the reverse.
+func removeIf(dir int, rel string, wanted func(*unix.Stat_t) bool) error {
+	parent, err := OpenDirBeneath(dir, filepath.Dir(rel))
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer Close(parent)
+	name := filepath.Base(rel)
+	var st unix.Stat_t
+	err = unix.Fstatat(parent, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if err == unix.ENOENT || err == nil && !wanted(&st) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	flags := 0
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+	}
+	if err := unix.Unlinkat(parent, name, flags); err != unix.ENOENT {
+		return err
+	}
+	return nil
+}

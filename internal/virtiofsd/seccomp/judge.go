@@ -1,0 +1,151 @@
+package seccomp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// notification and response are the kernel's struct seccomp_notif and struct
+// seccomp_notif_resp, linux/seccomp.h and seccomp_unotify(2).
+type notification struct {
+	id    uint64
+	pid   uint32
+	flags uint32
+	nr    int32
+	arch  uint32
+	ip    uint64
+	args  [6]uint64
+}
+
+type response struct {
+	id    uint64
+	val   int64
+	errno int32
+	flags uint32
+}
+
+// respContinue lets the kernel run the call.
+const respContinue = 1
+
+// Judge answers the calls that f, of Install, tells of until f is closed. refused
+// is called with the mode of each that it refuses. An error means that none was
+// answered.
+func Judge(f *os.File, refused func(mode uint32)) error {
+	conn, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	for {
+		var n notification
+		var received error
+		err := conn.Read(func(fd uintptr) bool {
+			if !readable(fd) {
+				return false
+			}
+			n = notification{}
+			received = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)) //nolint:gosec // the kernel fills it during the call
+			return true
+		})
+		if err != nil {
+			return nil //nolint:nilerr // it was closed
+		}
+		// The caller was killed between the two calls.
+		if received != nil {
+			continue
+		}
+		mode, allowed := decide(&n)
+		if !allowed {
+			refused(mode)
+		}
+		answer(conn, &n, allowed)
+	}
+}
+
+// answer sends the verdict. An error means that the caller is gone.
+func answer(conn syscall.RawConn, n *notification, allowed bool) {
+	resp := response{id: n.id, errno: -int32(unix.EPERM)}
+	if allowed {
+		resp.errno, resp.flags = 0, respContinue
+	}
+	_ = conn.Control(func(fd uintptr) {
+		_ = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&resp)) //nolint:gosec // the kernel reads it during the call
+	})
+}
+
+// readable polls without waiting: the kernel's receive call waits even on a
+// descriptor that is non-blocking.
+func readable(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
+	n, err := unix.Poll(fds, 0)
+	return err == nil && n == 1 && fds[0].Revents&unix.POLLIN != 0
+}
+
+func ioctl(fd uintptr, req uint, data unsafe.Pointer) error {
+	for {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(req), uintptr(data))
+		if errno == unix.EINTR {
+			continue
+		}
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	}
+}
+
+// decide says which mode was asked for and whether that may be: set-group-ID
+// for a directory. virtiofsd names a file by descriptor, or by its number in
+// /proc/self/fd. While it handles a request it keeps that descriptor open, so
+// a guest cannot make the number mean another file before the call goes on.
+func decide(n *notification) (mode uint32, allowed bool) {
+	nr := uint32(n.nr) //nolint:gosec // never negative
+	for _, c := range modeCalls {
+		if c.nr == nr {
+			mode = uint32(n.args[c.mode]) & 0o7777 //nolint:gosec // masked
+			break
+		}
+	}
+	if mode&unix.S_ISUID != 0 {
+		return mode, false
+	}
+	switch nr {
+	case unix.SYS_FCHMOD:
+		return mode, isDirectory(n.pid, strconv.FormatUint(n.args[0], 10))
+	case unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2:
+		name, err := readString(int(n.pid), uintptr(n.args[1])) //nolint:gosec // the caller's pointer
+		return mode, err == nil && isDirectory(n.pid, name)
+	}
+	return mode, false
+}
+
+// isDirectory says whether the descriptor of that number is a directory's.
+func isDirectory(pid uint32, number string) bool {
+	if _, err := strconv.ParseUint(number, 10, 31); err != nil {
+		return false
+	}
+	var st unix.Stat_t
+	err := unix.Stat(fmt.Sprintf("/proc/%d/fd/%s", pid, number), &st)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+}
+
+// readString reads the short string at an address of another process.
+func readString(pid int, addr uintptr) (string, error) {
+	buf := make([]byte, 16)
+	local := []unix.Iovec{{Base: &buf[0], Len: uint64(len(buf))}}
+	n, err := unix.ProcessVMReadv(pid, local, []unix.RemoteIovec{{Base: addr, Len: len(buf)}}, 0)
+	if err != nil {
+		return "", err
+	}
+	for i, c := range buf[:n] {
+		if c == 0 {
+			return string(buf[:i]), nil
+		}
+	}
+	return "", errors.New("no short string")
+}
