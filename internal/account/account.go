@@ -70,7 +70,7 @@ func (a Account) All() []int { return append([]int{a.GID}, a.Groups...) }
 func (a Account) Credential() *syscall.Credential {
 	c := a.Alone()
 	for _, g := range a.Groups {
-		c.Groups = append(c.Groups, uint32(g)) //nolint:gosec // an id
+		c.Groups = append(c.Groups, uint32(g))
 	}
 	return c
 }
@@ -78,5 +78,5 @@ func (a Account) Credential() *syscall.Credential {
 // Alone is for programs that somebody else named: the user in one group, without
 // what the others give.
 func (a Account) Alone() *syscall.Credential {
-	return &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID)} //nolint:gosec // ids
+	return &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID)}
 }

@@ -113,7 +113,7 @@ func newConnection(ctx context.Context, file *os.File) (*connection, error) {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, fmt.Errorf("take over the connection to the guest: %w", errors.Join(err, unix.Close(fd)))
 	}
-	conn := &connection{os.NewFile(uintptr(fd), name)} //nolint:gosec // a descriptor
+	conn := &connection{os.NewFile(uintptr(fd), name)}
 	deadline, _ := ctx.Deadline()
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("take over the connection to the guest: %w", errors.Join(err, conn.Close()))

@@ -74,7 +74,7 @@ func writeSVG(path, name string, t timeline.Timeline) error {
 	if err := t.SVG(&out, name); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil { //nolint:gosec // a drawing, and the caller's own file
+	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
 		return fmt.Errorf("write the drawing: %w", err)
 	}
 	return nil
@@ -128,7 +128,7 @@ func unitTimes(name string, p map[string]dbus.Variant) timeline.Unit {
 
 // clock is one of systemd's timestamps, which are in microseconds.
 func clock(p map[string]dbus.Variant, name string) timeline.Clock {
-	return time.Duration(property[uint64](p, name)) * time.Microsecond //nolint:gosec // a time since boot
+	return time.Duration(property[uint64](p, name)) * time.Microsecond
 }
 
 // startLog is what the VM's unit logged in this start, up to READY; empty where

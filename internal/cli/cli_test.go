@@ -235,7 +235,7 @@ func TestExitCodesAndLastLines(t *testing.T) {
 	h.write(t, "bad.json", `,"hypervisr":"qemu"`)
 	// What lies around under a VM's name does not stand for it.
 	for _, dir := range []string{"state/down", "down"} {
-		if err := os.Mkdir(filepath.Join(h.dir, dir), 0o755); err != nil { //nolint:gosec // a test's own
+		if err := os.Mkdir(filepath.Join(h.dir, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -264,7 +264,7 @@ func TestANameIsThatOfAVMWhateverElseIsCalledSo(t *testing.T) {
 		}
 	}
 	vm := filepath.Join(h.dir, "state", "web")
-	if err := errors.Join(os.Mkdir(vm, 0o755), os.Symlink(filepath.Join(h.dir, "other"), filepath.Join(vm, "current"))); err != nil { //nolint:gosec // a test's own
+	if err := errors.Join(os.Mkdir(vm, 0o755), os.Symlink(filepath.Join(h.dir, "other"), filepath.Join(vm, "current"))); err != nil {
 		t.Fatal(err)
 	}
 	for word, memory := range map[string]string{"web": "300M", "./web": "512M"} {
@@ -284,7 +284,7 @@ func TestRootReadsNoPackageThatOthersCanChange(t *testing.T) {
 	}
 	vm := filepath.Join(h.dir, "state", "web")
 	for _, err := range []error{
-		os.Mkdir(vm, 0o755), os.Chmod(filepath.Join(h.dir, "pkg"), 0o777), //nolint:gosec // that is the point
+		os.Mkdir(vm, 0o755), os.Chmod(filepath.Join(h.dir, "pkg"), 0o777),
 		os.Symlink(filepath.Join(h.dir, "pkg"), filepath.Join(vm, "current")),
 		os.Symlink(filepath.Join(h.dir, "pkg"), filepath.Join(vm, "booted")),
 	} {
@@ -305,7 +305,7 @@ func TestAJobThatIsInterruptedBeforeItBeganIsNoSuccess(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	vm := statedir.VM{Host: statedir.Host{StateDir: filepath.Join(h.dir, "state")}, Name: "web"}
-	if err := errors.Join(os.Mkdir(vm.Dir(), 0o755), os.Symlink("/p", filepath.Join(vm.Dir(), "current"))); err != nil { //nolint:gosec // a test's own
+	if err := errors.Join(os.Mkdir(vm.Dir(), 0o755), os.Symlink("/p", filepath.Join(vm.Dir(), "current"))); err != nil {
 		t.Fatal(err)
 	}
 	c := &Command{Stdout: &h.stdout, Stderr: &h.stderr}

@@ -106,7 +106,7 @@ func raw(stream any) (restore func(), err error) {
 	if !ok {
 		return nil, errors.New("standard input is no terminal; run it in one")
 	}
-	fd := int(f.Fd()) //nolint:gosec // a descriptor
+	fd := int(f.Fd())
 	before, err := term.MakeRaw(fd)
 	if err != nil {
 		return nil, fmt.Errorf("set the terminal to raw: %w", err)

@@ -274,7 +274,7 @@ func (c *Command) watch(ctx context.Context, o listing) error {
 	for {
 		rows, err := c.rows(ctx)
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // ctrl-c is how one leaves
+			return nil // ctrl-c is how one leaves
 		}
 		if err != nil {
 			return err

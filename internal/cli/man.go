@@ -24,7 +24,7 @@ func (c *Command) man() *cobra.Command {
 				return fmt.Errorf("make a directory for the manual: %w", err)
 			}
 			for name, text := range manual(cmd.Root(), c.Version) {
-				if err := os.WriteFile(filepath.Join(args[0], name), []byte(text), 0o644); err != nil { //nolint:gosec // for everybody
+				if err := os.WriteFile(filepath.Join(args[0], name), []byte(text), 0o644); err != nil {
 					return fmt.Errorf("write a page of the manual: %w", err)
 				}
 			}

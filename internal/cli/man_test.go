@@ -52,7 +52,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 	t.Run("groff", func(t *testing.T) {
 		groff := need.Program(t, "groff")
 		pages, _ := filepath.Glob(filepath.Join(h.dir, "man", "*.1"))
-		if out, err := exec.Command(groff, append([]string{"-man", "-ww", "-Tutf8", "-z"}, pages...)...).CombinedOutput(); err != nil || len(out) > 0 { //nolint:gosec // the test's own files
+		if out, err := exec.Command(groff, append([]string{"-man", "-ww", "-Tutf8", "-z"}, pages...)...).CombinedOutput(); err != nil || len(out) > 0 {
 			t.Errorf("groff says %v: %s", err, out)
 		}
 	})
@@ -61,7 +61,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 func TestShellsAreOfferedTheVMs(t *testing.T) {
 	h := newHost(t)
 	for _, name := range []string{"web", "db", ".store"} {
-		if err := os.Mkdir(filepath.Join(h.dir, "state", name), 0o755); err != nil { //nolint:gosec // a test's own
+		if err := os.Mkdir(filepath.Join(h.dir, "state", name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -102,7 +102,7 @@ func TestEachShellHasItsScript(t *testing.T) {
 			if code := h.microvm("completion", shell); code != 0 || !strings.Contains(h.stdout.String(), "microvm") {
 				t.Errorf("exit code %d, %s", code, &h.stderr)
 			}
-			check := exec.Command(need.Program(t, shell), "-n") //nolint:gosec // a shell
+			check := exec.Command(need.Program(t, shell), "-n")
 			check.Stdin = strings.NewReader(h.stdout.String())
 			if out, err := check.CombinedOutput(); err != nil {
 				t.Errorf("it does not take its script: %v\n%s", err, out)

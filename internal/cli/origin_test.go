@@ -19,7 +19,7 @@ func rootsHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as root's directories are
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Chdir(dir)
@@ -51,11 +51,11 @@ func TestAnUpdateTakesNothingThatAGuestPlanted(t *testing.T) {
 	evil := filepath.Join(h.dir, "vms/web/home/evil.json")
 	plant := func(path, text string) {
 		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // what is planted
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir("vms/web/home", 0o755); err != nil { //nolint:gosec // a guest's share
+	if err := os.Mkdir("vms/web/home", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	plant(evil, `{"name":"web","arch":"x86_64","kernel":"/vmlinuz","mem":1234}`)
@@ -78,7 +78,7 @@ func TestAnUpdateTakesNothingThatAGuestPlanted(t *testing.T) {
 	if got, err := os.Readlink("vms/web/current"); err != nil || got != current {
 		t.Errorf("current is %s (%v), want %s", got, err, current)
 	}
-	if err := os.MkdirAll("vms/other/home", 0o755); err != nil { //nolint:gosec // a guest's share
+	if err := os.MkdirAll("vms/other/home", 0o755); err != nil {
 		t.Fatal(err)
 	}
 	plant("vms/other/home/x.json", `{"name":"x","arch":"x86_64","kernel":"/vmlinuz"}`)
@@ -92,7 +92,7 @@ func TestASpecThatCameIntoGuestsReachIsRefused(t *testing.T) {
 	h := rootsHost(t)
 	h.write(t, "web.json", "")
 	h.says(t, 0, []string{"created in"}, "create", "web", "-s", "web.json")
-	if err := errors.Join(os.Mkdir("vms/web/home", 0o755), os.Rename("web.json", "vms/web/home/web.json"), os.Symlink("vms/web/home/web.json", "web.json")); err != nil { //nolint:gosec // a guest's share
+	if err := errors.Join(os.Mkdir("vms/web/home", 0o755), os.Rename("web.json", "vms/web/home/web.json"), os.Symlink("vms/web/home/web.json", "web.json")); err != nil {
 		t.Fatal(err)
 	}
 	h.says(t, 1, []string{"where guests write"}, "update", "web")
@@ -103,8 +103,8 @@ func TestAVMOfMicrovmNixIsTakenOverByNameOnly(t *testing.T) {
 	h := rootsHost(t)
 	h.write(t, "web.json", "")
 	h.says(t, 0, nil, "build", "web.json", "-o", "package")
-	if err := errors.Join(os.MkdirAll("vms/web", 0o755), os.Chmod("vms/web", 0o775), //nolint:gosec // as microvm.nix makes it
-		os.WriteFile("vms/web/flake", []byte("git+file:///etc/nixos"), 0o644), //nolint:gosec // as microvm.nix makes it
+	if err := errors.Join(os.MkdirAll("vms/web", 0o755), os.Chmod("vms/web", 0o775),
+		os.WriteFile("vms/web/flake", []byte("git+file:///etc/nixos"), 0o644),
 		os.Symlink(filepath.Join(h.dir, "package"), "vms/web/current")); err != nil {
 		t.Fatal(err)
 	}

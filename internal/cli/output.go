@@ -28,13 +28,13 @@ func terminal(stream any) bool {
 	if !ok {
 		return false
 	}
-	return term.IsTerminal(int(f.Fd())) //nolint:gosec // a descriptor
+	return term.IsTerminal(int(f.Fd()))
 }
 
 // screen is the size of a terminal, 80 by 24 where it does not say.
 func screen(stream any) (columns, lines int) {
 	if f, ok := stream.(*os.File); ok {
-		columns, lines, err := term.GetSize(int(f.Fd())) //nolint:gosec // a descriptor
+		columns, lines, err := term.GetSize(int(f.Fd()))
 		if err == nil && columns > 0 && lines > 0 {
 			return columns, lines
 		}

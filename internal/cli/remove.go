@@ -157,7 +157,7 @@ func contentsOf(dir string) string {
 		}
 		name := printable.Line(e.Name())
 		if info.Mode().IsRegular() {
-			name += " " + bytesText(uint64(info.Size())) //nolint:gosec // not negative
+			name += " " + bytesText(uint64(info.Size()))
 		}
 		names = append(names, name)
 	}
@@ -199,7 +199,7 @@ func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
 		}
 	}
 	if _, err := os.Stat(vm.RuntimeDir()); err != nil {
-		return nil //nolint:nilerr // they left nothing
+		return nil // they left nothing
 	}
 	undo := []func([]string, statedir.Host, io.Writer) int{programs.Tap, programs.Macvtap, programs.PCI, programs.Virtiofsd}
 	for _, down := range undo {

@@ -134,7 +134,7 @@ func addressOf(vm statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
 	if plan.VsockCID == nil {
 		return guest.Address{}, fmt.Errorf("%s has no vsock; set vsock.cid in its spec, a number from 3 on that no other VM has, update it and restart it", vm.Name)
 	}
-	a := guest.Address{CID: uint32(*plan.VsockCID), Dir: vm.Dir(), Socket: plan.Readiness.VsockSocket} //nolint:gosec // validated with the plan
+	a := guest.Address{CID: uint32(*plan.VsockCID), Dir: vm.Dir(), Socket: plan.Readiness.VsockSocket}
 	table, err := hypervisor.Table()
 	if err != nil {
 		return a, err
@@ -168,7 +168,7 @@ func (c *Command) vsockProxy() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			conn, err := guest.Dial(cmd.Context(), a, uint32(port)) //nolint:gosec // 32 bits
+			conn, err := guest.Dial(cmd.Context(), a, uint32(port))
 			if err != nil {
 				return err
 			}
@@ -190,7 +190,7 @@ func passOn(stdout io.Writer, conn *os.File) error {
 	if !ok {
 		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
 	}
-	err := unix.Sendmsg(int(out.Fd()), []byte{0}, unix.UnixRights(int(conn.Fd())), nil, 0) //nolint:gosec // descriptors
+	err := unix.Sendmsg(int(out.Fd()), []byte{0}, unix.UnixRights(int(conn.Fd())), nil, 0)
 	if errors.Is(err, unix.ENOTSOCK) {
 		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
 	}
@@ -205,7 +205,7 @@ func passOn(stdout io.Writer, conn *os.File) error {
 func join(conn *os.File, in io.Reader, out io.Writer) error {
 	go func() {
 		_, _ = io.Copy(conn, in)
-		_ = unix.Shutdown(int(conn.Fd()), unix.SHUT_WR) //nolint:gosec // a descriptor
+		_ = unix.Shutdown(int(conn.Fd()), unix.SHUT_WR)
 	}()
 	if _, err := io.Copy(out, conn); err != nil && !errors.Is(err, unix.ECONNRESET) {
 		return fmt.Errorf("read from the guest: %w", err)

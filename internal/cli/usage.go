@@ -49,7 +49,7 @@ func (c *cgroups) dir(name string) (string, bool) {
 		c.moved = map[string]string{}
 		_ = filepath.WalkDir(c.root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
-				return nil //nolint:nilerr // a group that went meanwhile
+				return nil // a group that went meanwhile
 			}
 			if _, ok := unit.VMOf(d.Name()); ok && d.IsDir() {
 				c.moved[d.Name()] = path
@@ -97,7 +97,7 @@ func (c *cgroups) usage(name string) (usage, bool) {
 
 func processes(dir string) []string {
 	// Ours only: below a VM's group there is none, Delegate=no.
-	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs")) //nolint:gosec // the kernel's
+	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
 		return nil
 	}
@@ -105,7 +105,7 @@ func processes(dir string) []string {
 }
 
 func readNumber(path string) (uint64, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // the kernel's
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0, err
 	}
@@ -114,7 +114,7 @@ func readNumber(path string) (uint64, error) {
 
 // cgroupCPU is usage_usec of cpu.stat, which every group of version 2 has.
 func cgroupCPU(dir string) time.Duration {
-	data, err := os.ReadFile(filepath.Join(dir, "cpu.stat")) //nolint:gosec // the kernel's
+	data, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
 	if err != nil {
 		return 0
 	}
@@ -131,7 +131,7 @@ func cgroupCPU(dir string) time.Duration {
 // when the process was started. Fields are counted after the name, which may
 // hold anything, proc_pid_stat(5).
 func processStat(pid string) (usage, bool) {
-	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat")) //nolint:gosec // the kernel's
+	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
 	if err != nil {
 		return usage{}, false
 	}
@@ -154,7 +154,7 @@ func processStat(pid string) (usage, bool) {
 	}
 	const tick = time.Second / clockTicks
 	return usage{
-		memory: uint64(max(0, number(rss))) * uint64(os.Getpagesize()), //nolint:gosec // not negative
+		memory: uint64(max(0, number(rss))) * uint64(os.Getpagesize()),
 		cpu:    time.Duration(number(utime)+number(stime)) * tick,
 		since:  boot.Add(time.Duration(number(starttime)) * tick),
 	}, true

@@ -136,11 +136,11 @@ func crosvmStandIn(t *testing.T) (client Client, dir string) {
 func crosvmScript(t *testing.T, dir, script string) Client {
 	t.Helper()
 	program := filepath.Join(dir, "crosvm")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$@\" >> asked\n"+script), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$@\" >> asked\n"+script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	// As root, programs run as somebody else, here as root by name.
-	as := &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())} //nolint:gosec // IDs of an account
+	as := &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}
 	c, err := OpenAs(t.Context(), hypervisor.Control{Method: "crosvm", Socket: "s", Program: program, Memory: standInMemory}, dir, as)
 	if err != nil {
 		t.Fatal(err)
@@ -150,7 +150,7 @@ func crosvmScript(t *testing.T, dir, script string) Client {
 
 func number(t *testing.T, dir, file string) int {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, file)) //nolint:gosec // the test's own
+	text, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func hasCPUs(conn *net.UnixConn, path, thread string) (bool, error) {
 		return false, err
 	}
 	for _, name := range names {
-		comm, err := os.ReadFile(name) //nolint:gosec // of the process that the kernel named
+		comm, err := os.ReadFile(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 			return false, fmt.Errorf("look for the guest's CPUs: %w", err)
 		}

@@ -89,7 +89,7 @@ func (k *kvmtool) bound(ctx context.Context) func() {
 func (k *kvmtool) send(ctx context.Context, kind uint32, content []byte) error {
 	defer k.bound(ctx)()
 	message := binary.NativeEndian.AppendUint32(nil, kind)
-	message = binary.NativeEndian.AppendUint32(message, uint32(len(content))) //nolint:gosec // a few bytes
+	message = binary.NativeEndian.AppendUint32(message, uint32(len(content)))
 	if _, err := k.conn.Write(append(message, content...)); err != nil {
 		return k.failed(ctx, err)
 	}
@@ -193,7 +193,7 @@ func (k *kvmtool) inflate(ctx context.Context, mib int) error {
 	if mib > most || mib < -most {
 		return fmt.Errorf("kvmtool cannot move its balloon by %d MiB; %d is the most", mib, most)
 	}
-	return k.send(ctx, kvmtoolBalloon, binary.NativeEndian.AppendUint32(nil, uint32(int32(mib)))) //nolint:gosec // bounded above
+	return k.send(ctx, kvmtoolBalloon, binary.NativeEndian.AppendUint32(nil, uint32(int32(mib))))
 }
 
 // total is what the guest says it has, in MiB.
@@ -214,5 +214,5 @@ func (k *kvmtool) total(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w; does the guest have the balloon's driver?", err)
 	}
-	return int(total >> 20), nil //nolint:gosec // 44 bits are left
+	return int(total >> 20), nil
 }

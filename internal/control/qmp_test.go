@@ -228,7 +228,7 @@ func qemu(t *testing.T, args ...string) string {
 	program := need.Program(t, "qemu-system-x86_64")
 	path := filepath.Join(t.TempDir(), "qmp")
 	args = append([]string{"-S", "-display", "none", "-nodefaults", "-qmp", "unix:" + path + ",server=on,wait=off"}, args...)
-	cmd := exec.Command(program, args...) //nolint:gosec // the test's own arguments
+	cmd := exec.Command(program, args...)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	if err := cmd.Start(); err != nil {

@@ -18,10 +18,10 @@ func newDoctor(t *testing.T, files map[string]string) *Doctor {
 	root := t.TempDir()
 	for name, text := range files {
 		path := filepath.Join(root, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a test's own
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // a test's own
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -95,7 +95,7 @@ func TestRecordOfAVMThatIsNotUpIsALeftover(t *testing.T) {
 
 func TestStateDirectoryThatIsNotRootsIsRefused(t *testing.T) {
 	d := newDoctor(t, map[string]string{"state/web/current": "a file"})
-	if err := os.Chmod(d.Host.StateDir, 0o777); err != nil { //nolint:gosec // what is to be found
+	if err := os.Chmod(d.Host.StateDir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	d.stateDir()
@@ -103,7 +103,7 @@ func TestStateDirectoryThatIsNotRootsIsRefused(t *testing.T) {
 	t.Run("of root", func(t *testing.T) {
 		need.Root(t)
 		d.findings = nil
-		if err := os.Chmod(d.Host.StateDir, 0o755); err != nil { //nolint:gosec // as it should be
+		if err := os.Chmod(d.Host.StateDir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		d.stateDir()
@@ -158,11 +158,11 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 
 func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {
 	d := newDoctor(t, map[string]string{"images/vmlinuz": "", "open/vmlinuz": ""})
-	if err := os.Chmod(d.path("images"), 0o700); err != nil { //nolint:gosec // what is to be found
+	if err := os.Chmod(d.path("images"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for path := d.Root; path != "/"; path = filepath.Dir(path) {
-		_ = os.Chmod(path, 0o755|os.ModeSticky) //nolint:gosec // directories of the test's own
+		_ = os.Chmod(path, 0o755|os.ModeSticky)
 		if filepath.Dir(path) == os.TempDir() {
 			break
 		}

@@ -21,7 +21,7 @@ const nobody = 65534
 func (d *Doctor) open(t *testing.T) {
 	t.Helper()
 	for path := d.Root; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
-		if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // directories of the test's own
+		if err := os.Chmod(path, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,10 +34,10 @@ func TestAccessIsThatOfTheAccount(t *testing.T) {
 	d := newDoctor(t, map[string]string{"shut/file": "", "open/file": "", "open/mine": "", "open/group": ""})
 	d.open(t)
 	err := errors.Join(
-		os.Chmod(d.path("shut"), 0o750), //nolint:gosec // what is to be found
+		os.Chmod(d.path("shut"), 0o750),
 		os.Chmod(d.path("open/file"), 0o600),
 		os.Chmod(d.path("open/mine"), 0o600), os.Chown(d.path("open/mine"), nobody, 0),
-		os.Chmod(d.path("open/group"), 0o640), os.Chown(d.path("open/group"), 0, nobody), //nolint:gosec // a test's own
+		os.Chmod(d.path("open/group"), 0o640), os.Chown(d.path("open/group"), 0, nobody),
 		os.Symlink("mine", d.path("open/link")), os.Symlink("../shut/file", d.path("open/away")),
 	)
 	if err != nil {
@@ -151,7 +151,7 @@ func TestAPlanForOtherVersionsIsNamed(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	program := filepath.Join(dir, "cloud-hypervisor")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, []byte("#!/bin/sh\necho cloud-hypervisor v54.0\n"), 0o755), os.Chmod(program, 0o755)); err != nil { //nolint:gosec // a program
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, []byte("#!/bin/sh\necho cloud-hypervisor v54.0\n"), 0o755), os.Chmod(program, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	d := newDoctor(t, nil)

@@ -343,7 +343,7 @@ func (d *Doctor) pulledIn(vm statedir.VM, t unit.Template) bool {
 		}
 		dropIns, _ := filepath.Glob(filepath.Join(of+".d", "*.conf"))
 		for _, path := range dropIns {
-			if data, err := os.ReadFile(path); err == nil && wants(string(data), helper) { //nolint:gosec // a directory of root's
+			if data, err := os.ReadFile(path); err == nil && wants(string(data), helper) {
 				return true
 			}
 		}

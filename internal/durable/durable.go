@@ -57,7 +57,7 @@ func sync(path string, flags int) error {
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), path) //nolint:gosec // a descriptor
+	f := os.NewFile(uintptr(fd), path)
 	defer func() { _ = f.Close() }()
 	err = f.Sync()
 	// Some file systems have no such call for directories: they promise no more.

@@ -26,7 +26,7 @@ func program(t *testing.T, text string, owner int) string {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	path := filepath.Join(dir, "program")
-	err = errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755), os.Chmod(path, 0o755)) //nolint:gosec // to be run by others
+	err = errors.Join(os.Chmod(dir, 0o755), os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755), os.Chmod(path, 0o755))
 	if err == nil && os.Geteuid() == 0 {
 		err = errors.Join(os.Chown(path, owner, owner), os.Chown(dir, owner, owner))
 	}
@@ -147,7 +147,7 @@ func TestAProgramOfOthersSeesNoProcessOfTheHosts(t *testing.T) {
 func TestVersionsAreAskedOnceAndFound(t *testing.T) {
 	dir := t.TempDir()
 	count := filepath.Join(dir, "count")
-	if err := errors.Join(os.WriteFile(count, nil, 0o600), os.Chmod(count, 0o666), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil { //nolint:gosec // to be written by nobody
+	if err := errors.Join(os.WriteFile(count, nil, 0o600), os.Chmod(count, 0o666), os.Chmod(dir, 0o755), os.Chmod(filepath.Dir(dir), 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	for text, want := range map[string]string{
@@ -176,7 +176,7 @@ func TestVersionsAreAskedOnceAndFound(t *testing.T) {
 func TestProgramsOfUnitsAreFoundWhateverPathIs(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("PATH", dir)
-	if err := os.WriteFile(filepath.Join(dir, "sh"), []byte("#!/bin/false\n"), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(dir, "sh"), []byte("#!/bin/false\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if path, err := InUnit("sh"); err != nil || strings.HasPrefix(path, dir) {

@@ -96,7 +96,7 @@ func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reach the guest: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) }) //nolint:gosec // a descriptor
+	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) })
 	defer stop()
 	if err := handshake(file, limit, port); err != nil {
 		_ = file.Close()
@@ -111,7 +111,7 @@ func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
 var errNoAnswer = errors.New("the hypervisor does not answer; it may still be starting")
 
 func handshake(file *os.File, limit time.Duration, port uint32) error {
-	fd := int(file.Fd()) //nolint:gosec // a descriptor
+	fd := int(file.Fd())
 	timeout := unix.NsecToTimeval(limit.Nanoseconds())
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout); err != nil {
 		return err

@@ -49,7 +49,7 @@ func authorizedLine(key ed25519.PublicKey) string {
 	const kind = "ssh-ed25519"
 	var wire []byte // RFC 8709, section 4
 	for _, field := range [][]byte{[]byte(kind), key} {
-		wire = binary.BigEndian.AppendUint32(wire, uint32(len(field))) //nolint:gosec // 11 and 32
+		wire = binary.BigEndian.AppendUint32(wire, uint32(len(field)))
 		wire = append(wire, field...)
 	}
 	return kind + " " + base64.StdEncoding.EncodeToString(wire)
@@ -62,7 +62,7 @@ func writeKey(path, text string) error {
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600) //nolint:gosec // of the plan, validated
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func readKey(dir, name string) (Key, error) {
 	}
 	defer func() { _ = file.Close() }()
 	var st unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &st); err != nil { //nolint:gosec // a descriptor
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
 		return Key{}, err
 	}
 	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile))

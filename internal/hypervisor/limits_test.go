@@ -14,7 +14,7 @@ func faultsOf(t *testing.T, hypervisor, members string) []string {
 	t.Helper()
 	var paths []string
 	_, err := compileFor(t, hypervisor, members)
-	faults, _ := err.(spec.Faults) //nolint:errorlint // what Compile returns
+	faults, _ := err.(spec.Faults) // what Compile returns
 	if err != nil && faults == nil {
 		t.Fatal(err)
 	}

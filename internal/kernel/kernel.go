@@ -60,7 +60,7 @@ var formats = []format{
 // Version returns the version that a compressed x86 kernel says of itself, as
 // MAJOR, MINOR. It returns an error for what is none, and for one without.
 func Version(path string) (major, minor int, err error) {
-	f, err := os.Open(path) //nolint:gosec // the operator's kernel
+	f, err := os.Open(path)
 	if err != nil {
 		return 0, 0, fmt.Errorf("open kernel: %w", err)
 	}
@@ -87,7 +87,7 @@ func Version(path string) (major, minor int, err error) {
 // IsCompressed says whether path is a compressed x86 kernel. A file that cannot
 // be read is none: what needs it says so.
 func IsCompressed(path string) bool {
-	f, err := os.Open(path) //nolint:gosec // the operator's kernel
+	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
@@ -102,7 +102,7 @@ func IsCompressed(path string) bool {
 // ELF returns the ELF image in the compressed kernel at path. It needs the
 // program that decompresses the kernel's format.
 func ELF(path string) ([]byte, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // the operator's kernel
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read kernel: %w", err)
 	}

@@ -67,7 +67,7 @@ func Probe(path string) error {
 	// A virtual CPU belongs to the thread that made it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	device, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the device
+	device, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -83,7 +83,7 @@ func Probe(path string) error {
 	if err != nil {
 		return fmt.Errorf("make a VM: %w", err)
 	}
-	defer func() { _ = unix.Close(int(vm)) }() //nolint:gosec // a descriptor
+	defer func() { _ = unix.Close(int(vm)) }()
 	page, err := unix.Mmap(-1, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return fmt.Errorf("map the guest's memory: %w", err)
@@ -101,12 +101,12 @@ func Probe(path string) error {
 	if err != nil {
 		return fmt.Errorf("make a virtual CPU: %w", err)
 	}
-	defer func() { _ = unix.Close(int(cpu)) }() //nolint:gosec // a descriptor
+	defer func() { _ = unix.Close(int(cpu)) }()
 	size, err := ioctl(device.Fd(), getVCPUMmapSize, 0)
 	if err != nil {
 		return fmt.Errorf("ask for the size of a virtual CPU's state: %w", err)
 	}
-	state, err := unix.Mmap(int(cpu), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED) //nolint:gosec // a descriptor, a few pages
+	state, err := unix.Mmap(int(cpu), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map the virtual CPU's state: %w", err)
 	}

@@ -315,7 +315,7 @@ func watch(pid int) (<-chan struct{}, error) {
 // ended returns a channel that is closed when the process of a pidfd is gone. The
 // pidfd stays the caller's.
 func ended(pidfd int) (<-chan struct{}, error) {
-	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0) //nolint:gosec // a descriptor
+	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("watch a process: %w", err)
 	}
@@ -323,7 +323,7 @@ func ended(pidfd int) (<-chan struct{}, error) {
 	go func() {
 		defer close(gone)
 		defer func() { _ = unix.Close(fd) }()
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor fits
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for {
 			if _, err := unix.Poll(poll, -1); !errors.Is(err, unix.EINTR) {
 				return
@@ -394,7 +394,7 @@ func (c *child) guest(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for the guest: %w", err)
 	}
-	relay := notify.Relay{Listener: listener, CID: uint32(c.orders.CID), Forward: c.forward} //nolint:gosec // validated with the plan
+	relay := notify.Relay{Listener: listener, CID: uint32(c.orders.CID), Forward: c.forward}
 	err = relay.Run(ctx)
 	if c.orders.Listener != "" {
 		err = errors.Join(err, removeSockets(".", []string{c.orders.Listener}))

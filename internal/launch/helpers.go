@@ -67,7 +67,7 @@ func recordedInterfaces(vm statedir.VM, piece string, names []string) (bool, err
 	}
 	for _, name := range names {
 		if index, err := netif.Index(name); err != nil || index != record.Interfaces[name] {
-			return false, nil //nolint:nilerr // it is gone
+			return false, nil // it is gone
 		}
 	}
 	return true, nil

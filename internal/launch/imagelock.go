@@ -195,7 +195,7 @@ func (im *image) askCrosvm(before error) error {
 	if before != nil || unix.Fstat(int(im.file.Fd()), &file) != nil || file.Mode&unix.S_IFMT != unix.S_IFREG || unix.Fstatfs(int(im.file.Fd()), &st) != nil {
 		return nil
 	}
-	switch uint32(st.Type) { //nolint:gosec // magic numbers have 32 bits
+	switch uint32(st.Type) {
 	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.V9FS_MAGIC, unix.CEPH_SUPER_MAGIC:
 		return nil
 	}

@@ -30,7 +30,7 @@ func blank(t *testing.T, path string, mibs int64) string {
 
 func digest(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // the test's own
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func digest(t *testing.T, path string) string {
 // openImage opens a file until the test ends.
 func openImage(t *testing.T, path string) *os.File {
 	t.Helper()
-	f, err := os.OpenFile(path, os.O_RDWR, 0) //nolint:gosec // the test's own
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +142,7 @@ func TestTwoVMsOfOurs(t *testing.T) {
 func qemuWith(t *testing.T, path, drive, device string) *exec.Cmd {
 	t.Helper()
 	qemu := need.Program(t, "qemu-system-x86_64")
-	cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S", //nolint:gosec // the test's own
+	cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S",
 		"-drive", "id=d,if=none,format=raw,"+drive+",file="+path, "-device", "virtio-blk-device,drive=d"+device)
 	var out strings.Builder
 	cmd.Stderr = &out
@@ -211,7 +211,7 @@ func TestQEMUTakesWhatWeLeaveIt(t *testing.T) {
 		im := &image{path: path, file: openImage(t, path), use: c.ours}
 		must(t, errors.Join(im.lock(), im.settle()))
 		// The monitor ends it as soon as it is up.
-		cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio", //nolint:gosec // the test's own
+		cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio",
 			"-drive", "id=d,if=none,format=raw,"+c.drive+",file="+path, "-device", "virtio-blk-device,drive=d"+c.device)
 		cmd.Stdin = strings.NewReader("quit\n")
 		if out, err := cmd.CombinedOutput(); c.works != (err == nil) {
@@ -224,7 +224,7 @@ func TestOneStoreImageServesQEMUBesideCloudHypervisor(t *testing.T) {
 	path := blank(t, filepath.Join(t.TempDir(), "store.img"), 1)
 	must(t, setLock(openImage(t, path), unix.F_RDLCK, 0, mib))
 	qemu := need.Program(t, "qemu-system-x86_64")
-	cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio", //nolint:gosec // the test's own
+	cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio",
 		"-drive", "id=d,if=none,format=raw,read-only=on,file.locking=off,file="+path, "-device", "virtio-blk-device,drive=d")
 	cmd.Stdin = strings.NewReader("quit\n")
 	if out, err := cmd.CombinedOutput(); err != nil {

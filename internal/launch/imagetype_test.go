@@ -51,7 +51,7 @@ func TestImagesOfAnotherTypeAreRefused(t *testing.T) {
 			if exit.Code(err) != exit.CodeConfig {
 				t.Errorf("exit code %d", exit.Code(err))
 			}
-			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) { //nolint:gosec // the test's own
+			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
 				t.Error("the image was changed")
 			}
 			// The way on for a raw disk whose guest wrote that: the command in the hint.

@@ -59,5 +59,5 @@ func kernelLandlock() int {
 	if errno != 0 {
 		return 0
 	}
-	return int(version) //nolint:gosec // a small number
+	return int(version)
 }

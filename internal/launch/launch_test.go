@@ -38,7 +38,7 @@ func self(t *testing.T) string {
 func seen(t *testing.T, file string) inherited {
 	t.Helper()
 	until(t, "the hypervisor's start", func() bool { _, err := os.Stat(file); return err == nil })
-	data, err := os.ReadFile(file) //nolint:gosec // the test's own
+	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,8 +461,8 @@ func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Path = filepath.Join(filepath.Dir(c.Dir), "program")
-		if err := errors.Join(os.WriteFile(c.Path, data, 0o755), //nolint:gosec // to be run by somebody else
-			os.Chmod(c.Dir, 0o755), os.Chmod(filepath.Dir(c.Dir), 0o755)); err != nil { //nolint:gosec // opened on purpose
+		if err := errors.Join(os.WriteFile(c.Path, data, 0o755),
+			os.Chmod(c.Dir, 0o755), os.Chmod(filepath.Dir(c.Dir), 0o755)); err != nil {
 			t.Fatal(err)
 		}
 		open(t, c.Env)
@@ -482,7 +482,7 @@ func open(t *testing.T, env []string) {
 	t.Helper()
 	for _, v := range env {
 		if dir, ok := strings.CutPrefix(v, rolePackage+"="); ok {
-			if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil { //nolint:gosec // opened on purpose
+			if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o755), os.Chmod(dir, 0o755)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -493,11 +493,11 @@ func open(t *testing.T, env []string) {
 func foreign(t *testing.T, programs map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil { //nolint:gosec // a package is for everybody
+	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for name, text := range programs {
-		if err := os.WriteFile(filepath.Join(dir, "bin", name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil { //nolint:gosec // it is to be run
+		if err := os.WriteFile(filepath.Join(dir, "bin", name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -531,7 +531,7 @@ func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
 	const waiting = "microvm-run-wrapper: waiting for bridge late0, 30 s at most\n"
 	until(t, "a line about the wait", func() bool { return s.log() == waiting })
 	s.silent(10 * time.Millisecond)
-	out, err := exec.Command("nsenter", "-n", "-t", fmt.Sprint(s.cmd.Process.Pid), "ip", "link", "add", "late0", "type", "bridge").CombinedOutput() //nolint:gosec // the test's own
+	out, err := exec.Command("nsenter", "-n", "-t", fmt.Sprint(s.cmd.Process.Pid), "ip", "link", "add", "late0", "type", "bridge").CombinedOutput()
 	if err != nil {
 		t.Fatalf("make the bridge: %v: %s", err, out)
 	}

@@ -101,12 +101,12 @@ func TestTheNumberOfOneWhoIsGoneIsNobodys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket := os.NewFile(uintptr(fd), "socket") //nolint:gosec // a descriptor
+	socket := os.NewFile(uintptr(fd), "socket")
 	defer func() { _ = socket.Close() }()
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(dir, "s")}); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(self(t)) //nolint:gosec // this very program
+	cmd := exec.Command(self(t))
 	cmd.Env = append(os.Environ(), roleListener+"=1")
 	cmd.ExtraFiles = []*os.File{socket}
 	if err := cmd.Run(); err != nil {

@@ -126,7 +126,7 @@ func cpuWanted(pid int) time.Duration {
 		// Documentation/scheduler/sched-stats.rst of the kernel: nanoseconds on a CPU,
 		// and nanoseconds on a run queue.
 		var on, waiting int64
-		data, err := os.ReadFile(task) //nolint:gosec // of /proc
+		data, err := os.ReadFile(task)
 		if err != nil {
 			continue
 		}

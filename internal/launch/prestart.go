@@ -89,7 +89,7 @@ func (l *Launcher) preStart(p *runner.Package, plan *hypervisor.Plan) error {
 	}
 	sh, args := shellFor()
 	for _, fd := range append(mark.Macvtaps, mark.Program, mark.Package, mark.Dir) {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil { //nolint:gosec // a descriptor
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
 			return fmt.Errorf("preStart: hand descriptor %d on: %w", fd, err)
 		}
 	}

@@ -200,10 +200,10 @@ func pack(t *testing.T, plan *hypervisor.Plan) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "share/microvm"), 0o755); err != nil { //nolint:gosec // a package is for everybody
+	if err := os.MkdirAll(filepath.Join(dir, "share/microvm"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "share/microvm/runner.json"), data, 0o644); err != nil { //nolint:gosec // a package is for everybody
+	if err := os.WriteFile(filepath.Join(dir, "share/microvm/runner.json"), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -225,7 +225,7 @@ func launch(t *testing.T, pkg string, change ...func(*exec.Cmd)) *started {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.stderr.Close() })
-	s.cmd = exec.Command(os.Args[0]) //nolint:gosec // this very program
+	s.cmd = exec.Command(os.Args[0])
 	s.cmd.Dir = s.dir
 	s.cmd.Env = append(os.Environ(), rolePackage+"="+pkg, "NOTIFY_SOCKET="+socket)
 	s.cmd.Stderr = s.stderr
@@ -264,7 +264,7 @@ func children() []int {
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
 	var out []int
 	for _, task := range tasks {
-		data, err := os.ReadFile(task) //nolint:gosec // of /proc
+		data, err := os.ReadFile(task)
 		if err != nil {
 			continue
 		}

@@ -45,7 +45,7 @@ func (s *stopping) askOverSSH(ctx context.Context, plan *hypervisor.Plan, dir st
 	ended := make(chan error, 1)
 	go func() {
 		ended <- askguest.Ask(ctx, askguest.Request{
-			Address: guest.Address{CID: uint32(*plan.VsockCID), Socket: how.VsockSocket, Dir: dir}, //nolint:gosec // validated with the plan
+			Address: guest.Address{CID: uint32(*plan.VsockCID), Socket: how.VsockSocket, Dir: dir},
 			Key:     how.Key, Command: how.Command, Login: s.times.Login,
 			// One that has reported that it is up has its sshd by now, or none.
 			Booting: plan.Readiness.Mode != hypervisor.ReadyGuest,

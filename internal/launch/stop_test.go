@@ -49,7 +49,7 @@ type victim struct {
 
 func victimOf(t *testing.T, env []string, argv ...string) *victim {
 	t.Helper()
-	v := &victim{dir: t.TempDir(), cmd: exec.Command(argv[0], argv[1:]...), end: make(chan struct{})} //nolint:gosec // the test's own
+	v := &victim{dir: t.TempDir(), cmd: exec.Command(argv[0], argv[1:]...), end: make(chan struct{})}
 	v.cmd.Dir = v.dir
 	v.cmd.Env = append(os.Environ(), env...)
 	if err := v.cmd.Start(); err != nil {
@@ -263,7 +263,7 @@ func TestTheVariableGoesBeforeTheUnitsTime(t *testing.T) {
 func TestWithoutAManagerAStopTakesTheDefaultTimes(t *testing.T) {
 	if systemd.Running() {
 		need.Root(t)
-		again := exec.Command(need.Program(t, "unshare"), "--mount", "/bin/sh", "-c", `mount -t tmpfs none /run && exec "$0" "$@"`, //nolint:gosec // this very program
+		again := exec.Command(need.Program(t, "unshare"), "--mount", "/bin/sh", "-c", `mount -t tmpfs none /run && exec "$0" "$@"`,
 			self(t), "-test.run=^"+t.Name()+"$", "-test.v")
 		out, err := again.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {

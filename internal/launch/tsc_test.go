@@ -40,7 +40,7 @@ func TestHeldStandardInputNeverEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(os.Args[0], "-test.run=^TestHeldStandardInputNeverEnds$") //nolint:gosec // this very program
+	cmd := exec.Command(os.Args[0], "-test.run=^TestHeldStandardInputNeverEnds$")
 	cmd.Env = append(os.Environ(), "HOLD_STDIN=1")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

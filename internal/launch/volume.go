@@ -114,7 +114,7 @@ var errReplaced = errors.New("replaced")
 func (w *volumeWork) notTwice(held *images) error {
 	info, err := os.Stat(w.path)
 	if err != nil {
-		return nil //nolint:nilerr // it is looked at again
+		return nil // it is looked at again
 	}
 	for _, other := range held.list {
 		have, err := other.file.Stat()
@@ -190,7 +190,7 @@ func (w *volumeWork) open() error {
 	if w.v.ReadOnly {
 		flag = os.O_RDONLY
 	}
-	f, err := os.OpenFile(w.path, flag, 0) //nolint:gosec // a declared image
+	f, err := os.OpenFile(w.path, flag, 0)
 	if err != nil {
 		var cause *fs.PathError
 		if errors.As(err, &cause) {
@@ -337,7 +337,7 @@ func (w *volumeWork) create() (err error) {
 // openNew opens and locks an empty file of that name.
 func (w *volumeWork) openNew(tmp string) (*image, error) {
 	for range volumeAttempts {
-		f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o660) //nolint:gosec // the declared place
+		f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o660)
 		switch {
 		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO), errors.Is(err, fs.ErrPermission) && exists(tmp):
 			// Not what a start leaves, or not of this user's.
@@ -440,7 +440,7 @@ func cannotMake(dir string, err error) error {
 func explain(path string, err error) error {
 	dir := filepath.Dir(path)
 	var st unix.Statfs_t
-	full := unix.Statfs(dir, &st) == nil && st.Bavail*uint64(max(st.Bsize, 1)) < mib //nolint:gosec // a block's size
+	full := unix.Statfs(dir, &st) == nil && st.Bavail*uint64(max(st.Bsize, 1)) < mib
 	switch {
 	case err == nil:
 		return nil

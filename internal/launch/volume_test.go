@@ -29,7 +29,7 @@ func volumes(dir string, list ...hypervisor.Volume) error {
 // output is what a program prints.
 func output(t *testing.T, program string, args ...string) string {
 	t.Helper()
-	out, err := exec.Command(program, args...).CombinedOutput() //nolint:gosec // the test's own arguments
+	out, err := exec.Command(program, args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s: %v: %s", program, err, out)
 	}
@@ -340,7 +340,7 @@ func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 	}
 	// Nowhere to leave a mark.
 	v.SizeMiB = 64
-	if err := os.Chmod(dir, 0o555); err != nil { //nolint:gosec // what is tried
+	if err := os.Chmod(dir, 0o555); err != nil {
 		t.Fatal(err)
 	}
 	err := volumes(dir, v)
@@ -366,13 +366,13 @@ func asNobody(t *testing.T) {
 	const nobody = 65534
 	v := ext4(16)
 	v.Image = filepath.Join(other, "data.img")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(other, 0o755), volumes(dir, v)); err != nil { //nolint:gosec // for nobody
+	if err := errors.Join(os.Chmod(dir, 0o755), os.Mkdir(other, 0o755), volumes(dir, v)); err != nil {
 		t.Fatal(err)
 	}
 	write(t, v.Image, "precious")
 	self := filepath.Join(dir, "test")
 	data, err := os.ReadFile("/proc/self/exe")
-	if err := errors.Join(err, os.WriteFile(self, data, 0o755), os.Chown(v.Image, nobody, nobody), os.Chown(dir, nobody, nobody)); err != nil { //nolint:gosec // for nobody
+	if err := errors.Join(err, os.WriteFile(self, data, 0o755), os.Chown(v.Image, nobody, nobody), os.Chown(dir, nobody, nobody)); err != nil {
 		t.Fatal(err)
 	}
 	run := filepath.Join("/tmp", filepath.Base(dir)+".test")
@@ -380,7 +380,7 @@ func asNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.Remove(run) })
-	cmd := exec.Command(run, "-test.run", "^"+t.Name()+"$", "-test.v") //nolint:gosec // this program
+	cmd := exec.Command(run, "-test.run", "^"+t.Name()+"$", "-test.v")
 	cmd.Env = append(os.Environ(), roleUnprivileged+"="+dir, "TMPDIR=/tmp")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
@@ -432,7 +432,7 @@ func TestWhatHasAnotherNameIsNotEmptied(t *testing.T) {
 			t.Errorf("%s: left behind: %q", name, left)
 		}
 	}
-	if data, err := os.ReadFile(kept); err != nil || string(data) != "precious" { //nolint:gosec // the test's own
+	if data, err := os.ReadFile(kept); err != nil || string(data) != "precious" {
 		t.Errorf("it holds %q, %v", data, err)
 	}
 }

@@ -32,7 +32,7 @@ var byDevice = map[uint32]bool{
 
 // Of is the file system of a directory.
 func Of(dir string) (FileSystem, error) {
-	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0) //nolint:gosec // to look at only
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return FileSystem{}, fmt.Errorf("look at the file system of %s: %w", dir, err)
 	}
@@ -50,9 +50,9 @@ func OfFile(f *os.File) (FileSystem, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return FileSystem{}, fmt.Errorf("look at %s: %w", f.Name(), err)
 	}
-	out := FileSystem{Type: uint32(vol.Type), UUID: uuidOf(st.Dev)} //nolint:gosec // magic numbers have 32 bits
+	out := FileSystem{Type: uint32(vol.Type), UUID: uuidOf(st.Dev)}
 	if id := vol.Fsid.Val; id != [2]int32{} && !byDevice[out.Type] {
-		out.FSID = fmt.Sprintf("%08x%08x", uint32(id[0]), uint32(id[1])) //nolint:gosec // bits, not numbers
+		out.FSID = fmt.Sprintf("%08x%08x", uint32(id[0]), uint32(id[1]))
 	}
 	return out, nil
 }

@@ -20,7 +20,7 @@ func host(t *testing.T, mountinfo string, files map[string]string) (Table, strin
 	files["mountinfo"] = mountinfo
 	for name, text := range files {
 		path := filepath.Join(root, name)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil { //nolint:gosec // a test's own
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o644)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -34,7 +34,7 @@ func TestWhatIsDeclaredAndNotMounted(t *testing.T) {
 	}
 	sub, spaced, link := filepath.Join(data, "vms/a"), filepath.Join(data, "a b"), filepath.Join(data, "link")
 	for _, dir := range []string{sub, spaced} {
-		if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // a test's own
+		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -131,11 +131,11 @@ func TestFileSystemsAreToldApart(t *testing.T) {
 				if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 320<<20)); err != nil {
 					t.Fatal(err)
 				}
-				if out, err := exec.Command(mkfs, path).CombinedOutput(); err != nil { //nolint:gosec // the test's own
+				if out, err := exec.Command(mkfs, path).CombinedOutput(); err != nil {
 					t.Fatalf("%v: %s", err, out)
 				}
 			}
-			if out, err := exec.Command("mount", "-o", "loop", path, dir).CombinedOutput(); err != nil { //nolint:gosec // the test's own
+			if out, err := exec.Command("mount", "-o", "loop", path, dir).CombinedOutput(); err != nil {
 				t.Logf("%s cannot be mounted here: %s", kind, out)
 				return FileSystem{}, false
 			}
@@ -173,7 +173,7 @@ func TestMemoryAndOverlaysAreKnownByTheirKind(t *testing.T) {
 	mount(t, "tmpfs", one, "tmpfs", "")
 	mount(t, "tmpfs", other, "tmpfs", "")
 	for _, dir := range []string{"upper", "work", "lower"} {
-		if err := os.Mkdir(filepath.Join(one, dir), 0o755); err != nil { //nolint:gosec // a test's own
+		if err := os.Mkdir(filepath.Join(one, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -63,7 +63,7 @@ func freeGroup(all []netlink.Link) uint32 {
 func adopt(index int, alias string, group uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	msg.Index = int32(index) //nolint:gosec // the kernel's own number
+	msg.Index = int32(index)
 	msg.Flags = unix.IFF_UP
 	msg.Change = unix.IFF_UP
 	req.AddData(msg)

@@ -91,7 +91,7 @@ func believeAnother(ctx context.Context, host statedir.Host) error {
 		if err != nil || !ok || !isOurs {
 			continue
 		}
-		errs = errors.Join(errs, vm.BelieveAnother(time.UnixMicro(int64(started)))) //nolint:gosec // microseconds since 1970
+		errs = errors.Join(errs, vm.BelieveAnother(time.UnixMicro(int64(started))))
 	}
 	return errs
 }

@@ -89,7 +89,7 @@ func TestOthersCannotOpenTheLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // as /run/microvm
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	old := unix.Umask(0)
@@ -109,10 +109,10 @@ func othersCannotOpen(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	program := filepath.Join(dir, "other")
-	if err := os.WriteFile(program, self, 0o755); err != nil { //nolint:gosec // another user runs it
+	if err := os.WriteFile(program, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(program) //nolint:gosec // this very program
+	cmd := exec.Command(program)
 	cmd.Env = append(os.Environ(), role+"="+filepath.Join(dir, Name))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -137,10 +137,10 @@ func (t *tree) write(root string) error {
 		}
 	}
 	for _, d := range slices.Sorted(maps.Keys(dirs)) {
-		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil { //nolint:gosec // packages are public
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
 			return err
 		}
-		if err := os.Chmod(filepath.Join(root, d), 0o755); err != nil { //nolint:gosec // packages are public
+		if err := os.Chmod(filepath.Join(root, d), 0o755); err != nil {
 			return err
 		}
 	}

@@ -444,7 +444,7 @@ func (p *Package) lines(name string) ([]string, error) {
 // find returns a handle of an entry without leaving the package. Each entry of a
 // trusted one on the way is root's alone.
 func (p *Package) find(name string) (int, error) {
-	dir := int(p.dir.Fd()) //nolint:gosec // a descriptor
+	dir := int(p.dir.Fd())
 	if !p.trusted {
 		fd, err := safepath.OpenInside(dir, name, unix.O_PATH)
 		return fd, p.failed(name, err)

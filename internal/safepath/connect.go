@@ -74,7 +74,7 @@ func connect(ctx context.Context, dir, socket string, kind int) (*os.File, error
 		Close(fd)
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), socket), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(fd), socket), nil
 }
 
 // within is how long a connection may take.

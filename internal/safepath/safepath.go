@@ -78,7 +78,7 @@ func OpenDir(path string) (int, error) {
 // Anything may be there: with flags that open for access add O_NONBLOCK, or a
 // pipe keeps the caller waiting, and better use OpenFile.
 func OpenBeneath(dir int, rel string, flags int) (int, error) {
-	return openat2(dir, rel, uint64(flags), noLinks) //nolint:gosec // flags are positive
+	return openat2(dir, rel, uint64(flags), noLinks)
 }
 
 // OpenDirBeneath returns a handle of the directory rel beneath dir.
@@ -98,7 +98,7 @@ func OpenFile(dir int, rel string) (*os.File, error) {
 // OpenInside opens rel beneath dir as OpenBeneath does, but follows links that
 // stay beneath dir. It is for directories in which only one party writes.
 func OpenInside(dir int, rel string, flags int) (int, error) {
-	return openat2(dir, rel, uint64(flags), unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS) //nolint:gosec // flags are positive
+	return openat2(dir, rel, uint64(flags), unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 }
 
 // OpenPlain returns a handle of the directory at the absolute path, which goes
@@ -122,7 +122,7 @@ func ReopenFile(fd int, name string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(file), name), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(file), name), nil
 }
 
 // ProcPath is a path of what is open as fd in this process, proc_pid_fd(5): for

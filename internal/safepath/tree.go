@@ -127,10 +127,10 @@ func openDir(dir int, name string) (*os.File, error) {
 	if err != nil {
 		return nil, wrap(err, "open", name)
 	}
-	return os.NewFile(uintptr(fd), name), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(fd), name), nil
 }
 
-func fd(f *os.File) int { return int(f.Fd()) } //nolint:gosec // a descriptor
+func fd(f *os.File) int { return int(f.Fd()) }
 
 func wrap(err error, what, name string) error {
 	if err == nil {

@@ -164,7 +164,7 @@ func TestNoZeroIsTakenForAnAbsentField(t *testing.T) {
 			}
 			continue
 		}
-		faults, _ := err.(Faults) //nolint:errorlint // what Parse returns
+		faults, _ := err.(Faults) // what Parse returns
 		if !slices.ContainsFunc(faults, func(f Fault) bool { return place(f.Path) == s.path }) {
 			t.Errorf("%s: %s is taken for an absent field (%v)", s.path, s.zero, err)
 		}
@@ -249,7 +249,7 @@ func TestWhatNoHostCanStartIsRefused(t *testing.T) {
 			}
 			continue
 		}
-		faults, _ := err.(Faults) //nolint:errorlint // what Parse returns
+		faults, _ := err.(Faults) // what Parse returns
 		if !slices.ContainsFunc(faults, func(f Fault) bool { return f.Path == c.path }) {
 			t.Errorf("%s: nothing about %s in %v", name, c.path, err)
 		}

@@ -43,7 +43,7 @@ func copyFile(path string, data []byte, mode fs.FileMode) error {
 
 func replaceFile(path string, data []byte, mode fs.FileMode, sync func(*os.File) error) error {
 	tmp := tempName(path)
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // a new name of ours
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -86,7 +86,7 @@ const mostNames = 4096
 // leftIn are the names of what a crash may have left in dir of changes of the
 // file base, or of any where it is empty.
 func leftIn(dir, base string) ([]string, error) {
-	f, err := os.Open(dir) //nolint:gosec // a directory of ours
+	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

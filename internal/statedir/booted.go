@@ -112,7 +112,7 @@ func (v VM) BelieveAnother(started time.Time) error {
 	const slack = time.Second
 	var st unix.Stat_t
 	if err := unix.Lstat(v.runtimeBooted(), &st); err != nil || !time.Unix(st.Mtim.Unix()).Add(slack).Before(started) {
-		return nil //nolint:nilerr // nothing was written down
+		return nil // nothing was written down
 	}
 	return v.adoptCopy()
 }
@@ -122,11 +122,11 @@ func (v VM) BelieveAnother(started time.Time) error {
 func (v VM) adoptCopy() error {
 	target, err := os.Readlink(v.copyOfBooted())
 	if err != nil || !filepath.IsAbs(target) {
-		return nil //nolint:nilerr // nobody can go by it
+		return nil // nobody can go by it
 	}
 	p, err := v.follow(target)
 	if err != nil {
-		return nil //nolint:nilerr // the same
+		return nil // the same
 	}
 	defer func() { _ = p.Close() }()
 	// First, so that whoever finds the pin finds this as well.

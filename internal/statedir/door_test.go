@@ -93,7 +93,7 @@ func TestALinkOfSomebodyElseIsNoStateDirectory(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	// A directory around it in which others can write.
-	if err := errors.Join(os.Lchown(h.StateDir, 0, 0), os.Chmod(filepath.Dir(h.StateDir), 0o777)); err != nil { //nolint:gosec // what is to be found
+	if err := errors.Join(os.Lchown(h.StateDir, 0, 0), os.Chmod(filepath.Dir(h.StateDir), 0o777)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.VM("web"); err == nil || !strings.Contains(err.Error(), "could replace the link") {
@@ -106,7 +106,7 @@ func TestADirectoryThatIsAMountIsEmptiedAndStays(t *testing.T) {
 	if err := vm.Remove(context.Background(), noReload); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Mkdir(vm.Dir(), 0o755); err != nil { //nolint:gosec // a mount point
+	if err := os.Mkdir(vm.Dir(), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("tmpfs", vm.Dir(), "tmpfs", 0, "mode=755"); err != nil {

@@ -370,7 +370,7 @@ func (v VM) clean() error {
 // keepFromCollection makes Nix keep what the VM's links lead to.
 func (v VM) keepFromCollection() error {
 	if _, err := os.Stat(v.Host.GCRoots); err != nil {
-		return nil //nolint:nilerr // no Nix on this host
+		return nil // no Nix on this host
 	}
 	dir := filepath.Join(v.Host.GCRoots, "microvm")
 	if err := mode.Ensure(dir, mode.Public); err != nil {
@@ -476,7 +476,7 @@ const dropInMode = 0o644
 func (v VM) writeDropIn(name, text string) (changed bool, err error) {
 	path := filepath.Join(v.Host.UnitDir, name)
 	dir, wanted := filepath.Dir(path), text != ""
-	have, err := os.ReadFile(path) //nolint:gosec // below a directory of root's
+	have, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read drop-in: %w", err)
 	}

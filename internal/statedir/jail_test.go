@@ -118,7 +118,7 @@ func TestAJailHoldsFilesThatOnlyRootCanReplace(t *testing.T) {
 	if err := os.MkdirAll(h.StateDir+"/db", 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(h.StateDir+"/db", 0o1775); err != nil { //nolint:gosec // as the state directory of a VM
+	if err := os.Chmod(h.StateDir+"/db", 0o1775); err != nil {
 		t.Fatal(err)
 	}
 	for path, want := range bad {

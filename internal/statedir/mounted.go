@@ -77,7 +77,7 @@ func (v VM) removeMounted(ctx context.Context, reload func(context.Context) erro
 
 // moveAll moves what is in dir into a directory of it.
 func moveAll(dir, into string) error {
-	f, err := os.Open(dir) //nolint:gosec // a VM's directory
+	f, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

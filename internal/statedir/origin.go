@@ -84,7 +84,7 @@ func (v VM) Origin() (Origin, error) {
 		return Origin{}, fmt.Errorf("read where %s comes from: %w", v.Name, err)
 	}
 	path := filepath.Join(v.recordDir(), fromName)
-	data, err := os.ReadFile(path) //nolint:gosec // below a directory that was seen to be root's
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Origin{}, nil
 	}

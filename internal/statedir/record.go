@@ -63,7 +63,7 @@ func (v VM) inRuntimeDir(write func() error) error {
 // ReadRecord reads what WriteRecord kept. It returns false where there is none.
 func (v VM) ReadRecord(piece string, value any) (bool, error) {
 	path := filepath.Join(v.RuntimeDir(), piece+".json")
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) //nolint:gosec // below a directory of root's
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}

@@ -78,7 +78,7 @@ func TestAVMOfMicrovmNixIsTakenOver(t *testing.T) {
 
 func TestWhatCannotBeTakenOverStaysAsItIs(t *testing.T) {
 	h, vm, pkg := vmOfMicrovmNix(t)
-	if err := os.Chmod(pkg, 0o777); err != nil { //nolint:gosec // the fault
+	if err := os.Chmod(pkg, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Relink(context.Background(), nil); err == nil || !strings.Contains(err.Error(), "web: ") {
@@ -88,7 +88,7 @@ func TestWhatCannotBeTakenOverStaysAsItIs(t *testing.T) {
 		t.Error("it was changed")
 	}
 	// A booted of before this boot is of a host that lost its power.
-	if err := os.Chmod(pkg, 0o755); err != nil { //nolint:gosec // a package is public
+	if err := os.Chmod(pkg, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("touch", "-h", "-d", "2001-01-01", vm.copyOfBooted()).CombinedOutput(); err != nil {

@@ -52,7 +52,7 @@ func TestWhatAnInstallationMakesDoesNotDependOnTheUmask(t *testing.T) {
 	for _, mask := range []int{0o022, 0o027, 0o077, 0, 0o777} {
 		h := host(t)
 		h.GCRoots = filepath.Dir(h.StateDir) + "/gcroots"
-		if err := os.Mkdir(h.GCRoots, 0o755); err != nil { //nolint:gosec // as Nix makes it
+		if err := os.Mkdir(h.GCRoots, 0o755); err != nil {
 			t.Fatal(err)
 		}
 		vm, err := h.VM("web")
@@ -108,7 +108,7 @@ func TestAnInstallationMendsWhatAnotherUmaskMade(t *testing.T) {
 	// As umask 027 had made it.
 	for path, was := range want {
 		if strings.HasPrefix(was, "04") && path != "." && path != "a" {
-			if err := os.Chmod(filepath.Join(filepath.Dir(h.StateDir), path), 0o750); err != nil { //nolint:gosec // a test's own
+			if err := os.Chmod(filepath.Join(filepath.Dir(h.StateDir), path), 0o750); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -144,7 +144,7 @@ func (v VM) mayCreate(fd int, dir string) bool {
 }
 
 func (v VM) recordedVolumes() (map[string]mounts.FileSystem, error) {
-	f, err := os.OpenFile(v.VolumesRecord(), os.O_RDONLY|unix.O_NOFOLLOW, 0) //nolint:gosec // below a directory that was seen to be root's
+	f, err := os.OpenFile(v.VolumesRecord(), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -23,10 +23,10 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	host := Host{StateDir: filepath.Join(top, "vms"), User: "nobody", Group: "nogroup"}
 	vm := VM{Host: host, Name: "web"}
 	disk := filepath.Join(top, "disk")
-	if err := os.Mkdir(host.StateDir, 0o755); err != nil { //nolint:gosec // as it is
+	if err := os.Mkdir(host.StateDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(os.Chmod(host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Mkdir(disk, 0o755)); err != nil { //nolint:gosec // as they are
+	if err := errors.Join(os.Chmod(host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Mkdir(disk, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	images := []string{"data.img", filepath.Join(disk, "big.img")}
@@ -111,7 +111,7 @@ func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
 		t.Skip("it takes root to have a record of root's; run the tests as root")
 	}
 	vm := VM{Host: Host{StateDir: t.TempDir(), User: "nobody", Group: "nogroup"}, Name: "web"}
-	if err := errors.Join(os.Chmod(vm.Host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o777), os.Symlink("/proc", filepath.Join(vm.Dir(), "sub")), //nolint:gosec // as they are
+	if err := errors.Join(os.Chmod(vm.Host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o777), os.Symlink("/proc", filepath.Join(vm.Dir(), "sub")),
 		os.Symlink("/etc/passwd", filepath.Join(vm.Dir(), "data.img"))); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestTheRecordDoesNotDependOnTheWayToIt(t *testing.T) {
 	real := t.TempDir()
 	link := filepath.Join(t.TempDir(), "microvms")
 	vm := VM{Host: Host{StateDir: real, User: "nobody", Group: "nogroup"}, Name: "web"}
-	if err := errors.Join(os.Chmod(real, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Symlink(real, link), vm.makeRecord(), //nolint:gosec // as they are
+	if err := errors.Join(os.Chmod(real, 0o755), os.Mkdir(vm.Dir(), 0o755), os.Symlink(real, link), vm.makeRecord(),
 		os.WriteFile(filepath.Join(vm.Dir(), "data.img"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}

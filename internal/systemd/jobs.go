@@ -100,7 +100,7 @@ func enqueue(ctx context.Context, conn *dbus.Conn, job Job, unit string, ended c
 	if err != nil {
 		return 0, fmt.Errorf("ask systemd to %s %s: %w", job, unit, err)
 	}
-	return uint32(id), nil //nolint:gosec // it is one, systemd's src/core/job.h
+	return uint32(id), nil
 }
 
 // Enable makes systemd start units at boot, as systemctl enable does.

@@ -90,7 +90,7 @@ func registerEx(ctx context.Context, object dbus.BusObject, m Machine, id []byte
 	}
 	properties := []property{
 		{"Id", dbus.MakeVariant(id)}, {"Service", dbus.MakeVariant(service)}, {"Class", dbus.MakeVariant(class)},
-		{"LeaderPIDFD", dbus.MakeVariant(dbus.UnixFD(fd))}, //nolint:gosec // a descriptor
+		{"LeaderPIDFD", dbus.MakeVariant(dbus.UnixFD(fd))},
 	}
 	if len(m.Interfaces) > 0 {
 		properties = append(properties, property{"NetworkInterfaces", dbus.MakeVariant(indexes(m.Interfaces))})
@@ -100,13 +100,13 @@ func registerEx(ctx context.Context, object dbus.BusObject, m Machine, id []byte
 
 func registerWithNetwork(ctx context.Context, object dbus.BusObject, m Machine, id []byte) error {
 	return object.CallWithContext(ctx, machinesOf+".RegisterMachineWithNetwork", 0,
-		m.Name, id, service, class, uint32(m.Leader), "", indexes(m.Interfaces)).Err //nolint:gosec // a process ID
+		m.Name, id, service, class, uint32(m.Leader), "", indexes(m.Interfaces)).Err
 }
 
 func indexes(list []int) []int32 {
 	out := make([]int32, len(list))
 	for i, n := range list {
-		out[i] = int32(n) //nolint:gosec // the kernel's own type
+		out[i] = int32(n)
 	}
 	return out
 }

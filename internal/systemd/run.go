@@ -62,7 +62,7 @@ func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	r.restart, _ = props["Restart"].(string)
 	r.prevent = exitCodes(props["RestartPreventExitStatus"])
 	if r.Ready && ended > active {
-		r.Uptime = time.Duration(ended-active) * time.Microsecond //nolint:gosec // a time since boot
+		r.Uptime = time.Duration(ended-active) * time.Microsecond
 	}
 	jobs, err := c.ListJobsContext(ctx)
 	if err != nil {

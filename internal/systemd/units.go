@@ -107,7 +107,7 @@ func fromMicroseconds(us uint64) time.Duration {
 	if us == 0 || us > uint64(Infinity/time.Microsecond) {
 		return Infinity
 	}
-	return time.Duration(us) * time.Microsecond //nolint:gosec // compared above
+	return time.Duration(us) * time.Microsecond
 }
 
 // Properties returns the properties of a service that is loaded, those of

@@ -176,7 +176,7 @@ func write(path, value string) error {
 }
 
 func writeNow(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0) //nolint:gosec // below /sys
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}

@@ -160,7 +160,7 @@ func (d device) onHost() bool {
 
 // readLine reads a small file without its newline.
 func readLine(path string) (string, error) {
-	data, err := os.ReadFile(path) //nolint:gosec // below /sys or /proc
+	data, err := os.ReadFile(path)
 	return strings.TrimSpace(string(data)), err
 }
 

@@ -25,7 +25,7 @@ func scriptedSpec(t *testing.T, name string, edit func(map[string]any)) map[stri
 	t.Helper()
 	dir := t.TempDir()
 	sh(t, "chown -R root:root "+dir+" && chmod 755 "+dir+" "+dir+"/.. && mkdir "+dir+"/bin")
-	if err := os.WriteFile(dir+"/bin/cloud-hypervisor", []byte(scriptedGuest), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(dir+"/bin/cloud-hypervisor", []byte(scriptedGuest), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return spec(name, func(s map[string]any) {

@@ -73,11 +73,11 @@ var patience = map[string]time.Duration{"container": 5 * time.Minute, "vm": 15 *
 // as much time as a test has patience.
 func patientUnits() error {
 	const dir = "/run/systemd/system/microvm@.service.d"
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as systemd's are
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	text := "[Service]\nTimeoutStartSec=900\nTimeoutStopSec=600\n"
-	if err := os.WriteFile(dir+"/00-patience.conf", []byte(text), 0o644); err != nil { //nolint:gosec // as systemd's are
+	if err := os.WriteFile(dir+"/00-patience.conf", []byte(text), 0o644); err != nil {
 		return err
 	}
 	return exec.Command("systemctl", "daemon-reload").Run()

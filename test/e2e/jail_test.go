@@ -37,7 +37,7 @@ func jailedSpec(t *testing.T, name string, jailer bool) map[string]any {
 	t.Helper()
 	sh(t, "mkdir -p /srv/jail/bin && echo reads the disk > /srv/jail/ro.img && truncate -s 1M /srv/jail/rw.img && chown microvm /srv/jail/*.img")
 	t.Cleanup(func() { _ = os.RemoveAll("/srv/jail") })
-	if err := os.WriteFile("/srv/jail/bin/firecracker", []byte(jailedProgram), 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile("/srv/jail/bin/firecracker", []byte(jailedProgram), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	return spec(name, func(s map[string]any) {

@@ -73,7 +73,7 @@ func (r remote) program(t *testing.T, path, text string) {
 	t.Helper()
 	path = filepath.Join(r.dir, path)
 	mkdir(t, filepath.Dir(path))
-	if err := os.WriteFile(path, []byte("#!/bin/bash\n"+text+"\n"), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(path, []byte("#!/bin/bash\n"+text+"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -82,7 +82,7 @@ func (r remote) program(t *testing.T, path, text string) {
 func (r remote) run(t *testing.T, script, hostname string, args ...string) (calls, output string, err error) {
 	t.Helper()
 	r.program(t, "bin/uname", "echo "+hostname)
-	cmd := exec.Command("bash", append([]string{"-c", r.scripts[script], script}, args...)...) //nolint:gosec // the script under test
+	cmd := exec.Command("bash", append([]string{"-c", r.scripts[script], script}, args...)...)
 	cmd.Env = append(os.Environ(), "PATH="+r.dir+"/bin:"+os.Getenv("PATH"), "STORE="+r.dir)
 	out, err := cmd.CombinedOutput()
 	return strings.ReplaceAll(read(t, r.log), r.dir, ""), string(out), err

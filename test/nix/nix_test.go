@@ -62,7 +62,7 @@ func nixpkgsLib() string {
 // nixInstantiate returns a command that touches no store of this machine.
 func nixInstantiate(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("nix-instantiate", args...) //nolint:gosec // the test's own arguments
+	cmd := exec.Command("nix-instantiate", args...)
 	cmd.Env = append(os.Environ(), "NIX_REMOTE=dummy://", "HOME="+t.TempDir())
 	return cmd
 }
@@ -225,7 +225,7 @@ func evaluates(t *testing.T, tree, lib, attribute string) {
 		write(t, file, got)
 		return
 	}
-	want, err := os.ReadFile(file) //nolint:gosec // one of a list
+	want, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,14 +261,14 @@ func difference(want, got []byte) string {
 
 func write(t *testing.T, file string, data []byte) {
 	t.Helper()
-	if err := os.WriteFile(file, data, 0o644); err != nil { //nolint:gosec // sources are public
+	if err := os.WriteFile(file, data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func golden[T any](t *testing.T, attribute string) T {
 	t.Helper()
-	data, err := os.ReadFile("golden/" + attribute + ".json") //nolint:gosec // one of a list
+	data, err := os.ReadFile("golden/" + attribute + ".json")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -354,7 +354,7 @@ func build(t *testing.T, text []byte) *hypervisor.Plan {
 	}
 	// bin/microvm-run has its shebang in line 1, where the modules insert PATH
 	// below it.
-	script, err := os.ReadFile(filepath.Join(dst, runner.RunProgram)) //nolint:gosec // the package that was just built
+	script, err := os.ReadFile(filepath.Join(dst, runner.RunProgram))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,7 +439,7 @@ func TestVendorHash(t *testing.T) {
 	if out, err := vendor.CombinedOutput(); err != nil {
 		t.Fatalf("go mod vendor: %v\n%s", err, out)
 	}
-	hash := exec.Command("nix", "--extra-experimental-features", "nix-command", "hash", "path", filepath.Join(dir, "vendor")) //nolint:gosec // a directory of the test's
+	hash := exec.Command("nix", "--extra-experimental-features", "nix-command", "hash", "path", filepath.Join(dir, "vendor"))
 	hash.Env = append(os.Environ(), "HOME="+dir)
 	got, err := hash.Output()
 	if err != nil {
@@ -483,7 +483,7 @@ func copySources(t *testing.T, dir string) {
 			case strings.HasSuffix(path, "_test.go"):
 				return nil
 			}
-			data, err := os.ReadFile(path) //nolint:gosec // below the repository
+			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}

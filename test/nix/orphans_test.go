@@ -35,7 +35,7 @@ var program = regexp.MustCompile(`/nix/store/[^/]*-microvm/bin/microvm`)
 // identity is what the script tells a directory by.
 func identity(t *testing.T, dir string) string {
 	t.Helper()
-	out, err := exec.Command("stat", "-c", "%i.%W", dir).Output() //nolint:gosec // the test's own directory
+	out, err := exec.Command("stat", "-c", "%i.%W", dir).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,12 +68,12 @@ func TestOrphans(t *testing.T) {
 			write(t, log, nil)
 			for _, name := range []string{"systemctl", "microvm"} {
 				text := "#!/bin/sh\necho " + name + " \"$@\" >> " + log + "\n"
-				if err := os.WriteFile(filepath.Join(dir, "bin", name), []byte(text), 0o700); err != nil { //nolint:gosec // a program
+				if err := os.WriteFile(filepath.Join(dir, "bin", name), []byte(text), 0o700); err != nil {
 					t.Fatal(err)
 				}
 			}
 
-			cmd := exec.Command("bash", "-c", orphansScript(t, "with-a-vm-of-its-own", "/var/lib/microvms", dir, tt.policy)) //nolint:gosec // the script under test
+			cmd := exec.Command("bash", "-c", orphansScript(t, "with-a-vm-of-its-own", "/var/lib/microvms", dir, tt.policy))
 			cmd.Env = append(os.Environ(), "PATH="+dir+"/bin:"+os.Getenv("PATH"))
 			if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "MicroVM old is no longer declared") {
 				t.Fatalf("%v\n%s", err, out)
@@ -97,7 +97,7 @@ func TestOrphans(t *testing.T) {
 // TestOrphansOfANewHost: the first switch of a host knows of no VM before.
 func TestOrphansOfANewHost(t *testing.T) {
 	dir := t.TempDir()
-	cmd := exec.Command("bash", "-c", orphansScript(t, "with-no-vm", "/var/lib/microvms", dir, "purge")) //nolint:gosec // the script under test
+	cmd := exec.Command("bash", "-c", orphansScript(t, "with-no-vm", "/var/lib/microvms", dir, "purge"))
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -146,13 +146,13 @@ read -r state sub result main restarts < looks
 [ "$(wc -l < looks)" -eq 1 ] || sed -i 1d looks
 printf 'NRestarts=%s\nResult=%s\nExecMainStatus=%s\nActiveState=%s\nSubState=%s\n' $restarts $result $main $state $sub
 `
-		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(systemctl), 0o700); err != nil { //nolint:gosec // a program
+		if err := os.WriteFile(filepath.Join(dir, "systemctl"), []byte(systemctl), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(dir, "looks"), []byte(strings.Join(c.looks, "\n")+"\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.Command("bash", "-c", text) //nolint:gosec // the script under test
+		cmd := exec.Command("bash", "-c", text)
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "LOOKS="+dir)
 		out, err := cmd.CombinedOutput()
 		if fails := err != nil; fails != c.fails || c.fails && !strings.Contains(string(out), "MicroVM web keeps failing; see: microvm status web") {
@@ -170,7 +170,7 @@ func mkdir(t *testing.T, path string) {
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	data, err := os.ReadFile(path) //nolint:gosec // the test's own file
+	data, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -33,7 +33,7 @@ func TestPackageIsWhatMakeInstalls(t *testing.T) {
 	}
 	// But for the one that writes the manual and the completions.
 	program := filepath.Join(dir, "microvm")
-	build := exec.Command("go", "build", "-o", program, "./cmd/microvm") //nolint:gosec // a path of the test's
+	build := exec.Command("go", "build", "-o", program, "./cmd/microvm")
 	build.Dir = root
 	if text, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build microvm: %v\n%s", err, text)
@@ -51,7 +51,7 @@ func TestPackageIsWhatMakeInstalls(t *testing.T) {
 
 	run := func(name string, args ...string) {
 		t.Helper()
-		cmd := exec.Command(name, args...) //nolint:gosec // what is under test
+		cmd := exec.Command(name, args...)
 		cmd.Dir = filepath.Join(dir, "src")
 		cmd.Env = append(os.Environ(), "out="+out, "MAKEFLAGS=")
 		if text, err := cmd.CombinedOutput(); err != nil {

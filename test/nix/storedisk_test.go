@@ -51,7 +51,7 @@ func TestStoreDiskHoldsTheClosure(t *testing.T) {
 			closure("xfsprogs", "c")
 
 			out := filepath.Join(r.dir, "out")
-			cmd := exec.Command("bash", "-c", r.scripts[tt.script]) //nolint:gosec // the script under test
+			cmd := exec.Command("bash", "-c", r.scripts[tt.script])
 			cmd.Dir = t.TempDir()
 			cmd.Env = append(os.Environ(), "PATH="+r.dir+"/bin:"+os.Getenv("PATH"), "LOG="+r.log, "out="+out, "NIX_BUILD_CORES=2", "LC_ALL=C")
 			if text, err := cmd.CombinedOutput(); err != nil {
@@ -74,7 +74,7 @@ func TestStoreDiskThatFailsIsNone(t *testing.T) {
 	r.program(t, "bin/bwrap", binds)
 	r.program(t, "bin/mkfs.erofs", "exit 3")
 	write(t, filepath.Join(r.dir, "closure-of-nixos-system-web-closure-info"), []byte(r.log+"\n"))
-	cmd := exec.Command("bash", "-c", r.scripts["storeDisk"]) //nolint:gosec // the script under test
+	cmd := exec.Command("bash", "-c", r.scripts["storeDisk"])
 	cmd.Dir = t.TempDir()
 	cmd.Env = append(os.Environ(), "PATH="+r.dir+"/bin:"+os.Getenv("PATH"), "out="+filepath.Join(r.dir, "out"))
 	text, err := cmd.CombinedOutput()

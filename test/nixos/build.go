@@ -404,11 +404,11 @@ func scan(nixpkgs string, others ...string) taken {
 	for _, root := range append(roots, others...) {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || filepath.Ext(path) != ".nix" {
-				return nil //nolint:nilerr // what is not there names nothing
+				return nil // what is not there names nothing
 			}
 			data, err := os.ReadFile(path)
 			if err != nil {
-				return nil //nolint:nilerr // the same
+				return nil // the same
 			}
 			text := string(data)
 			for _, m := range attribute.FindAllStringSubmatch(text, -1) {

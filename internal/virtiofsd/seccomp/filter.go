@@ -51,7 +51,7 @@ const (
 // load puts a word of struct seccomp_data into the accumulator.
 func load(offset uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offset, Size: 4} }
 
-func arg(n int) uint32 { return dataArgs + 8*uint32(n) } //nolint:gosec // n is 0 to 5
+func arg(n int) uint32 { return dataArgs + 8*uint32(n) }
 
 // program is the filter; refuse is what it does with a mode it looks for.
 // openat2(2) passes its mode by reference, where no filter can see it; it is
@@ -68,7 +68,7 @@ func program(refuse uint32) []bpf.Instruction {
 	}
 	for _, c := range modeCalls {
 		body := c.body(refuse)
-		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: c.nr, SkipTrue: uint8(len(body))}) //nolint:gosec // a handful
+		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: c.nr, SkipTrue: uint8(len(body))})
 		prog = append(prog, body...)
 	}
 	return append(prog, allow)
@@ -104,7 +104,7 @@ func Install() (*os.File, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("prepare the system call filter: %w", err)
 	}
-	return os.NewFile(uintptr(fd), "seccomp"), nil //nolint:gosec // a descriptor
+	return os.NewFile(uintptr(fd), "seccomp"), nil
 }
 
 // set puts the filter that refuses so on the calling thread.
@@ -117,11 +117,11 @@ func set(flags uintptr, refuse uint32) (int, error) {
 	for _, r := range raw {
 		filter = append(filter, unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K})
 	}
-	fprog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}                                                //nolint:gosec // some fifty
-	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog))) //nolint:gosec // the kernel reads it during the call
+	fprog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&fprog)))
 	runtime.KeepAlive(filter)
 	if errno != 0 {
 		return -1, errno
 	}
-	return int(fd), nil //nolint:gosec // a descriptor
+	return int(fd), nil
 }

@@ -49,11 +49,11 @@ func Judge(f *os.File, refused func(mode uint32)) error {
 				return false
 			}
 			n = notification{}
-			received = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n)) //nolint:gosec // the kernel fills it during the call
+			received = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
 			return true
 		})
 		if err != nil {
-			return nil //nolint:nilerr // it was closed
+			return nil // it was closed
 		}
 		// The caller was killed between the two calls.
 		if received != nil {
@@ -74,14 +74,14 @@ func answer(conn syscall.RawConn, n *notification, allowed bool) {
 		resp.errno, resp.flags = 0, respContinue
 	}
 	_ = conn.Control(func(fd uintptr) {
-		_ = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&resp)) //nolint:gosec // the kernel reads it during the call
+		_ = ioctl(fd, unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&resp))
 	})
 }
 
 // readable polls without waiting: the kernel's receive call waits even on a
 // descriptor that is non-blocking.
 func readable(fd uintptr) bool {
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // a descriptor
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1 && fds[0].Revents&unix.POLLIN != 0
 }
@@ -104,10 +104,10 @@ func ioctl(fd uintptr, req uint, data unsafe.Pointer) error {
 // /proc/self/fd. While it handles a request it keeps that descriptor open, so
 // a guest cannot make the number mean another file before the call goes on.
 func decide(n *notification) (mode uint32, allowed bool) {
-	nr := uint32(n.nr) //nolint:gosec // never negative
+	nr := uint32(n.nr)
 	for _, c := range modeCalls {
 		if c.nr == nr {
-			mode = uint32(n.args[c.mode]) & 0o7777 //nolint:gosec // masked
+			mode = uint32(n.args[c.mode]) & 0o7777
 			break
 		}
 	}
@@ -118,7 +118,7 @@ func decide(n *notification) (mode uint32, allowed bool) {
 	case unix.SYS_FCHMOD:
 		return mode, isDirectory(n.pid, strconv.FormatUint(n.args[0], 10))
 	case unix.SYS_FCHMODAT, unix.SYS_FCHMODAT2:
-		name, err := readString(int(n.pid), uintptr(n.args[1])) //nolint:gosec // the caller's pointer
+		name, err := readString(int(n.pid), uintptr(n.args[1]))
 		return mode, err == nil && isDirectory(n.pid, name)
 	}
 	return mode, false
