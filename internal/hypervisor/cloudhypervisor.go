@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"microvm/internal/shell"
 	"microvm/internal/spec"
 )
 
@@ -55,17 +54,8 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	if err != nil {
 		return err
 	}
-	a := &chArgs{
-		s: s, p: p, own: own, rest: rest,
-		repeat:      b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0),
-		imageType:   !b.older(program, 52, 0),
-		locks:       !b.older(program, 46, 0),
-		hasLandlock: b.atLeast(program, 41, 0),
-	}
-	a.uuid = "system_uuid"
-	if s.MachineID.Value != nil && b.older(program, 53, 0) {
-		a.uuid = "uuid"
-	}
+	a := &chArgs{s: s, p: p, own: own, rest: rest}
+	a.askVersion(b, program)
 	control := controlOf(s, "cloud-hypervisor")
 	cid, socket := a.vsock()
 	p.VsockCID = s.Vsock.CID
@@ -119,6 +109,18 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.Argv = a.argv
 	return nil
+}
+
+// askVersion finds out what this version of the program takes.
+func (a *chArgs) askVersion(b *Builder, program string) {
+	a.repeat = b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0)
+	a.imageType = !b.older(program, 52, 0)
+	a.locks = !b.older(program, 46, 0)
+	a.hasLandlock = b.atLeast(program, 41, 0)
+	a.uuid = "system_uuid"
+	if a.s.MachineID.Value != nil && b.older(program, 53, 0) {
+		a.uuid = "uuid"
+	}
 }
 
 // landlock confines Cloud Hypervisor to its VM's files. It sees itself to those
@@ -195,11 +197,6 @@ func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 		}
 	}
 	return faults
-}
-
-// chOptions takes what is merged with ours out of extraArgs.
-func chOptions(s *spec.Spec) (own map[string][]string, rest []string) {
-	return splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
 }
 
 // withVsock is the spec with the CID that --vsock in extraArgs gives, where it
@@ -340,181 +337,4 @@ func (a *chArgs) balloon() {
 		balloon += ",deflate_on_oom=on"
 	}
 	a.add("--balloon", balloon)
-}
-
-// gpu needs a build of Cloud Hypervisor that has the option; the released ones
-// do not, and say so at the start.
-func (a *chArgs) gpu() {
-	if !a.s.Graphics.Enable {
-		return
-	}
-	a.p.BeforeStart = joinLines(a.p.BeforeStart, gpuDevice(a.s, programOf(a.s.Graphics.CrosvmPackage, "crosvm", "crosvm")))
-	a.p.StaleSockets = append(a.p.StaleSockets, a.s.Graphics.Socket)
-	a.p.Notes = append(a.p.Notes, "graphics need a build of Cloud Hypervisor with --gpu, and crosvm for the device")
-	a.add("--gpu", "socket="+Literal(a.s.Graphics.Socket))
-}
-
-func (a *chArgs) disks() {
-	if !a.locks {
-		keepLocks(a.p)
-	}
-	if !a.imageType {
-		probes(a.p)
-	}
-	var out []string
-	queues := ""
-	if a.s.VCPU > 1 {
-		queues = fmt.Sprintf(",num_queues=%d", a.s.VCPU)
-	}
-	add := func(path string, readOnly, direct bool, imageType string) {
-		disk := "path=" + Literal(path) + ",readonly=" + onOff(readOnly) + ",direct=" + onOff(direct)
-		if a.imageType {
-			disk += ",image_type=" + imageType
-		}
-		out = append(out, disk+queues)
-	}
-	if *a.s.StoreOnDisk {
-		add(a.s.StoreDisk, true, false, "raw")
-	}
-	for _, v := range a.s.Volumes {
-		add(v.Image, v.ReadOnly, v.Direct, v.ImageType)
-		if v.Serial != nil {
-			out[len(out)-1] += ",serial=" + Literal(*v.Serial)
-		}
-	}
-	a.addAll("--disk", out)
-}
-
-func (a *chArgs) shares() {
-	var out []string
-	for _, share := range a.s.Shares {
-		out = append(out, "tag="+share.Tag+",socket="+Literal(*share.Socket.Value))
-	}
-	a.addAll("--fs", out)
-}
-
-func (a *chArgs) interfaces() {
-	var out []string
-	for _, n := range a.s.Interfaces {
-		net := "tap=" + Literal(n.ID)
-		if n.Type == "macvtap" {
-			fds := make([]string, queueCount(a.s))
-			for queue := range fds {
-				fds[queue] = MacvtapFD(n.ID, queue)
-			}
-			net = "fd=[" + strings.Join(fds, ",") + "]"
-		}
-		net += ",mac=" + n.MAC
-		if a.s.VCPU > 1 {
-			net += fmt.Sprintf(",num_queues=%d", 2*queueCount(a.s))
-		}
-		out = append(out, net)
-	}
-	a.addAll("--net", out)
-}
-
-func (a *chArgs) devices() {
-	var out []string
-	for _, d := range a.s.Devices {
-		out = append(out, "path=/sys/bus/pci/devices/"+d.Path)
-	}
-	a.addAll("--device", out)
-}
-
-// splitOptions takes the values of the named options out of a list of arguments:
-// "--option value" and "--option=value".
-func splitOptions(args []string, options ...string) (values map[string][]string, rest []string) {
-	values = map[string][]string{}
-	for i := 0; i < len(args); i++ {
-		name, value, inline := strings.Cut(args[i], "=")
-		known := false
-		for _, o := range options {
-			known = known || o == name
-		}
-		switch {
-		case known && inline:
-			values[name] = append(values[name], value)
-		case known && i+1 < len(args):
-			i++
-			values[name] = append(values[name], args[i])
-		default:
-			rest = append(rest, args[i])
-		}
-	}
-	return values, rest
-}
-
-// cutValues takes an option with all its values out of a list of arguments.
-func cutValues(args []string, option string) (rest, values []string) {
-	mine := false
-	for _, arg := range args {
-		name, value, inline := strings.Cut(arg, "=")
-		switch {
-		case name == option && inline:
-			values, mine = append(values, value), false
-		case strings.HasPrefix(arg, "-"):
-			if mine = arg == option; !mine {
-				rest = append(rest, arg)
-			}
-		case mine:
-			values = append(values, arg)
-		default:
-			rest = append(rest, arg)
-		}
-	}
-	return rest, values
-}
-
-// optionKey finds KEY=VALUE in comma-separated options.
-func optionKey(options []string, key string) (string, bool) {
-	for _, o := range options {
-		for part := range strings.SplitSeq(o, ",") {
-			if value, ok := strings.CutPrefix(part, key+"="); ok {
-				return value, true
-			}
-		}
-	}
-	return "", false
-}
-
-// joinLines puts one shell fragment behind another.
-func joinLines(first, second string) string {
-	if first == "" {
-		return second
-	}
-	return strings.TrimSuffix(first, "\n") + "\n" + second
-}
-
-// refuseDisplay refuses what only QEMU's display has, for those that show windows
-// by crosvm's GPU.
-func refuseDisplay(s *spec.Spec) spec.Faults {
-	var faults spec.Faults
-	if !s.Graphics.Enable {
-		return nil
-	}
-	if s.Graphics.Vulkan != nil {
-		faults.Addf("graphics.vulkan", "is for QEMU's GPU; that of %s is crosvm's, which has Vulkan as it is; remove it", s.Hypervisor)
-	}
-	if s.Graphics.Backend != "gtk" && s.Graphics.Backend != "headless" {
-		faults.Addf("graphics.backend", "%s", spec.Unknown(s.Graphics.Backend, []string{"gtk"}))
-	}
-	if s.Graphics.Backend == "headless" {
-		faults.Addf("graphics.backend", "headless is for QEMU's display; %s shows windows on the host's Wayland display; remove it, or set hypervisor to qemu", s.Hypervisor)
-	}
-	return faults
-}
-
-// gpuDevice is shell text that starts crosvm's vhost-user GPU, and waits for its
-// socket.
-func gpuDevice(s *spec.Spec, crosvm string) string {
-	socket := shell.Quote(s.Graphics.Socket)
-	const params = `{"context-types":"virgl:virgl2:cross-domain","displays":[{"hidden":true}],"egl":true,"vulkan":true}`
-	return fmt.Sprintf(`%s device gpu --socket %s --wayland-sock "$XDG_RUNTIME_DIR/$WAYLAND_DISPLAY" --params '%s' &
-tries=100
-until [ -S %s ]; do
-  tries=$((tries - 1))
-  [ $tries -gt 0 ] || { echo %s >&2; exit 1; }
-  sleep 0.1
-done
-`, shell.Quote(crosvm), socket, params, socket, shell.Quote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
 }

@@ -177,18 +177,7 @@ func common(s *spec.Spec) (*Plan, error) {
 	}
 	p.Files = files(s)
 	noteCut(s, p, own)
-	queues := countedQueues(s, own)
-	for _, n := range s.Interfaces {
-		p.Interfaces = append(p.Interfaces, Interface{Type: n.Type, ID: n.ID, MAC: strings.ToLower(n.MAC), Bridge: deref(n.Bridge)})
-		switch n.Type {
-		case "tap":
-			p.Taps = append(p.Taps, Tap{ID: n.ID, VnetHdr: true, MultiQueue: queues > 1})
-		case "macvtap":
-			p.Macvtaps = append(p.Macvtaps, Macvtap{ID: n.ID, MAC: n.MAC, Link: n.Macvtap.Link, Mode: n.Macvtap.Mode, Queues: queues})
-		case "bridge":
-			p.Bridge = true
-		}
-	}
+	p.addInterfaces(s, countedQueues(s, own))
 	for _, f := range s.ForwardPorts {
 		if f.From == "host" {
 			p.HostPorts = append(p.HostPorts, HostPort{Proto: f.Proto, Address: f.Host.Address, Port: f.Host.Port})
@@ -216,6 +205,22 @@ func common(s *spec.Spec) (*Plan, error) {
 		p.Machined = &Machined{UUID: id}
 	}
 	return p, nil
+}
+
+// addInterfaces adds the network interfaces, and what the host has to make for them.
+// queues is how many a tap or macvtap has.
+func (p *Plan) addInterfaces(s *spec.Spec, queues int) {
+	for _, n := range s.Interfaces {
+		p.Interfaces = append(p.Interfaces, Interface{Type: n.Type, ID: n.ID, MAC: strings.ToLower(n.MAC), Bridge: deref(n.Bridge)})
+		switch n.Type {
+		case "tap":
+			p.Taps = append(p.Taps, Tap{ID: n.ID, VnetHdr: true, MultiQueue: queues > 1})
+		case "macvtap":
+			p.Macvtaps = append(p.Macvtaps, Macvtap{ID: n.ID, MAC: n.MAC, Link: n.Macvtap.Link, Mode: n.Macvtap.Mode, Queues: queues})
+		case "bridge":
+			p.Bridge = true
+		}
+	}
 }
 
 // Nodes of the host's that a module makes.

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -22,8 +21,6 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
-	"microvm/internal/kvm"
-	"microvm/internal/netif"
 	"microvm/internal/notify"
 	"microvm/internal/printable"
 	"microvm/internal/runner"
@@ -134,82 +131,12 @@ func (l *Launcher) Exec(p *runner.Package, vm string) error {
 	if err := l.check(p, plan, vm); err != nil {
 		return err
 	}
-	files, err := l.macvtaps(plan.Macvtaps)
-	if err != nil {
+	s := &start{launcher: l, vm: vm, plan: plan, program: program, packageDir: p.Dir()}
+	defer s.close()
+	if err := s.prepare(); err != nil {
 		return err
 	}
-	// What follows makes files that the hypervisor has to write, and runs what the
-	// package names.
-	if err := switchUser(plan.User); err != nil {
-		return err
-	}
-	// Open until the hypervisor is executed, and some of them beyond.
-	var disks *images
-	var extra []string
-	err = l.patiently(func() error {
-		if disks, err = l.prepare(plan); err != nil {
-			return err
-		}
-		return disks.lend(vm, func() error {
-			if err := beforeStart(plan.BeforeStart); err != nil {
-				return err
-			}
-			extra, err = extraArgs(plan.ExtraArgsScript)
-			return err
-		})
-	})
-	defer disks.Close()
-	if err != nil {
-		return err
-	}
-	listener, err := l.listen(plan)
-	if err != nil {
-		return err
-	}
-	key, err := newKey(plan)
-	if err != nil {
-		return explain("key", err)
-	}
-	values := &startValues{files: files, listener: listener, shutdownKey: key, packageDir: p.Dir(), arch: plan.Arch}
-	argv, err := values.expandAll(slices.Concat(plan.Argv, l.landlock(plan)))
-	if err != nil {
-		return err
-	}
-	if err := values.write(plan.Generated); err != nil {
-		return err
-	}
-	if err := l.announce(plan, listener); err != nil {
-		return err
-	}
-	if plan.Last > 0 {
-		argv = slices.Insert(argv, len(plan.Argv)-plan.Last, extra...)
-	} else {
-		argv = append(argv, extra...)
-	}
-	if plan.ProcessName != "" {
-		argv[0] = plan.ProcessName
-	}
-	if err := standardInput(plan); err != nil {
-		return err
-	}
-	env := environment(plan.Env)
-	if plan.Jail != nil {
-		env = plan.Env // nothing of the host's, as Firecracker's jailer does
-	}
-	return become(program, argv, env, slices.Concat(files.inherited(), disks.inherited()))
-}
-
-// check looks for what has to be there before the hypervisor starts.
-func (l *Launcher) check(p *runner.Package, plan *hypervisor.Plan, vm string) error {
-	for _, f := range plan.Files {
-		if err := unix.Access(f.Path, unix.R_OK); err != nil {
-			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
-		}
-	}
-	if missing := notMade(plan, ".", l.remedies(p, vm)); len(missing) > 0 {
-		return fmt.Errorf("%s", strings.Join(missing, "\n"))
-	}
-	return nil
+	return s.become()
 }
 
 // prepare does what has to be done before the hypervisor starts.
@@ -246,97 +173,6 @@ func (l *Launcher) dir() string {
 	return dir
 }
 
-// checkKVM tells an operator why a VM is slow, or would never boot.
-func (l *Launcher) checkKVM(plan *hypervisor.Plan) error {
-	if plan.KVM == hypervisor.KVMUnused {
-		return nil
-	}
-	if !kvm.Runs(plan.Arch) {
-		if plan.KVM == hypervisor.KVMWanted {
-			return nil // emulated, as everybody expects
-		}
-		return exit.WithHint(fmt.Errorf("this VM needs KVM, which on this host has no guests of architecture %s", plan.Arch), "%s", withoutKVM(plan))
-	}
-	err := usableKVM()
-	if err == nil {
-		return nil
-	}
-	const remedy = "load kvm_intel or kvm_amd and let group kvm read and write /dev/kvm"
-	if plan.KVM == hypervisor.KVMRequired {
-		return fmt.Errorf("%w; this VM needs it: %s, or %s", err, remedy, withoutKVM(plan))
-	}
-	l.logf("warning: %w; the guest is emulated, which is slow: %s", err, remedy)
-	return nil
-}
-
-// withoutKVM is how a VM that needs KVM is made to do without.
-func withoutKVM(plan *hypervisor.Plan) string {
-	if plan.Hypervisor == "qemu" {
-		return "set cpu in the spec to a model that QEMU emulates as well, such as max, and accel, if it is set, to kvm:tcg"
-	}
-	return "take hypervisor qemu, which can do without"
-}
-
-// helperRemedies are what to do where something is missing that a helper makes.
-type helperRemedies struct{ Taps, Macvtaps, Shares string }
-
-func (l *Launcher) remedies(p *runner.Package, vm string) helperRemedies {
-	if l.ByHand {
-		bin := filepath.Join(p.Dir(), "bin")
-		return helperRemedies{
-			Taps:     "make it with: sudo " + filepath.Join(bin, "tap-up"),
-			Macvtaps: "make it with: sudo " + filepath.Join(bin, "macvtap-up"),
-			Shares:   "serve it, in another terminal, with: sudo " + filepath.Join(bin, "virtiofsd-run"),
-		}
-	}
-	start := func(helper unit.Template) string {
-		return fmt.Sprintf("make it with: systemctl start %s (or install the VM again if that unit was not pulled in)", unit.Short(helper.Of(vm)))
-	}
-	return helperRemedies{
-		Taps:     start(unit.Taps),
-		Macvtaps: start(unit.Macvtaps),
-		Shares:   start(unit.Virtiofsd),
-	}
-}
-
-// notMade lists what the helpers should have made and is not there, each with
-// what makes it. dir is the state directory.
-func notMade(plan *hypervisor.Plan, dir string, remedies helperRemedies) []string {
-	var out []string
-	for _, t := range plan.Taps {
-		if !netif.Exists(t.ID) {
-			out = append(out, fmt.Sprintf("tap interface %q is missing; %s", t.ID, remedies.Taps))
-		}
-	}
-	for _, m := range plan.Macvtaps {
-		if !netif.Exists(m.ID) {
-			out = append(out, fmt.Sprintf("macvtap interface %q is missing; %s", m.ID, remedies.Macvtaps))
-		}
-	}
-	for _, s := range plan.Shares {
-		path := s.Socket
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(dir, path)
-		}
-		if _, err := os.Stat(path); err != nil {
-			out = append(out, fmt.Sprintf("socket %s of share %q is missing; %s", s.Socket, s.Tag, remedies.Shares))
-		}
-	}
-	return out
-}
-
-// handedOver reports whether a PCI device has the driver vfio-pci, and who runs this
-// may use its IOMMU group: Documentation/driver-api/vfio.rst of the kernel.
-func handedOver(address string) bool {
-	device := "/sys/bus/pci/devices/" + address
-	driver, err := os.Readlink(device + "/driver")
-	if err != nil || filepath.Base(driver) != "vfio-pci" {
-		return false
-	}
-	group, err := os.Readlink(device + "/iommu_group")
-	return err == nil && unix.Access("/dev/vfio/"+filepath.Base(group), unix.R_OK|unix.W_OK) == nil
-}
-
 // beforeStart runs what the hypervisor itself needs to have run, unprivileged as
 // everything here.
 func beforeStart(commands string) error {
@@ -368,60 +204,6 @@ func extraArgs(script string) ([]string, error) {
 		return nil, fmt.Errorf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
 	}
 	return strings.Fields(string(out)), nil
-}
-
-// startValues are what is known only now, for the placeholders of a plan.
-type startValues struct {
-	files       *macvtapFiles
-	listener    *guestListener
-	shutdownKey string
-	packageDir  string
-	// arch is the guest's.
-	arch string
-}
-
-func (v *startValues) value(name string) (string, error) {
-	switch name {
-	case "notify-port":
-		return strconv.Itoa(int(v.listener.port())), nil
-	case "tsc-khz", "tsc-khz-without-kvm":
-		return tscPlaceholder(name != "tsc-khz", kvm.Runs(v.arch))
-	case "package":
-		return v.packageDir, nil
-	case "shutdown-key":
-		return v.shutdownKey, nil
-	}
-	if id, ok := strings.CutPrefix(name, "macvtap-device:"); ok {
-		index, err := netif.Index(id)
-		return fmt.Sprintf("/dev/tap%d", index), err
-	}
-	return v.files.fd(name)
-}
-
-// expandAll fills in a command line.
-func (v *startValues) expandAll(argv []string) ([]string, error) {
-	out := make([]string, len(argv))
-	for i, arg := range argv {
-		var err error
-		if out[i], err = hypervisor.Expand(arg, v.value); err != nil {
-			return nil, fmt.Errorf("the plan's command line: %w", err)
-		}
-	}
-	return out, nil
-}
-
-// write writes the files that the hypervisor reads.
-func (v *startValues) write(files []hypervisor.GeneratedFile) error {
-	for _, g := range files {
-		content, err := hypervisor.Expand(g.Content, v.value)
-		if err != nil {
-			return fmt.Errorf("the plan's %s: %w", g.Path, err)
-		}
-		if err := os.WriteFile(g.Path, []byte(content), 0o600); err != nil {
-			return explain(g.Path, fmt.Errorf("write %s: %w", g.Path, err))
-		}
-	}
-	return nil
 }
 
 // switchUser becomes another user when started as root by hand.

@@ -195,7 +195,7 @@ func TestWhatAPackageMayNotSay(t *testing.T) {
 		"a plan with a name for a path":  {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"../web"}`}, "VM name"},
 		"a plan with a socket outside":   {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","staleSockets":["/etc/passwd"]}`}, "inside the state directory"},
 		"a plan with a console outside":  {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","console":"../c"}`}, "console"},
-		"a plan with a virtiofsd nearby": {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","shares":[{"tag":"a","source":"/x","socket":"a.sock","virtiofsd":"bin/virtiofsd"}]}`}, "no absolute path"},
+		"a plan with a virtiofsd nearby": {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","shares":[{"tag":"a","source":"/x","socket":"a.sock","virtiofsd":"bin/virtiofsd"}]}`}, "not an absolute path"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -4,24 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/mode"
-	"microvm/internal/printable"
 	"microvm/internal/rootlock"
 	"microvm/internal/runner"
 	"microvm/internal/safepath"
-	"microvm/internal/unit"
 )
 
 // Install makes the package at path the one that the VM's next start uses. Paths
@@ -136,133 +129,6 @@ func (v VM) activate(ctx context.Context, plan *hypervisor.Plan, dir string, rel
 		return reload(ctx)
 	}
 	return nil
-}
-
-// Relink gives the units of all installed VMs what this version gives a VM that it
-// installs now, takes over those of microvm.nix, and calls reload, where it is not
-// nil, if anything changed. It is for an upgrade of this program, and for a host
-// that comes to it. A VM that cannot be relinked does not keep the others from it.
-func (h Host) Relink(ctx context.Context, reload func(context.Context) error) error {
-	if os.Geteuid() != 0 {
-		return errors.New("relinking needs root; run it with sudo")
-	}
-	names, err := h.Names()
-	if err != nil || len(names) == 0 {
-		return err
-	}
-	account, err := h.Account()
-	if err != nil {
-		return err
-	}
-	unlock, err := h.lock()
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	var errs error
-	changed := false
-	for _, name := range names {
-		vm := VM{Host: h, Name: name}
-		if !vm.Installed() {
-			continue
-		}
-		work := vm.relink
-		if !vm.Adopted() {
-			work = func() (bool, error) { return vm.takeOver(account.GID) }
-		}
-		one, err := work()
-		if err != nil {
-			errs = errors.Join(errs, fmt.Errorf("%s: %w", name, err))
-		}
-		changed = changed || one
-	}
-	if changed && reload != nil {
-		errs = errors.Join(errs, reload(ctx))
-	}
-	return errs
-}
-
-// relink is Relink of one VM.
-func (v VM) relink() (changed bool, err error) {
-	p, err := v.Current()
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return false, err
-	}
-	changed, err = v.linkUnits(plan)
-	return changed, errors.Join(err, v.keepFromCollection())
-}
-
-// takeOver makes a VM of microvm.nix one of ours, whether it runs or not: it keeps
-// its package, what it was started with, and its data. Its directory belongs to the
-// hypervisors' user, who could have chosen any package of root's; as with microvm.nix
-// its word counts this once. A directory that is root's stays what root made of it.
-func (v VM) takeOver(gid int) (changed bool, err error) {
-	target, err := os.Readlink(filepath.Join(v.Dir(), "current"))
-	if err != nil {
-		return false, fmt.Errorf("read what is installed: %w", err)
-	}
-	p, err := v.Host.openTrusted(target)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return false, err
-	}
-	if _, err := v.dropIns(plan); err != nil {
-		return false, err
-	}
-	kept, err := v.Host.keep(p, v.Name)
-	if err != nil {
-		return false, err
-	}
-	// What is replaced is replaced at once, and what goes goes last: a crash leaves a
-	// VM that is taken over by the next call.
-	if err := v.ownDir(gid); err != nil {
-		return false, err
-	}
-	from := Origin{TakenOver: true, Claimed: v.flakeOfMicrovmNix()}
-	err = errors.Join(
-		v.adoptBooted(),
-		writeLink(kept, filepath.Join(v.Dir(), "current")),
-	)
-	if err != nil {
-		return false, err
-	}
-	if err := errors.Join(v.makeRecord(), v.record(from)); err != nil {
-		return false, err
-	}
-	if err := v.clean(); err != nil {
-		return false, err
-	}
-	changed, err = v.linkUnits(plan)
-	return changed, errors.Join(err, v.switchTo(kept), v.keepFromCollection())
-}
-
-// flakeOfMicrovmNix is what the VM's directory says of where it comes from.
-func (v VM) flakeOfMicrovmNix() string {
-	const most = 4096
-	dir, err := safepath.OpenDir(v.Dir())
-	if err != nil {
-		return ""
-	}
-	defer safepath.Close(dir)
-	f, err := safepath.OpenFile(dir, "flake")
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	text, err := io.ReadAll(io.LimitReader(f, most))
-	if err != nil || len(text) == most {
-		return ""
-	}
-	return printable.Line(strings.TrimSpace(string(text)))
 }
 
 // lock keeps other installations, removals and collections away.
@@ -384,114 +250,4 @@ func (v VM) keepFromCollection() error {
 		}
 	}
 	return nil
-}
-
-// linkUnits gives the VM's units what its plan needs beside the templates. It
-// reports whether anything changed.
-func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
-	texts, err := v.dropIns(plan)
-	if err != nil {
-		return false, err
-	}
-	links, err := v.removeOldLinks()
-	if err != nil {
-		return false, err
-	}
-	dropIns, err := v.writeDropIns(texts)
-	return links || dropIns, err
-}
-
-// removeOldLinks removes the links by which earlier versions made the VM's unit
-// require its helpers: a unit whose requirement failed is not tried again.
-func (v VM) removeOldLinks() (changed bool, err error) {
-	dir := filepath.Join(v.Host.UnitDir, unit.RequiresDir(v.Name))
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("read the VM's unit links: %w", err)
-	}
-	for _, e := range entries {
-		if !unit.OwnRequire(e.Name()) {
-			continue
-		}
-		changed = true
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return false, fmt.Errorf("remove unit link: %w", err)
-		}
-	}
-	_ = os.Remove(dir) // only where empty
-	return changed, nil
-}
-
-// dropIns looks at the host, and returns the texts of the drop-ins that a VM of that
-// plan has, by their paths; see unit.DropIns.
-func (v VM) dropIns(plan *hypervisor.Plan) (map[string]string, error) {
-	facts := unit.Facts{
-		VM:       v.Name,
-		StateDir: v.Host.StateDir, Reserved: reserved,
-		RuntimeDir: v.RuntimeDir(), LibexecDir: v.Host.LibexecDir,
-		Booted: v.bootedPlan(),
-		Behind: func(path string) string { return behindLinks(path, nil) },
-		BehindLocal: func() func(string) string {
-			remote := sync.OnceValue(remoteMounts)
-			return func(path string) string { return behindLinks(path, remote()) }
-		}(),
-		JailFile: jailFile,
-	}
-	if v.Host.SystemdVersion != nil {
-		facts.Systemd = v.Host.SystemdVersion()
-	}
-	return unit.DropIns(plan, facts)
-}
-
-// bootedPlan is the plan of the package that the VM was started with; nil where
-// there is none, or none that can be read.
-func (v VM) bootedPlan() *hypervisor.Plan {
-	p, err := v.Booted()
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return nil
-	}
-	return plan
-}
-
-// writeDropIns makes the drop-ins what texts says, and removes those without one.
-func (v VM) writeDropIns(texts map[string]string) (changed bool, err error) {
-	for _, path := range slices.Sorted(maps.Keys(texts)) {
-		one, err := v.writeDropIn(path, texts[path])
-		if err != nil {
-			return changed, err
-		}
-		changed = changed || one
-	}
-	return changed, nil
-}
-
-// dropInMode is that of every unit file: units are public.
-const dropInMode = 0o644
-
-func (v VM) writeDropIn(name, text string) (changed bool, err error) {
-	path := filepath.Join(v.Host.UnitDir, name)
-	dir, wanted := filepath.Dir(path), text != ""
-	have, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("read drop-in: %w", err)
-	}
-	switch {
-	case wanted && string(have) == text:
-		return false, errors.Join(mode.Ensure(dir, mode.Public), os.Chmod(path, dropInMode))
-	case !wanted && have == nil:
-		return false, nil
-	case !wanted:
-		err = os.Remove(path)
-		_ = os.Remove(dir) // only where empty
-		return true, err
-	}
-	if err := mode.Ensure(dir, mode.Public); err != nil {
-		return false, fmt.Errorf("make drop-in: %w", err)
-	}
-	return true, writeFile(path, []byte(text), dropInMode)
 }
