@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ func (l *Launcher) Post(ctx context.Context, vm statedir.VM, result, status stri
 			}
 		}
 		_ = p.Close()
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		// What the run made stays, and whoever asks why finds it here.
+		l.logf("nothing is removed: %v", err)
 	}
 	run, err := systemd.LastRun(ctx, unit.VM(vm.Name), unit.SetBooted.Of(vm.Name))
 	if err != nil {

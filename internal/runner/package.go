@@ -227,6 +227,9 @@ func (p *Package) open(name string) (*os.File, error) {
 	}
 	defer safepath.Close(fd)
 	f, err := safepath.ReopenFile(fd, name)
+	if errors.Is(err, safepath.ErrNoProc) {
+		f, err = safepath.OpenSame(int(p.dir.Fd()), name, fd)
+	}
 	if errors.Is(err, safepath.ErrNotRegular) {
 		return nil, fmt.Errorf("%s/%s: %w; build the package again", p.path, name, err)
 	}

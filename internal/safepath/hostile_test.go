@@ -2,6 +2,7 @@ package safepath
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -255,4 +256,53 @@ func quiet(t *testing.T, fd int) bool {
 		Close(conn)
 	}
 	return err == syscall.EAGAIN
+}
+
+// TestAFileIsOpenedWithoutProc, as in a jail: the same file or none.
+func TestAFileIsOpenedWithoutProc(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"file", "other"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	at, err := OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(at)
+	fd, err := OpenBeneath(at, "file", unix.O_PATH)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer Close(fd)
+	f, err := OpenSame(at, "file", fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(f)
+	if err := errors.Join(err, f.Close()); err != nil || string(text) != "file" {
+		t.Errorf("%q, %v", text, err)
+	}
+	pipe := filepath.Join(dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, swapped := range []string{"other", "pipe"} {
+		if err := os.Rename(filepath.Join(dir, swapped), filepath.Join(dir, "file")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenSame(at, "file", fd); !errors.Is(err, ErrReplaced) {
+			t.Errorf("%s in its place: %v", swapped, err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "file")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenSame(at, "file", fd); !errors.Is(err, unix.ENOENT) {
+		t.Errorf("gone: %v", err)
+	}
+	if _, err := OpenSame(at, ".", at); !errors.Is(err, ErrNotRegular) {
+		t.Errorf("a directory: %v", err)
+	}
 }

@@ -92,7 +92,11 @@ func OpenFile(dir int, rel string) (*os.File, error) {
 		return nil, err
 	}
 	defer Close(fd)
-	return ReopenFile(fd, rel)
+	f, err := ReopenFile(fd, rel)
+	if err == ErrNoProc {
+		return OpenSame(dir, rel, fd)
+	}
+	return f, err
 }
 
 // OpenInside opens rel beneath dir as OpenBeneath does, but follows links that
@@ -107,8 +111,40 @@ func OpenPlain(path string) (int, error) {
 	return openat2(unix.AT_FDCWD, path, handle, unix.RESOLVE_NO_SYMLINKS)
 }
 
+// ErrNoProc is the error where /proc is not mounted, as in the root directory of a
+// jail for a command that systemd runs with all privileges. A handle cannot be
+// opened for access there; see OpenSame.
+var ErrNoProc = errors.New("/proc is not mounted")
+
+// OpenSame opens the regular file rel beneath dir for reading, where there is no
+// /proc. Links that stay beneath dir are followed. ErrReplaced is the error if it is
+// not what fd is a handle of: whoever writes in dir was faster.
+func OpenSame(dir int, rel string, fd int) (*os.File, error) {
+	var want, have unix.Stat_t
+	if err := unix.Fstat(fd, &want); err != nil {
+		return nil, err
+	}
+	if want.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, ErrNotRegular
+	}
+	// Not waited for if it is a pipe by now, and no terminal of ours if it is one.
+	again, err := OpenInside(dir, rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Fstat(again, &have); err != nil {
+		Close(again)
+		return nil, err
+	}
+	if idOf(&have) != idOf(&want) {
+		Close(again)
+		return nil, ErrReplaced
+	}
+	return os.NewFile(uintptr(again), rel), nil
+}
+
 // ReopenFile opens the regular file that fd is a handle of for reading. name is
-// what the result calls itself.
+// what the result calls itself. ErrNoProc is the error where there is no /proc.
 func ReopenFile(fd int, name string) (*os.File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -119,6 +155,9 @@ func ReopenFile(fd int, name string) (*os.File, error) {
 	}
 	// The way that proc(5) has to open what a descriptor stands for.
 	file, err := unix.Open(ProcPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err == unix.ENOENT { // the file itself is there: it is open
+		return nil, ErrNoProc
+	}
 	if err != nil {
 		return nil, err
 	}
