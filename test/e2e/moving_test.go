@@ -314,7 +314,7 @@ func TestASharedDirectoryOfMicrovmNixIsTakenOver(t *testing.T) {
 	served(2)
 	sh(t, "test $(ps -o comm= -p $(systemctl show -P MainPID microvm-virtiofsd@super)) = microvm-virtiof && no_process supervisord && systemctl stop microvm@super")
 	nothingLeft(t, name)
-	if out := sh(t, "systemctl list-units --failed --no-legend 'microvm*'"); out != "" {
+	if out := sh(t, "systemctl list-units --failed --no-legend 'microvm*@super.service'"); out != "" {
 		t.Errorf("failed: %s", out)
 	}
 }
