@@ -40,6 +40,7 @@ func main() {
 	}{
 		{"mount kernel file systems", mountKernel},
 		{"load modules", loadModules},
+		{"wait for the keyboard", awaitKeyboard},
 		{"catch ctrl-alt-del", catchKeys},
 		{"mount", mountAll},
 		{"set addresses", setAddresses},
@@ -142,6 +143,28 @@ func parameters(file string) string {
 		}
 	}
 	return strings.Join(out, " ")
+}
+
+// awaitKeyboard waits until the kernel has set up a keyboard that it has found, which
+// it does aside. It asks the keyboard what it is meanwhile, and takes a key that is
+// pressed then for the answer, so that it ends up without one.
+func awaitKeyboard() error {
+	if _, err := os.Stat("/sys/bus/platform/drivers/i8042/i8042"); err != nil {
+		return nil // no such controller
+	}
+	for range 1000 {
+		ports, _ := filepath.Glob("/sys/bus/serio/devices/serio*/description")
+		for _, port := range ports {
+			text, _ := os.ReadFile(port)
+			inputs, _ := filepath.Glob(filepath.Dir(port) + "/input/input*")
+			if strings.Contains(string(text), "KBD") && len(inputs) > 0 {
+				return nil
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	say("no keyboard came up")
+	return nil
 }
 
 // catchKeys asks the kernel for SIGINT on ctrl-alt-del, reboot(2), and for the
