@@ -227,7 +227,7 @@ func TestRefusals(t *testing.T) {
 			final := slices.ContainsFunc([]string{"IOMMU is off", "no IOMMU group", "is no PCI address", "is a PCI bridge", "chipset"},
 				func(s string) bool { return strings.Contains(err.Error(), s) })
 			if exit.IsConfig(err) != final {
-				t.Errorf("error %v: of class ErrConfig is %v", err, !final)
+				t.Errorf("error %v: of class exit.Config is %v", err, !final)
 			}
 			if !strings.Contains(err.Error(), r.Addresses[0]) {
 				t.Errorf("error %v does not name the device", err)

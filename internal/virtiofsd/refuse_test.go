@@ -138,7 +138,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 			// What a person can mend without another package is tried again.
 			mendable := slices.Contains([]string{"is no directory", "no socket", "install the package virtiofsd"}, test.want)
 			if exit.IsConfig(err) == mendable {
-				t.Errorf("error %v: of class ErrConfig is %v", err, !mendable)
+				t.Errorf("error %v: of class exit.Config is %v", err, !mendable)
 			}
 			if _, exists := h.stat(t, "home.sock"); exists {
 				t.Error("a socket is left")

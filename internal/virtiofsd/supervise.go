@@ -33,7 +33,7 @@ type supervisor struct {
 
 // Run serves the shares until ctx is done, and then returns nil. It returns an
 // error where the shares cannot be served, or where one keeps failing; errors
-// that a retry does not mend are ErrConfig. Nothing of it is left when it
+// that a retry does not mend are those of exit.Config. Nothing of it is left when it
 // returns: no process, no socket, no mount.
 //
 // It needs the capabilities of virtiofsd, and SYS_ADMIN for the mounts; with
