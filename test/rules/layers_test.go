@@ -27,7 +27,7 @@ var floors = [][]string{
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
-	{"doctor", "launch", "programs"},
+	{"doctor", "programs", "start"},
 	{"cli"},
 }
 

@@ -1,0 +1,85 @@
+package start
+
+import (
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/account"
+	"microvm/internal/hypervisor"
+	"microvm/internal/netif"
+)
+
+// macvtapFiles are the open queues of a VM's macvtap interfaces, by the names
+// that placeholders have.
+type macvtapFiles struct {
+	fds   map[string]int
+	order []int
+}
+
+func (f *macvtapFiles) inherited() []int { return f.order }
+
+func (f *macvtapFiles) fd(name string) (string, error) {
+	fd, ok := f.fds[name]
+	if !ok {
+		return "", fmt.Errorf("placeholder %q is not known; update microvm on this host", name)
+	}
+	return strconv.Itoa(fd), nil
+}
+
+// openMacvtaps opens each queue of each interface. /dev/tapN, N being the
+// interface's index, was handed to the hypervisors' user by
+// microvm-macvtap-interfaces; each open is one more queue.
+func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
+	files := &macvtapFiles{fds: map[string]int{}}
+	for _, m := range list {
+		index, err := netif.Index(m.ID)
+		if err != nil {
+			return nil, err
+		}
+		path := fmt.Sprintf("/dev/tap%d", index)
+		for queue := range m.Queues {
+			fd, err := openQueue(path, m.Queues > 1)
+			if err != nil {
+				return nil, fmt.Errorf("open queue %d of macvtap %q, %s: %w", queue, m.ID, path, err)
+			}
+			files.fds[macvtapName(m.ID, queue)] = fd
+			files.order = append(files.order, fd)
+		}
+	}
+	return files, nil
+}
+
+// macvtapName is the name of a queue's placeholder.
+func macvtapName(id string, queue int) string { return fmt.Sprintf("macvtap:%s:%d", id, queue) }
+
+func openQueue(path string, multi bool) (int, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, err
+	}
+	ifr, err := unix.NewIfreq("")
+	if err == nil {
+		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if multi {
+			flags |= unix.IFF_MULTI_QUEUE
+		}
+		ifr.SetUint16(flags)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return 0, err
+	}
+	return fd, nil
+}
+
+// becomeUser switches all threads to a user and its groups.
+func becomeUser(name string) error {
+	a, err := account.Lookup(name)
+	if err != nil {
+		return fmt.Errorf("user: %w", err)
+	}
+	return setIDs(a.UID, a.GID, a.Groups)
+}

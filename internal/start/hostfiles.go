@@ -1,0 +1,72 @@
+package start
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
+	"microvm/internal/hypervisor"
+	"microvm/internal/mode"
+	"microvm/internal/safepath"
+)
+
+// sayVersion says that a package was built where its hypervisor was not: nobody
+// would look for what is off since.
+func (l *Launcher) sayVersion(plan *hypervisor.Plan) {
+	if plan.CompiledFor == nil || !plan.CompiledFor.Unknown {
+		return
+	}
+	l.logf("warning: %s", plan.UnknownVersion())
+	if l.ByHand {
+		l.logf("hint: build the package again, with: microvm build")
+		return
+	}
+	l.logf("hint: run: microvm update %[1]s; microvm restart %[1]s", l.vm)
+}
+
+// sourceMode is that of a directory that is made for a share, as virtiofs has it.
+const sourceMode = 0o775
+
+// makeSources makes the 9p shares' directories beneath the state directory, where
+// they are missing, and says which of the others is.
+func makeSources(dir string, shares []hypervisor.NinePShare) error {
+	for _, s := range shares {
+		// One that is written as a whole path lies beneath it all the same.
+		if rel, err := filepath.Rel(dir, s.Source); err == nil && filepath.IsLocal(rel) && rel != "." {
+			s.Source = rel
+		}
+		if filepath.IsAbs(s.Source) {
+			info, err := os.Stat(s.Source)
+			if err == nil && !info.IsDir() {
+				err = unix.ENOTDIR
+			}
+			if err != nil {
+				return exit.WithHint(fmt.Errorf("share %q: source %s: %w", s.Tag, s.Source, cause(err)), "make the directory, or correct shares[].source in the spec")
+			}
+			continue
+		}
+		if err := makeSource(dir, s.Source); err != nil {
+			return exit.WithHint(fmt.Errorf("share %q: make source %s: %w", s.Tag, s.Source, err),
+				"no link is followed inside the state directory; remove what is in its place")
+		}
+	}
+	return nil
+}
+
+// makeSource makes a directory beneath dir, level by level, and follows no link.
+func makeSource(dir, source string) error {
+	at, err := safepath.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	defer safepath.Close(at)
+	made, err := safepath.MkdirBeneath(at, source, mode.As(sourceMode))
+	if err != nil {
+		return err
+	}
+	safepath.Close(made)
+	return nil
+}
