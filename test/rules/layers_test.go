@@ -19,7 +19,7 @@ import (
 // belongs on the floor above the highest one that it imports.
 var floors = [][]string{
 	// What stands on nothing of ours.
-	{"account", "durable", "safepath"},
+	{"account", "durable", "process", "safepath"},
 	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
 	{"askguest", "exit", "kernel", "notify", "rootlock"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
