@@ -81,9 +81,8 @@ func (c *Command) runPackage(dir string, asBuilt bool) error {
 	if asBuilt {
 		p.AsBuilt()
 	}
-	runtime.LockOSThread()
-	l := &start.Launcher{Stderr: c.Stderr, ByHand: true}
-	return l.Exec(p, filepath.Base(filepath.Clean(dir)))
+	o := start.Options{Logf: exit.Logger(c.Stderr, "microvm"), ByHand: true}
+	return start.Package(p, filepath.Base(filepath.Clean(dir)), o)
 }
 
 // runVM runs a VM where its units would, and leaves nothing.

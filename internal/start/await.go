@@ -20,9 +20,10 @@ import (
 // await waits for what the host may have a moment later, and which nobody but
 // this program looks for: bridges, and devices. What does not come is named by
 // who needs it; only what the hypervisor would be left to say is named here.
-func (l *Launcher) await(plan *hypervisor.Plan) error {
+func (s *start) await() error {
+	plan := s.plan
 	ctx := context.Background() // SIGTERM ends this process, which has done nothing yet
-	if err := l.awaitBridges(ctx, plan.Bridges()); err != nil {
+	if err := s.awaitBridges(ctx, plan.Bridges()); err != nil {
 		return err
 	}
 	// What a jail has was put there when this process was started.
@@ -30,21 +31,21 @@ func (l *Launcher) await(plan *hypervisor.Plan) error {
 		return nil
 	}
 	for _, path := range devicePaths(plan) {
-		if err := l.awaitPath(ctx, path); err != nil {
+		if err := s.awaitPath(ctx, path); err != nil {
 			return err
 		}
 	}
 	if plan.KVM != hypervisor.KVMUnused {
-		if err := l.awaitUdev(ctx, kvm.Device); err != nil {
+		if err := s.awaitUdev(ctx, kvm.Device); err != nil {
 			return err
 		}
 	}
 	for _, path := range plan.Devices {
 		var err error
 		if path == hypervisor.VhostVsock {
-			err = l.awaitVsock(ctx)
+			err = s.awaitVsock(ctx)
 		} else {
-			err = l.awaitUdev(ctx, path)
+			err = s.awaitUdev(ctx, path)
 		}
 		if err != nil {
 			return err
@@ -54,25 +55,25 @@ func (l *Launcher) await(plan *hypervisor.Plan) error {
 }
 
 // patience is shared by all waits of a start.
-func (l *Launcher) patience() (*wait.Patience, error) {
-	if l.waits != nil {
-		return l.waits, nil
+func (s *start) patience() (*wait.Patience, error) {
+	if s.waits != nil {
+		return s.waits, nil
 	}
-	p, err := wait.FromEnv(func(line string) { l.logf("%s", line) })
+	p, err := wait.FromEnv(func(line string) { s.Logf("%s", line) })
 	if err != nil {
 		return nil, err
 	}
-	p.Notify = l.Notify
-	l.waits = p
+	p.Notify = s.Notify
+	s.waits = p
 	return p, nil
 }
 
 // wait is For of the start's patience.
-func (l *Launcher) wait(ctx context.Context, what string, ready func() bool, events ...wait.Events) error {
+func (s *start) wait(ctx context.Context, what string, ready func() bool, events ...wait.Events) error {
 	if ready() {
 		return nil // nearly always, and without a look at the environment
 	}
-	p, err := l.patience()
+	p, err := s.patience()
 	if err != nil {
 		return err
 	}
@@ -80,13 +81,13 @@ func (l *Launcher) wait(ctx context.Context, what string, ready func() bool, eve
 }
 
 // awaitBridges waits for the bridges that qemu-bridge-helper adds an interface to.
-func (l *Launcher) awaitBridges(ctx context.Context, bridges []string) error {
+func (s *start) awaitBridges(ctx context.Context, bridges []string) error {
 	for _, name := range bridges {
 		there := func() bool { return netif.Exists(name) }
-		err := l.wait(ctx, "bridge "+name, there, event.Links)
+		err := s.wait(ctx, "bridge "+name, there, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
 			return exit.WithHint(fmt.Errorf("bridge %q %w", name, err),
-				"make it before the VM, or correct bridge in the spec; it was waited for %.0f s, which %s changes", l.waits.Limit.Seconds(), wait.Variable)
+				"make it before the VM, or correct bridge in the spec; it was waited for %.0f s, which %s changes", s.waits.Limit.Seconds(), wait.Variable)
 		}
 		if err != nil {
 			return err
@@ -116,18 +117,18 @@ func devicePaths(plan *hypervisor.Plan) []string {
 
 // awaitPath waits for a disk, or a link to one that udev makes, until this
 // process may read it.
-func (l *Launcher) awaitPath(ctx context.Context, path string) error {
+func (s *start) awaitPath(ctx context.Context, path string) error {
 	there := func() bool {
 		err := unix.Access(path, unix.R_OK)
 		return err == nil || !errors.Is(err, unix.ENOENT) && wait.UdevIdle()
 	}
-	return optional(l.wait(ctx, path, there, wait.Dir(filepath.Dir(path)), event.Devices, wait.UdevQueue()))
+	return optional(s.wait(ctx, path, there, wait.Dir(filepath.Dir(path)), event.Devices, wait.UdevQueue()))
 }
 
 // awaitUdev waits for a device for as long as udev is at work: a host that is
 // starting loads its modules then. A host that has not got it, and does not come
 // to, is the usual case later.
-func (l *Launcher) awaitUdev(ctx context.Context, path string) error {
+func (s *start) awaitUdev(ctx context.Context, path string) error {
 	there := func() bool {
 		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if err == nil {
@@ -135,12 +136,12 @@ func (l *Launcher) awaitUdev(ctx context.Context, path string) error {
 		}
 		return err == nil || wait.UdevIdle()
 	}
-	return optional(l.wait(ctx, path, there, wait.Dir(filepath.Dir(path)), event.Devices, wait.UdevQueue()))
+	return optional(s.wait(ctx, path, there, wait.Dir(filepath.Dir(path)), event.Devices, wait.UdevQueue()))
 }
 
 // awaitVsock waits for the module vhost_vsock, and with it for the socket family
 // by which a guest reports.
-func (l *Launcher) awaitVsock(ctx context.Context) error {
+func (s *start) awaitVsock(ctx context.Context) error {
 	there := func() bool {
 		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err == nil {
@@ -148,7 +149,7 @@ func (l *Launcher) awaitVsock(ctx context.Context) error {
 		}
 		return !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.ENODEV) && wait.Usable(hypervisor.VhostVsock, unix.O_RDWR)
 	}
-	err := l.wait(ctx, hypervisor.VhostVsock, there, wait.Dir(filepath.Dir(hypervisor.VhostVsock)), event.Devices, wait.UdevQueue())
+	err := s.wait(ctx, hypervisor.VhostVsock, there, wait.Dir(filepath.Dir(hypervisor.VhostVsock)), event.Devices, wait.UdevQueue())
 	if errors.Is(err, wait.ErrNotThere) {
 		return exit.WithHint(fmt.Errorf("%s %w, and this VM has a vsock", hypervisor.VhostVsock, err),
 			"load the module with: modprobe vhost_vsock; or leave vsock.cid out of the spec")

@@ -96,7 +96,7 @@ func (w *volumeWork) lockNew(f *os.File) (*image, error) {
 		return nil, fmt.Errorf("another start is making %s just now", w.path)
 	}
 	if err != nil {
-		w.l.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
+		w.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
 		im.unlockable = true
 	}
 	ours, err := f.Stat()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"microvm/internal/hypervisor"
 )
 
 func TestAPlansVariablesReplaceOurs(t *testing.T) {
@@ -16,7 +18,7 @@ func TestAPlansVariablesReplaceOurs(t *testing.T) {
 	t.Setenv("NOTIFY_SOCKET", "/run/notify")
 	t.Setenv("MICROVM_STATE_DIR", "/srv")
 	var got []string
-	for _, v := range environment([]string{"HOME=."}) {
+	for _, v := range environment(&hypervisor.Plan{Env: []string{"HOME=."}}) {
 		for _, name := range []string{"HOME", "NOTIFY_SOCKET", "MICROVM_"} {
 			if strings.HasPrefix(v, name) {
 				got = append(got, v)

@@ -3,6 +3,10 @@ package start
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
@@ -119,4 +123,16 @@ func recordedSockets(vm statedir.VM, plan *hypervisor.Plan) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// handedOver reports whether a PCI device has the driver vfio-pci, and who runs this
+// may use its IOMMU group: Documentation/driver-api/vfio.rst of the kernel.
+func handedOver(address string) bool {
+	device := "/sys/bus/pci/devices/" + address
+	driver, err := os.Readlink(device + "/driver")
+	if err != nil || filepath.Base(driver) != "vfio-pci" {
+		return false
+	}
+	group, err := os.Readlink(device + "/iommu_group")
+	return err == nil && unix.Access("/dev/vfio/"+filepath.Base(group), unix.R_OK|unix.W_OK) == nil
 }

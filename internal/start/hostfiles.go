@@ -13,20 +13,6 @@ import (
 	"microvm/internal/safepath"
 )
 
-// sayVersion says that a package was built where its hypervisor was not: nobody
-// would look for what is off since.
-func (l *Launcher) sayVersion(plan *hypervisor.Plan) {
-	if plan.CompiledFor == nil || !plan.CompiledFor.Unknown {
-		return
-	}
-	l.logf("warning: %s", plan.UnknownVersion())
-	if l.ByHand {
-		l.logf("hint: build the package again, with: microvm build")
-		return
-	}
-	l.logf("hint: run: microvm update %[1]s; microvm restart %[1]s", l.vm)
-}
-
 // sourceMode is that of a directory that is made for a share, as virtiofs has it.
 const sourceMode = 0o775
 

@@ -286,7 +286,7 @@ func TestTheVMsOwnCommandsMayUseItsImages(t *testing.T) {
 	dir := t.TempDir()
 	path := blank(t, filepath.Join(dir, "data.img"), 1)
 	v := hypervisor.Volume{Image: "data.img"}
-	held, err := quiet().volumes(dir, &hypervisor.Plan{Volumes: []hypervisor.Volume{v}})
+	held, err := quiet(&hypervisor.Plan{Volumes: []hypervisor.Volume{v}}).volumes(dir)
 	must(t, err)
 	defer held.Close()
 	must(t, held.lend("web", func() error {
@@ -304,7 +304,7 @@ func TestASharedVolumeGrowsWhenNobodyElseHasIt(t *testing.T) {
 	dir := t.TempDir()
 	v := ext4(16)
 	v.Shared = true
-	held, err := quiet().volumes(dir, &hypervisor.Plan{Volumes: []hypervisor.Volume{v}})
+	held, err := quiet(&hypervisor.Plan{Volumes: []hypervisor.Volume{v}}).volumes(dir)
 	must(t, err)
 	path := filepath.Join(dir, "data.img")
 	before := digest(t, path)

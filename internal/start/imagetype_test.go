@@ -117,7 +117,7 @@ func TestAHypervisorThatLooksIsNotTrustedWithARawDisk(t *testing.T) {
 			path := filepath.Join(dir, "data.img")
 			must(t, os.WriteFile(path, append([]byte(head), make([]byte, 8192)...), 0o600))
 			must(t, os.WriteFile(filepath.Join(dir, volumeRaw+"data.img"), nil, 0o600))
-			held, err := quiet().volumes(dir, &hypervisor.Plan{Hypervisor: hyp, Volumes: []hypervisor.Volume{{Image: "data.img", Probed: true}}})
+			held, err := quiet(&hypervisor.Plan{Hypervisor: hyp, Volumes: []hypervisor.Volume{{Image: "data.img", Probed: true}}}).volumes(dir)
 			held.Close()
 			if err == nil || !strings.Contains(exit.Text(err), "which the guest can write\nhint: ") {
 				t.Fatalf("%s with %q: %v", hyp, head, err)

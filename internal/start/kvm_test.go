@@ -24,7 +24,7 @@ func TestAVMThatNeedsKVMSaysWhatHelps(t *testing.T) {
 		{hypervisor.Plan{Hypervisor: "qemu", Arch: other, KVM: hypervisor.KVMUnused}, ""},
 	} {
 		var log bytes.Buffer
-		err := (&Launcher{Stderr: &log}).checkKVM(&c.plan)
+		err := checkKVM(&c.plan, exit.Logger(&log, wrapper))
 		if (err != nil) != (c.want != "") || err != nil && !strings.Contains(exit.Text(err), c.want) || log.Len() > 0 {
 			t.Errorf("%+v: %v, %s", c.plan, err, log.String())
 		}

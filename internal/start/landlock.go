@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
@@ -41,12 +42,12 @@ func scopeSignals() error {
 }
 
 // landlock are the plan's arguments for Landlock, where the kernel has that.
-func (l *Launcher) landlock(plan *hypervisor.Plan) []string {
+func landlock(plan *hypervisor.Plan, logf exit.Logf) []string {
 	if len(plan.Landlock) == 0 {
 		return nil
 	}
 	if have := kernelLandlock(); have < landlockABI {
-		l.logf("the kernel has Landlock of version %d, and %s wants %d (Linux 6.2): it runs without", have, plan.Hypervisor, landlockABI)
+		logf("the kernel has Landlock of version %d, and %s wants %d (Linux 6.2): it runs without", have, plan.Hypervisor, landlockABI)
 		return nil
 	}
 	return plan.Landlock

@@ -9,14 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 )
 
 func TestLandlockIsForKernelsThatHaveIt(t *testing.T) {
 	var said strings.Builder
-	l := &Launcher{Stderr: &said}
+	logf := exit.Logger(&said, wrapper)
 	plan := &hypervisor.Plan{Hypervisor: "cloud-hypervisor", Landlock: []string{"--landlock"}}
-	got := l.landlock(plan)
+	got := landlock(plan, logf)
 	if have := kernelLandlock(); have >= landlockABI {
 		if !slices.Equal(got, plan.Landlock) || said.Len() > 0 {
 			t.Errorf("the kernel has version %d, and the arguments are %q; %s", have, got, said.String())
@@ -25,7 +26,7 @@ func TestLandlockIsForKernelsThatHaveIt(t *testing.T) {
 		t.Errorf("the kernel has version %d, and the arguments are %q; %s", have, got, said.String())
 	}
 	said.Reset()
-	if got := l.landlock(&hypervisor.Plan{Hypervisor: "qemu"}); got != nil || said.Len() > 0 {
+	if got := landlock(&hypervisor.Plan{Hypervisor: "qemu"}, logf); got != nil || said.Len() > 0 {
 		t.Errorf("a plan without arguments for Landlock gets %q; %s", got, said.String())
 	}
 }

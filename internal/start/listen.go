@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/safepath"
 )
 
 // muxPort is the port on which the host listens behind a hypervisor's vsock
@@ -31,12 +32,12 @@ func (g *guestListener) port() uint32 {
 
 // listen opens where the guest will report, before the hypervisor starts, so
 // that nothing it says is lost. It is nil where the guest reports nothing.
-func (l *Launcher) listen(plan *hypervisor.Plan) (*guestListener, error) {
-	if plan.Readiness.Mode != hypervisor.ReadyGuest || l.Notify == "" {
+func (s *start) listen() (*guestListener, error) {
+	if s.plan.Readiness.Mode != hypervisor.ReadyGuest || s.Notify == "" {
 		return nil, nil
 	}
-	if plan.Readiness.VsockSocket != "" {
-		return listenUnix(plan.Readiness.VsockSocket, muxPort)
+	if s.plan.Readiness.VsockSocket != "" {
+		return listenUnix(s.plan.Readiness.VsockSocket, muxPort)
 	}
 	return listenVsock()
 }
@@ -77,7 +78,7 @@ func muxPath(socket string, port uint32) string {
 
 func listenUnix(socket string, port uint32) (*guestListener, error) {
 	path := muxPath(socket, port)
-	if err := removeSockets(".", []string{path}); err != nil {
+	if err := safepath.RemoveStale(".", unix.S_IFSOCK, path); err != nil {
 		return nil, err
 	}
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -29,10 +29,10 @@ func (w *volumeWork) mayCreate(dir string) error {
 // when an image was there: that is for disks which stand neither in fstab nor in a
 // mount unit, as those of ZFS and LUKS.
 func (w *volumeWork) sameFileSystem(dir string) error {
-	if w.l.state == nil {
+	if !hasState(w.vm) {
 		return nil // by hand, without root's record
 	}
-	before, known, err := w.l.state.FileSystemBefore(w.v.Image)
+	before, known, err := w.vm.FileSystemBefore(w.v.Image)
 	if err != nil || !known {
 		return err
 	}
@@ -47,5 +47,5 @@ func (w *volumeWork) sameFileSystem(dir string) error {
 		dir = abs
 	}
 	return exit.WithHint(fmt.Errorf("%s is on %s now, and the VM's images were on %s; no image is made there", dir, now, before),
-		"mount the disk that they are on; if they are to be here from now on: rm %s", w.l.state.VolumesRecord())
+		"mount the disk that they are on; if they are to be here from now on: rm %s", w.vm.VolumesRecord())
 }

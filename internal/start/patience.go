@@ -37,23 +37,23 @@ const (
 func extend() string { return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds()) }
 
 // pause is the time between two looks.
-func (l *Launcher) pause() time.Duration {
-	if l.look == 0 {
+func (s *start) pause() time.Duration {
+	if s.look == 0 {
 		return lookPause
 	}
-	return l.look
+	return s.look
 }
 
 // patiently calls work, and asks the service manager for patience meanwhile.
-func (l *Launcher) patiently(work func() error) error {
-	if l.Notify == "" {
+func (s *start) patiently(work func() error) error {
+	if s.Notify == "" {
 		return work()
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), maxPrepare)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = keep(ctx, l.Notify, l.pause())
+		_ = keep(ctx, s.Notify, s.pause())
 	}()
 	// Nothing of it comes after what the work leads to.
 	defer func() {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/process"
 	"microvm/internal/runner"
 	"microvm/internal/shell"
 )
@@ -47,11 +48,12 @@ type preStarted struct {
 
 // preStart runs the spec's commands, unprivileged as everything here. It returns
 // where there are none, and in the run of this program that comes after them.
-func (l *Launcher) preStart(p *runner.Package, plan *hypervisor.Plan) error {
+func (s *start) preStart() error {
+	plan := s.plan
 	if plan.PreStart == "" {
 		return nil
 	}
-	if again, err := l.goOn(); again || err != nil {
+	if again, err := s.goOn(); again || err != nil {
 		return err
 	}
 	mark := preStarted{PID: os.Getpid(), Stale: map[string]string{}}
@@ -68,7 +70,7 @@ func (l *Launcher) preStart(p *runner.Package, plan *hypervisor.Plan) error {
 		mark.Macvtaps = files.order
 	}
 	var err error
-	if mark.Package, err = unix.Open(p.Dir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
+	if mark.Package, err = unix.Open(s.pkg.Dir(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0); err != nil {
 		return fmt.Errorf("preStart: open the package: %w", err)
 	}
 	if mark.Program, err = unix.Open("/proc/self/exe", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
@@ -80,10 +82,10 @@ func (l *Launcher) preStart(p *runner.Package, plan *hypervisor.Plan) error {
 	if err := switchUser(plan.User); err != nil {
 		return err
 	}
-	if mark.Keeper, err = l.startKeeper(); err != nil {
+	if mark.Keeper, err = s.startKeeper(); err != nil {
 		return err
 	}
-	script, err := l.preStartScript(plan.PreStart, mark)
+	script, err := s.preStartScript(plan.PreStart, mark)
 	if err != nil {
 		return err
 	}
@@ -108,13 +110,13 @@ func shellFor() (path string, args []string) {
 
 // preStartScript is the spec's commands, and then this program with the words that
 // it was called with.
-func (l *Launcher) preStartScript(commands string, mark preStarted) (string, error) {
+func (s *start) preStartScript(commands string, mark preStarted) (string, error) {
 	text, err := json.Marshal(mark)
 	if err != nil {
 		return "", fmt.Errorf("preStart: %w", err)
 	}
-	who := program + ": " + l.vm
-	if l.ByHand {
+	who := wrapper + ": " + s.vm.Name
+	if s.ByHand {
 		who = "microvm"
 	}
 	// A shell that goes on does not exit.
@@ -172,7 +174,7 @@ func OpenPackage(dir string) (*runner.Package, error) {
 
 // goOn says whether this is the run that comes after preStart, and takes over what
 // the first one left it.
-func (l *Launcher) goOn() (bool, error) {
+func (s *start) goOn() (bool, error) {
 	mark, ok := markOf()
 	err := Resume()
 	_ = os.Unsetenv(preStartedVariable)
@@ -183,8 +185,8 @@ func (l *Launcher) goOn() (bool, error) {
 		unix.CloseOnExec(fd)
 	}
 	// The name of a descriptor is none for ps.
-	_ = os.WriteFile("/proc/self/comm", []byte(program), 0)
-	l.preStarted = mark
+	_ = os.WriteFile("/proc/self/comm", []byte(wrapper), 0)
+	s.preStarted = mark
 	endKeeper(mark.Keeper)
 	return true, nil
 }
@@ -201,21 +203,21 @@ func identity(path string) string {
 
 // stale are those of the sockets that were there before preStart, which may have
 // started what serves one.
-func (l *Launcher) stale(sockets []string) []string {
-	if l.preStarted == nil {
+func (s *start) stale(sockets []string) []string {
+	if s.preStarted == nil {
 		return sockets
 	}
 	return slices.DeleteFunc(slices.Clone(sockets), func(path string) bool {
-		return l.preStarted.Stale[path] == "" || identity(path) != l.preStarted.Stale[path]
+		return s.preStarted.Stale[path] == "" || identity(path) != s.preStarted.Stale[path]
 	})
 }
 
 // macvtaps are the open queues of the VM's interfaces.
-func (l *Launcher) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
-	if l.preStarted == nil || l.preStarted.Macvtaps == nil {
+func (s *start) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
+	if s.preStarted == nil || s.preStarted.Macvtaps == nil {
 		return openMacvtaps(list)
 	}
-	files := &macvtapFiles{fds: map[string]int{}, order: l.preStarted.Macvtaps}
+	files := &macvtapFiles{fds: map[string]int{}, order: s.preStarted.Macvtaps}
 	left := files.order
 	for _, m := range list {
 		for queue := range m.Queues {
@@ -231,11 +233,11 @@ func (l *Launcher) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 // startKeeper starts the process that asks the service manager for patience while
 // preStart runs: copying an image may take longer than a start may. It returns 0
 // where nobody listens.
-func (l *Launcher) startKeeper() (int, error) {
-	if l.Notify == "" {
+func (s *start) startKeeper() (int, error) {
+	if s.Notify == "" {
 		return 0, nil
 	}
-	pid, err := l.startChildWith(childOrders{PID: os.Getpid(), VM: l.vm, Keep: true}, nil)
+	pid, err := s.startChildWith(childOrders{PID: os.Getpid(), VM: s.vm.Name, Keep: true}, nil)
 	if err != nil {
 		return 0, fmt.Errorf("preStart: %w", err)
 	}
@@ -248,23 +250,22 @@ func endKeeper(pid int) {
 	if pid <= 1 {
 		return
 	}
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
+	keeper, err := process.Hold(pid)
+	if err != nil || keeper == nil {
 		return // it is gone
 	}
-	defer func() { _ = unix.Close(fd) }()
+	defer keeper.Release()
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
 	if err != nil || !strings.Contains(string(line), "\x00"+ChildCommand+"\x00") {
 		return
 	}
-	over, err := ended(fd)
-	if err != nil || unix.PidfdSendSignal(fd, unix.SIGTERM, nil, 0) != nil {
+	if keeper.Signal(unix.SIGTERM) != nil {
 		return
 	}
 	select {
-	case <-over:
+	case <-keeper.Gone():
 	case <-time.After(barrierTimeout):
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
-		<-over
+		_ = keeper.Signal(unix.SIGKILL)
+		<-keeper.Gone()
 	}
 }

@@ -19,33 +19,29 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
-	"microvm/internal/statedir"
 )
 
 // The test program plays every part that is not under test itself: the
 // launcher runs in a process of its own, which becomes the hypervisor, for
 // which this program stands in as well.
 const (
-	rolePackage  = "LAUNCH_TEST_PACKAGE"  // run the launcher on this package
-	roleBound    = "LAUNCH_TEST_BOUND"    // without new privileges, as in a unit
-	roleQMP      = "LAUNCH_TEST_QMP"      // be a hypervisor with this QMP behaviour
-	roleGuest    = "LAUNCH_TEST_GUEST"    // be a hypervisor whose guest says this
-	roleListener = "LAUNCH_TEST_LISTENER" // listen on descriptor 3 and be gone
-	roleShow     = "LAUNCH_TEST_SHOW"     // write what was inherited into this file
+	rolePackage = "START_TEST_PACKAGE" // run the launcher on this package
+	roleBound   = "START_TEST_BOUND"   // without new privileges, as in a unit
+	roleQMP     = "START_TEST_QMP"     // be a hypervisor with this QMP behaviour
+	roleGuest   = "START_TEST_GUEST"   // be a hypervisor whose guest says this
+	roleShow    = "START_TEST_SHOW"    // write what was inherited into this file
 
-	rolePause = "LAUNCH_TEST_PAUSE" // between two looks at a start's progress
+	rolePause = "START_TEST_PAUSE" // between two looks at a start's progress
 
-	roleUnprivileged = "LAUNCH_TEST_UNPRIVILEGED" // be nobody, with this state directory
+	roleUnprivileged = "START_TEST_UNPRIVILEGED" // be nobody, with this state directory
 )
 
 func TestMain(m *testing.M) {
 	switch {
 	case len(os.Args) > 1 && os.Args[1] == ChildCommand:
-		os.Exit(Command(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+		os.Exit(exit.Report(os.Stderr, wrapper, "", AwaitReady(os.Args[2], os.Getenv("NOTIFY_SOCKET"))))
 	case os.Getenv(roleShow) != "":
 		os.Exit(show(os.Getenv(roleShow)))
-	case os.Getenv(roleListener) != "":
-		os.Exit(beListener())
 	case os.Getenv(roleQMP) != "":
 		os.Exit(serveQMP(os.Getenv(roleQMP)))
 	case os.Getenv(roleGuest) != "":
@@ -57,14 +53,14 @@ func TestMain(m *testing.M) {
 }
 
 func launchPackage(dir string) int {
-	runtime.LockOSThread()
+	runtime.LockOSThread() // which the privileges belong to
 	if os.Getenv(roleBound) != "" {
 		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 			return 1
 		}
 	}
-	l := &Launcher{Stderr: os.Stderr, Notify: os.Getenv("NOTIFY_SOCKET")}
-	l.look, _ = time.ParseDuration(os.Getenv(rolePause))
+	o := Options{Logf: exit.Logger(os.Stderr, wrapper), Notify: os.Getenv("NOTIFY_SOCKET")}
+	o.look, _ = time.ParseDuration(os.Getenv(rolePause))
 	p, err := OpenPackage(dir)
 	var plan *hypervisor.Plan
 	if err == nil {
@@ -75,9 +71,9 @@ func launchPackage(dir string) int {
 		err = os.Unsetenv(rolePackage)
 	}
 	if err == nil {
-		err = l.Exec(p, "web")
+		err = Package(p, "web", o)
 	}
-	return exit.Report(os.Stderr, program, "web", err)
+	return exit.Report(os.Stderr, wrapper, "web", err)
 }
 
 // inherited is what show has seen.

@@ -1,90 +1,138 @@
+// Package start starts a VM's hypervisor, unprivileged: it checks that all is there
+// that the VM needs, makes the volumes, opens what the hypervisor is to inherit,
+// starts the readiness child and then becomes the hypervisor, so that nothing of
+// ours stays.
 package start
 
 import (
-	"slices"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"time"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/internal/runner"
+	"microvm/internal/statedir"
+	"microvm/internal/unit"
+	"microvm/internal/wait"
 )
 
-// start is what one start gathers until this process becomes the hypervisor.
-type start struct {
-	launcher   *Launcher
-	vm         string
-	plan       *hypervisor.Plan
-	program    string
-	packageDir string
+// wrapper is the program that a unit runs to get here, and that is run again as the
+// readiness child.
+var wrapper = unit.Main.Program
 
-	files *macvtapFiles
-	disks *images
+// Options are how a VM is started.
+type Options struct {
+	// Logf gets a line for each thing that takes time.
+	Logf exit.Logf
+	// Notify is the service manager's socket, or "".
+	Notify string
+	// ByHand says that a person runs the package, without units: what is missing
+	// is made by the package's own scripts.
+	ByHand bool
+	// look is the time between two looks at the progress of a start; 0 is lookPause.
+	look time.Duration
+}
+
+// Unit becomes the hypervisor of vm, with the package that microvm-set-booted@
+// has pinned. It returns only on failure.
+func Unit(vm statedir.VM, o Options) error {
+	p, err := vm.Pinned()
+	if errors.Is(err, fs.ErrNotExist) && vm.Exists() {
+		return notPinned(vm)
+	}
+	if err != nil {
+		return vm.PackageError(err)
+	}
+	if err := os.Chdir(vm.Dir()); err != nil {
+		return fmt.Errorf("enter the state directory: %w", err)
+	}
+	plan, err := p.Plan()
+	if err != nil {
+		return exit.Config(err)
+	}
+	if err := checkHelpers(vm, plan); err != nil {
+		return err
+	}
+	s := &start{Options: o, vm: vm, pkg: p, plan: plan}
+	return s.run()
+}
+
+// Package becomes the hypervisor of package p, in the current directory. The VM
+// has the name that is given, and no directory of its own. It returns only on
+// failure.
+func Package(p *runner.Package, name string, o Options) error {
+	plan, err := p.Plan()
+	if err != nil {
+		return exit.Config(err)
+	}
+	s := &start{Options: o, vm: statedir.VM{Name: name}, pkg: p, plan: plan}
+	return s.run()
+}
+
+// start is one start, and what it gathers until this process becomes the
+// hypervisor.
+type start struct {
+	Options
+	vm   statedir.VM
+	pkg  *runner.Package
+	plan *hypervisor.Plan
+
+	// waits is how long this start waits for things; nil until it does.
+	waits *wait.Patience
+	// preStarted is what the run of this program before preStart has left; nil where
+	// there was none.
+	preStarted *preStarted
+	// program is the hypervisor's path.
+	program string
+	files   *macvtapFiles
+	disks   *images
 	// extra are the arguments that the spec's extraArgsScript printed.
 	extra []string
 }
 
-// close closes what is open for the start. After the hypervisor was executed it is
-// not called: what is to be closed then has the flag for it.
+// run goes through the phases of a start: check, prepare and become. The spec's
+// preStart comes before them all, for what it makes is looked for.
+func (s *start) run() error {
+	// Credentials belong to a thread, and the one that executes the hypervisor
+	// decides what that has.
+	runtime.LockOSThread()
+	if s.plan.Foreign {
+		return s.becomeForeign()
+	}
+	if err := s.preStart(); err != nil {
+		return err
+	}
+	if err := s.check(); err != nil {
+		return err
+	}
+	// After the hypervisor was executed it is not called: what is to be closed then
+	// has the flag for it.
+	defer s.close()
+	if err := s.prepare(); err != nil {
+		return err
+	}
+	return s.become()
+}
+
+// close closes what is open for the start.
 func (s *start) close() { s.disks.Close() }
 
-// prepare opens the devices, becomes the hypervisors' user, makes the volumes and
-// runs what the spec has run before a start.
-func (s *start) prepare() (err error) {
-	if s.files, err = s.launcher.macvtaps(s.plan.Macvtaps); err != nil {
-		return err
+// notPinned says why microvm-set-booted@ has pinned nothing.
+func notPinned(vm statedir.VM) error {
+	p, err := vm.Current()
+	if err != nil {
+		return vm.PackageError(err)
 	}
-	// What follows makes files that the hypervisor has to write, and runs what the
-	// package names.
-	if err := switchUser(s.plan.User); err != nil {
-		return err
-	}
-	return s.launcher.patiently(func() error {
-		if s.disks, err = s.launcher.prepare(s.plan); err != nil {
-			return err
-		}
-		return s.disks.lend(s.vm, func() error {
-			if err := beforeStart(s.plan.BeforeStart); err != nil {
-				return err
-			}
-			s.extra, err = extraArgs(s.plan.ExtraArgsScript)
-			return err
-		})
-	})
+	_ = p.Close()
+	pinner := unit.SetBooted.Of(vm.Name)
+	return exit.WithHint(errors.New("no runner was pinned for this start"),
+		"%s failed, see: journalctl -u %s", pinner, unit.Short(pinner))
 }
 
-// become starts the readiness child and becomes the hypervisor; it returns only on
-// failure.
-func (s *start) become() error {
-	listener, err := s.launcher.listen(s.plan)
-	if err != nil {
-		return err
-	}
-	key, err := newKey(s.plan)
-	if err != nil {
-		return explain("key", err)
-	}
-	values := &startValues{files: s.files, listener: listener, shutdownKey: key, packageDir: s.packageDir, arch: s.plan.Arch}
-	argv, err := values.expandAll(slices.Concat(s.plan.Argv, s.launcher.landlock(s.plan)))
-	if err != nil {
-		return err
-	}
-	if err := values.write(s.plan.Generated); err != nil {
-		return err
-	}
-	if err := s.launcher.announce(s.plan, listener); err != nil {
-		return err
-	}
-	if s.plan.Last > 0 {
-		argv = slices.Insert(argv, len(s.plan.Argv)-s.plan.Last, s.extra...)
-	} else {
-		argv = append(argv, s.extra...)
-	}
-	if s.plan.ProcessName != "" {
-		argv[0] = s.plan.ProcessName
-	}
-	if err := standardInput(s.plan); err != nil {
-		return err
-	}
-	env := environment(s.plan.Env)
-	if s.plan.Jail != nil {
-		env = s.plan.Env // nothing of the host's, as Firecracker's jailer does
-	}
-	return become(s.program, argv, env, slices.Concat(s.files.inherited(), s.disks.inherited()))
-}
+// hasState reports whether vm has a state directory of its own: one that is run by
+// hand has only a name.
+func hasState(vm statedir.VM) bool { return vm.Host.StateDir != "" }

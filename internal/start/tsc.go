@@ -3,8 +3,6 @@ package start
 import (
 	"fmt"
 	"strconv"
-
-	"golang.org/x/sys/unix"
 )
 
 // tscPlaceholder is the value of a placeholder for the rate of the time stamp
@@ -20,13 +18,4 @@ func tscPlaceholder(unlessKVM, native bool) (string, error) {
 		return "", fmt.Errorf("measure the rate of the time stamp counter: %w", err)
 	}
 	return strconv.Itoa(khz), nil
-}
-
-// usableKVM says why /dev/kvm cannot be used.
-func usableKVM() error {
-	fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open /dev/kvm: %w", err)
-	}
-	return unix.Close(fd)
 }

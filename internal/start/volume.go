@@ -11,6 +11,7 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/internal/statedir"
 )
 
 // Names beside an image that say how far the work on it got, for the start
@@ -42,14 +43,14 @@ var fileSystems = map[string]fileSystem{
 // is locked. dir is the state directory. Paths are followed as the hypervisor's
 // user, who may put links there: it can reach nothing by them that it cannot
 // reach anyhow.
-func (l *Launcher) volumes(dir string, plan *hypervisor.Plan) (*images, error) {
+func (s *start) volumes(dir string) (*images, error) {
 	held := &images{}
-	for _, v := range plan.Volumes {
+	for _, v := range s.plan.Volumes {
 		path := v.Image
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(dir, path)
 		}
-		work := &volumeWork{l: l, dir: dir, hyp: plan.Hypervisor, path: path, v: v}
+		work := &volumeWork{vm: s.vm, logf: s.Logf, dir: dir, hyp: s.plan.Hypervisor, path: path, v: v}
 		err := work.notTwice(held)
 		if err == nil {
 			err = work.do()
@@ -67,7 +68,8 @@ func (l *Launcher) volumes(dir string, plan *hypervisor.Plan) (*images, error) {
 
 // volumeWork is what is to be done about one volume.
 type volumeWork struct {
-	l *Launcher
+	vm   statedir.VM
+	logf exit.Logf
 	// dir is the state directory, hyp the hypervisor.
 	dir, hyp, path string
 	v              hypervisor.Volume
@@ -129,7 +131,7 @@ func (w *volumeWork) missing() error {
 	if err := w.mayCreate(filepath.Dir(w.path)); err != nil {
 		return err
 	}
-	w.l.logf("creating volume %s, %d MiB, %s", w.v.Image, w.v.SizeMiB, w.v.FSType)
+	w.logf("creating volume %s, %d MiB, %s", w.v.Image, w.v.SizeMiB, w.v.FSType)
 	if err := w.create(); err != nil {
 		return err
 	}
@@ -201,11 +203,11 @@ func (w *volumeWork) lock(f *os.File) (*image, error) {
 	err := im.lock()
 	switch {
 	case errors.Is(err, errBusy):
-		return nil, im.cannotLock(w.l.vm, err)
+		return nil, im.cannotLock(w.vm.Name, err)
 	case err != nil:
 		// A network file system without locks, say. Hypervisors that lock do not
 		// start then; the others have no other protection, either.
-		w.l.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
+		w.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
 		im.exclusive, im.unlockable = true, true
 	}
 	ours, err := f.Stat()
@@ -224,7 +226,7 @@ func (w *volumeWork) settle() error {
 		return nil
 	}
 	if err := w.image.settle(); errors.Is(err, errBusy) {
-		return w.image.cannotLock(w.l.vm, err)
+		return w.image.cannotLock(w.vm.Name, err)
 	}
 	return nil
 }
@@ -247,10 +249,10 @@ func (w *volumeWork) fit() error {
 		return nil
 	}
 	if !w.image.exclusive {
-		w.l.logf("volume %s is to grow from %d to %d MiB, and another VM has it; it grows when that is down", w.v.Image, info.Size()/mib, w.v.SizeMiB)
+		w.logf("volume %s is to grow from %d to %d MiB, and another VM has it; it grows when that is down", w.v.Image, info.Size()/mib, w.v.SizeMiB)
 		return nil
 	}
-	w.l.logf("growing volume %s from %d to %d MiB", w.v.Image, info.Size()/mib, w.v.SizeMiB)
+	w.logf("growing volume %s from %d to %d MiB", w.v.Image, info.Size()/mib, w.v.SizeMiB)
 	return w.grow(size)
 }
 

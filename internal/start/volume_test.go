@@ -2,7 +2,6 @@ package start
 
 import (
 	"errors"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,11 +16,14 @@ import (
 	"microvm/test/need"
 )
 
-func quiet() *Launcher { return &Launcher{Stderr: io.Discard} }
+// quiet is a start of a plan that logs nothing.
+func quiet(plan *hypervisor.Plan) *start {
+	return &start{Options: Options{Logf: func(string, ...any) {}}, plan: plan}
+}
 
 // volumes makes and grows volumes as a start does, and gives them up again.
 func volumes(dir string, list ...hypervisor.Volume) error {
-	held, err := quiet().volumes(dir, &hypervisor.Plan{Hypervisor: "qemu", Volumes: list})
+	held, err := quiet(&hypervisor.Plan{Hypervisor: "qemu", Volumes: list}).volumes(dir)
 	held.Close()
 	return err
 }

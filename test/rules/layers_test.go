@@ -27,7 +27,8 @@ var floors = [][]string{
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
-	{"doctor", "programs", "start"},
+	{"doctor", "start", "stop"},
+	{"programs"},
 	{"cli"},
 }
 

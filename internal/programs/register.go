@@ -1,4 +1,4 @@
-package start
+package programs
 
 import (
 	"context"
@@ -11,17 +11,12 @@ import (
 	"microvm/internal/unit"
 )
 
-// Register registers a running VM with systemd-machined, as root, with the
+// register registers a running VM with systemd-machined, as root, with the
 // interfaces of the host's side.
-func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
-	p, err := vm.Booted()
+func register(ctx context.Context, vm statedir.VM, logf exit.Logf) error {
+	plan, _, err := running(vm)
 	if err != nil {
-		return exit.Config(err)
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	if err != nil {
-		return exit.Config(err)
+		return err
 	}
 	if plan.Machined == nil {
 		return exit.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
@@ -32,18 +27,18 @@ func (l *Launcher) Register(ctx context.Context, vm statedir.VM) error {
 	}
 	m := systemd.Machine{Name: vm.Name, UUID: plan.Machined.UUID, Leader: leader}
 	for _, t := range plan.Taps {
-		m.Interfaces = l.appendIndex(m.Interfaces, t.ID)
+		m.Interfaces = appendIndex(m.Interfaces, t.ID, logf)
 	}
 	for _, t := range plan.Macvtaps {
-		m.Interfaces = l.appendIndex(m.Interfaces, t.ID)
+		m.Interfaces = appendIndex(m.Interfaces, t.ID, logf)
 	}
 	return systemd.Register(ctx, m)
 }
 
-func (l *Launcher) appendIndex(list []int, id string) []int {
+func appendIndex(list []int, id string, logf exit.Logf) []int {
 	index, err := netif.Index(id)
 	if err != nil {
-		l.logf("%w", err)
+		logf("%w", err)
 		return list
 	}
 	return append(list, index)

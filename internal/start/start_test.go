@@ -20,7 +20,6 @@ import (
 	"microvm/internal/control"
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
-	"microvm/internal/systemd"
 	"microvm/test/need"
 )
 
@@ -215,30 +214,6 @@ func TestReadinessChildEndsWithTheHypervisorOfAGuestThatIsNeverReady(t *testing.
 	}
 }
 
-func TestHowFarARunGotIsSaid(t *testing.T) {
-	cases := map[string]struct {
-		run          systemd.Run
-		mode, result string
-		want         string
-	}{
-		"one that was ready":                   {systemd.Run{Ready: true, Status: "up"}, hypervisor.ReadyGuest, "signal", ""},
-		"one that was stopped on purpose":      {systemd.Run{Stopping: true, Status: "Starting a"}, hypervisor.ReadyGuest, "success", ""},
-		"a hypervisor that says why it died":   {systemd.Run{}, hypervisor.ReadyVMM, "protocol", ""},
-		"a guest that stopped on its way":      {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "timeout", `TimeoutStartSec=; its last report was "Starting a"`},
-		"a guest that never said anything":     {systemd.Run{}, hypervisor.ReadyGuest, "timeout", "TimeoutStartSec=; its guest has not reported anything"},
-		"a hypervisor that hangs":              {systemd.Run{}, hypervisor.ReadyVMM, "timeout", "TimeoutStartSec=; its control socket did not say that it runs"},
-		"a hypervisor that died while booting": {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "protocol", `ended before the VM was ready; its last report was "Starting a"`},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			got := neverReady(c.run, c.mode, c.result)
-			if !strings.HasSuffix(got, c.want) || (c.want == "") != (got == "") {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
-		})
-	}
-}
-
 func TestVsockListenerIsTheChildsAlone(t *testing.T) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -301,62 +276,6 @@ func TestStaleSocketsAreRemovedAndNothingElse(t *testing.T) {
 	}
 	if got := names(t, other); !slices.Equal(got, []string{"api.sock"}) {
 		t.Errorf("outside there is %q", got)
-	}
-}
-
-func TestWhatAHypervisorLeavesIsRemovedAndNothingElse(t *testing.T) {
-	dir, other := t.TempDir(), t.TempDir()
-	listen := func(path string) {
-		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.SetUnlinkOnClose(false)
-		_ = l.Close()
-	}
-	within := func(name string) string { return filepath.Join(dir, name) }
-	if err := errors.Join(
-		os.WriteFile(within("a.sock.lock"), nil, 0o600),
-		os.WriteFile(within("file-for-dir"), nil, 0o600),
-		os.WriteFile(within("vm.json"), nil, 0o600),
-		os.WriteFile(within(".key"), nil, 0o600),
-		os.WriteFile(within(".key.new"), nil, 0o600),
-		os.WriteFile(filepath.Join(other, "kept"), nil, 0o600),
-		os.Symlink(filepath.Join(other, "kept"), within("link.lock")),
-		os.Symlink(other, within("link-dir")),
-		os.Mkdir(within("empty"), 0o700),
-		os.Mkdir(within("full"), 0o700),
-		os.Mkdir(within("dir.lock"), 0o700),
-		os.WriteFile(within("full/mine"), nil, 0o600),
-		os.Mkdir(within("sub"), 0o700),
-	); err != nil {
-		t.Fatal(err)
-	}
-	listen(within("a.sock"))
-	listen(within(muxPath("v.sock", muxPort)))
-	listen(within("socket.lock"))
-	listen(within("sub/a.sock"))
-	plan := &hypervisor.Plan{
-		StaleSockets: []string{"a.sock", "sub/a.sock", "absent.sock"},
-		StaleFiles:   []string{"a.sock.lock", "link.lock", "socket.lock", "dir.lock", "absent.lock"},
-		Generated:    []hypervisor.GeneratedFile{{Path: "vm.json"}},
-		Readiness:    hypervisor.Readiness{VsockSocket: "v.sock"},
-		Shutdown:     hypervisor.Shutdown{SSH: &hypervisor.SSH{Key: ".key"}},
-		StaleDirs:    []string{"empty", "full", "sub", "file-for-dir", "link-dir", "absent"},
-	}
-	if err := CleanUp(dir, plan); err != nil {
-		t.Error(err)
-	}
-	want := []string{"dir.lock", "file-for-dir", "full", "link-dir", "link.lock", "socket.lock"}
-	if got := names(t, dir); !slices.Equal(got, want) {
-		t.Errorf("there is %q, want %q", got, want)
-	}
-	if got := names(t, other); !slices.Equal(got, []string{"kept"}) {
-		t.Errorf("outside there is %q", got)
-	}
-	plan.StaleFiles = []string{"link-dir/kept"}
-	if err := CleanUp(dir, plan); err == nil || len(names(t, other)) != 1 {
-		t.Errorf("a file behind a link: %v", err)
 	}
 }
 

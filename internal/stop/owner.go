@@ -1,4 +1,4 @@
-package start
+package stop
 
 import (
 	"context"
@@ -9,12 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/control"
+	"microvm/internal/guest"
+	"microvm/internal/process"
 	"microvm/internal/safepath"
 )
 
@@ -28,7 +29,7 @@ const ownerTimeout = 10 * time.Second
 // The hypervisor's user can put anything in the socket's place, and whoever acts
 // on the answer may be root. So no link is followed, and only a process of one of
 // users, in dir itself, is a hypervisor.
-func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*Process, error) {
+func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*process.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
 	path := filepath.Join(dir, socket)
@@ -50,42 +51,42 @@ func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*Proces
 // hypervisorIn holds process pid, if it is one of users and runs in dir. The
 // number is the word of somebody who may lie, and may have come to mean another
 // process since he said it; so the process is held first and looked at then.
-func hypervisorIn(dir string, pid int, users []int) (*Process, error) {
-	fail := func(why string) (*Process, error) {
+func hypervisorIn(dir string, pid int, users []int) (*process.Process, error) {
+	fail := func(why string) (*process.Process, error) {
 		return nil, fmt.Errorf("process %d, which was to be the hypervisor, %s; the VM is down, or runs as another user: stop it as that user, or with: microvm stop NAME", pid, why)
 	}
 	if pid <= 1 {
 		return fail("is none of this host's")
 	}
-	p, err := HoldProcess(pid)
+	p, err := process.Hold(pid)
 	if err != nil {
 		return nil, err
 	}
 	if p == nil {
 		return fail("is gone")
 	}
-	why := p.isNot(dir, users)
-	if why == "" && !p.there() {
+	why := isNot(dir, p.PID(), users)
+	if why == "" && !p.Exists() {
 		why = "is gone"
 	}
 	if why != "" {
-		p.release()
+		p.Release()
 		return fail(why)
 	}
 	return p, nil
 }
 
-// isMain says whether the process is the main one of the service whose ExecStop=
+// isMain reports whether a process is the main one of the service whose ExecStop=
 // runs us, systemd.service(5). A user namespace, which is of our units, hides
 // where it runs from the units of microvm.nix, when a host goes back to those.
-func (p *Process) isMain() bool {
-	return os.Getenv("MAINPID") == strconv.Itoa(p.pid) && sameUnit(p.pid)
+func isMain(pid int) bool {
+	return os.Getenv("MAINPID") == strconv.Itoa(pid) && process.SameUnit(pid)
 }
 
 // isNot says why the process, by what /proc has under its number, is not the
 // hypervisor that one of users runs in dir.
-func (p *Process) isNot(dir string, users []int) string {
-	owner, err := userOf(p.pid)
+func isNot(dir string, pid int, users []int) string {
+	owner, err := process.UserOf(pid)
 	if err != nil {
 		return fmt.Sprintf("is hidden from us (%v)", err)
 	}
@@ -96,8 +97,8 @@ func (p *Process) isNot(dir string, users []int) string {
 	if err != nil {
 		return fmt.Sprintf("is sought in a directory that is not there (%v)", err)
 	}
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", p.pid))
-	if errors.Is(err, fs.ErrPermission) && p.isMain() {
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
+	if errors.Is(err, fs.ErrPermission) && isMain(pid) {
 		return ""
 	}
 	if err != nil {
@@ -109,24 +110,16 @@ func (p *Process) isNot(dir string, users []int) string {
 	return ""
 }
 
-// userOf is the user of a process, whose real, effective, saved and file system
-// IDs have to be the same, proc_pid_status(5). The owner of /proc/PID is not
-// asked: it is root for a process that may not be dumped.
-func userOf(pid int) (int, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+// KeyOwner is the hypervisor that runs in dir, by the key that its start left
+// there as name.
+func KeyOwner(dir, name string) (*process.Process, error) {
+	k, err := guest.ReadKey(dir, name)
 	if err != nil {
-		return 0, err
+		return nil, fmt.Errorf("%w; is the VM running?", err)
 	}
-	for line := range strings.Lines(string(data)) {
-		label, rest, _ := strings.Cut(line, ":")
-		if label != "Uid" {
-			continue
-		}
-		ids := strings.Fields(rest)
-		if len(slices.Compact(ids)) != 1 {
-			return 0, errors.New("it has several users")
-		}
-		return strconv.Atoi(ids[0])
+	// What it says is its owner's word, for whom root is not to end a process.
+	if k.UID != os.Geteuid() {
+		return nil, fmt.Errorf("%s belongs to user %d; stop the VM as that user, or with: microvm stop NAME", filepath.Join(dir, name), k.UID)
 	}
-	return 0, errors.New("it has no user")
+	return hypervisorIn(dir, k.PID, []int{k.UID})
 }

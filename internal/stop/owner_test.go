@@ -1,4 +1,4 @@
-package start
+package stop
 
 import (
 	"context"
@@ -12,18 +12,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/hypervisor"
-	"microvm/internal/runner"
+	"microvm/internal/process"
 	"microvm/test/need"
 )
-
-// beListener listens on the socket that is descriptor 3 and is gone.
-func beListener() int {
-	if err := unix.Listen(3, 1); err != nil {
-		return 1
-	}
-	return 0
-}
 
 // listenAt listens at path in this process.
 func listenAt(t *testing.T, network, path string) {
@@ -40,7 +31,7 @@ func refused(t *testing.T, dir, socket, why string, users ...int) {
 	t.Helper()
 	p, err := SocketOwner(context.Background(), dir, socket, users...)
 	if err == nil {
-		t.Errorf("process %d is taken for the hypervisor in %s", p.pid, dir)
+		t.Errorf("process %d is taken for the hypervisor in %s", p.PID(), dir)
 		return
 	}
 	if !strings.Contains(err.Error(), why) {
@@ -51,21 +42,21 @@ func refused(t *testing.T, dir, socket, why string, users ...int) {
 func TestTheHypervisorIsFoundByItsSocket(t *testing.T) {
 	v := victimOf(t, []string{roleQMP + "=0s"}, self(t))
 	until(t, "its socket", func() bool { _, err := os.Stat(filepath.Join(v.dir, "qmp.sock")); return err == nil })
-	var p *Process
+	var p *process.Process
 	until(t, "that it listens", func() (ok bool) {
 		var err error
 		p, err = SocketOwner(t.Context(), v.dir, "qmp.sock", os.Geteuid())
 		return err == nil
 	})
-	if p.pid != v.cmd.Process.Pid {
-		t.Errorf("the hypervisor is found as process %d; it is %d", p.pid, v.cmd.Process.Pid)
+	if p.PID() != v.cmd.Process.Pid {
+		t.Errorf("the hypervisor is found as process %d; it is %d", p.PID(), v.cmd.Process.Pid)
 	}
 	refused(t, v.dir, "qmp.sock", "user", os.Geteuid()+1)
-	if err := p.signal(unix.SIGKILL); err != nil {
+	if err := p.Signal(unix.SIGKILL); err != nil {
 		t.Error(err)
 	}
 	<-v.end
-	if p.there() {
+	if p.Exists() {
 		t.Error("it is there after its end")
 	}
 }
@@ -73,7 +64,7 @@ func TestTheHypervisorIsFoundByItsSocket(t *testing.T) {
 func TestCrosvmIsFoundByItsSocket(t *testing.T) {
 	t.Chdir(t.TempDir())
 	listenAt(t, "unixpacket", "crosvm.sock")
-	if p, err := SocketOwner(t.Context(), ".", "crosvm.sock", os.Geteuid()); err != nil || p.pid != os.Getpid() {
+	if p, err := SocketOwner(t.Context(), ".", "crosvm.sock", os.Geteuid()); err != nil || p.PID() != os.Getpid() {
 		t.Errorf("%v, %v", p, err)
 	}
 }
@@ -118,17 +109,9 @@ func TestTheNumberOfOneWhoIsGoneIsNobodys(t *testing.T) {
 func TestRootRunsNoProgramOfAPackage(t *testing.T) {
 	need.Root(t)
 	v := victimOf(t, nil, "/bin/sleep", "60")
-	p, err := runner.Open(foreign(t, map[string]string{"microvm-run": "", "microvm-shutdown": "touch ran"}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = p.Close() }()
-	if plan, err := p.Plan(); err != nil || plan.Shutdown.Method != hypervisor.ShutdownScript {
-		t.Fatalf("%v, %v", plan, err)
-	}
-	var log logBuffer
-	err = (&Launcher{Stderr: &log}).StopPackage(context.Background(), p, v.dir, held(t, v.cmd.Process.Pid), quick)
-	if err == nil || !strings.Contains(err.Error(), "microvm stop") {
+	r := foreign(t, "touch ran")
+	r.Process, r.Dir, r.Logf = held(t, v.cmd.Process.Pid), v.dir, t.Logf
+	if err := Hypervisor(t.Context(), r); err == nil || !strings.Contains(err.Error(), "microvm stop") {
 		t.Errorf("%v, want a refusal", err)
 	}
 	if _, err := os.Stat(filepath.Join(v.dir, "ran")); !errors.Is(err, os.ErrNotExist) {

@@ -1,8 +1,6 @@
-package start
+package stop
 
 import (
-	"context"
-	"encoding/base64"
 	"errors"
 	"io"
 	"net"
@@ -13,17 +11,16 @@ import (
 	"time"
 
 	"microvm/internal/hypervisor"
-	"microvm/internal/runner"
 	"microvm/test/guest/sshserver"
 )
 
 // sshTimes leave a login more time than a busy machine needs.
-var sshTimes = Stop{Graceful: 5 * time.Second, Again: time.Second, Login: 20 * time.Second, Term: 500 * time.Millisecond}
+var sshTimes = Times{Graceful: 5 * time.Second, Again: time.Second, Login: 20 * time.Second, Term: 500 * time.Millisecond}
 
-func sshPlan(file string) *hypervisor.Plan {
+func sshPlan() *hypervisor.Plan {
 	cid := int64(3)
 	return &hypervisor.Plan{
-		Argv: []string{"", "key=" + hypervisor.ShutdownKey}, Env: []string{roleShow + "=" + file}, VsockCID: &cid,
+		VsockCID:  &cid,
 		Readiness: hypervisor.Readiness{Mode: hypervisor.ReadyNone},
 		Shutdown: hypervisor.Shutdown{Method: hypervisor.ShutdownGuestOverSSH, SSH: &hypervisor.SSH{
 			Key: hypervisor.ShutdownKeyFile, Command: "go down", VsockSocket: "v.sock",
@@ -31,21 +28,18 @@ func sshPlan(file string) *hypervisor.Plan {
 	}
 }
 
-// startForSSH starts a VM whose guest is asked over SSH; it returns the VM, its
-// package and the key's line that the guest was given.
-func startForSSH(t *testing.T) (s *started, pkg, line string) {
+// startForSSH starts a VM whose guest is asked over SSH; it returns the VM and the
+// key's line that the guest was given.
+func startForSSH(t *testing.T) (v *victim, line string) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "seen")
-	plan := sshPlan(file)
-	plan.Argv[0] = self(t)
-	pkg = pack(t, plan)
-	s = launch(t, pkg)
-	text, _ := strings.CutPrefix(seen(t, file).Args[1], "key=")
-	data, err := base64.StdEncoding.DecodeString(text)
+	file := filepath.Join(t.TempDir(), "line")
+	v = victimOf(t, []string{roleKey + "=" + file}, self(t))
+	until(t, "the key", func() bool { _, err := os.Stat(file); return err == nil })
+	data, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatalf("the guest was given %q: %v", text, err)
+		t.Fatal(err)
 	}
-	return s, pkg, string(data)
+	return v, string(data)
 }
 
 // muxGuest takes connections as a hypervisor's multiplexer does: Cloud Hypervisor 54.0
@@ -76,43 +70,34 @@ func muxGuest(t *testing.T, dir string, handle func(net.Conn)) {
 	}()
 }
 
-// stopOverSSH stops s and returns the log.
-func stopOverSSH(t *testing.T, s *started, pkg string, times Stop) string {
+// stopOverSSH stops v and returns the log.
+func stopOverSSH(t *testing.T, v *victim, times Times) string {
 	t.Helper()
-	p, err := runner.Open(pkg)
+	log, err := v.stop(t, Request{Plan: sshPlan(), Times: times})
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = p.Close() }()
-	var log logBuffer
-	if err := (&Launcher{Stderr: &log}).StopPackage(context.Background(), p, s.dir, held(t, s.cmd.Process.Pid), times); err != nil {
 		t.Error(err)
 	}
-	if err := s.exit(); err == nil {
+	if v.cmd.ProcessState.Success() {
 		t.Error("the stand-in, which ends by a signal only, ended without")
 	}
-	left, err := filepath.Glob(filepath.Join(s.dir, hypervisor.ShutdownKeyFile+"*"))
+	left, err := filepath.Glob(filepath.Join(v.dir, hypervisor.ShutdownKeyFile+"*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("left of the key: %q, %v", left, err)
 	}
-	return log.String()
+	return log
 }
 
-func TestAGuestGetsAKeyOfItsOwnAndIsAskedWithIt(t *testing.T) {
-	s, pkg, line := startForSSH(t)
-	info, err := os.Stat(filepath.Join(s.dir, hypervisor.ShutdownKeyFile))
-	if err != nil || info.Mode() != 0o600 {
-		t.Fatalf("the key is %v, %v; nobody else may read it", info.Mode(), err)
-	}
-	if p, err := KeyOwner(s.dir, hypervisor.ShutdownKeyFile); err != nil || p.pid != s.cmd.Process.Pid {
-		t.Errorf("the hypervisor is found as process %v, %v; it is %d", p, err, s.cmd.Process.Pid)
+func TestAGuestIsAskedWithTheKeyOfItsStart(t *testing.T) {
+	v, line := startForSSH(t)
+	if p, err := KeyOwner(v.dir, hypervisor.ShutdownKeyFile); err != nil || p.PID() != v.cmd.Process.Pid {
+		t.Errorf("the hypervisor is found as process %v, %v; it is %d", p, err, v.cmd.Process.Pid)
 	}
 	if p, err := KeyOwner(t.TempDir(), hypervisor.ShutdownKeyFile); err == nil {
-		t.Errorf("in another directory process %d is found", p.pid)
+		t.Errorf("in another directory process %d is found", p.PID())
 	}
 	if os.Geteuid() == 0 {
 		theirs := t.TempDir()
-		data, err := os.ReadFile(filepath.Join(s.dir, hypervisor.ShutdownKeyFile))
+		data, err := os.ReadFile(filepath.Join(v.dir, hypervisor.ShutdownKeyFile))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,14 +110,14 @@ func TestAGuestGetsAKeyOfItsOwnAndIsAskedWithIt(t *testing.T) {
 		}
 	}
 	told := make(chan string, 1)
-	muxGuest(t, s.dir, func(conn net.Conn) {
+	muxGuest(t, v.dir, func(conn net.Conn) {
 		_ = sshserver.Serve(conn, line, func(command string) int {
 			told <- command
-			time.AfterFunc(300*time.Millisecond, func() { _ = s.cmd.Process.Kill() })
+			time.AfterFunc(300*time.Millisecond, func() { _ = v.cmd.Process.Kill() })
 			return 0
 		})
 	})
-	log := stopOverSSH(t, s, pkg, sshTimes)
+	log := stopOverSSH(t, v, sshTimes)
 	inOrder(t, log, "asking the guest to go down by ssh-over-vsock", `the guest runs "go down"`, "the guest goes down", "exited after")
 	if strings.Contains(log, "SIG") {
 		t.Errorf("force was used:\n%s", log)
@@ -140,12 +125,6 @@ func TestAGuestGetsAKeyOfItsOwnAndIsAskedWithIt(t *testing.T) {
 	if got := <-told; got != "go down" {
 		t.Errorf("the guest was told %q", got)
 	}
-
-	other, _, second := startForSSH(t)
-	if second == line {
-		t.Error("the second start has the first one's key")
-	}
-	_ = other.cmd.Process.Kill()
 }
 
 func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
@@ -176,15 +155,15 @@ func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s, pkg, line := startForSSH(t)
-			muxGuest(t, s.dir, c.guest(line))
+			v, line := startForSSH(t)
+			muxGuest(t, v.dir, c.guest(line))
 			times := sshTimes
 			times.Graceful, times.Login = time.Minute, c.login
 			if c.least > 0 {
 				times.Graceful = 8 * time.Second
 			}
 			began := time.Now()
-			inOrder(t, stopOverSSH(t, s, pkg, times), c.want...)
+			inOrder(t, stopOverSSH(t, v, times), c.want...)
 			if took := time.Since(began); took < c.least || c.least == 0 && took > 40*time.Second {
 				t.Errorf("it took %s", took)
 			}
@@ -193,9 +172,9 @@ func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
 }
 
 func TestAGuestWithoutAnSSHServerIsEndedAtOnce(t *testing.T) {
-	s, pkg, _ := startForSSH(t)
-	if err := os.Remove(filepath.Join(s.dir, hypervisor.ShutdownKeyFile)); err != nil {
+	v, _ := startForSSH(t)
+	if err := os.Remove(filepath.Join(v.dir, hypervisor.ShutdownKeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	inOrder(t, stopOverSSH(t, s, pkg, sshTimes), "cannot be asked over ssh: read the key", "SIGTERM")
+	inOrder(t, stopOverSSH(t, v, sshTimes), "cannot be asked over ssh: read the key", "SIGTERM")
 }

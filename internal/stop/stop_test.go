@@ -1,9 +1,8 @@
-package start
+package stop
 
 import (
 	"bytes"
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,15 +11,16 @@ import (
 	"testing"
 	"time"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/internal/process"
 	"microvm/internal/runner"
-	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/test/need"
 )
 
 // quick are the stages of a stop in a test.
-var quick = Stop{Graceful: 8 * time.Second, Again: 300 * time.Millisecond, Term: 500 * time.Millisecond}
+var quick = Times{Graceful: 8 * time.Second, Again: 300 * time.Millisecond, Term: 500 * time.Millisecond}
 
 // logBuffer takes lines from several goroutines.
 type logBuffer struct {
@@ -68,20 +68,12 @@ func victimOf(t *testing.T, env []string, argv ...string) *victim {
 
 // stop stops it and returns the log. It fails where the process still lives
 // then: the service manager would kill it.
-func (v *victim) stop(t *testing.T, pkg string, times Stop) (string, error) {
+func (v *victim) stop(t *testing.T, r Request) (string, error) {
 	t.Helper()
-	p, err := runner.Open(pkg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = p.Close() }()
 	var log logBuffer
-	plan, err := p.Plan()
-	if err != nil {
-		t.Fatal(err)
-	}
-	// StopPackage runs no package's program as root, who may run this test.
-	err = (&Launcher{Stderr: &log}).stopPlan(context.Background(), p, plan, v.dir, held(t, v.cmd.Process.Pid), times)
+	r.Process, r.Dir, r.Logf = held(t, v.cmd.Process.Pid), v.dir, exit.Logger(&log, "test")
+	// Hypervisor runs no package's program as root, who may run this test.
+	err := r.stop(context.Background())
 	select {
 	case <-v.end:
 	case <-time.After(time.Minute):
@@ -90,10 +82,10 @@ func (v *victim) stop(t *testing.T, pkg string, times Stop) (string, error) {
 	return log.String(), err
 }
 
-// held is HoldProcess of a test's own process.
-func held(t *testing.T, pid int) *Process {
+// held holds a process of a test's own.
+func held(t *testing.T, pid int) *process.Process {
 	t.Helper()
-	p, err := HoldProcess(pid)
+	p, err := process.Hold(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +94,6 @@ func held(t *testing.T, pid int) *Process {
 
 func qmpPlan(method string) *hypervisor.Plan {
 	return &hypervisor.Plan{
-		Argv:     []string{"/bin/true"},
 		Shutdown: hypervisor.Shutdown{Method: method, Control: &hypervisor.Control{Method: "qmp", Socket: "qmp.sock"}},
 	}
 }
@@ -126,7 +117,7 @@ func TestGuestIsAskedAgainAndWaitedFor(t *testing.T) {
 			t.Parallel()
 			// It takes longer to go down than until it would be asked again.
 			v := victimOf(t, []string{roleQMP + "=600ms"}, self(t))
-			log, err := v.stop(t, pack(t, qmpPlan(method)), Stop{Graceful: 10 * time.Second, Again: 300 * time.Millisecond, Term: time.Second})
+			log, err := v.stop(t, Request{Plan: qmpPlan(method), Times: Times{Graceful: 10 * time.Second, Again: 300 * time.Millisecond, Term: time.Second}})
 			if err != nil {
 				t.Error(err)
 			}
@@ -145,7 +136,7 @@ func TestGuestThatIgnoresTheRequestIsEndedByForce(t *testing.T) {
 	t.Parallel()
 	program := need.Program(t, "qemu-system-x86_64")
 	v := victimOf(t, nil, program, "-M", "q35,accel=tcg", "-m", "32", "-S", "-display", "none", "-nodefaults", "-qmp", "unix:qmp.sock,server=on,wait=off")
-	log, err := v.stop(t, pack(t, qmpPlan(hypervisor.ShutdownPowerButton)), quick)
+	log, err := v.stop(t, Request{Plan: qmpPlan(hypervisor.ShutdownPowerButton), Times: quick})
 	if err != nil {
 		t.Error(err)
 	}
@@ -159,9 +150,9 @@ func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	t.Parallel()
 	v := victimOf(t, nil, "/bin/sh", "-c", "trap '' TERM; touch deaf; while :; do sleep 0.1; done")
 	until(t, "deafness", func() bool { _, err := os.Stat(filepath.Join(v.dir, "deaf")); return err == nil })
-	plan := &hypervisor.Plan{Argv: []string{"/bin/true"}, Shutdown: hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "it has no way"}}
+	plan := &hypervisor.Plan{Shutdown: hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "it has no way"}}
 	began := time.Now()
-	log, err := v.stop(t, pack(t, plan), quick)
+	log, err := v.stop(t, Request{Plan: plan, Times: quick})
 	if err != nil {
 		t.Error(err)
 	}
@@ -174,7 +165,7 @@ func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 func TestHypervisorWithoutItsSocketIsEndedByForce(t *testing.T) {
 	t.Parallel()
 	v := victimOf(t, nil, "/bin/sleep", "60")
-	log, err := v.stop(t, pack(t, qmpPlan(hypervisor.ShutdownCtrlAltDel)), quick)
+	log, err := v.stop(t, Request{Plan: qmpPlan(hypervisor.ShutdownCtrlAltDel), Times: quick})
 	if err != nil {
 		t.Error(err)
 	}
@@ -187,9 +178,23 @@ func TestHypervisorWithoutItsSocketIsEndedByForce(t *testing.T) {
 func TestStopOfWhatIsGoneSucceeds(t *testing.T) {
 	v := victimOf(t, nil, "/bin/true")
 	<-v.end
-	if _, err := v.stop(t, pack(t, qmpPlan(hypervisor.ShutdownCtrlAltDel)), quick); err != nil {
+	if _, err := v.stop(t, Request{Plan: qmpPlan(hypervisor.ShutdownCtrlAltDel), Times: quick}); err != nil {
 		t.Error(err)
 	}
+}
+
+// foreign is a stop of a package as microvm.nix makes it, which has a program for
+// the shutdown with this text.
+func foreign(t *testing.T, text string) Request {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, runner.ShutdownProgram), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return Request{Plan: &hypervisor.Plan{Foreign: true, Shutdown: hypervisor.Shutdown{Method: hypervisor.ShutdownScript}}, Package: dir, Times: quick}
 }
 
 func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
@@ -211,7 +216,7 @@ func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
 			v := victimOf(t, nil, "/bin/sh", "-c", "trap 'sleep 0.7; exit 0' USR1; echo $$ >pid.new; mv pid.new pid; while :; do sleep 0.05; done")
 			until(t, "the hypervisor's start", func() bool { _, err := os.Stat(filepath.Join(v.dir, "pid")); return err == nil })
 			began := time.Now()
-			log, err := v.stop(t, foreign(t, map[string]string{"microvm-run": "", "microvm-shutdown": c.script}), quick)
+			log, err := v.stop(t, foreign(t, c.script))
 			if err != nil {
 				t.Error(err)
 			}
@@ -228,7 +233,7 @@ func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
 
 func TestStopFitsIntoTheUnitsTime(t *testing.T) {
 	for _, total := range []time.Duration{time.Second, 6 * time.Second, 90 * time.Second, time.Hour} {
-		s := stopWithin(total)
+		s := Within(total)
 		if s.Graceful <= 0 || s.Term <= 0 || s.Graceful+s.Term >= total {
 			t.Errorf("of %s it takes %s and %s", total, s.Graceful, s.Term)
 		}
@@ -238,62 +243,13 @@ func TestStopFitsIntoTheUnitsTime(t *testing.T) {
 // TestAStopWithoutLimitWaits, which a sum beyond what a time holds would end at
 // once.
 func TestAStopWithoutLimitWaits(t *testing.T) {
-	s := stopWithin(systemd.Infinity)
+	s := Within(systemd.Infinity)
 	ctx, cancel := context.WithTimeout(context.Background(), s.Graceful)
 	defer cancel()
 	if over(ctx) {
 		t.Error("it is over at once")
 	}
-	if s.Login > time.Hour || s.Term != DefaultStop.Term || s.Again != DefaultStop.Again {
+	if s.Login > time.Hour || s.Term != DefaultTimes.Term || s.Again != DefaultTimes.Again {
 		t.Errorf("what is no wait for the guest has no limit either: %+v", s)
-	}
-}
-
-func TestTheVariableGoesBeforeTheUnitsTime(t *testing.T) {
-	var log bytes.Buffer
-	l := &Launcher{Stderr: &log}
-	t.Setenv("MICROVM_STOP_TIMEOUT", "33")
-	if got := l.stopTimes(context.Background(), statedir.VM{Name: "none"}); got != stopWithin(33*time.Second) || log.Len() > 0 {
-		t.Errorf("%+v, %s", got, &log)
-	}
-}
-
-// TestWithoutAManagerAStopTakesTheDefaultTimes, in a mount namespace where none
-// is to be seen.
-func TestWithoutAManagerAStopTakesTheDefaultTimes(t *testing.T) {
-	if systemd.Running() {
-		need.Root(t)
-		again := exec.Command(need.Program(t, "unshare"), "--mount", "/bin/sh", "-c", `mount -t tmpfs none /run && exec "$0" "$@"`,
-			self(t), "-test.run=^"+t.Name()+"$", "-test.v")
-		out, err := again.CombinedOutput()
-		if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-			t.Errorf("where no manager is to be seen: %v\n%s", err, out)
-		}
-		return
-	}
-	var log bytes.Buffer
-	l := &Launcher{Stderr: &log}
-	t.Setenv("MICROVM_STOP_TIMEOUT", "")
-	if got := l.stopTimes(context.Background(), statedir.VM{Name: "none"}); got != DefaultStop || !strings.Contains(log.String(), "TimeoutStopSec= of microvm@none.service") {
-		t.Errorf("without a manager: %+v, %s", got, &log)
-	}
-}
-
-func TestASilentManagerIsNotWaitedFor(t *testing.T) {
-	began := time.Now()
-	_, err := bounded(context.Background(), 20*time.Millisecond, func(context.Context) (int, error) { select {} })
-	if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 5*time.Second {
-		t.Errorf("%v after %s", err, took)
-	}
-}
-
-func TestOnlyProcessesOfTheUnitAreStopped(t *testing.T) {
-	if !sameUnit(os.Getpid()) {
-		t.Error("this process is not of its own unit")
-	}
-	v := victimOf(t, nil, "/bin/true")
-	<-v.end
-	if sameUnit(v.cmd.Process.Pid) {
-		t.Error("a process that is gone is of this unit")
 	}
 }

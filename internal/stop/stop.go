@@ -1,0 +1,134 @@
+// Package stop ends a VM's hypervisor: it asks the guest to go down, waits until
+// the hypervisor has exited, and ends it by force where that takes too long. It
+// finds, too, which process a hypervisor is.
+package stop
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
+	"microvm/internal/hypervisor"
+	"microvm/internal/process"
+	"microvm/internal/safepath"
+)
+
+// Request is what a stop has to know.
+type Request struct {
+	// Process is the hypervisor, which the stop releases; nil is one that has exited.
+	Process *process.Process
+	// Plan is what it was started with, Package the directory of the package that
+	// has the plan, and Dir the state directory.
+	Plan    *hypervisor.Plan
+	Package string
+	Dir     string
+	Times   Times
+	// Logf gets a line for each stage.
+	Logf exit.Logf
+}
+
+// Hypervisor asks the guest to go down and waits until the hypervisor is gone. It
+// never returns early without an error: the service manager kills what still runs
+// then.
+func Hypervisor(ctx context.Context, r Request) error {
+	if r.Plan.Shutdown.Method == hypervisor.ShutdownScript && os.Geteuid() == 0 {
+		return exit.Config(fmt.Errorf("%s brings a program of its own for the shutdown, which does not run as root; stop the VM with: microvm stop NAME, or as the user that runs it", r.Package))
+	}
+	return r.stop(ctx)
+}
+
+func (r Request) stop(ctx context.Context) error {
+	if ssh := r.Plan.Shutdown.SSH; ssh != nil {
+		// It is of no use to anybody without the guest that knows it.
+		defer func() { _ = safepath.RemoveStale(r.Dir, unix.S_IFREG, ssh.Key) }()
+	}
+	if r.Process == nil {
+		return nil
+	}
+	defer r.Process.Release()
+	s := &stopping{Request: r, began: time.Now()}
+	if s.ask(ctx) {
+		s.Logf("the hypervisor exited after %s", s.elapsed())
+		return nil
+	}
+	return s.force(ctx)
+}
+
+// stopping is a stop that goes on.
+type stopping struct {
+	Request
+	began time.Time
+}
+
+// ask asks the guest to go down, by the way that the plan names, and reports
+// whether the hypervisor has exited in the guest's time.
+func (s *stopping) ask(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, s.Times.Graceful)
+	defer cancel()
+	var err error
+	switch s.Plan.Shutdown.Method {
+	case hypervisor.ShutdownNone:
+		s.Logf("this VM cannot be asked to go down: %s", s.Plan.Shutdown.Why)
+		return s.exited()
+	case hypervisor.ShutdownScript:
+		err = s.runScript(ctx)
+	case hypervisor.ShutdownGuestOverSSH:
+		err = s.askOverSSH(ctx)
+	default:
+		err = s.askByControl(ctx)
+	}
+	if err != nil {
+		// A request that failed is nothing to wait for.
+		s.Logf("%w", err)
+		return s.exited()
+	}
+	return s.wait(ctx)
+}
+
+// force ends a hypervisor whose guest does not go down.
+func (s *stopping) force(ctx context.Context) error {
+	s.Logf("sending SIGTERM to the hypervisor after %s", s.elapsed())
+	if err := s.Process.Signal(unix.SIGTERM); err != nil {
+		return fmt.Errorf("send SIGTERM to process %d: %w", s.Process.PID(), err)
+	}
+	term, cancel := context.WithTimeout(ctx, s.Times.Term)
+	defer cancel()
+	if s.wait(term) {
+		s.Logf("the hypervisor exited after SIGTERM, %s after the guest was first asked", s.elapsed())
+		return nil
+	}
+	s.Logf("sending SIGKILL to the hypervisor after %s: it ignored SIGTERM", s.elapsed())
+	if err := s.Process.Signal(unix.SIGKILL); err != nil {
+		return fmt.Errorf("send SIGKILL to process %d: %w", s.Process.PID(), err)
+	}
+	<-s.Process.Gone()
+	return nil
+}
+
+func (s *stopping) elapsed() string {
+	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
+}
+
+// exited says whether the process is gone.
+func (s *stopping) exited() bool {
+	select {
+	case <-s.Process.Gone():
+		return true
+	default:
+		return false
+	}
+}
+
+// wait waits for the process to exit, until ctx ends, and says whether it did.
+func (s *stopping) wait(ctx context.Context) bool {
+	select {
+	case <-s.Process.Gone():
+		return true
+	case <-ctx.Done():
+		return s.exited()
+	}
+}
