@@ -3,9 +3,14 @@
 package process
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -33,6 +38,22 @@ func Hold(pid int) (*Process, error) {
 		return nil, err
 	}
 	return &Process{pid: pid, fd: fd, gone: gone}, nil
+}
+
+// HoldInUnit is Hold for a process of the unit that this one is of. It returns nil
+// for one of another unit, too: the number may mean another process since the
+// service manager told it to us.
+func HoldInUnit(pid int) (*Process, error) {
+	// Held before it is looked at, so that it is what was looked at.
+	p, err := Hold(pid)
+	if p == nil || err != nil {
+		return nil, err
+	}
+	if !SameUnit(pid) || !p.Exists() {
+		p.Release()
+		return nil, nil
+	}
+	return p, nil
 }
 
 // PID returns its number.
@@ -80,6 +101,43 @@ func ended(pidfd int) (<-chan struct{}, error) {
 		}
 	}()
 	return gone, nil
+}
+
+// UserOf returns the user of a process, whose real, effective, saved and file
+// system IDs have to be the same, proc_pid_status(5). The owner of /proc/PID is not
+// asked: it is root for a process that may not be dumped.
+func UserOf(pid int) (int, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		label, rest, _ := strings.Cut(line, ":")
+		if label != "Uid" {
+			continue
+		}
+		ids := strings.Fields(rest)
+		if len(slices.Compact(ids)) != 1 {
+			return 0, errors.New("it has several users")
+		}
+		return strconv.Atoi(ids[0])
+	}
+	return 0, errors.New("it has no user")
+}
+
+// SameUnit reports whether a process is of the unit that this one is of.
+func SameUnit(pid int) bool {
+	// A unit with Delegate= has its control processes in a group of their own.
+	const control = "/.control"
+	ours, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return true
+	}
+	theirs, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH)
+	}
+	return bytes.Equal(bytes.ReplaceAll(ours, []byte(control), nil), theirs)
 }
 
 // Self returns the path of this program. A name of its own makes a child known by

@@ -105,6 +105,23 @@ func TestOnlyProcessesOfTheUnitAreOfIt(t *testing.T) {
 	if SameUnit(over(t)) {
 		t.Error("a process that is gone is of this unit")
 	}
+	p, err := HoldInUnit(child(t, "/bin/sleep", "60").Process.Pid)
+	if err != nil || p == nil {
+		t.Fatalf("a child, which is of this unit: %v, %v", p, err)
+	}
+	p.Release()
+	if p, err := HoldInUnit(over(t)); p != nil || err != nil {
+		t.Errorf("one that is gone: %v, %v", p, err)
+	}
+	other, err := os.ReadFile("/proc/1/cgroup")
+	ours, ourErr := os.ReadFile("/proc/self/cgroup")
+	if err != nil || ourErr != nil {
+		t.Fatal(err, ourErr)
+	}
+	// Where no service manager runs, both may be in one control group.
+	if p, err := HoldInUnit(1); err != nil || (p != nil) != (string(other) == string(ours)) {
+		t.Errorf("process 1, of %q beside %q: %v, %v", other, ours, p, err)
+	}
 }
 
 func TestThisProgramIsFound(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/internal/notify"
 	"microvm/internal/process"
 )
 
@@ -37,6 +38,17 @@ type childOrders struct {
 	Keep bool `json:"keep,omitempty"`
 	// Look is the time between two looks at the progress of the start.
 	Look time.Duration `json:"look"`
+}
+
+// announce says READY=1 now, or starts the child that will.
+func (s *start) announce(listener *guestListener) error {
+	if s.Notify == "" {
+		return nil
+	}
+	if s.plan.Readiness.Mode == hypervisor.ReadyNone {
+		return notify.Send(s.Notify, "READY=1", "STATUS=Executed "+s.plan.Hypervisor, notify.NoMore)
+	}
+	return s.startChild(listener)
 }
 
 // startChild starts the child that will say READY=1. Its parent is ours, the

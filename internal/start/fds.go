@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/account"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 )
@@ -73,13 +72,4 @@ func openQueue(path string, multi bool) (int, error) {
 		return 0, err
 	}
 	return fd, nil
-}
-
-// becomeUser switches all threads to a user and its groups.
-func becomeUser(name string) error {
-	a, err := account.Lookup(name)
-	if err != nil {
-		return fmt.Errorf("user: %w", err)
-	}
-	return setIDs(a.UID, a.GID, a.Groups)
 }

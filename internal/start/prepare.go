@@ -1,13 +1,7 @@
 package start
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"os"
-	"os/exec"
-	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -40,14 +34,6 @@ func (s *start) prepare() (err error) {
 	})
 }
 
-// switchUser becomes another user when started as root by hand.
-func switchUser(name string) error {
-	if name == "" || os.Geteuid() != 0 {
-		return nil
-	}
-	return becomeUser(name)
-}
-
 // makeFiles makes the volumes, removes what an earlier run left and makes the
 // directories of 9p shares.
 func (s *start) makeFiles() (err error) {
@@ -75,37 +61,4 @@ func (s *start) dir() string {
 		return "."
 	}
 	return dir
-}
-
-// beforeStart runs what the hypervisor itself needs to have run, unprivileged as
-// everything here.
-func beforeStart(commands string) error {
-	if commands == "" {
-		return nil
-	}
-	cmd := exec.Command("/bin/sh", "-eu", "-c", commands) //nolint:gosec // the plan's own commands
-	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("what the hypervisor needs before it starts: %w", err)
-	}
-	return nil
-}
-
-// extraArgs runs the spec's script and splits its one line at white space.
-func extraArgs(script string) ([]string, error) {
-	if script == "" {
-		return nil, nil
-	}
-	cmd := exec.Command("/bin/sh", "-c", script) //nolint:gosec // the spec's own script
-	cmd.Stderr = os.Stderr
-	// What it leaves running may hold its output open.
-	cmd.WaitDelay = time.Second
-	out, err := cmd.Output()
-	if err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return nil, fmt.Errorf("extraArgsScript %s: %w", script, err)
-	}
-	if bytes.Count(bytes.TrimSpace(out), []byte("\n")) > 0 {
-		return nil, fmt.Errorf("extraArgsScript %s printed more than one line; it has to print the arguments on one", script)
-	}
-	return strings.Fields(string(out)), nil
 }

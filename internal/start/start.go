@@ -9,15 +9,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"time"
 
 	"microvm/internal/exit"
-	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
 	"microvm/internal/unit"
-	"microvm/internal/wait"
 )
 
 // wrapper is the program that a unit runs to get here, and that is run again as the
@@ -73,54 +70,6 @@ func Package(p *runner.Package, name string, o Options) error {
 	return s.run()
 }
 
-// start is one start, and what it gathers until this process becomes the
-// hypervisor.
-type start struct {
-	Options
-	vm   statedir.VM
-	pkg  *runner.Package
-	plan *hypervisor.Plan
-
-	// waits is how long this start waits for things; nil until it does.
-	waits *wait.Patience
-	// preStarted is what the run of this program before preStart has left; nil where
-	// there was none.
-	preStarted *preStarted
-	// program is the hypervisor's path.
-	program string
-	files   *macvtapFiles
-	disks   *images
-	// extra are the arguments that the spec's extraArgsScript printed.
-	extra []string
-}
-
-// run goes through the phases of a start: check, prepare and become. The spec's
-// preStart comes before them all, for what it makes is looked for.
-func (s *start) run() error {
-	// Credentials belong to a thread, and the one that executes the hypervisor
-	// decides what that has.
-	runtime.LockOSThread()
-	if s.plan.Foreign {
-		return s.becomeForeign()
-	}
-	if err := s.preStart(); err != nil {
-		return err
-	}
-	if err := s.check(); err != nil {
-		return err
-	}
-	// After the hypervisor was executed it is not called: what is to be closed then
-	// has the flag for it.
-	defer s.close()
-	if err := s.prepare(); err != nil {
-		return err
-	}
-	return s.become()
-}
-
-// close closes what is open for the start.
-func (s *start) close() { s.disks.Close() }
-
 // notPinned says why microvm-set-booted@ has pinned nothing.
 func notPinned(vm statedir.VM) error {
 	p, err := vm.Current()
@@ -132,7 +81,3 @@ func notPinned(vm statedir.VM) error {
 	return exit.WithHint(errors.New("no runner was pinned for this start"),
 		"%s failed, see: journalctl -u %s", pinner, unit.Short(pinner))
 }
-
-// hasState reports whether vm has a state directory of its own: one that is run by
-// hand has only a name.
-func hasState(vm statedir.VM) bool { return vm.Host.StateDir != "" }

@@ -64,6 +64,11 @@ type stopping struct {
 	began time.Time
 }
 
+// elapsed is how long the stop has taken.
+func (s *stopping) elapsed() string {
+	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
+}
+
 // ask asks the guest to go down, by the way that the plan names, and reports
 // whether the hypervisor has exited in the guest's time.
 func (s *stopping) ask(ctx context.Context) bool {
@@ -87,48 +92,4 @@ func (s *stopping) ask(ctx context.Context) bool {
 		return s.exited()
 	}
 	return s.wait(ctx)
-}
-
-// force ends a hypervisor whose guest does not go down.
-func (s *stopping) force(ctx context.Context) error {
-	s.Logf("sending SIGTERM to the hypervisor after %s", s.elapsed())
-	if err := s.Process.Signal(unix.SIGTERM); err != nil {
-		return fmt.Errorf("send SIGTERM to process %d: %w", s.Process.PID(), err)
-	}
-	term, cancel := context.WithTimeout(ctx, s.Times.Term)
-	defer cancel()
-	if s.wait(term) {
-		s.Logf("the hypervisor exited after SIGTERM, %s after the guest was first asked", s.elapsed())
-		return nil
-	}
-	s.Logf("sending SIGKILL to the hypervisor after %s: it ignored SIGTERM", s.elapsed())
-	if err := s.Process.Signal(unix.SIGKILL); err != nil {
-		return fmt.Errorf("send SIGKILL to process %d: %w", s.Process.PID(), err)
-	}
-	<-s.Process.Gone()
-	return nil
-}
-
-func (s *stopping) elapsed() string {
-	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
-}
-
-// exited says whether the process is gone.
-func (s *stopping) exited() bool {
-	select {
-	case <-s.Process.Gone():
-		return true
-	default:
-		return false
-	}
-}
-
-// wait waits for the process to exit, until ctx ends, and says whether it did.
-func (s *stopping) wait(ctx context.Context) bool {
-	select {
-	case <-s.Process.Gone():
-		return true
-	case <-ctx.Done():
-		return s.exited()
-	}
 }
