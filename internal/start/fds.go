@@ -27,6 +27,24 @@ func (f *macvtapFiles) fd(name string) (string, error) {
 	return strconv.Itoa(fd), nil
 }
 
+// macvtaps are the open queues of the VM's interfaces.
+func (s *start) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
+	if s.preStarted == nil || s.preStarted.Macvtaps == nil {
+		return openMacvtaps(list)
+	}
+	files := &macvtapFiles{fds: map[string]int{}, order: s.preStarted.Macvtaps}
+	left := files.order
+	for _, m := range list {
+		for queue := range m.Queues {
+			if len(left) == 0 {
+				return nil, fmt.Errorf("macvtap %q: the package changed during the start", m.ID)
+			}
+			files.fds[macvtapName(m.ID, queue)], left = left[0], left[1:]
+		}
+	}
+	return files, nil
+}
+
 // openMacvtaps opens each queue of each interface. /dev/tapN, N being the
 // interface's index, was handed to the hypervisors' user by
 // microvm-macvtap-interfaces; each open is one more queue.

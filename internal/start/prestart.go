@@ -11,7 +11,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/hypervisor"
 	"microvm/internal/process"
 	"microvm/internal/runner"
 	"microvm/internal/shell"
@@ -210,24 +209,6 @@ func (s *start) stale(sockets []string) []string {
 	return slices.DeleteFunc(slices.Clone(sockets), func(path string) bool {
 		return s.preStarted.Stale[path] == "" || identity(path) != s.preStarted.Stale[path]
 	})
-}
-
-// macvtaps are the open queues of the VM's interfaces.
-func (s *start) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
-	if s.preStarted == nil || s.preStarted.Macvtaps == nil {
-		return openMacvtaps(list)
-	}
-	files := &macvtapFiles{fds: map[string]int{}, order: s.preStarted.Macvtaps}
-	left := files.order
-	for _, m := range list {
-		for queue := range m.Queues {
-			if len(left) == 0 {
-				return nil, fmt.Errorf("macvtap %q: the package changed during the start", m.ID)
-			}
-			files.fds[macvtapName(m.ID, queue)], left = left[0], left[1:]
-		}
-	}
-	return files, nil
 }
 
 // startKeeper starts the process that asks the service manager for patience while

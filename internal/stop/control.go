@@ -44,7 +44,7 @@ func (s *stopping) askByControl(ctx context.Context) error {
 	}
 }
 
-// over says whether ctx has ended. Its own timer may be later than that of a
+// over reports whether ctx has ended. Its own timer may be later than that of a
 // connection with the same deadline.
 func over(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
@@ -63,6 +63,8 @@ func (s *stopping) pause(ctx context.Context, d time.Duration) {
 // askOnce sends one request and waits for the guest to react to it: the
 // hypervisor reports that, or exits.
 func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown) (reacted bool, err error) {
+	ctx, cancel := s.untilExit(ctx)
+	defer cancel()
 	client, err := control.Open(ctx, *how.Control, s.Dir)
 	if err != nil {
 		return false, err
@@ -76,8 +78,6 @@ func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown) (reacte
 	if err != nil {
 		return false, err
 	}
-	ctx, cancel := s.untilExit(ctx)
-	defer cancel()
 	return client.AwaitShutdown(ctx) == nil || s.exited(), nil
 }
 

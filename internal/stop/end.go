@@ -27,7 +27,7 @@ func (s *stopping) force(ctx context.Context) error {
 	return nil
 }
 
-// exited says whether the process is gone.
+// exited reports whether the hypervisor has exited.
 func (s *stopping) exited() bool {
 	select {
 	case <-s.Process.Gone():
@@ -37,7 +37,7 @@ func (s *stopping) exited() bool {
 	}
 }
 
-// wait waits for the process to exit, until ctx ends, and says whether it did.
+// wait waits for the hypervisor to exit, until ctx ends, and reports whether it did.
 func (s *stopping) wait(ctx context.Context) bool {
 	select {
 	case <-s.Process.Gone():

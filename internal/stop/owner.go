@@ -23,8 +23,8 @@ import (
 // not take it.
 const ownerTimeout = 10 * time.Second
 
-// SocketOwner is the process that listens on a Unix socket beneath dir: the
-// hypervisor of a control socket.
+// SocketOwner returns the process that listens on a Unix socket beneath dir: the
+// hypervisor of a control socket. The caller releases it.
 //
 // The hypervisor's user can put anything in the socket's place, and whoever acts
 // on the answer may be root. So no link is followed, and only a process of one of
@@ -83,8 +83,8 @@ func isMain(pid int) bool {
 	return os.Getenv("MAINPID") == strconv.Itoa(pid) && process.SameUnit(pid)
 }
 
-// isNot says why the process, by what /proc has under its number, is not the
-// hypervisor that one of users runs in dir.
+// isNot returns why the process, by what /proc has under its number, is not the
+// hypervisor that one of users runs in dir; "" means that it is.
 func isNot(dir string, pid int, users []int) string {
 	owner, err := process.UserOf(pid)
 	if err != nil {
@@ -110,8 +110,8 @@ func isNot(dir string, pid int, users []int) string {
 	return ""
 }
 
-// KeyOwner is the hypervisor that runs in dir, by the key that its start left
-// there as name.
+// KeyOwner returns the hypervisor that runs in dir, by the key that its start left
+// there as name. The caller releases it.
 func KeyOwner(dir, name string) (*process.Process, error) {
 	k, err := guest.ReadKey(dir, name)
 	if err != nil {

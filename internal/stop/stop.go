@@ -19,7 +19,7 @@ import (
 
 // Request is what a stop has to know.
 type Request struct {
-	// Process is the hypervisor, which the stop releases; nil is one that has exited.
+	// Process is the hypervisor; nil means that it has exited. The stop releases it.
 	Process *process.Process
 	// Plan is what it was started with, Package the directory of the package that
 	// has the plan, and Dir the state directory.
@@ -64,7 +64,7 @@ type stopping struct {
 	began time.Time
 }
 
-// elapsed is how long the stop has taken.
+// elapsed returns how long the stop has taken so far.
 func (s *stopping) elapsed() string {
 	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
 }
