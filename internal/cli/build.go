@@ -18,9 +18,10 @@ import (
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
-	"microvm/internal/launch"
+	"microvm/internal/process"
 	"microvm/internal/runner"
 	"microvm/internal/spec"
+	"microvm/internal/stop"
 	"microvm/internal/unit"
 )
 
@@ -238,8 +239,10 @@ func (c *Command) shutDown(ctx context.Context, word string, asBuilt bool) error
 	if name := serviceOf(target.PID()); name != "" && name != serviceOf(os.Getpid()) {
 		return fmt.Errorf("%s runs as a service, which starts it again; stop it with: microvm stop %s", name, name)
 	}
-	l := &launch.Launcher{Stderr: c.Stderr}
-	return l.StopPackage(ctx, p, dir, target, launch.DefaultStop)
+	return stop.Hypervisor(ctx, stop.Request{
+		Process: target, Plan: plan, Package: p.Dir(), Dir: dir,
+		Times: stop.DefaultTimes, Logf: exit.Logger(c.Stderr, unit.Main.Program),
+	})
 }
 
 // serviceOf is the VM as whose service a process runs, by its control group;
@@ -300,14 +303,14 @@ func (c *Command) inUse(word string) (path, dir string, err error) {
 }
 
 // hypervisorOf is the process that runs plan in dir.
-func (c *Command) hypervisorOf(ctx context.Context, plan *hypervisor.Plan, dir string) (*launch.Process, error) {
+func (c *Command) hypervisorOf(ctx context.Context, plan *hypervisor.Plan, dir string) (*process.Process, error) {
 	if ssh := plan.Shutdown.SSH; ssh != nil {
-		return launch.KeyOwner(dir, ssh.Key)
+		return stop.KeyOwner(dir, ssh.Key)
 	}
 	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
 		return nil, fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
 	}
-	return launch.SocketOwner(ctx, dir, plan.Shutdown.Control.Socket, c.runners(dir)...)
+	return stop.SocketOwner(ctx, dir, plan.Shutdown.Control.Socket, c.runners(dir)...)
 }
 
 // runners are the users as whom a VM in dir may run: the hypervisors', and who

@@ -22,8 +22,8 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
-	"microvm/internal/launch"
 	"microvm/internal/programs"
+	"microvm/internal/start"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/unit"
@@ -43,7 +43,7 @@ func (c *Command) run() *cobra.Command {
 			"A runner package, DIR, runs in the current directory.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := launch.Resume(); err != nil {
+			if err := start.Resume(); err != nil {
 				return err
 			}
 			if _, err := os.Stat(args[0]); !c.named(args[0]) && (err == nil || strings.Contains(args[0], "/")) {
@@ -74,16 +74,15 @@ func asBuiltFlag(cmd *cobra.Command, asBuilt *bool) {
 
 // runPackage becomes the hypervisor of a package, in the current directory.
 func (c *Command) runPackage(dir string, asBuilt bool) error {
-	p, err := launch.OpenPackage(dir)
+	p, err := start.OpenPackage(dir)
 	if err != nil {
 		return err
 	}
 	if asBuilt {
 		p.AsBuilt()
 	}
-	runtime.LockOSThread()
-	l := &launch.Launcher{Stderr: c.Stderr, ByHand: true}
-	return l.Exec(p, filepath.Base(filepath.Clean(dir)))
+	o := start.Options{Logf: exit.Logger(c.Stderr, "microvm"), ByHand: true}
+	return start.Package(p, filepath.Base(filepath.Clean(dir)), o)
 }
 
 // runVM runs a VM where its units would, and leaves nothing.
@@ -185,7 +184,7 @@ func (r *foreground) up(ctx context.Context) error {
 		return err
 	}
 	// A hypervisor that is killed takes nothing away.
-	r.undo = append(r.undo, func() error { return launch.CleanUp(r.vm.Dir(), plan) })
+	r.undo = append(r.undo, func() error { return start.CleanUp(r.vm.Dir(), plan) })
 	for _, h := range []oneHelper{
 		{unit.Taps, programs.Tap},
 		{unit.Macvtaps, programs.Macvtap},

@@ -19,7 +19,7 @@ import (
 // belongs on the floor above the highest one that it imports.
 var floors = [][]string{
 	// What stands on nothing of ours.
-	{"account", "durable", "safepath"},
+	{"account", "durable", "process", "safepath"},
 	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
 	{"askguest", "exit", "kernel", "notify", "rootlock"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
@@ -27,7 +27,8 @@ var floors = [][]string{
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
-	{"doctor", "launch", "programs"},
+	{"doctor", "start", "stop"},
+	{"programs"},
 	{"cli"},
 }
 
