@@ -20,6 +20,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/timeline"
 	"microvm/internal/unit"
 )
@@ -59,7 +60,7 @@ func (c *Command) analyze() *cobra.Command {
 			case asJSON:
 				return c.json(phasesOf(vm.Name, t))
 			}
-			columns, _ := screen(c.Stdout)
+			columns, _ := term.Size(c.Stdout)
 			return t.Chart(c.Stdout, columns)
 		},
 	}
@@ -98,7 +99,7 @@ func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
 		return timeline.Timeline{}, err
 	}
 	own := props[unit.VM(vm.Name)]
-	if state := property[string](own, "ActiveState"); state != "active" {
+	if state := systemd.Property[string](own, "ActiveState"); state != "active" {
 		if state == "" {
 			state = "inactive"
 		}
@@ -107,7 +108,7 @@ func startOf(ctx context.Context, vm statedir.VM) (timeline.Timeline, error) {
 	s := timeline.Start{
 		VM:        unitTimes(unit.Main.Name, own),
 		Executed:  clock(own, "ExecMainStartTimestampMonotonic"),
-		Restarted: property[uint32](own, "NRestarts") > 0,
+		Restarted: systemd.Property[uint32](own, "NRestarts") > 0,
 	}
 	for _, name := range unit.All(vm.Name) {
 		if p, ok := props[name]; ok && name != unit.VM(vm.Name) {
@@ -128,13 +129,13 @@ func unitTimes(name string, p map[string]dbus.Variant) timeline.Unit {
 
 // clock is one of systemd's timestamps, which are in microseconds.
 func clock(p map[string]dbus.Variant, name string) timeline.Clock {
-	return time.Duration(property[uint64](p, name)) * time.Microsecond
+	return time.Duration(systemd.Property[uint64](p, name)) * time.Microsecond
 }
 
 // startLog is what the VM's unit logged in this start, up to READY; empty where
 // the journal cannot be read.
 func startLog(ctx context.Context, p map[string]dbus.Variant) []timeline.Entry {
-	id, ready := property[[]byte](p, "InvocationID"), property[uint64](p, "ActiveEnterTimestamp")
+	id, ready := systemd.Property[[]byte](p, "InvocationID"), systemd.Property[uint64](p, "ActiveEnterTimestamp")
 	if len(id) == 0 || ready == 0 {
 		return nil
 	}
@@ -232,11 +233,11 @@ func (c *Command) blame(ctx context.Context, asJSON bool) error {
 		}
 		return c.json(all)
 	}
-	rows := make([][]cell, len(starts))
+	rows := make([][]term.Cell, len(starts))
 	for i, s := range starts {
 		p := s.Longest()
-		rows[i] = []cell{{timeline.Text(s.Total), ""}, {s.name, ""}, {fmt.Sprintf("%s, %s", strings.TrimSpace(p.Name+" "+p.What), timeline.Text(p.Took)), ""}}
+		rows[i] = []term.Cell{{Text: timeline.Text(s.Total)}, {Text: s.name}, {Text: fmt.Sprintf("%s, %s", strings.TrimSpace(p.Name+" "+p.What), timeline.Text(p.Took))}}
 	}
-	table(c.Stdout, paletteOf(c.Stdout), []string{"READY AFTER", "NAME", "LONGEST"}, rows)
+	term.Table(c.Stdout, term.PaletteOf(c.Stdout), []string{"READY AFTER", "NAME", "LONGEST"}, rows)
 	return nil
 }

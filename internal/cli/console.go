@@ -12,11 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"microvm/internal/console"
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
+	"microvm/internal/term"
 )
 
 func (c *Command) console() *cobra.Command {
@@ -44,7 +44,7 @@ func (c *Command) console() *cobra.Command {
 			if plan.Console == "" {
 				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", vm.Name, vm.Name)
 			}
-			if resize && !terminal(c.Stdin) {
+			if resize && !term.IsTerminal(c.Stdin) {
 				return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
 			}
 			return c.attach(cmd.Context(), vm, plan.Console, resize)
@@ -68,8 +68,8 @@ func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, res
 	s.Say = func(format string, args ...any) {
 		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %s%s", vm.Name, fmt.Sprintf(format, args...), end)
 	}
-	if terminal(c.Stdin) {
-		restore, err := raw(c.Stdin)
+	if term.IsTerminal(c.Stdin) {
+		restore, err := term.Raw(c.Stdin)
 		if err != nil {
 			return err
 		}
@@ -99,21 +99,6 @@ func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, res
 	return nil
 }
 
-// raw gives every key to the guest, and what it prints to the terminal, as
-// they are, termios(3). restore undoes it.
-func raw(stream any) (restore func(), err error) {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return nil, errors.New("standard input is no terminal; run it in one")
-	}
-	fd := int(f.Fd())
-	before, err := term.MakeRaw(fd)
-	if err != nil {
-		return nil, fmt.Errorf("set the terminal to raw: %w", err)
-	}
-	return func() { _ = term.Restore(fd, before) }, nil
-}
-
 // sizes sends what tells a shell the size of the terminal, now and whenever it
 // changes.
 func (c *Command) sizes(ctx context.Context) <-chan string {
@@ -123,7 +108,7 @@ func (c *Command) sizes(ctx context.Context) <-chan string {
 	go func() {
 		defer signal.Stop(changed)
 		for {
-			columns, rows := screen(c.Stdin)
+			columns, rows := term.Size(c.Stdin)
 			select {
 			case out <- fmt.Sprintf(" stty rows %d columns %d\r", rows, columns):
 			case <-ctx.Done():

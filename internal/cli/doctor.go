@@ -12,6 +12,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -102,8 +103,8 @@ func unitStates(ctx context.Context, vm statedir.VM) (map[string]doctor.Unit, er
 		if !ok {
 			continue // the one that installs it
 		}
-		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: property[string](p, "Result"), Restarts: property[uint32](p, "NRestarts")}
-		one.Skipped = property[uint64](p, "ConditionTimestamp") > 0 && !property[bool](p, "ConditionResult")
+		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: systemd.Property[string](p, "Result"), Restarts: systemd.Property[uint32](p, "NRestarts")}
+		one.Skipped = systemd.Property[uint64](p, "ConditionTimestamp") > 0 && !systemd.Property[bool](p, "ConditionResult")
 		if u.Active == "failed" || one.KeepsFailing() || one.TriedAgain() {
 			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, u.Name)
 		}
@@ -137,8 +138,8 @@ func (c *Command) reportFindings(findings []doctor.Finding, asJSON bool) error {
 }
 
 func (c *Command) printFindings(findings []doctor.Finding) {
-	paint := paletteOf(c.Stdout)
-	colours := map[string]string{doctor.OK: green, doctor.Missing: yellow, doctor.Failed: red}
+	paint := term.PaletteOf(c.Stdout)
+	colours := map[string]string{doctor.OK: term.Green, doctor.Missing: term.Yellow, doctor.Failed: term.Red}
 	width := 0
 	for _, f := range findings {
 		width = max(width, len(f.Check))

@@ -10,6 +10,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -202,7 +203,7 @@ func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error 
 		if len(lines) == 0 {
 			text = fmt.Sprintf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, f.name)
 		} else {
-			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, indent(lines))
+			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, term.Indent(lines))
 		}
 	}
 	err := errors.New(text)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os/exec"
 	"slices"
 	"strings"
@@ -13,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/exit"
+	"microvm/internal/printable"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -45,7 +46,7 @@ func lastLines(ctx context.Context, n int, since time.Time, units ...string) []s
 	if err != nil {
 		return nil
 	}
-	return tail(textLines(string(out)), n)
+	return printable.LastLines(string(out), n)
 }
 
 func (c *Command) logs() *cobra.Command {
@@ -79,7 +80,7 @@ func (c *Command) logs() *cobra.Command {
 			if cmd.Flags().Changed("lines") {
 				words = append(words, fmt.Sprintf("--lines=%d", lines))
 			}
-			if !terminal(c.Stdout) {
+			if !term.IsTerminal(c.Stdout) {
 				words = append(words, "--no-pager")
 			}
 			return c.journalctl(cmd.Context(), append(words, args[1:]...))
@@ -122,18 +123,4 @@ func (c *Command) journalctl(ctx context.Context, args []string) error {
 		return fmt.Errorf("journalctl failed (%w); it says why above", err)
 	}
 	return err
-}
-
-// indent prints lines of somebody else, so that they are told from ours.
-func indent(lines []string) string {
-	var b strings.Builder
-	for _, l := range lines {
-		b.WriteString("\n  " + l)
-	}
-	return b.String()
-}
-
-// say prints a line about a VM.
-func say(w io.Writer, name, format string, args ...any) {
-	_, _ = fmt.Fprintf(w, "%s: %s\n", name, fmt.Sprintf(format, args...))
 }

@@ -21,6 +21,7 @@ import (
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 )
 
 const (
@@ -80,22 +81,22 @@ func (c *Command) listOnce(ctx context.Context, o listing) error {
 	if o.json {
 		return errors.Join(c.json(rows), several(errs, len(rows)))
 	}
-	printRows(c.Stdout, paletteOf(c.Stdout), rows)
+	printRows(c.Stdout, term.PaletteOf(c.Stdout), rows)
 	if o.check {
 		c.hints(rows)
 	}
 	return several(errs, len(rows))
 }
 
-func printRows(w io.Writer, paint palette, rows []row) {
-	cells := make([][]cell, len(rows))
+func printRows(w io.Writer, paint term.Palette, rows []row) {
+	cells := make([][]term.Cell, len(rows))
 	for i, r := range rows {
 		upFor, memory, cpu, addresses := "-", "-", "-", "-"
 		if !r.Since.IsZero() {
-			upFor = ago(time.Since(r.Since))
+			upFor = term.Ago(time.Since(r.Since))
 		}
 		if r.Memory > 0 {
-			memory = bytesText(r.Memory)
+			memory = term.Bytes(r.Memory)
 		}
 		if r.CPU > 0 {
 			cpu = fmt.Sprintf("%.1fs", r.CPU)
@@ -103,36 +104,36 @@ func printRows(w io.Writer, paint palette, rows []row) {
 		if up(r.State) && len(r.Addresses) > 0 {
 			addresses = strings.Join(r.Addresses, ",")
 		}
-		cells[i] = []cell{
-			{r.Name, ""}, {r.State, stateColour(r.State)}, {r.Hypervisor, ""}, {r.Runner, runnerColour(r.Runner)},
-			{upFor, ""}, {memory, ""}, {cpu, ""}, {addresses, ""},
+		cells[i] = []term.Cell{
+			{Text: r.Name}, {Text: r.State, Colour: stateColour(r.State)}, {Text: r.Hypervisor}, {Text: r.Runner, Colour: runnerColour(r.Runner)},
+			{Text: upFor}, {Text: memory}, {Text: cpu}, {Text: addresses},
 		}
 	}
-	table(w, paint, []string{"NAME", "STATE", "HYPERVISOR", "RUNNER", "UP", "MEMORY", "CPU", "ADDRESSES"}, cells)
+	term.Table(w, paint, []string{"NAME", "STATE", "HYPERVISOR", "RUNNER", "UP", "MEMORY", "CPU", "ADDRESSES"}, cells)
 }
 
 func stateColour(state string) string {
 	switch state {
 	case "active":
-		return green
+		return term.Green
 	case "failed":
-		return red
+		return term.Red
 	case "inactive":
-		return dim
+		return term.Dim
 	}
-	return yellow
+	return term.Yellow
 }
 
 func runnerColour(runner string) string {
 	switch runner {
 	case runnerCurrent:
-		return green
+		return term.Green
 	case runnerOutdated, runnerUnknown:
-		return red
+		return term.Red
 	case runnerStale:
-		return yellow
+		return term.Yellow
 	}
-	return dim
+	return term.Dim
 }
 
 // hints say what to do about what is not current.
@@ -140,11 +141,11 @@ func (c *Command) hints(rows []row) {
 	for _, r := range rows {
 		switch r.Runner {
 		case runnerOutdated:
-			say(c.Stdout, r.Name, "outdated; rebuild and restart it with: microvm update --restart %s", r.Name)
+			term.Say(c.Stdout, r.Name, "outdated; rebuild and restart it with: microvm update --restart %s", r.Name)
 		case runnerStale:
-			say(c.Stdout, r.Name, "stale; restart it with: microvm restart %s", r.Name)
+			term.Say(c.Stdout, r.Name, "stale; restart it with: microvm restart %s", r.Name)
 		case runnerNotBooted:
-			say(c.Stdout, r.Name, "not booted; start it with: microvm start %s", r.Name)
+			term.Say(c.Stdout, r.Name, "not booted; start it with: microvm start %s", r.Name)
 		}
 	}
 }
@@ -232,7 +233,7 @@ func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, err
 	out, err := nix(ctx, &words, "eval", "--raw", installable(flake, vm.Name))
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
-		return false, fmt.Errorf("nix could not evaluate flake %s (%w); fix what it says:%s", flake, err, indent(tail(textLines(words.String()), linesOfFailure)))
+		return false, fmt.Errorf("nix could not evaluate flake %s (%w); fix what it says:%s", flake, err, term.Indent(printable.LastLines(words.String(), linesOfFailure)))
 	}
 	if err != nil {
 		return false, err
@@ -247,18 +248,6 @@ func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, err
 		return err != nil || place != current, nil
 	}
 	return false, nil
-}
-
-// textLines are the lines of what a program said, without what a terminal
-// would obey.
-func textLines(text string) []string {
-	var lines []string
-	for line := range strings.Lines(text) {
-		if l := strings.TrimSpace(printable.Line(line)); l != "" {
-			lines = append(lines, l)
-		}
-	}
-	return lines
 }
 
 // watch keeps a list current: at once when systemd tells of a change, and every
@@ -299,7 +288,7 @@ func (c *Command) showWatched(rows []row, o listing, last string) (string, error
 	for _, r := range rows {
 		key += strings.Join([]string{r.Name, r.State, r.Hypervisor, r.Runner}, "\x00") + "\n"
 	}
-	if o.json || !terminal(c.Stdout) {
+	if o.json || !term.IsTerminal(c.Stdout) {
 		if key == last {
 			return key, nil
 		}
@@ -309,13 +298,13 @@ func (c *Command) showWatched(rows []row, o listing, last string) (string, error
 		if last != "" {
 			c.printf("\n")
 		}
-		printRows(c.Stdout, paletteOf(c.Stdout), rows)
+		printRows(c.Stdout, term.PaletteOf(c.Stdout), rows)
 		return key, nil
 	}
 	var list bytes.Buffer
-	printRows(&list, paletteOf(c.Stdout), rows)
+	printRows(&list, term.PaletteOf(c.Stdout), rows)
 	lines := strings.SplitAfter(list.String(), "\n")
-	_, height := screen(c.Stdout)
+	_, height := term.Size(c.Stdout)
 	lines = lines[:min(len(lines), height-1)]
 	// Home, each line over the former one, and away with what is below. A line that
 	// is too long for the terminal is cut by it (DECAWM), for one that took two would

@@ -16,6 +16,7 @@ import (
 
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -125,7 +126,7 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 			failed = append(failed, err)
 			return
 		}
-		say(c.Stdout, names[r.Unit], "%s", did[job])
+		term.Say(c.Stdout, names[r.Unit], "%s", did[job])
 	})
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -162,7 +163,7 @@ func (c *Command) enableVM(ctx context.Context, name string) error {
 	if err := systemd.Enable(ctx, []string{unit.Target, unit.VM(name)}); err != nil {
 		return fmt.Errorf("%s will not start at boot: %w; run it with sudo, or on NixOS name it in microvm.autostart", name, err)
 	}
-	say(c.Stdout, name, "starts at boot")
+	term.Say(c.Stdout, name, "starts at boot")
 	return nil
 }
 
@@ -176,7 +177,7 @@ func (c *Command) disable() *cobra.Command {
 				if err := systemd.Disable(cmd.Context(), []string{unit.VM(vm.Name)}); err != nil {
 					return fmt.Errorf("%s still starts at boot: %w; run it with sudo, or on NixOS take it from microvm.autostart", vm.Name, err)
 				}
-				say(c.Stdout, vm.Name, "does not start at boot")
+				term.Say(c.Stdout, vm.Name, "does not start at boot")
 				return nil
 			})
 		},

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -41,9 +41,9 @@ func (c *Command) rollback() *cobra.Command {
 				return err
 			}
 			r := describeVM(vm)
-			say(c.Stdout, vm.Name, "rolled back to %s", r.Current)
+			term.Say(c.Stdout, vm.Name, "rolled back to %s", r.Current)
 			if r.Runner == runnerStale {
-				say(c.Stdout, vm.Name, "goes on with what it was started with; take the former one with: microvm restart %s", vm.Name)
+				term.Say(c.Stdout, vm.Name, "goes on with what it was started with; take the former one with: microvm restart %s", vm.Name)
 			}
 			return nil
 		},
@@ -80,7 +80,7 @@ func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
 		return err
 	}
 	if !o.yes {
-		ok, err := c.ask(question(vm, o))
+		ok, err := term.Confirm(c.Stdin, c.Stderr, question(vm, o))
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
 		if err := vm.RemoveKeepingData(ctx, systemd.Reload); err != nil {
 			return err
 		}
-		say(c.Stdout, vm.Name, "removed; its data is in %s", vm.Dir())
+		term.Say(c.Stdout, vm.Name, "removed; its data is in %s", vm.Dir())
 		return nil
 	}
 	mounted := vm.Mounted()
@@ -107,10 +107,10 @@ func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
 		return err
 	}
 	if mounted {
-		say(c.Stdout, vm.Name, "removed; %s is a mount point of its own, and stays, empty", vm.Dir())
+		term.Say(c.Stdout, vm.Name, "removed; %s is a mount point of its own, and stays, empty", vm.Dir())
 		return nil
 	}
-	say(c.Stdout, vm.Name, "removed")
+	term.Say(c.Stdout, vm.Name, "removed")
 	return nil
 }
 
@@ -157,7 +157,7 @@ func contentsOf(dir string) string {
 		}
 		name := printable.Line(e.Name())
 		if info.Mode().IsRegular() {
-			name += " " + bytesText(uint64(info.Size()))
+			name += " " + term.Bytes(uint64(info.Size()))
 		}
 		names = append(names, name)
 	}
@@ -168,23 +168,6 @@ func contentsOf(dir string) string {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 	}
 	return strings.Join(names, ", ")
-}
-
-// ask asks a question whose answer is no unless it is yes.
-func (c *Command) ask(question string) (bool, error) {
-	if f, ok := c.Stdin.(*os.File); c.Stdin == nil || ok && !terminal(f) {
-		return false, errors.New("nobody is there to be asked, as standard input is no terminal; say --yes if you are sure")
-	}
-	_, _ = fmt.Fprintf(c.Stderr, "%s [y/N] ", question)
-	answer, err := bufio.NewReader(c.Stdin).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read the answer: %w; say --yes to be asked nothing", err)
-	}
-	switch strings.ToLower(strings.TrimSpace(answer)) {
-	case "y", "yes":
-		return true, nil
-	}
-	return false, nil
 }
 
 // retire undoes what is outside of the VM's directory: its enablement, and what

@@ -26,6 +26,7 @@ import (
 	"microvm/internal/programs"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -309,9 +310,9 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	if interactive {
 		// In our own group, or it could not read from the terminal.
 		cmd.Stdin, cmd.SysProcAttr.Setpgid = r.c.Stdin, false
-		say(r.c.Stderr, r.vm.Name, "the terminal is the guest's now, ctrl-c included; end it in the guest, or elsewhere with: microvm shutdown %s", r.vm.Name)
+		term.Say(r.c.Stderr, r.vm.Name, "the terminal is the guest's now, ctrl-c included; end it in the guest, or elsewhere with: microvm shutdown %s", r.vm.Name)
 	} else {
-		say(r.c.Stderr, r.vm.Name, "end it with ctrl-c; its console is at: microvm console %s", r.vm.Name)
+		term.Say(r.c.Stderr, r.vm.Name, "end it with ctrl-c; its console is at: microvm console %s", r.vm.Name)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w; is microvm installed whole?", r.vm.Name, err)
@@ -354,7 +355,7 @@ func asUnit(host statedir.Host, ours []string) []string {
 // as the hypervisors' user: a package may have a program of its own for it. A
 // second signal kills the hypervisor.
 func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan error) error {
-	say(r.c.Stderr, r.vm.Name, "asking the guest to go down")
+	term.Say(r.c.Stderr, r.vm.Name, "asking the guest to go down")
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(again)
@@ -371,7 +372,7 @@ func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan 
 		<-asked
 		return err
 	case <-again:
-		say(r.c.Stderr, r.vm.Name, "ending it at once")
+		term.Say(r.c.Stderr, r.vm.Name, "ending it at once")
 		_ = unix.Kill(pid, unix.SIGKILL)
 		<-asked
 		return <-ended

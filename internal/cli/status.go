@@ -8,12 +8,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/godbus/dbus/v5"
 	"github.com/spf13/cobra"
 
 	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 )
 
@@ -135,7 +135,7 @@ func (s *vmStatus) askSystemd(ctx context.Context, vm string) error {
 			continue
 		}
 		p := props[name]
-		one := unitStatus{Name: name, State: u.Active, Sub: u.Sub, Result: property[string](p, "Result")}
+		one := unitStatus{Name: name, State: u.Active, Sub: u.Sub, Result: systemd.Property[string](p, "Result")}
 		if u.Active == "failed" {
 			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, name)
 		}
@@ -143,20 +143,14 @@ func (s *vmStatus) askSystemd(ctx context.Context, vm string) error {
 		if name == unit.VM(vm) {
 			s.State = u.Active
 			if up(u.Active) {
-				s.Report = property[string](p, "StatusText")
+				s.Report = systemd.Property[string](p, "StatusText")
 			}
-			s.Restarts = property[uint32](p, "NRestarts")
-			s.PID = property[uint32](p, "MainPID")
+			s.Restarts = systemd.Property[uint32](p, "NRestarts")
+			s.PID = systemd.Property[uint32](p, "MainPID")
 		}
 	}
 	s.AtBoot = atBoot(vm)
 	return nil
-}
-
-// property is one of a unit's properties; the zero value where it has none.
-func property[T any](props map[string]dbus.Variant, name string) T {
-	value, _ := props[name].Value().(T)
-	return value
 }
 
 // atBoot says whether the target of all VMs wants this one: by a link, made by
@@ -171,7 +165,7 @@ func atBoot(name string) string {
 }
 
 func (c *Command) printStatus(s vmStatus) {
-	paint := paletteOf(c.Stdout)
+	paint := term.PaletteOf(c.Stdout)
 	line := func(label, text string) {
 		if text != "" {
 			c.printf("%-11s %s\n", label, text)
@@ -179,12 +173,12 @@ func (c *Command) printStatus(s vmStatus) {
 	}
 	state := paint(stateColour(s.State), s.State)
 	if !s.Since.IsZero() {
-		state += ", up " + ago(time.Since(s.Since))
+		state += ", up " + term.Ago(time.Since(s.Since))
 	}
 	if s.Restarts > 0 {
 		state += fmt.Sprintf(", restarted %d times", s.Restarts)
 	}
-	c.printf("%s\n", paint(bold, s.Name))
+	c.printf("%s\n", paint(term.Bold, s.Name))
 	line("state", state)
 	line("runner", paint(runnerColour(s.Runner), s.Runner)+s.remedy())
 	line("hypervisor", s.Hypervisor)
@@ -193,7 +187,7 @@ func (c *Command) printStatus(s vmStatus) {
 	line("directory", s.Directory)
 	line("at boot", s.AtBoot)
 	if s.PID != 0 {
-		line("process", fmt.Sprintf("%d, %s of memory, %.1fs of CPU", s.PID, bytesText(s.Memory), s.CPU))
+		line("process", fmt.Sprintf("%d, %s of memory, %.1fs of CPU", s.PID, term.Bytes(s.Memory), s.CPU))
 	}
 	line("addresses", strings.Join(s.Addresses, ", "))
 	line("reports", printable.Line(s.Report))

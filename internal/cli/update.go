@@ -14,8 +14,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/exit"
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 )
 
 // updating is what update is asked for.
@@ -137,7 +139,7 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 	for i, vm := range vms {
 		names[i] = vm.Name
 	}
-	p := newProgress(c.Stderr, names)
+	p := term.NewProgress(c.Stderr, names)
 	results := make([]updated, len(vms))
 	inParallel(len(vms), func(i int) {
 		r := updated{Name: vms[i].Name}
@@ -150,7 +152,7 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 		if r.err != nil {
 			r.Error = exit.Text(r.err)
 		}
-		p.done(r.Name)
+		p.Done(r.Name)
 		results[i] = r
 	})
 	return results
@@ -204,16 +206,16 @@ func rootsSpec(host statedir.Host, path string) error {
 	return nil
 }
 
-func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {
+func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *term.Progress, r *updated) error {
 	from, err := updateOrigin(vm)
 	if err != nil {
 		return err
 	}
-	p.step(vm.Name, "building from %s", from.Flake+from.Spec)
-	words := &lineWriter{each: func(line string) {
-		p.detail(vm.Name, line)
+	p.Step(vm.Name, "building from %s", from.Flake+from.Spec)
+	words := &term.LineWriter{Keep: linesOfFailure, Each: func(line string) {
+		p.Detail(vm.Name, line)
 		if strings.Contains(line, "warning:") {
-			p.print(c.Stderr, vm.Name+": "+line+"\n")
+			p.Print(c.Stderr, vm.Name+": "+line+"\n")
 		}
 	}}
 	s, err := c.buildFrom(ctx, vm.Name, from, words)
@@ -242,11 +244,11 @@ func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *
 }
 
 // buildError adds what nix said, of which nothing was shown.
-func buildError(name string, err error, words *lineWriter) error {
-	if errors.Is(err, context.Canceled) || len(words.kept) == 0 {
+func buildError(name string, err error, words *term.LineWriter) error {
+	if errors.Is(err, context.Canceled) || len(words.Kept()) == 0 {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return fmt.Errorf("%s: %w%s", name, err, indent(words.kept))
+	return fmt.Errorf("%s: %w%s", name, err, term.Indent(words.Kept()))
 }
 
 // compare finds out what an installation of s would change.
@@ -274,7 +276,7 @@ func difference(ctx context.Context, before, path string) []string {
 		// It is to be read, and no reason to fail: what is to be said about the
 		// packages is said without it.
 		if text, err := nix(ctx, io.Discard, "store", "diff-closures", before, after); err == nil {
-			out = append(out, textLines(text)...)
+			out = append(out, printable.Lines(text)...)
 		}
 	}
 	a, okA := planAt(before)
@@ -286,7 +288,7 @@ func difference(ctx context.Context, before, path string) []string {
 }
 
 // report says what changed.
-func (c *Command) report(name string, s source, o updating, p *progress, r updated) {
+func (c *Command) report(name string, s source, o updating, p *term.Progress, r updated) {
 	if o.json {
 		return
 	}
@@ -299,9 +301,9 @@ func (c *Command) report(name string, s source, o updating, p *progress, r updat
 	case r.Changed:
 		lines = fmt.Sprintf("%s: installed anew\n", name)
 	}
-	paint := paletteOf(c.Stdout)
+	paint := term.PaletteOf(c.Stdout)
 	for _, d := range r.Diff {
-		colour := map[byte]string{'-': red, '+': green}[d[0]]
+		colour := map[byte]string{'-': term.Red, '+': term.Green}[d[0]]
 		lines += "  " + paint(colour, d) + "\n"
 	}
 	for _, n := range s.notes {
@@ -312,7 +314,7 @@ func (c *Command) report(name string, s source, o updating, p *progress, r updat
 	if r.Changed && !o.restart && !o.dryRun && c.booted(name) {
 		lines += fmt.Sprintf("%[1]s: goes on with what it was started with; take the new one with: microvm restart %[1]s\n", name)
 	}
-	p.print(c.Stdout, lines)
+	p.Print(c.Stdout, lines)
 }
 
 // booted says whether a VM has been started.
@@ -322,7 +324,7 @@ func (c *Command) booted(name string) bool {
 }
 
 // restartIfNeeded makes the VM run what is installed.
-func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {
+func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updating, p *term.Progress, r *updated) error {
 	current, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
 	if err != nil {
 		return fmt.Errorf("%s: read what is installed: %w", vm.Name, err)
@@ -331,19 +333,19 @@ func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updatin
 	switch {
 	case booted == current:
 		if !o.json {
-			p.print(c.Stdout, vm.Name+": no restart is needed\n")
+			p.Print(c.Stdout, vm.Name+": no restart is needed\n")
 		}
 		return nil
 	case booted == "" && o.all:
 		return nil // it is down, and nobody named it
 	}
-	p.step(vm.Name, "restarting")
+	p.Step(vm.Name, "restarting")
 	quiet := *c
-	quiet.Stderr = printWriter{p, c.Stderr}
+	quiet.Stderr = p.Writer(c.Stderr)
 	if o.json {
 		quiet.Stdout = io.Discard
 	} else {
-		quiet.Stdout = printWriter{p, c.Stdout}
+		quiet.Stdout = p.Writer(c.Stdout)
 	}
 	failed, err := quiet.jobs(ctx, systemd.Restart, []statedir.VM{vm})
 	if err != nil {
@@ -351,16 +353,4 @@ func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updatin
 	}
 	r.Restarted = len(failed) == 0
 	return several(failed, 1)
-}
-
-// printWriter prints above a progress.
-type printWriter struct {
-	p   *progress
-	out io.Writer
-}
-
-// Write implements io.Writer.
-func (w printWriter) Write(text []byte) (int, error) {
-	w.p.print(w.out, string(text))
-	return len(text), nil
 }

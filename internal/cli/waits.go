@@ -8,6 +8,7 @@ import (
 
 	"microvm/internal/printable"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 	"microvm/internal/wait"
 )
@@ -58,13 +59,13 @@ func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[strin
 		return
 	}
 	for _, u := range units {
-		text := property[string](props[u.Name], "StatusText")
+		text := systemd.Property[string](props[u.Name], "StatusText")
 		if !strings.HasPrefix(text, wait.StatusPrefix) || said[u.Name] == text {
 			continue
 		}
 		said[u.Name] = text
 		_, vm, _ := unit.Parse(u.Name)
 		// The VM's own unit says what its guest says, too.
-		say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit.Short(u.Name))
+		term.Say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit.Short(u.Name))
 	}
 }

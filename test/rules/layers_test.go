@@ -21,7 +21,7 @@ var floors = [][]string{
 	// What stands on nothing of ours.
 	{"account", "durable", "safepath"},
 	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
-	{"askguest", "exit", "kernel", "notify", "rootlock"},
+	{"askguest", "exit", "kernel", "notify", "rootlock", "term"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
 	{"control", "netif", "unit"},
 	{"runner"},
