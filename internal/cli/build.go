@@ -21,6 +21,7 @@ import (
 	"microvm/internal/runner"
 	"microvm/internal/spec"
 	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
 
 func (c *Command) build() *cobra.Command {
@@ -120,11 +121,11 @@ func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 	case strings.ContainsAny(word, "/") || filepath.Ext(word) == ".json":
 		return nil, fmt.Errorf("read %s: %w", word, err)
 	}
-	vm, err := c.vm(word)
+	v, err := c.vm(word)
 	if err != nil {
 		return nil, err
 	}
-	p, err := runner.Open(filepath.Join(vm.Dir(), "current"))
+	p, err := runner.Open(filepath.Join(v.Dir(), "current"))
 	if err != nil {
 		return nil, err
 	}
@@ -256,8 +257,8 @@ func serviceOf(pid int) string {
 func serviceIn(groups string) string {
 	for line := range strings.Lines(groups) {
 		for part := range strings.SplitSeq(strings.TrimSpace(line), "/") {
-			if vm, ok := unit.VMOf(part); ok {
-				return vm
+			if name, ok := unit.VMOf(part); ok {
+				return name
 			}
 		}
 	}
@@ -288,14 +289,14 @@ func (c *Command) inUse(word string) (path, dir string, err error) {
 	if info, err := os.Stat(word); !c.named(word) && err == nil && info.IsDir() {
 		return word, byHand, nil
 	}
-	vm, err := c.vm(word)
+	v, err := c.vm(word)
 	if err != nil {
 		return "", "", err
 	}
-	if vm.BootedTarget() == "" {
-		return "", "", notRunning(vm)
+	if v.BootedTarget() == "" {
+		return "", "", vm.NotRunning(v)
 	}
-	return vm.BootedLink(), vm.Dir(), nil
+	return v.BootedLink(), v.Dir(), nil
 }
 
 // hypervisorOf is the process that runs plan in dir.

@@ -180,8 +180,8 @@ func (c *Command) printf(format string, args ...any) {
 // named says whether a word that may be a path as well is the name of a VM,
 // whatever else is called so in the current directory: ./NAME is a path.
 func (c *Command) named(word string) bool {
-	vm, err := c.Host.VM(word)
-	return err == nil && vm.Exists()
+	v, err := c.Host.VM(word)
+	return err == nil && v.Exists()
 }
 
 // anyVM returns a VM that need not exist. Only a bad name is wrong usage.
@@ -189,21 +189,21 @@ func (c *Command) anyVM(name string) (statedir.VM, error) {
 	if _, err := c.Host.RealStateDir(); err != nil {
 		return statedir.VM{}, err
 	}
-	vm, err := c.Host.VM(name)
+	v, err := c.Host.VM(name)
 	if err != nil {
-		return vm, exit.Usage(err)
+		return v, exit.Usage(err)
 	}
-	return vm, nil
+	return v, nil
 }
 
 // vm returns an existing VM.
 func (c *Command) vm(name string) (statedir.VM, error) {
-	vm, err := c.anyVM(name)
+	v, err := c.anyVM(name)
 	if err != nil {
-		return vm, err
+		return v, err
 	}
-	if !vm.Exists() {
-		return vm, errNoVM{name, filepath.Clean(c.Host.StateDir)}
+	if !v.Exists() {
+		return v, errNoVM{name, filepath.Clean(c.Host.StateDir)}
 	}
-	return vm, nil
+	return v, nil
 }

@@ -15,6 +15,7 @@ import (
 	"microvm/internal/spec"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/vm"
 	"microvm/test/need"
 )
 
@@ -90,7 +91,7 @@ func TestAFileThatIsNotThereIsNamedAndNotPartOfThePackage(t *testing.T) {
 		if warned != (there == "none") || strings.Contains(h.stderr.String(), "kernel: ") {
 			t.Errorf("with %s there: %q", there, &h.stderr)
 		}
-		plan, ok := planAt("web")
+		plan, ok := vm.PlanAt("web")
 		if !ok {
 			t.Fatal("no package")
 		}

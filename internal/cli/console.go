@@ -17,6 +17,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/term"
+	"microvm/internal/vm"
 )
 
 func (c *Command) console() *cobra.Command {
@@ -33,21 +34,21 @@ func (c *Command) console() *cobra.Command {
 			"shell's prompt, --resize types the size, and again whenever it changes.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			vm, err := c.vm(args[0])
+			v, err := c.vm(args[0])
 			if err != nil {
 				return err
 			}
-			plan, err := runningPlan(vm)
+			plan, err := vm.RunningPlan(v)
 			if err != nil {
 				return err
 			}
 			if plan.Console == "" {
-				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", vm.Name, vm.Name)
+				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", v.Name, v.Name)
 			}
 			if resize && !term.IsTerminal(c.Stdin) {
 				return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
 			}
-			return c.attach(cmd.Context(), vm, plan.Console, resize)
+			return c.attach(cmd.Context(), v, plan.Console, resize)
 		},
 	}
 	cmd.Flags().BoolVar(&resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
@@ -55,18 +56,18 @@ func (c *Command) console() *cobra.Command {
 }
 
 // attach connects the caller's terminal, or streams, to a VM's console.
-func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, resize bool) error {
+func (c *Command) attach(ctx context.Context, v statedir.VM, socket string, resize bool) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	s := &console.Session{
-		Dir: vm.Dir(), Socket: socket,
+		Dir: v.Dir(), Socket: socket,
 		// No VM's name begins with a dot, so it is taken for none.
-		Meeting: filepath.Join(vm.Host.RuntimeDir, ".console-"+vm.Name+".sock"),
+		Meeting: filepath.Join(v.Host.RuntimeDir, ".console-"+v.Name+".sock"),
 		In:      c.Stdin, Out: c.Stdout,
 	}
 	end := "\n"
 	s.Say = func(format string, args ...any) {
-		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %s%s", vm.Name, fmt.Sprintf(format, args...), end)
+		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %s%s", v.Name, fmt.Sprintf(format, args...), end)
 	}
 	if term.IsTerminal(c.Stdin) {
 		restore, err := term.Raw(c.Stdin)
@@ -87,14 +88,14 @@ func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, res
 		s.Say("detached")
 		return nil
 	case errors.Is(err, console.ErrClosed):
-		s.Say("the VM went down; start it with: microvm start %s", vm.Name)
+		s.Say("the VM went down; start it with: microvm start %s", v.Name)
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("attach to the console of %s: %w; run it with sudo", vm.Name, err)
+		return fmt.Errorf("attach to the console of %s: %w; run it with sudo", v.Name, err)
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("attach to the console of %s: %w; is the hypervisor running? See: microvm status %s", vm.Name, err, vm.Name)
+		return fmt.Errorf("attach to the console of %s: %w; is the hypervisor running? See: microvm status %s", v.Name, err, v.Name)
 	case err != nil:
-		return fmt.Errorf("attach to the console of %s: %w", vm.Name, err)
+		return fmt.Errorf("attach to the console of %s: %w", v.Name, err)
 	}
 	return nil
 }

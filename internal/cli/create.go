@@ -105,7 +105,7 @@ func needsRoot(what string) error {
 }
 
 func (c *Command) createVM(ctx context.Context, name string, o creation) error {
-	vm, err := c.anyVM(name)
+	v, err := c.anyVM(name)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 	if err != nil {
 		return err
 	}
-	if vm.Created() {
+	if v.Created() {
 		return errExists(name)
 	}
 	if err := needsRoot("create a VM"); err != nil {
@@ -132,17 +132,17 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 		}
 	}
 	how := "created in"
-	if vm.Installed() {
+	if v.Installed() {
 		how = "taken over in" // from microvm.nix
 	}
-	if err := c.installNew(ctx, vm, s.path, from); err != nil {
+	if err := c.installNew(ctx, v, s.path, from); err != nil {
 		return err
 	}
-	c.printf("%s: %s %s\n", name, how, vm.Dir())
+	c.printf("%s: %s %s\n", name, how, v.Dir())
 	for _, n := range s.notes {
 		_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
 	}
-	return c.afterCreate(ctx, vm, o)
+	return c.afterCreate(ctx, v, o)
 }
 
 // notCreated says what a build that failed left: nothing.
@@ -154,39 +154,39 @@ func notCreated(name string, err error) error {
 }
 
 // installNew installs a VM that was not there, or nothing of it.
-func (c *Command) installNew(ctx context.Context, vm statedir.VM, path string, from statedir.Origin) error {
-	existed, taken := vm.Exists(), vm.Installed()
+func (c *Command) installNew(ctx context.Context, v statedir.VM, path string, from statedir.Origin) error {
+	existed, taken := v.Exists(), v.Installed()
 	from.New = true
 	// A signal from here on waits: it takes milliseconds, and is whole or undone.
 	whole := context.WithoutCancel(ctx)
-	err := vm.Install(whole, path, from, systemd.Reload)
+	err := v.Install(whole, path, from, systemd.Reload)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, statedir.ErrExists):
-		return errExists(vm.Name)
-	case errors.As(err, new(*runner.UntrustedError)) || !vm.Exists() || taken:
+		return errExists(v.Name)
+	case errors.As(err, new(*runner.UntrustedError)) || !v.Exists() || taken:
 		return err
 	case existed:
-		return errors.Join(err, vm.RemoveKeepingData(whole, systemd.Reload))
+		return errors.Join(err, v.RemoveKeepingData(whole, systemd.Reload))
 	}
-	return errors.Join(err, vm.Remove(whole, systemd.Reload))
+	return errors.Join(err, v.Remove(whole, systemd.Reload))
 }
 
 // afterCreate enables and starts a VM, or says how.
-func (c *Command) afterCreate(ctx context.Context, vm statedir.VM, o creation) error {
+func (c *Command) afterCreate(ctx context.Context, v statedir.VM, o creation) error {
 	if o.enable {
-		if err := c.enableVM(ctx, vm.Name); err != nil {
-			return fmt.Errorf("%s was created, and: %w", vm.Name, err)
+		if err := c.enableVM(ctx, v.Name); err != nil {
+			return fmt.Errorf("%s was created, and: %w", v.Name, err)
 		}
 	}
 	if !o.start {
-		c.printf("start it with: microvm start %s\n", vm.Name)
+		c.printf("start it with: microvm start %s\n", v.Name)
 		return nil
 	}
-	failed, err := c.jobs(ctx, systemd.Start, []statedir.VM{vm})
+	failed, err := c.jobs(ctx, systemd.Start, []statedir.VM{v})
 	if err != nil {
-		return fmt.Errorf("%s was created and not started: %w", vm.Name, err)
+		return fmt.Errorf("%s was created and not started: %w", v.Name, err)
 	}
 	return several(failed, 1)
 }

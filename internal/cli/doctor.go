@@ -1,19 +1,15 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"microvm/internal/doctor"
 	"microvm/internal/printable"
-	"microvm/internal/statedir"
-	"microvm/internal/systemd"
 	"microvm/internal/term"
-	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
 
 func (c *Command) doctor() *cobra.Command {
@@ -27,90 +23,29 @@ func (c *Command) doctor() *cobra.Command {
 			"Run it as root: others may not open KVM, and see no logs.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vmsInUse(cmd.Context(), c.Host)}
+			d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vm.InUse(cmd.Context(), c.Host)}
 			var findings []doctor.Finding
 			if len(args) == 0 {
 				findings = d.Examine()
 			} else {
-				vm, err := c.vm(args[0])
+				v, err := c.vm(args[0])
 				if err != nil {
 					return err
 				}
-				if !vm.Installed() {
-					return notInstalled(vm)
+				if !v.Installed() {
+					return notInstalled(v)
 				}
-				units, err := unitStates(cmd.Context(), vm)
+				units, err := vm.Units(cmd.Context(), v)
 				if err != nil {
 					return err
 				}
-				findings = d.ExamineVM(vm, units)
+				findings = d.ExamineVM(v, units)
 			}
 			return c.reportFindings(findings, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
 	return cmd
-}
-
-// vmsInUse says which VMs systemd runs, or somebody in the foreground.
-func vmsInUse(ctx context.Context, host statedir.Host) func(string) bool {
-	active := map[string]bool{}
-	if systemd.Running() {
-		units, err := systemd.ListUnits(ctx, unit.Every)
-		if err != nil {
-			return func(string) bool { return true } // unknown, and nothing is called a leftover
-		}
-		for _, u := range units {
-			if _, name, ok := unit.Parse(u.Name); ok && u.Active != "inactive" && u.Active != "failed" {
-				active[name] = true
-			}
-		}
-	}
-	return func(name string) bool {
-		if active[name] {
-			return true
-		}
-		vm, err := host.VM(name)
-		if err != nil || !vm.Exists() {
-			return false
-		}
-		unlock, err := lockRun(vm)
-		if err != nil {
-			return true
-		}
-		unlock()
-		return false
-	}
-}
-
-// unitStates are a VM's units, by template.
-func unitStates(ctx context.Context, vm statedir.VM) (map[string]doctor.Unit, error) {
-	if !systemd.Running() {
-		return nil, nil
-	}
-	units, err := systemd.ListUnits(ctx, unit.All(vm.Name)...)
-	if err != nil {
-		return nil, err
-	}
-	props, err := systemd.Properties(ctx, units...)
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]doctor.Unit{}
-	for _, u := range units {
-		p := props[u.Name]
-		template, _, ok := unit.Parse(u.Name)
-		if !ok {
-			continue // the one that installs it
-		}
-		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: systemd.Property[string](p, "Result"), Restarts: systemd.Property[uint32](p, "NRestarts")}
-		one.Skipped = systemd.Property[uint64](p, "ConditionTimestamp") > 0 && !systemd.Property[bool](p, "ConditionResult")
-		if u.Active == "failed" || one.KeepsFailing() || one.TriedAgain() {
-			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, u.Name)
-		}
-		out[template.Name] = one
-	}
-	return out, nil
 }
 
 // reportFindings prints what was found. It is an error where something failed.

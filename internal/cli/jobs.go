@@ -12,6 +12,7 @@ import (
 	"microvm/internal/systemd"
 	"microvm/internal/term"
 	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
 
 // jobFailure is a job that did not do what was asked, with its exit code.
@@ -168,19 +169,19 @@ func dependency(f jobFacts) verdict {
 
 // ended returns the error of a job that has ended, nil where it did what was
 // asked.
-func (c *Command) ended(ctx context.Context, job systemd.Job, vm statedir.VM, r systemd.Result, began time.Time) error {
+func (c *Command) ended(ctx context.Context, job systemd.Job, v statedir.VM, r systemd.Result, began time.Time) error {
 	switch {
 	case r.Err == nil && r.Result == systemd.Done && job == systemd.Stop:
 		return nil
 	case ctx.Err() != nil && r.Result != systemd.Done:
-		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, vm.Name, vm.Name)
+		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, v.Name, v.Name)
 	case r.Err != nil:
 		return r.Err
 	}
-	f := jobFacts{job: job, name: vm.Name, result: r}
-	state, err := systemd.LookAt(ctx, unit.VM(vm.Name))
+	f := jobFacts{job: job, name: v.Name, result: r}
+	state, err := systemd.LookAt(ctx, unit.VM(v.Name))
 	if err == nil && r.Result == systemd.Canceled {
-		f.attempt, _, err = vm.LastAttempt()
+		f.attempt, _, err = v.LastAttempt()
 	}
 	if r.Result == systemd.Done {
 		// Done is also what a unit is whose conditions do not hold.
@@ -188,7 +189,7 @@ func (c *Command) ended(ctx context.Context, job systemd.Job, vm statedir.VM, r 
 			return nil
 		}
 	} else if err != nil {
-		return fmt.Errorf("%s %s (%s): %w", vm.Name, didNot[job], r.Result, err)
+		return fmt.Errorf("%s %s (%s): %w", v.Name, didNot[job], r.Result, err)
 	}
 	f.state = state
 	return explain(ctx, f, judge(f), began)
@@ -199,7 +200,7 @@ func (c *Command) ended(ctx context.Context, job systemd.Job, vm statedir.VM, r 
 func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error {
 	text := fmt.Sprintf("%s %s: %s", f.name, didNot[f.job], v.text)
 	if v.unit != "" {
-		lines := lastLines(ctx, linesOfFailure, began, v.unit)
+		lines := vm.LastLines(ctx, linesOfFailure, began, v.unit)
 		if len(lines) == 0 {
 			text = fmt.Sprintf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, f.name)
 		} else {

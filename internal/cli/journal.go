@@ -12,42 +12,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/exit"
-	"microvm/internal/printable"
 	"microvm/internal/term"
 	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
-
-// journalLimit is how long the journal may take where its lines are an addition.
-const journalLimit = 15 * time.Second
-
-// syncJournal waits until what was logged so far is in the journal; without it the
-// last line may be missing. Only root may.
-func syncJournal(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, journalLimit/3)
-	defer cancel()
-	_ = exec.CommandContext(ctx, "journalctl", "--sync").Run()
-}
-
-// lastLines returns the last n lines that the processes of units wrote since a
-// time; a zero time means ever. Where the journal cannot be read it is empty.
-func lastLines(ctx context.Context, n int, since time.Time, units ...string) []string {
-	args := []string{"--quiet", "--no-pager", "--output=cat", fmt.Sprintf("--lines=%d", n)}
-	if !since.IsZero() {
-		args = append(args, fmt.Sprintf("--since=@%d.%06d", since.Unix(), since.Nanosecond()/1000))
-	}
-	for _, u := range units {
-		// Not --unit=, which adds what systemd itself says of the unit.
-		args = append(args, "_SYSTEMD_UNIT="+u)
-	}
-	ctx, cancel := context.WithTimeout(ctx, journalLimit)
-	defer cancel()
-	syncJournal(ctx)
-	out, err := exec.CommandContext(ctx, "journalctl", args...).Output() //nolint:gosec // names that are validated
-	if err != nil {
-		return nil
-	}
-	return printable.LastLines(string(out), n)
-}
 
 func (c *Command) logs() *cobra.Command {
 	var follow bool
@@ -59,7 +27,7 @@ func (c *Command) logs() *cobra.Command {
 			"ARGS go to journalctl, as in: microvm logs web -- --since today",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			vm, err := c.vm(args[0])
+			v, err := c.vm(args[0])
 			if err != nil {
 				return err
 			}
@@ -67,7 +35,7 @@ func (c *Command) logs() *cobra.Command {
 				return exit.Usagef("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])
 			}
 			words := []string{}
-			for _, u := range unit.All(vm.Name) {
+			for _, u := range unit.All(v.Name) {
 				words = append(words, "--unit="+u)
 			}
 			if follow {
@@ -101,7 +69,7 @@ func fromHere(ctx context.Context, units, args []string) []string {
 		}
 	}
 	now := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, journalLimit)
+	ctx, cancel := context.WithTimeout(ctx, vm.JournalLimit)
 	defer cancel()
 	one := slices.Concat(units, args, []string{"--quiet", "--no-pager", "--lines=1"})
 	out, err := exec.CommandContext(ctx, "journalctl", one...).Output() //nolint:gosec // the caller's own words

@@ -22,6 +22,7 @@ import (
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/term"
+	"microvm/internal/vm"
 )
 
 const (
@@ -70,7 +71,7 @@ func (c *Command) list() *cobra.Command {
 }
 
 func (c *Command) listOnce(ctx context.Context, o listing) error {
-	rows, err := c.rows(ctx)
+	rows, err := vm.Rows(ctx, c.Host)
 	if err != nil {
 		return err
 	}
@@ -88,7 +89,7 @@ func (c *Command) listOnce(ctx context.Context, o listing) error {
 	return several(errs, len(rows))
 }
 
-func printRows(w io.Writer, paint term.Palette, rows []row) {
+func printRows(w io.Writer, paint term.Palette, rows []vm.Row) {
 	cells := make([][]term.Cell, len(rows))
 	for i, r := range rows {
 		upFor, memory, cpu, addresses := "-", "-", "-", "-"
@@ -101,7 +102,7 @@ func printRows(w io.Writer, paint term.Palette, rows []row) {
 		if r.CPU > 0 {
 			cpu = fmt.Sprintf("%.1fs", r.CPU)
 		}
-		if up(r.State) && len(r.Addresses) > 0 {
+		if vm.Up(r.State) && len(r.Addresses) > 0 {
 			addresses = strings.Join(r.Addresses, ",")
 		}
 		cells[i] = []term.Cell{
@@ -126,25 +127,25 @@ func stateColour(state string) string {
 
 func runnerColour(runner string) string {
 	switch runner {
-	case runnerCurrent:
+	case vm.RunnerCurrent:
 		return term.Green
-	case runnerOutdated, runnerUnknown:
+	case vm.RunnerOutdated, vm.RunnerUnknown:
 		return term.Red
-	case runnerStale:
+	case vm.RunnerStale:
 		return term.Yellow
 	}
 	return term.Dim
 }
 
 // hints say what to do about what is not current.
-func (c *Command) hints(rows []row) {
+func (c *Command) hints(rows []vm.Row) {
 	for _, r := range rows {
 		switch r.Runner {
-		case runnerOutdated:
+		case vm.RunnerOutdated:
 			term.Say(c.Stdout, r.Name, "outdated; rebuild and restart it with: microvm update --restart %s", r.Name)
-		case runnerStale:
+		case vm.RunnerStale:
 			term.Say(c.Stdout, r.Name, "stale; restart it with: microvm restart %s", r.Name)
-		case runnerNotBooted:
+		case vm.RunnerNotBooted:
 			term.Say(c.Stdout, r.Name, "not booted; start it with: microvm start %s", r.Name)
 		}
 	}
@@ -152,24 +153,24 @@ func (c *Command) hints(rows []row) {
 
 // check asks the source of each VM what it gives, and marks those that are
 // outdated.
-func (c *Command) check(ctx context.Context, rows []row) []error {
+func (c *Command) check(ctx context.Context, rows []vm.Row) []error {
 	errs := make([]error, len(rows))
 	inParallel(len(rows), func(i int) {
-		if rows[i].Runner == runnerNone {
+		if rows[i].Runner == vm.RunnerDataOnly {
 			return
 		}
-		vm, err := c.Host.VM(rows[i].Name)
+		v, err := c.Host.VM(rows[i].Name)
 		if err != nil {
 			errs[i] = err
 			return
 		}
-		outdated, err := c.outdated(ctx, vm)
+		outdated, err := c.outdated(ctx, v)
 		switch {
 		case err != nil:
-			rows[i].Runner = runnerUnknown
-			errs[i] = fmt.Errorf("%s: %w", vm.Name, err)
+			rows[i].Runner = vm.RunnerUnknown
+			errs[i] = fmt.Errorf("%s: %w", v.Name, err)
 		case outdated:
-			rows[i].Runner = runnerOutdated
+			rows[i].Runner = vm.RunnerOutdated
 		}
 	})
 	return errs
@@ -189,21 +190,21 @@ func inParallel(n int, do func(int)) {
 }
 
 // outdated says whether an update of the VM would install something else.
-func (c *Command) outdated(ctx context.Context, vm statedir.VM) (bool, error) {
-	from, err := vm.Origin()
+func (c *Command) outdated(ctx context.Context, v statedir.VM) (bool, error) {
+	from, err := v.Origin()
 	if err != nil {
 		return false, err
 	}
-	current := filepath.Join(vm.Dir(), "current")
+	current := filepath.Join(v.Dir(), "current")
 	switch {
 	case from.Toplevel != "":
-		plan, ok := planAt(current)
+		plan, ok := vm.PlanAt(current)
 		// Without a system it was not built by NixOS.
 		return ok && plan.System != "" && plan.System != from.Toplevel, nil
 	case from.Flake != "":
-		return outdatedFlake(ctx, vm, from.Flake)
+		return outdatedFlake(ctx, v, from.Flake)
 	case from.Spec != "":
-		s, err := c.parseFor(vm.Name, from.Spec)
+		s, err := c.parseFor(v.Name, from.Spec)
 		if err != nil {
 			return false, err
 		}
@@ -211,7 +212,7 @@ func (c *Command) outdated(ctx context.Context, vm statedir.VM) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		installed, ok := planAt(current)
+		installed, ok := vm.PlanAt(current)
 		return !ok || !samePlan(plan, installed), nil
 	}
 	return false, nil
@@ -228,9 +229,9 @@ func samePlan(a, b *hypervisor.Plan) bool {
 
 // outdatedFlake evaluates the VM's runner. That of its system would not do: the
 // same system may get more memory.
-func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, error) {
+func outdatedFlake(ctx context.Context, v statedir.VM, flake string) (bool, error) {
 	var words bytes.Buffer
-	out, err := nix(ctx, &words, "eval", "--raw", installable(flake, vm.Name))
+	out, err := nix(ctx, &words, "eval", "--raw", installable(flake, v.Name))
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
 		return false, fmt.Errorf("nix could not evaluate flake %s (%w); fix what it says:%s", flake, err, term.Indent(printable.LastLines(words.String(), linesOfFailure)))
@@ -238,13 +239,13 @@ func outdatedFlake(ctx context.Context, vm statedir.VM, flake string) (bool, err
 	if err != nil {
 		return false, err
 	}
-	current, err := filepath.EvalSymlinks(filepath.Join(vm.Dir(), "current"))
+	current, err := filepath.EvalSymlinks(filepath.Join(v.Dir(), "current"))
 	if err != nil {
 		return false, fmt.Errorf("follow what is installed: %w", err)
 	}
 	// The copy of a package that is not in the Nix store.
 	if out = strings.TrimSpace(out); out != current {
-		place, err := vm.Place(out)
+		place, err := v.Place(out)
 		return err != nil || place != current, nil
 	}
 	return false, nil
@@ -261,7 +262,7 @@ func (c *Command) watch(ctx context.Context, o listing) error {
 	defer tick.Stop()
 	last := ""
 	for {
-		rows, err := c.rows(ctx)
+		rows, err := vm.Rows(ctx, c.Host)
 		if ctx.Err() != nil {
 			return nil // ctrl-c is how one leaves
 		}
@@ -283,7 +284,7 @@ func (c *Command) watch(ctx context.Context, o listing) error {
 	}
 }
 
-func (c *Command) showWatched(rows []row, o listing, last string) (string, error) {
+func (c *Command) showWatched(rows []vm.Row, o listing, last string) (string, error) {
 	key := ""
 	for _, r := range rows {
 		key += strings.Join([]string{r.Name, r.State, r.Hypervisor, r.Runner}, "\x00") + "\n"

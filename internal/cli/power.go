@@ -78,7 +78,7 @@ func (c *Command) vms(names []string) (vms []statedir.VM, errs []error, err erro
 			continue
 		}
 		seen[name] = true
-		vm, err := c.vm(name)
+		v, err := c.vm(name)
 		var missing errNoVM
 		switch {
 		case errors.As(err, &missing):
@@ -86,7 +86,7 @@ func (c *Command) vms(names []string) (vms []statedir.VM, errs []error, err erro
 		case err != nil:
 			return nil, nil, err
 		default:
-			vms = append(vms, vm)
+			vms = append(vms, v)
 		}
 	}
 	return vms, errs, nil
@@ -108,13 +108,13 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 	var failed []error
 	names, byUnit := map[string]string{}, map[string]statedir.VM{}
 	var units []string
-	for _, vm := range vms {
-		if job != systemd.Stop && !vm.Installed() {
-			failed = append(failed, notInstalled(vm))
+	for _, v := range vms {
+		if job != systemd.Stop && !v.Installed() {
+			failed = append(failed, notInstalled(v))
 			continue
 		}
-		names[unit.VM(vm.Name)], byUnit[unit.VM(vm.Name)] = vm.Name, vm
-		units = append(units, unit.VM(vm.Name))
+		names[unit.VM(v.Name)], byUnit[unit.VM(v.Name)] = v.Name, v
+		units = append(units, unit.VM(v.Name))
 	}
 	began, asked := time.Now(), false
 	if job != systemd.Stop && len(units) > 0 {
@@ -137,8 +137,8 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 	return failed, nil
 }
 
-func notInstalled(vm statedir.VM) error {
-	return fmt.Errorf("%s has no runner, only data in %s; install it with: microvm create %s", vm.Name, vm.Dir(), vm.Name)
+func notInstalled(v statedir.VM) error {
+	return fmt.Errorf("%s has no runner, only data in %s; install it with: microvm create %s", v.Name, v.Dir(), v.Name)
 }
 
 func (c *Command) enable() *cobra.Command {
@@ -147,11 +147,11 @@ func (c *Command) enable() *cobra.Command {
 		Short: "Make VMs start at boot",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.eachVM(args, func(vm statedir.VM) error {
-				if !vm.Installed() {
-					return notInstalled(vm)
+			return c.eachVM(args, func(v statedir.VM) error {
+				if !v.Installed() {
+					return notInstalled(v)
 				}
-				return c.enableVM(cmd.Context(), vm.Name)
+				return c.enableVM(cmd.Context(), v.Name)
 			})
 		},
 	}
@@ -173,11 +173,11 @@ func (c *Command) disable() *cobra.Command {
 		Short: "Stop starting VMs at boot",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.eachVM(args, func(vm statedir.VM) error {
-				if err := systemd.Disable(cmd.Context(), []string{unit.VM(vm.Name)}); err != nil {
-					return fmt.Errorf("%s still starts at boot: %w; run it with sudo, or on NixOS take it from microvm.autostart", vm.Name, err)
+			return c.eachVM(args, func(v statedir.VM) error {
+				if err := systemd.Disable(cmd.Context(), []string{unit.VM(v.Name)}); err != nil {
+					return fmt.Errorf("%s still starts at boot: %w; run it with sudo, or on NixOS take it from microvm.autostart", v.Name, err)
 				}
-				term.Say(c.Stdout, vm.Name, "does not start at boot")
+				term.Say(c.Stdout, v.Name, "does not start at boot")
 				return nil
 			})
 		},
@@ -192,8 +192,8 @@ func (c *Command) eachVM(names []string, do func(statedir.VM) error) error {
 		return err
 	}
 	total := len(vms) + len(errs)
-	for _, vm := range vms {
-		errs = append(errs, do(vm))
+	for _, v := range vms {
+		errs = append(errs, do(v))
 	}
 	return several(errs, total)
 }

@@ -18,6 +18,7 @@ import (
 	"microvm/internal/systemd"
 	"microvm/internal/term"
 	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
 
 func (c *Command) rollback() *cobra.Command {
@@ -26,24 +27,24 @@ func (c *Command) rollback() *cobra.Command {
 		Short: "Install what was installed before, for the next start of a VM",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			vm, err := c.vm(args[0])
+			v, err := c.vm(args[0])
 			if err != nil {
 				return err
 			}
 			if err := needsRoot("roll a VM back"); err != nil {
 				return err
 			}
-			err = vm.Rollback(cmd.Context(), systemd.Reload)
+			err = v.Rollback(cmd.Context(), systemd.Reload)
 			if errors.Is(err, statedir.ErrNoOld) {
-				return fmt.Errorf("%s has nothing to go back to, as it was never updated; see what it has with: microvm status %s", vm.Name, vm.Name)
+				return fmt.Errorf("%s has nothing to go back to, as it was never updated; see what it has with: microvm status %s", v.Name, v.Name)
 			}
 			if err != nil {
 				return err
 			}
-			r := describeVM(vm)
-			term.Say(c.Stdout, vm.Name, "rolled back to %s", r.Current)
-			if r.Runner == runnerStale {
-				term.Say(c.Stdout, vm.Name, "goes on with what it was started with; take the former one with: microvm restart %s", vm.Name)
+			r := vm.Describe(v)
+			term.Say(c.Stdout, v.Name, "rolled back to %s", r.Current)
+			if r.Runner == vm.RunnerStale {
+				term.Say(c.Stdout, v.Name, "goes on with what it was started with; take the former one with: microvm restart %s", v.Name)
 			}
 			return nil
 		},
@@ -60,11 +61,11 @@ func (c *Command) rm() *cobra.Command {
 		Short: "Remove a VM that is down, and its data",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			vm, err := c.vm(args[0])
+			v, err := c.vm(args[0])
 			if err != nil {
 				return err
 			}
-			return c.remove(cmd.Context(), vm, o)
+			return c.remove(cmd.Context(), v, o)
 		},
 	}
 	cmd.Flags().BoolVar(&o.keepData, "keep-data", false, "keep the files in its directory, such as volumes")
@@ -72,74 +73,74 @@ func (c *Command) rm() *cobra.Command {
 	return cmd
 }
 
-func (c *Command) remove(ctx context.Context, vm statedir.VM, o removal) error {
+func (c *Command) remove(ctx context.Context, v statedir.VM, o removal) error {
 	if err := needsRoot("remove a VM"); err != nil {
 		return err
 	}
-	if err := c.removable(ctx, vm); err != nil {
+	if err := c.removable(ctx, v); err != nil {
 		return err
 	}
 	if !o.yes {
-		ok, err := term.Confirm(c.Stdin, c.Stderr, question(vm, o))
+		ok, err := term.Confirm(c.Stdin, c.Stderr, question(v, o))
 		if err != nil {
 			return err
 		}
 		if !ok {
-			return fmt.Errorf("%s was not removed; nothing has changed", vm.Name)
+			return fmt.Errorf("%s was not removed; nothing has changed", v.Name)
 		}
 		// The question may have stood for long.
-		if err := c.removable(ctx, vm); err != nil {
+		if err := c.removable(ctx, v); err != nil {
 			return err
 		}
 	}
-	if err := c.retire(ctx, vm); err != nil {
+	if err := c.retire(ctx, v); err != nil {
 		return err
 	}
 	if o.keepData {
-		if err := vm.RemoveKeepingData(ctx, systemd.Reload); err != nil {
+		if err := v.RemoveKeepingData(ctx, systemd.Reload); err != nil {
 			return err
 		}
-		term.Say(c.Stdout, vm.Name, "removed; its data is in %s", vm.Dir())
+		term.Say(c.Stdout, v.Name, "removed; its data is in %s", v.Dir())
 		return nil
 	}
-	mounted := vm.Mounted()
-	if err := vm.Remove(ctx, systemd.Reload); err != nil {
+	mounted := v.Mounted()
+	if err := v.Remove(ctx, systemd.Reload); err != nil {
 		return err
 	}
 	if mounted {
-		term.Say(c.Stdout, vm.Name, "removed; %s is a mount point of its own, and stays, empty", vm.Dir())
+		term.Say(c.Stdout, v.Name, "removed; %s is a mount point of its own, and stays, empty", v.Dir())
 		return nil
 	}
-	term.Say(c.Stdout, vm.Name, "removed")
+	term.Say(c.Stdout, v.Name, "removed")
 	return nil
 }
 
 // removable says why a VM cannot be removed.
-func (c *Command) removable(ctx context.Context, vm statedir.VM) error {
-	install := filepath.Join("/etc/systemd/system", unit.Install(vm.Name))
+func (c *Command) removable(ctx context.Context, v statedir.VM) error {
+	install := filepath.Join("/etc/systemd/system", unit.Install(v.Name))
 	if _, err := os.Lstat(install); err == nil {
-		return fmt.Errorf("%s is declared by this host, which would install it again; take it from microvm.vms and run nixos-rebuild switch first", vm.Name)
+		return fmt.Errorf("%s is declared by this host, which would install it again; take it from microvm.vms and run nixos-rebuild switch first", v.Name)
 	}
 	if !systemd.Running() {
 		return nil
 	}
-	units, err := systemd.ListUnits(ctx, unit.VM(vm.Name))
+	units, err := systemd.ListUnits(ctx, unit.VM(v.Name))
 	if err != nil {
 		return err
 	}
 	for _, u := range units {
-		if up(u.Active) {
-			return fmt.Errorf("%s is %s; stop it first with: microvm stop %s", vm.Name, u.Active, vm.Name)
+		if vm.Up(u.Active) {
+			return fmt.Errorf("%s is %s; stop it first with: microvm stop %s", v.Name, u.Active, v.Name)
 		}
 	}
 	return nil
 }
 
-func question(vm statedir.VM, o removal) string {
+func question(v statedir.VM, o removal) string {
 	if o.keepData {
-		return fmt.Sprintf("Remove VM %s and keep its data in %s?", vm.Name, vm.Dir())
+		return fmt.Sprintf("Remove VM %s and keep its data in %s?", v.Name, v.Dir())
 	}
-	return fmt.Sprintf("Remove VM %s and all its data in %s (%s)?", vm.Name, vm.Dir(), contentsOf(vm.Dir()))
+	return fmt.Sprintf("Remove VM %s and all its data in %s (%s)?", v.Name, v.Dir(), contentsOf(v.Dir()))
 }
 
 // contentsOf names what is in a VM's directory beside what is root's.
@@ -172,25 +173,25 @@ func contentsOf(dir string) string {
 
 // retire undoes what is outside of the VM's directory: its enablement, and what
 // its helpers made and could not unmake.
-func (c *Command) retire(ctx context.Context, vm statedir.VM) error {
+func (c *Command) retire(ctx context.Context, v statedir.VM) error {
 	if systemd.Running() {
-		if err := systemd.Disable(ctx, []string{unit.VM(vm.Name)}); err != nil {
-			return fmt.Errorf("%s still starts at boot: %w; on NixOS take it from microvm.autostart", vm.Name, err)
+		if err := systemd.Disable(ctx, []string{unit.VM(v.Name)}); err != nil {
+			return fmt.Errorf("%s still starts at boot: %w; on NixOS take it from microvm.autostart", v.Name, err)
 		}
-		if err := c.stopHelpers(ctx, vm.Name); err != nil {
+		if err := c.stopHelpers(ctx, v.Name); err != nil {
 			return err
 		}
 	}
-	if _, err := os.Stat(vm.RuntimeDir()); err != nil {
+	if _, err := os.Stat(v.RuntimeDir()); err != nil {
 		return nil // they left nothing
 	}
 	undo := []func([]string, statedir.Host, io.Writer) int{programs.Tap, programs.Macvtap, programs.PCI, programs.Virtiofsd}
 	for _, down := range undo {
-		if code := down([]string{"down", vm.Name}, vm.Host, c.Stderr); code != exit.CodeOK {
-			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", vm.Name)
+		if code := down([]string{"down", v.Name}, v.Host, c.Stderr); code != exit.CodeOK {
+			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", v.Name)
 		}
 	}
-	return vm.ClearBooted()
+	return v.ClearBooted()
 }
 
 // stopHelpers stops what may be left of the VM's helpers, and forgets failures.
@@ -206,7 +207,7 @@ func (c *Command) stopHelpers(ctx context.Context, name string) error {
 				return err
 			}
 		}
-		if up(u.Active) {
+		if vm.Up(u.Active) {
 			active = append(active, u.Name)
 		}
 	}

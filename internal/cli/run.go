@@ -28,6 +28,7 @@ import (
 	"microvm/internal/systemd"
 	"microvm/internal/term"
 	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
 
 func (c *Command) run() *cobra.Command {
@@ -50,14 +51,14 @@ func (c *Command) run() *cobra.Command {
 			if _, err := os.Stat(args[0]); !c.named(args[0]) && (err == nil || strings.Contains(args[0], "/")) {
 				return c.runPackage(args[0], asBuilt)
 			}
-			vm, err := c.vm(args[0])
+			v, err := c.vm(args[0])
 			if err != nil {
 				return err
 			}
 			// With the terminal it hangs up, too.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			return c.runVM(ctx, vm, interactive)
+			return c.runVM(ctx, v, interactive)
 		},
 	}
 	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the terminal to the guest's console")
@@ -88,20 +89,20 @@ func (c *Command) runPackage(dir string, asBuilt bool) error {
 }
 
 // runVM runs a VM where its units would, and leaves nothing.
-func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) error {
-	if !vm.Installed() {
-		return notInstalled(vm)
+func (c *Command) runVM(ctx context.Context, v statedir.VM, interactive bool) error {
+	if !v.Installed() {
+		return notInstalled(v)
 	}
-	if err := asService(ctx, vm); err != nil {
+	if err := asService(ctx, v); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		if err := os.Chdir(vm.Dir()); err != nil {
-			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", vm.Name, err)
+		if err := os.Chdir(v.Dir()); err != nil {
+			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", v.Name, err)
 		}
-		return c.runPackage(filepath.Join(vm.Dir(), "current"), false)
+		return c.runPackage(filepath.Join(v.Dir(), "current"), false)
 	}
-	unlock, err := lockRun(vm)
+	unlock, err := vm.LockForeground(v)
 	if err != nil {
 		return err
 	}
@@ -112,7 +113,7 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 	// As the VM's unit has it: what the hypervisor makes does not depend on who
 	// calls.
 	unix.Umask(unitUmask)
-	r := &foreground{c: c, vm: vm}
+	r := &foreground{c: c, vm: v}
 	err = r.up(ctx)
 	if err == nil {
 		err = r.hypervisor(ctx, interactive)
@@ -124,40 +125,20 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 const unitUmask = 0o027
 
 // asService refuses a VM that systemd runs.
-func asService(ctx context.Context, vm statedir.VM) error {
+func asService(ctx context.Context, v statedir.VM) error {
 	if !systemd.Running() {
 		return nil
 	}
-	units, err := systemd.ListUnits(ctx, unit.VM(vm.Name))
+	units, err := systemd.ListUnits(ctx, unit.VM(v.Name))
 	if err != nil {
 		return err
 	}
 	for _, u := range units {
 		if u.Active != "inactive" && u.Active != "failed" {
-			return fmt.Errorf("%s is %s as a service; stop it first with: microvm stop %s, or attach to it with: microvm console %s", vm.Name, u.Active, vm.Name, vm.Name)
+			return fmt.Errorf("%s is %s as a service; stop it first with: microvm stop %s, or attach to it with: microvm console %s", v.Name, u.Active, v.Name, v.Name)
 		}
 	}
 	return nil
-}
-
-// lockRun keeps a second run of the same VM away. The lock is on the VM's
-// directory, so that no file is left over.
-func lockRun(vm statedir.VM) (unlock func(), err error) {
-	fd, err := unix.Open(vm.Dir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the directory of %s: %w", vm.Name, err)
-	}
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if err != nil {
-		_ = unix.Close(fd)
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%s is being run in another foreground; attach to it with: microvm console %s", vm.Name, vm.Name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock the directory of %s: %w", vm.Name, err)
-	}
-	return func() { _ = unix.Close(fd) }, nil
 }
 
 // foreground is a VM that is run without its units.

@@ -24,6 +24,7 @@ import (
 	"microvm/internal/safepath"
 	"microvm/internal/spec"
 	"microvm/internal/statedir"
+	"microvm/internal/vm"
 )
 
 // hostConfig is where VMs come from on a host with Nix where nothing else is said,
@@ -169,7 +170,7 @@ func (s source) startable(name string) error {
 
 // look sees which files of the package are not on this host.
 func (s *source) look() {
-	if plan, ok := planAt(s.path); ok {
+	if plan, ok := vm.PlanAt(s.path); ok {
 		s.absent = absent(plan)
 		s.notes = append(s.notes, notesOf(s.absent)...)
 		s.notes = append(s.notes, portNotes(plan)...)
@@ -257,15 +258,4 @@ func (c *Command) parseFor(name, path string) (*spec.Spec, error) {
 		return nil, fmt.Errorf("%s describes a VM %q, not %q; use that name, or change \"name\" in the file", path, s.Name, name)
 	}
 	return s, nil
-}
-
-// planAt is the plan of the package at path, and whether there is one.
-func planAt(path string) (*hypervisor.Plan, bool) {
-	p, err := runner.Open(path)
-	if err != nil {
-		return nil, false
-	}
-	defer func() { _ = p.Close() }()
-	plan, err := p.Plan()
-	return plan, err == nil
 }

@@ -18,6 +18,7 @@ import (
 	"microvm/internal/hypervisor"
 	"microvm/internal/shell"
 	"microvm/internal/statedir"
+	"microvm/internal/vm"
 )
 
 const (
@@ -102,39 +103,22 @@ func sshArgv(program, ourselves, who string, rest []string) []string {
 
 // guestAddress is where the guest of a VM that runs can be reached.
 func (c *Command) guestAddress(name string) (guest.Address, error) {
-	vm, err := c.vm(name)
+	v, err := c.vm(name)
 	if err != nil {
 		return guest.Address{}, err
 	}
-	plan, err := runningPlan(vm)
+	plan, err := vm.RunningPlan(v)
 	if err != nil {
 		return guest.Address{}, err
 	}
-	return addressOf(vm, plan)
+	return addressOf(v, plan)
 }
 
-func notRunning(vm statedir.VM) error {
-	return fmt.Errorf("%s is not running; start it with: microvm start %s", vm.Name, vm.Name)
-}
-
-// runningPlan is the plan of a VM that runs.
-func runningPlan(vm statedir.VM) (*hypervisor.Plan, error) {
-	if vm.BootedTarget() == "" {
-		return nil, notRunning(vm)
-	}
-	p, err := vm.Booted()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = p.Close() }()
-	return p.Plan()
-}
-
-func addressOf(vm statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
+func addressOf(v statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
 	if plan.VsockCID == nil {
-		return guest.Address{}, fmt.Errorf("%s has no vsock; set vsock.cid in its spec, a number from 3 on that no other VM has, update it and restart it", vm.Name)
+		return guest.Address{}, fmt.Errorf("%s has no vsock; set vsock.cid in its spec, a number from 3 on that no other VM has, update it and restart it", v.Name)
 	}
-	a := guest.Address{CID: uint32(*plan.VsockCID), Dir: vm.Dir(), Socket: plan.Readiness.VsockSocket}
+	a := guest.Address{CID: uint32(*plan.VsockCID), Dir: v.Dir(), Socket: plan.Readiness.VsockSocket}
 	table, err := hypervisor.Table()
 	if err != nil {
 		return a, err

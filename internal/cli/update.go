@@ -18,6 +18,7 @@ import (
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/term"
+	"microvm/internal/vm"
 )
 
 // updating is what update is asked for.
@@ -104,15 +105,15 @@ func (c *Command) updatable() ([]string, error) {
 	}
 	var out []string
 	for _, name := range names {
-		vm, err := c.Host.VM(name)
+		v, err := c.Host.VM(name)
 		if err != nil {
 			return nil, err
 		}
-		from, err := vm.Origin()
+		from, err := v.Origin()
 		if err != nil {
 			return nil, err
 		}
-		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") || hasOriginOfItsOwn(vm) {
+		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") || hasOriginOfItsOwn(v) {
 			out = append(out, name)
 		}
 	}
@@ -121,12 +122,12 @@ func (c *Command) updatable() ([]string, error) {
 
 // hasOriginOfItsOwn says whether the VM comes from microvm.nix with a flake, or
 // seems to: it is to be said that it is not updated.
-func hasOriginOfItsOwn(vm statedir.VM) bool {
-	if vm.Created() || !vm.Installed() {
+func hasOriginOfItsOwn(v statedir.VM) bool {
+	if v.Created() || !v.Installed() {
 		return false
 	}
 	for _, name := range []string{"flake", "spec"} {
-		if _, err := os.Lstat(filepath.Join(vm.Dir(), name)); err == nil {
+		if _, err := os.Lstat(filepath.Join(v.Dir(), name)); err == nil {
 			return true
 		}
 	}
@@ -136,8 +137,8 @@ func hasOriginOfItsOwn(vm statedir.VM) bool {
 // updateAll updates VMs, several at a time.
 func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) []updated {
 	names := make([]string, len(vms))
-	for i, vm := range vms {
-		names[i] = vm.Name
+	for i, v := range vms {
+		names[i] = v.Name
 	}
 	p := term.NewProgress(c.Stderr, names)
 	results := make([]updated, len(vms))
@@ -159,26 +160,26 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 }
 
 // updateOrigin says where a VM is built from, or why it cannot be.
-func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
-	from, err := vm.Origin()
+func updateOrigin(v statedir.VM) (statedir.Origin, error) {
+	from, err := v.Origin()
 	switch {
 	case err != nil:
 		return from, err
 	case from.Toplevel != "":
-		return from, fmt.Errorf("%s is declared by this host, and is updated with it; change its config and run nixos-rebuild switch", vm.Name)
+		return from, fmt.Errorf("%s is declared by this host, and is updated with it; change its config and run nixos-rebuild switch", v.Name)
 	case from.Flake != "":
 		return from, checkFlake(from.Flake)
 	case from.Spec != "":
-		return from, rootsSpec(vm.Host, from.Spec)
-	case !vm.Installed():
-		return from, notInstalled(vm)
+		return from, rootsSpec(v.Host, from.Spec)
+	case !v.Installed():
+		return from, notInstalled(v)
 	case from.TakenOver && from.Claimed != "":
-		return from, exit.WithHint(fmt.Errorf("%s was taken over from microvm.nix, and its directory named flake %s, which a guest could have written", vm.Name, from.Claimed),
-			"where that is right, run: microvm create %s -f %s", vm.Name, from.Claimed)
-	case !vm.Created():
-		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", vm.Name, filepath.Join(vm.Dir(), "flake"))
+		return from, exit.WithHint(fmt.Errorf("%s was taken over from microvm.nix, and its directory named flake %s, which a guest could have written", v.Name, from.Claimed),
+			"where that is right, run: microvm create %s -f %s", v.Name, from.Claimed)
+	case !v.Created():
+		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", v.Name, filepath.Join(v.Dir(), "flake"))
 	}
-	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", vm.Name, vm.Name)
+	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", v.Name, v.Name)
 }
 
 // rootsSpec refuses a spec that somebody else could have changed since it was
@@ -206,25 +207,25 @@ func rootsSpec(host statedir.Host, path string) error {
 	return nil
 }
 
-func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *term.Progress, r *updated) error {
-	from, err := updateOrigin(vm)
+func (c *Command) updateOne(ctx context.Context, v statedir.VM, o updating, p *term.Progress, r *updated) error {
+	from, err := updateOrigin(v)
 	if err != nil {
 		return err
 	}
-	p.Step(vm.Name, "building from %s", from.Flake+from.Spec)
+	p.Step(v.Name, "building from %s", from.Flake+from.Spec)
 	words := &term.LineWriter{Keep: linesOfFailure, Each: func(line string) {
-		p.Detail(vm.Name, line)
+		p.Detail(v.Name, line)
 		if strings.Contains(line, "warning:") {
-			p.Print(c.Stderr, vm.Name+": "+line+"\n")
+			p.Print(c.Stderr, v.Name+": "+line+"\n")
 		}
 	}}
-	s, err := c.buildFrom(ctx, vm.Name, from, words)
+	s, err := c.buildFrom(ctx, v.Name, from, words)
 	_ = words.Close() // never fails
 	if err != nil {
-		return buildError(vm.Name, err, words)
+		return buildError(v.Name, err, words)
 	}
 	defer s.remove()
-	if err := c.compare(ctx, vm, s, r); err != nil {
+	if err := c.compare(ctx, v, s, r); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -232,13 +233,13 @@ func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *
 	}
 	if !o.dryRun {
 		// Milliseconds, and whole: a signal waits for it.
-		if err := vm.Install(context.WithoutCancel(ctx), s.path, statedir.Origin{}, systemd.Reload); err != nil {
-			return fmt.Errorf("%s: %w", vm.Name, err)
+		if err := v.Install(context.WithoutCancel(ctx), s.path, statedir.Origin{}, systemd.Reload); err != nil {
+			return fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
-	c.report(vm.Name, s, o, p, *r)
+	c.report(v.Name, s, o, p, *r)
 	if o.restart && !o.dryRun {
-		return c.restartIfNeeded(ctx, vm, o, p, r)
+		return c.restartIfNeeded(ctx, v, o, p, r)
 	}
 	return nil
 }
@@ -252,12 +253,12 @@ func buildError(name string, err error, words *term.LineWriter) error {
 }
 
 // compare finds out what an installation of s would change.
-func (c *Command) compare(ctx context.Context, vm statedir.VM, s source, r *updated) error {
+func (c *Command) compare(ctx context.Context, v statedir.VM, s source, r *updated) error {
 	var err error
-	if r.After, err = vm.Place(s.path); err != nil {
-		return fmt.Errorf("%s: %w", vm.Name, err)
+	if r.After, err = v.Place(s.path); err != nil {
+		return fmt.Errorf("%s: %w", v.Name, err)
 	}
-	r.Before, err = os.Readlink(filepath.Join(vm.Dir(), "current"))
+	r.Before, err = os.Readlink(filepath.Join(v.Dir(), "current"))
 	r.Changed = err != nil || r.Before != r.After
 	if !r.Changed || r.Before == "" {
 		return nil
@@ -279,8 +280,8 @@ func difference(ctx context.Context, before, path string) []string {
 			out = append(out, printable.Lines(text)...)
 		}
 	}
-	a, okA := planAt(before)
-	b, okB := planAt(path)
+	a, okA := vm.PlanAt(before)
+	b, okB := vm.PlanAt(path)
 	if okA && okB && !a.Foreign && !b.Foreign {
 		out = append(out, planDiff(a, b)...)
 	}
@@ -319,27 +320,27 @@ func (c *Command) report(name string, s source, o updating, p *term.Progress, r 
 
 // booted says whether a VM has been started.
 func (c *Command) booted(name string) bool {
-	vm, err := c.Host.VM(name)
-	return err == nil && vm.BootedTarget() != ""
+	v, err := c.Host.VM(name)
+	return err == nil && v.BootedTarget() != ""
 }
 
 // restartIfNeeded makes the VM run what is installed.
-func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updating, p *term.Progress, r *updated) error {
-	current, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
+func (c *Command) restartIfNeeded(ctx context.Context, v statedir.VM, o updating, p *term.Progress, r *updated) error {
+	current, err := os.Readlink(filepath.Join(v.Dir(), "current"))
 	if err != nil {
-		return fmt.Errorf("%s: read what is installed: %w", vm.Name, err)
+		return fmt.Errorf("%s: read what is installed: %w", v.Name, err)
 	}
-	booted := vm.BootedTarget()
+	booted := v.BootedTarget()
 	switch {
 	case booted == current:
 		if !o.json {
-			p.Print(c.Stdout, vm.Name+": no restart is needed\n")
+			p.Print(c.Stdout, v.Name+": no restart is needed\n")
 		}
 		return nil
 	case booted == "" && o.all:
 		return nil // it is down, and nobody named it
 	}
-	p.Step(vm.Name, "restarting")
+	p.Step(v.Name, "restarting")
 	quiet := *c
 	quiet.Stderr = p.Writer(c.Stderr)
 	if o.json {
@@ -347,9 +348,9 @@ func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updatin
 	} else {
 		quiet.Stdout = p.Writer(c.Stdout)
 	}
-	failed, err := quiet.jobs(ctx, systemd.Restart, []statedir.VM{vm})
+	failed, err := quiet.jobs(ctx, systemd.Restart, []statedir.VM{v})
 	if err != nil {
-		return fmt.Errorf("%s: %w", vm.Name, err)
+		return fmt.Errorf("%s: %w", v.Name, err)
 	}
 	r.Restarted = len(failed) == 0
 	return several(failed, 1)

@@ -64,8 +64,8 @@ func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[strin
 			continue
 		}
 		said[u.Name] = text
-		_, vm, _ := unit.Parse(u.Name)
+		_, name, _ := unit.Parse(u.Name)
 		// The VM's own unit says what its guest says, too.
-		term.Say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit.Short(u.Name))
+		term.Say(c.Stderr, name, "%s (%s)", printable.Line(text), unit.Short(u.Name))
 	}
 }

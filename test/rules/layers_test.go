@@ -28,6 +28,7 @@ var floors = [][]string{
 	{"statedir"},
 	// What the programs do.
 	{"doctor", "launch", "programs"},
+	{"vm"},
 	{"cli"},
 }
 

@@ -1,4 +1,6 @@
-package cli
+// Package vm gathers what is known of a VM, for people: from its files, from
+// systemd, the journal, its control group and the neighbour table.
+package vm
 
 import (
 	"context"
@@ -19,16 +21,16 @@ import (
 // How the runner in use relates to what is installed and to where it comes
 // from.
 const (
-	runnerCurrent   = "current"    // the VM was started with what is installed
-	runnerStale     = "stale"      // another one is installed: a restart takes it
-	runnerOutdated  = "outdated"   // its source gives another one: an update makes it
-	runnerNotBooted = "not booted" // it is installed and not in use
-	runnerNone      = "data only"  // nothing is installed
-	runnerUnknown   = "unknown"    // its source gives none
+	RunnerCurrent   = "current"    // the VM was started with what is installed
+	RunnerStale     = "stale"      // another one is installed: a restart takes it
+	RunnerOutdated  = "outdated"   // its source gives another one: an update makes it
+	RunnerNotBooted = "not booted" // it is installed and not in use
+	RunnerDataOnly  = "data only"  // nothing is installed
+	RunnerUnknown   = "unknown"    // its source gives none
 )
 
-// row is one VM of the list.
-type row struct {
+// Row is one VM of the list.
+type Row struct {
 	Name       string `json:"name"`
 	State      string `json:"state"`
 	Hypervisor string `json:"hypervisor"`
@@ -46,31 +48,31 @@ type row struct {
 	helpers []unit.Template
 }
 
-// rows looks at all VMs: one call of systemd, one dump of the neighbour table,
-// and files.
-func (c *Command) rows(ctx context.Context) ([]row, error) {
-	names, err := c.Host.Names()
+// Rows looks at all VMs of a host: one call of systemd, one dump of the neighbour
+// table, and files.
+func Rows(ctx context.Context, host statedir.Host) ([]Row, error) {
+	names, err := host.Names()
 	if err != nil {
 		return nil, err
 	}
-	states, err := vmStates(ctx, len(names))
+	loaded, err := states(ctx, len(names))
 	if err != nil {
 		return nil, err
 	}
 	seen, usages := neighbours(), cgroups{root: cgroupRoot}
-	rows := make([]row, len(names))
+	rows := make([]Row, len(names))
 	for i, name := range names {
-		vm, err := c.Host.VM(name)
+		v, err := host.VM(name)
 		if err != nil {
 			return nil, err
 		}
-		rows[i] = describeVM(vm)
-		if state, ok := states[unit.VM(name)]; ok {
+		rows[i] = Describe(v)
+		if state, ok := loaded[unit.VM(name)]; ok {
 			rows[i].State = state
-		} else if states == nil {
+		} else if loaded == nil {
 			rows[i].State = "unknown"
 		}
-		if up(rows[i].State) {
+		if Up(rows[i].State) {
 			rows[i].use(&usages)
 			rows[i].addresses(seen)
 		}
@@ -78,28 +80,28 @@ func (c *Command) rows(ctx context.Context) ([]row, error) {
 	return rows, nil
 }
 
-// vmStates are the states of the VMs' units that systemd has loaded; nil where
+// states are the states of the VMs' units that systemd has loaded; nil where
 // systemd does not run. Without VMs systemd is not asked.
-func vmStates(ctx context.Context, vms int) (map[string]string, error) {
+func states(ctx context.Context, vms int) (map[string]string, error) {
 	if !systemd.Running() {
 		return nil, nil
 	}
-	states := map[string]string{}
+	loaded := map[string]string{}
 	if vms == 0 {
-		return states, nil
+		return loaded, nil
 	}
 	units, err := systemd.ListUnits(ctx, unit.EveryVM)
 	if err != nil {
 		return nil, err
 	}
 	for _, u := range units {
-		states[u.Name] = u.Active
+		loaded[u.Name] = u.Active
 	}
-	return states, nil
+	return loaded, nil
 }
 
-// up says whether a unit in this state may have processes.
-func up(state string) bool { return state != "inactive" && state != "failed" && state != "unknown" }
+// Up says whether a unit in this state may have processes.
+func Up(state string) bool { return state != "inactive" && state != "failed" && state != "unknown" }
 
 // neighbours is empty where the table cannot be read: addresses are a service
 // of the list, and no reason not to have one.
@@ -111,27 +113,27 @@ func neighbours() map[string][]netip.Addr {
 	return seen
 }
 
-// describeVM is what files say of a VM.
-func describeVM(vm statedir.VM) row {
-	r := row{Name: vm.Name, State: "inactive", Hypervisor: "-"}
-	r.Current, _ = os.Readlink(filepath.Join(vm.Dir(), "current"))
-	r.Booted = vm.BootedTarget()
+// Describe returns what files say of a VM; its State is that of one that is down.
+func Describe(v statedir.VM) Row {
+	r := Row{Name: v.Name, State: "inactive", Hypervisor: "-"}
+	r.Current, _ = os.Readlink(filepath.Join(v.Dir(), "current"))
+	r.Booted = v.BootedTarget()
 	switch {
 	case r.Current == "":
-		r.Runner = runnerNone
+		r.Runner = RunnerDataOnly
 	case r.Booted == "":
-		r.Runner = runnerNotBooted
+		r.Runner = RunnerNotBooted
 	case r.Booted == r.Current:
-		r.Runner = runnerCurrent
+		r.Runner = RunnerCurrent
 	default:
-		r.Runner = runnerStale
+		r.Runner = RunnerStale
 	}
 	// While a VM runs, what it was started with is what counts.
-	link := filepath.Join(vm.Dir(), "current")
+	link := filepath.Join(v.Dir(), "current")
 	if r.Booted != "" {
-		link = vm.BootedLink()
+		link = v.BootedLink()
 	}
-	if plan, ok := planAt(link); ok {
+	if plan, ok := PlanAt(link); ok {
 		r.Hypervisor = plan.Hypervisor
 		r.MACs, r.helpers = macs(plan), unit.Helpers(plan)
 		if plan.VsockCID != nil {
@@ -155,7 +157,7 @@ func macs(p *hypervisor.Plan) []string {
 
 // addresses puts what the neighbour table has for the guest's MACs before what
 // is known anyway. Link-local addresses are shown where there are no others.
-func (r *row) addresses(seen map[string][]netip.Addr) {
+func (r *Row) addresses(seen map[string][]netip.Addr) {
 	var found, local []string
 	for _, mac := range r.MACs {
 		for _, a := range seen[mac] {
@@ -174,7 +176,7 @@ func (r *row) addresses(seen map[string][]netip.Addr) {
 }
 
 // use fills in what the VM uses.
-func (r *row) use(all *cgroups) {
+func (r *Row) use(all *cgroups) {
 	u, ok := all.usage(unit.VM(r.Name))
 	if !ok {
 		return
