@@ -97,13 +97,6 @@ func errExists(name string) error {
 	return fmt.Errorf("VM %q exists already; build it anew with: microvm update %s, or remove it first with: microvm rm %s", name, name, name)
 }
 
-func needsRoot(what string) error {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("only root can %s; run it with sudo", what)
-	}
-	return nil
-}
-
 func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 	v, err := c.anyVM(name)
 	if err != nil {

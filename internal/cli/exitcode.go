@@ -2,9 +2,40 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 
 	"microvm/internal/exit"
 )
+
+// Exit codes beside those of every program of ours.
+const (
+	// exitNoVM: there is no such VM.
+	exitNoVM = 3
+	// exitPartly: some of several VMs failed.
+	exitPartly = 4
+	// exitCanceled: somebody else took back what was asked.
+	exitCanceled = 5
+	// exitLate: the VM was not ready, or not down, within its time.
+	exitLate = 6
+	// exitSkipped: a condition of the VM's unit does not hold.
+	exitSkipped = 7
+)
+
+// errNoVM is a VM that does not exist.
+type errNoVM struct{ name, dir string }
+
+func (e errNoVM) Error() string {
+	return fmt.Sprintf("there is no VM %q in %s; see what there is with: microvm list", e.name, e.dir)
+}
+
+// jobFailure is a job that did not do what was asked, with its exit code.
+type jobFailure struct {
+	error
+	code int
+}
+
+// Unwrap implements errors.Unwrap.
+func (f jobFailure) Unwrap() error { return f.error }
 
 // severalError is what went wrong with some of several VMs.
 type severalError struct {
@@ -49,4 +80,17 @@ func (e severalError) code() int {
 		}
 	}
 	return code
+}
+
+// codeOf is the exit code of an error of one VM.
+func codeOf(err error) int {
+	var missing errNoVM
+	var failure jobFailure
+	switch {
+	case errors.As(err, &missing):
+		return exitNoVM
+	case errors.As(err, &failure):
+		return failure.code
+	}
+	return exit.CodeFailed
 }

@@ -1,0 +1,21 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+func (c *Command) gc() *cobra.Command {
+	return &cobra.Command{
+		Use:   "gc",
+		Short: "Remove packages from the store that no VM uses",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if err := needsRoot("remove packages"); err != nil {
+				return err
+			}
+			removed, err := c.Host.CollectGarbage()
+			for _, path := range removed {
+				c.printf("removed %s\n", path)
+			}
+			return err
+		},
+	}
+}
