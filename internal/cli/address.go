@@ -20,7 +20,7 @@ const (
 )
 
 // guestAddress is where the guest of a VM that runs can be reached.
-func (c *Command) guestAddress(name string) (guest.Address, error) {
+func guestAddress(c *Command, name string) (guest.Address, error) {
 	v, err := c.vm(name)
 	if err != nil {
 		return guest.Address{}, err
@@ -32,6 +32,7 @@ func (c *Command) guestAddress(name string) (guest.Address, error) {
 	return addressOf(v, plan)
 }
 
+// addressOf is where a guest with that plan can be reached.
 func addressOf(v statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
 	if plan.VsockCID == nil {
 		return guest.Address{}, fmt.Errorf("%s has no vsock; set vsock.cid in its spec, a number from 3 on that no other VM has, update it and restart it", v.Name)

@@ -19,9 +19,14 @@ import (
 	"microvm/internal/vm"
 )
 
-func (c *Command) analyze() *cobra.Command {
-	var svg string
-	var blame, asJSON bool
+// analyzeOptions are the flags of analyze.
+type analyzeOptions struct {
+	svg         string
+	blame, json bool
+}
+
+func newAnalyze(c *Command) *cobra.Command {
+	var o analyzeOptions
 	cmd := &cobra.Command{
 		Use:   "analyze NAME [--svg FILE] | analyze --blame",
 		Short: "Show where the time of a VM's last start went",
@@ -32,36 +37,40 @@ func (c *Command) analyze() *cobra.Command {
 			"With --blame it lists all VMs that are up, the slowest first.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if blame != (len(args) == 0) {
+			if o.blame != (len(args) == 0) {
 				return exit.Usage(errors.New("name one VM, or give --blame for all; see: microvm analyze --help"))
 			}
-			if svg != "" && (blame || asJSON) {
+			if o.svg != "" && (o.blame || o.json) {
 				return exit.Usage(errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE"))
 			}
-			if blame {
-				return c.blame(cmd.Context(), asJSON)
+			if o.blame {
+				return runBlame(cmd.Context(), c, o)
 			}
-			v, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			t, err := vm.LastStart(cmd.Context(), v)
-			switch {
-			case err != nil:
-				return err
-			case svg != "":
-				return writeSVG(svg, v.Name, t)
-			case asJSON:
-				return c.json(phasesOf(v.Name, t))
-			}
-			columns, _ := term.Size(c.Stdout)
-			return t.Chart(c.Stdout, columns)
+			return runAnalyze(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().StringVar(&svg, "svg", "", "write a drawing to this file")
-	cmd.Flags().BoolVar(&blame, "blame", false, "list all VMs, the slowest first")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	cmd.Flags().StringVar(&o.svg, "svg", "", "write a drawing to this file")
+	cmd.Flags().BoolVar(&o.blame, "blame", false, "list all VMs, the slowest first")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print it as JSON")
 	return cmd
+}
+
+func runAnalyze(ctx context.Context, c *Command, o analyzeOptions, name string) error {
+	v, err := c.vm(name)
+	if err != nil {
+		return err
+	}
+	t, err := vm.LastStart(ctx, v)
+	switch {
+	case err != nil:
+		return err
+	case o.svg != "":
+		return writeSVG(o.svg, v.Name, t)
+	case o.json:
+		return c.json(phasesOf(v.Name, t))
+	}
+	columns, _ := term.Size(c.Stdout)
+	return t.Chart(c.Stdout, columns)
 }
 
 func writeSVG(path, name string, t timeline.Timeline) error {
@@ -98,8 +107,8 @@ func phasesOf(name string, t timeline.Timeline) analysis {
 	return a
 }
 
-// blame lists the VMs that are up by how long their start took.
-func (c *Command) blame(ctx context.Context, asJSON bool) error {
+// runBlame lists the VMs that are up by how long their start took.
+func runBlame(ctx context.Context, c *Command, o analyzeOptions) error {
 	units, err := systemd.ListUnits(ctx, unit.EveryVM)
 	if err != nil {
 		return err
@@ -125,7 +134,7 @@ func (c *Command) blame(ctx context.Context, asJSON bool) error {
 		starts = append(starts, start{name, t})
 	}
 	slices.SortFunc(starts, func(a, b start) int { return int(b.Total - a.Total) })
-	if asJSON {
+	if o.json {
 		all := []analysis{}
 		for _, s := range starts {
 			all = append(all, phasesOf(s.name, s.Timeline))

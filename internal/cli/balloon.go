@@ -14,7 +14,7 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-func (c *Command) balloon() *cobra.Command {
+func newBalloon(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "balloon DIR|NAME [MIB]",
 		Short: "Print or set how much memory a guest has, by its balloon",
@@ -27,13 +27,15 @@ func (c *Command) balloon() *cobra.Command {
 					return exit.Usagef("%q is no size; give the guest's memory in MiB, such as 256", args[1])
 				}
 			}
-			return c.setBalloon(cmd.Context(), args[0], guest)
+			return runBalloon(cmd.Context(), c, args[0], guest)
 		},
 	}
 }
 
-func (c *Command) setBalloon(ctx context.Context, word string, guest int) error {
-	p, dir, err := c.openInUse(word)
+// runBalloon prints how much memory the guest of word has, and before that sets it
+// to guest MiB where that is not 0.
+func runBalloon(ctx context.Context, c *Command, word string, guest int) error {
+	p, dir, err := openInUse(c, word)
 	if err != nil {
 		return err
 	}

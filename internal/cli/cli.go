@@ -12,7 +12,7 @@ import (
 // Run does what the arguments say and returns the exit code: 0, 1 failed, 2
 // wrong usage, 3 no such VM, 4 partly failed, 5 to 7 as above.
 func (c *Command) Run(args []string) int {
-	root := c.root()
+	root := newRoot(c)
 	args, err := fromFlags(completed(args))
 	if err != nil {
 		_ = exit.Report(c.Stderr, "microvm", "", err)
@@ -37,7 +37,7 @@ func (c *Command) Run(args []string) int {
 	return codeOf(err)
 }
 
-func (c *Command) root() *cobra.Command {
+func newRoot(c *Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "microvm",
 		Short: "Build, run and look after microVMs",
@@ -64,12 +64,12 @@ func (c *Command) root() *cobra.Command {
 		return exit.Usagef("%w; see: %s --help", err, cmd.CommandPath())
 	})
 	for _, sub := range []*cobra.Command{
-		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
-		c.create(), c.update(), c.status(), c.logs(), c.start(), c.stop(), c.restart(), c.enable(), c.disable(),
-		c.rollback(), c.rm(), c.ssh(), c.vsockProxy(), c.console(), c.analyze(), c.doctor(), c.man(),
+		newBuild(c), newShow(c), newRun(c), newShutdown(c), newSchema(c), newHypervisors(c), newList(c), newBalloon(c), newGC(c),
+		newCreate(c), newUpdate(c), newStatus(c), newLogs(c), newStart(c), newStop(c), newRestart(c), newEnable(c), newDisable(c),
+		newRollback(c), newRm(c), newSSH(c), newVsockProxy(c), newConsole(c), newAnalyze(c), newDoctor(c), newMan(c),
 	} {
 		if sub.ValidArgsFunction == nil {
-			sub.ValidArgsFunction = c.complete(completions[sub.Name()])
+			sub.ValidArgsFunction = complete(c, completions[sub.Name()])
 		}
 		args := sub.Args
 		sub.Args = func(cmd *cobra.Command, words []string) error {

@@ -309,8 +309,7 @@ func TestAJobThatIsInterruptedBeforeItBeganIsNoSuccess(t *testing.T) {
 	if err := errors.Join(os.Mkdir(vm.Dir(), 0o755), os.Symlink("/p", filepath.Join(vm.Dir(), "current"))); err != nil {
 		t.Fatal(err)
 	}
-	c := &Command{Stdout: &h.stdout, Stderr: &h.stderr}
-	failed, err := c.jobs(ctx, systemd.Start, []statedir.VM{vm})
+	failed, err := runJobs(ctx, &h.stdout, &h.stderr, systemd.Start, []statedir.VM{vm})
 	if err == nil || !strings.Contains(err.Error(), "microvm start web") || len(failed) > 0 {
 		t.Errorf("%v, %v", failed, err)
 	}

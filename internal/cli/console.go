@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -20,8 +21,11 @@ import (
 	"microvm/internal/vm"
 )
 
-func (c *Command) console() *cobra.Command {
-	var resize bool
+// consoleOptions are the flags of console.
+type consoleOptions struct{ resize bool }
+
+func newConsole(c *Command) *cobra.Command {
+	var o consoleOptions
 	cmd := &cobra.Command{
 		Use:   "console NAME",
 		Short: "Attach to a VM's serial console; ctrl-] detaches",
@@ -34,29 +38,33 @@ func (c *Command) console() *cobra.Command {
 			"shell's prompt, --resize types the size, and again whenever it changes.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			plan, err := vm.RunningPlan(v)
-			if err != nil {
-				return err
-			}
-			if plan.Console == "" {
-				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", v.Name, v.Name)
-			}
-			if resize && !term.IsTerminal(c.Stdin) {
-				return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
-			}
-			return c.attach(cmd.Context(), v, plan.Console, resize)
+			return runConsole(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
+	cmd.Flags().BoolVar(&o.resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
 	return cmd
 }
 
+func runConsole(ctx context.Context, c *Command, o consoleOptions, name string) error {
+	v, err := c.vm(name)
+	if err != nil {
+		return err
+	}
+	plan, err := vm.RunningPlan(v)
+	if err != nil {
+		return err
+	}
+	if plan.Console == "" {
+		return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", v.Name, v.Name)
+	}
+	if o.resize && !term.IsTerminal(c.Stdin) {
+		return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
+	}
+	return attach(ctx, c, o, v, plan.Console)
+}
+
 // attach connects the caller's terminal, or streams, to a VM's console.
-func (c *Command) attach(ctx context.Context, v statedir.VM, socket string, resize bool) error {
+func attach(ctx context.Context, c *Command, o consoleOptions, v statedir.VM, socket string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	s := &console.Session{
@@ -78,8 +86,8 @@ func (c *Command) attach(ctx context.Context, v statedir.VM, socket string, resi
 		s.Interactive = true
 		end = "\r\n"
 		s.Say("attached; leave with ctrl-]")
-		if resize {
-			s.Sizes = c.sizes(ctx)
+		if o.resize {
+			s.Sizes = sizes(ctx, c.Stdin)
 		}
 	}
 	err := s.Run(ctx)
@@ -100,16 +108,16 @@ func (c *Command) attach(ctx context.Context, v statedir.VM, socket string, resi
 	return nil
 }
 
-// sizes sends what tells a shell the size of the terminal, now and whenever it
+// sizes sends what tells a shell the size of a terminal, now and whenever it
 // changes.
-func (c *Command) sizes(ctx context.Context) <-chan string {
+func sizes(ctx context.Context, terminal io.Reader) <-chan string {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)
 	out := make(chan string)
 	go func() {
 		defer signal.Stop(changed)
 		for {
-			columns, rows := term.Size(c.Stdin)
+			columns, rows := term.Size(terminal)
 			select {
 			case out <- fmt.Sprintf(" stty rows %d columns %d\r", rows, columns):
 			case <-ctx.Done():

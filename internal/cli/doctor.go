@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -12,8 +13,11 @@ import (
 	"microvm/internal/vm"
 )
 
-func (c *Command) doctor() *cobra.Command {
-	var asJSON bool
+// doctorOptions are the flags of doctor.
+type doctorOptions struct{ json bool }
+
+func newDoctor(c *Command) *cobra.Command {
+	var o doctorOptions
 	cmd := &cobra.Command{
 		Use:   "doctor [NAME]",
 		Short: "Check what this host, or one VM, needs to run, and say what to do",
@@ -23,45 +27,47 @@ func (c *Command) doctor() *cobra.Command {
 			"Run it as root: others may not open KVM, and see no logs.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vm.InUse(cmd.Context(), c.Host)}
-			var findings []doctor.Finding
-			if len(args) == 0 {
-				findings = d.Examine()
-			} else {
-				v, err := c.vm(args[0])
-				if err != nil {
-					return err
-				}
-				if !v.Installed() {
-					return notInstalled(v)
-				}
-				units, err := vm.Units(cmd.Context(), v)
-				if err != nil {
-					return err
-				}
-				findings = d.ExamineVM(v, units)
-			}
-			return c.reportFindings(findings, asJSON)
+			return runDoctor(cmd.Context(), c, o, args)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print the findings as JSON")
 	return cmd
 }
 
+// runDoctor examines the host, or the one VM of names.
+func runDoctor(ctx context.Context, c *Command, o doctorOptions, names []string) error {
+	d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vm.InUse(ctx, c.Host)}
+	if len(names) == 0 {
+		return reportFindings(c, o, d.Examine())
+	}
+	v, err := c.vm(names[0])
+	if err != nil {
+		return err
+	}
+	if !v.Installed() {
+		return notInstalled(v)
+	}
+	units, err := vm.Units(ctx, v)
+	if err != nil {
+		return err
+	}
+	return reportFindings(c, o, d.ExamineVM(v, units))
+}
+
 // reportFindings prints what was found. It is an error where something failed.
-func (c *Command) reportFindings(findings []doctor.Finding, asJSON bool) error {
+func reportFindings(c *Command, o doctorOptions, findings []doctor.Finding) error {
 	failed := 0
 	for _, f := range findings {
 		if f.Status == doctor.Failed {
 			failed++
 		}
 	}
-	if asJSON {
+	if o.json {
 		if err := c.json(findings); err != nil {
 			return err
 		}
 	} else {
-		c.printFindings(findings)
+		printFindings(c, findings)
 	}
 	if failed == 0 {
 		return nil
@@ -72,7 +78,7 @@ func (c *Command) reportFindings(findings []doctor.Finding, asJSON bool) error {
 	return fmt.Errorf("%d checks failed; do what each says beside \"do:\", and run it again", failed)
 }
 
-func (c *Command) printFindings(findings []doctor.Finding) {
+func printFindings(c *Command, findings []doctor.Finding) {
 	paint := term.PaletteOf(c.Stdout)
 	colours := map[string]string{doctor.OK: term.Green, doctor.Missing: term.Yellow, doctor.Failed: term.Red}
 	width := 0

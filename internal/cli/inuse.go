@@ -4,6 +4,7 @@ import (
 	"os"
 
 	"microvm/internal/runner"
+	"microvm/internal/statedir"
 	"microvm/internal/vm"
 )
 
@@ -12,8 +13,8 @@ const byHand = "."
 
 // openInUse opens what inUse finds. Root reads a VM's package only if it is
 // root's; a package by hand is that of whoever names it.
-func (c *Command) openInUse(word string) (p *runner.Package, dir string, err error) {
-	path, dir, err := c.inUse(word)
+func openInUse(c *Command, word string) (p *runner.Package, dir string, err error) {
+	path, dir, err := inUse(c, word)
 	if err != nil {
 		return nil, "", err
 	}
@@ -27,7 +28,7 @@ func (c *Command) openInUse(word string) (p *runner.Package, dir string, err err
 
 // inUse is the package that a running VM was started with, and where it runs:
 // that of a VM, or one that is run by hand in the current directory.
-func (c *Command) inUse(word string) (path, dir string, err error) {
+func inUse(c *Command, word string) (path, dir string, err error) {
 	if info, err := os.Stat(word); !c.named(word) && err == nil && info.IsDir() {
 		return word, byHand, nil
 	}
@@ -43,12 +44,12 @@ func (c *Command) inUse(word string) (path, dir string, err error) {
 
 // runners are the users as whom a VM in dir may run: the hypervisors', and who
 // asks, for what he runs himself. Root runs no installed VM.
-func (c *Command) runners(dir string) []int {
+func runners(host statedir.Host, dir string) []int {
 	var users []int
 	if self := os.Geteuid(); self != 0 || dir == byHand {
 		users = append(users, self)
 	}
-	if account, err := c.Host.Account(); err == nil {
+	if account, err := host.Account(); err == nil {
 		users = append(users, account.UID)
 	}
 	return users

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -24,9 +25,10 @@ var (
 	didNot = map[systemd.Job]string{systemd.Start: "did not start", systemd.Stop: "did not stop", systemd.Restart: "did not start again"}
 )
 
-// jobs does a job of each VM, all at once, and says of each how it went. It
+// runJobs does a job of each VM, all at once, and says of each how it went, on stdout,
+// and what it waits for, on stderr. It
 // returns an error for each VM that failed.
-func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) ([]error, error) {
+func runJobs(ctx context.Context, stdout, stderr io.Writer, job systemd.Job, vms []statedir.VM) ([]error, error) {
 	if len(vms) == 0 {
 		return nil, nil
 	}
@@ -43,15 +45,15 @@ func (c *Command) jobs(ctx context.Context, job systemd.Job, vms []statedir.VM) 
 	}
 	began, asked := time.Now(), false
 	if job != systemd.Stop && len(units) > 0 {
-		defer c.sayWaits(ctx, slices.Sorted(maps.Values(names)))()
+		defer sayWaits(ctx, stderr, slices.Sorted(maps.Values(names)))()
 	}
 	err := systemd.RunJobs(ctx, job, units, func(r systemd.Result) {
 		asked = true
-		if err := c.ended(ctx, job, byUnit[r.Unit], r, began); err != nil {
+		if err := ended(ctx, job, byUnit[r.Unit], r, began); err != nil {
 			failed = append(failed, err)
 			return
 		}
-		term.Say(c.Stdout, names[r.Unit], "%s", did[job])
+		term.Say(stdout, names[r.Unit], "%s", did[job])
 	})
 	switch {
 	case err != nil && ctx.Err() == nil:
@@ -67,7 +69,7 @@ const linesOfFailure = 12
 
 // ended returns the error of a job that has ended, nil where it did what was
 // asked.
-func (c *Command) ended(ctx context.Context, job systemd.Job, v statedir.VM, r systemd.Result, began time.Time) error {
+func ended(ctx context.Context, job systemd.Job, v statedir.VM, r systemd.Result, began time.Time) error {
 	switch {
 	case r.Err == nil && r.Result == systemd.Done && job == systemd.Stop:
 		return nil

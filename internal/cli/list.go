@@ -15,11 +15,11 @@ import (
 	"microvm/internal/vm"
 )
 
-// listing is what list is asked for.
-type listing struct{ json, check, watch bool }
+// listOptions are the flags of list.
+type listOptions struct{ json, check, watch bool }
 
-func (c *Command) list() *cobra.Command {
-	var o listing
+func newList(c *Command) *cobra.Command {
+	var o listOptions
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the VMs of this host",
@@ -38,9 +38,9 @@ func (c *Command) list() *cobra.Command {
 				if o.check {
 					return exit.Usage(errors.New("--watch and --check exclude each other; an evaluation is too slow to be watched"))
 				}
-				return c.watch(ctx, o)
+				return runWatch(ctx, c, o)
 			}
-			return c.listOnce(ctx, o)
+			return runList(ctx, c, o)
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "print the list as JSON")
@@ -49,21 +49,21 @@ func (c *Command) list() *cobra.Command {
 	return cmd
 }
 
-func (c *Command) listOnce(ctx context.Context, o listing) error {
+func runList(ctx context.Context, c *Command, o listOptions) error {
 	rows, err := vm.Rows(ctx, c.Host)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	if o.check {
-		errs = c.check(ctx, rows)
+		errs = check(ctx, c, rows)
 	}
 	if o.json {
 		return errors.Join(c.json(rows), several(errs, len(rows)))
 	}
 	printRows(c.Stdout, term.PaletteOf(c.Stdout), rows)
 	if o.check {
-		c.hints(rows)
+		printHints(c.Stdout, rows)
 	}
 	return several(errs, len(rows))
 }
@@ -92,23 +92,23 @@ func printRows(w io.Writer, paint term.Palette, rows []vm.Row) {
 	term.Table(w, paint, []string{"NAME", "STATE", "HYPERVISOR", "RUNNER", "UP", "MEMORY", "CPU", "ADDRESSES"}, cells)
 }
 
-// hints say what to do about what is not current.
-func (c *Command) hints(rows []vm.Row) {
+// printHints says what to do about what is not current.
+func printHints(out io.Writer, rows []vm.Row) {
 	for _, r := range rows {
 		switch r.Runner {
 		case vm.RunnerOutdated:
-			term.Say(c.Stdout, r.Name, "outdated; rebuild and restart it with: microvm update --restart %s", r.Name)
+			term.Say(out, r.Name, "outdated; rebuild and restart it with: microvm update --restart %s", r.Name)
 		case vm.RunnerStale:
-			term.Say(c.Stdout, r.Name, "stale; restart it with: microvm restart %s", r.Name)
+			term.Say(out, r.Name, "stale; restart it with: microvm restart %s", r.Name)
 		case vm.RunnerNotBooted:
-			term.Say(c.Stdout, r.Name, "not booted; start it with: microvm start %s", r.Name)
+			term.Say(out, r.Name, "not booted; start it with: microvm start %s", r.Name)
 		}
 	}
 }
 
 // check asks the source of each VM what it gives, and marks those that are
 // outdated.
-func (c *Command) check(ctx context.Context, rows []vm.Row) []error {
+func check(ctx context.Context, c *Command, rows []vm.Row) []error {
 	errs := make([]error, len(rows))
 	inParallel(len(rows), func(i int) {
 		if rows[i].Runner == vm.RunnerDataOnly {
@@ -119,12 +119,12 @@ func (c *Command) check(ctx context.Context, rows []vm.Row) []error {
 			errs[i] = err
 			return
 		}
-		outdated, err := c.outdated(ctx, v)
+		other, err := outdated(ctx, c, v)
 		switch {
 		case err != nil:
 			rows[i].Runner = vm.RunnerUnknown
 			errs[i] = fmt.Errorf("%s: %w", v.Name, err)
-		case outdated:
+		case other:
 			rows[i].Runner = vm.RunnerOutdated
 		}
 	})

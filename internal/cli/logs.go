@@ -17,9 +17,16 @@ import (
 	"microvm/internal/vm"
 )
 
-func (c *Command) logs() *cobra.Command {
-	var follow bool
-	var lines int
+// logsOptions are the flags of logs.
+type logsOptions struct {
+	follow bool
+	lines  int
+	// limited says that lines is given.
+	limited bool
+}
+
+func newLogs(c *Command) *cobra.Command {
+	var o logsOptions
 	cmd := &cobra.Command{
 		Use:   "logs NAME [-f] [-n LINES] [-- ARGS]",
 		Short: "Print what all units of a VM logged, its console among it",
@@ -27,36 +34,43 @@ func (c *Command) logs() *cobra.Command {
 			"ARGS go to journalctl, as in: microvm logs web -- --since today",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			if len(args) > 1 && cmd.ArgsLenAtDash() != 1 {
-				return exit.Usagef("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])
-			}
-			words := []string{}
-			for _, u := range unit.All(v.Name) {
-				words = append(words, "--unit="+u)
-			}
-			if follow {
-				words = append(words, fromHere(cmd.Context(), words, args[1:])...)
-				words = append(words, "--follow")
-			}
-			if lines < 0 {
-				return exit.Usagef("%d is no number of lines; give one from 0 on", lines)
-			}
-			if cmd.Flags().Changed("lines") {
-				words = append(words, fmt.Sprintf("--lines=%d", lines))
-			}
-			if !term.IsTerminal(c.Stdout) {
-				words = append(words, "--no-pager")
-			}
-			return c.journalctl(cmd.Context(), append(words, args[1:]...))
+			o.limited = cmd.Flags().Changed("lines")
+			return runLogs(cmd.Context(), c, o, args, cmd.ArgsLenAtDash())
 		},
 	}
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on printing what is logged")
-	cmd.Flags().IntVarP(&lines, "lines", "n", 0, "print the last LINES only")
+	cmd.Flags().BoolVarP(&o.follow, "follow", "f", false, "go on printing what is logged")
+	cmd.Flags().IntVarP(&o.lines, "lines", "n", 0, "print the last LINES only")
 	return cmd
+}
+
+// runLogs shows the units of the VM args[0]; what follows is for journalctl, and has
+// to come after a "--", before which there were dash arguments.
+func runLogs(ctx context.Context, c *Command, o logsOptions, args []string, dash int) error {
+	v, err := c.vm(args[0])
+	if err != nil {
+		return err
+	}
+	if len(args) > 1 && dash != 1 {
+		return exit.Usagef("logs shows one VM, and %q is one word too many; give words for journalctl after --", args[1])
+	}
+	words := []string{}
+	for _, u := range unit.All(v.Name) {
+		words = append(words, "--unit="+u)
+	}
+	if o.follow {
+		words = append(words, fromHere(ctx, words, args[1:])...)
+		words = append(words, "--follow")
+	}
+	if o.lines < 0 {
+		return exit.Usagef("%d is no number of lines; give one from 0 on", o.lines)
+	}
+	if o.limited {
+		words = append(words, fmt.Sprintf("--lines=%d", o.lines))
+	}
+	if !term.IsTerminal(c.Stdout) {
+		words = append(words, "--no-pager")
+	}
+	return journalctl(ctx, c, append(words, args[1:]...))
 }
 
 // fromHere returns what journalctl needs to follow units that have logged nothing
@@ -79,7 +93,7 @@ func fromHere(ctx context.Context, units, args []string) []string {
 	return []string{fmt.Sprintf("--since=@%d.%06d", now.Unix(), now.Nanosecond()/1000)}
 }
 
-func (c *Command) journalctl(ctx context.Context, args []string) error {
+func journalctl(ctx context.Context, c *Command, args []string) error {
 	cmd := exec.CommandContext(ctx, "journalctl", args...) //nolint:gosec // the caller's own words
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	err := cmd.Run()

@@ -40,9 +40,26 @@ func (c *Command) vm(name string) (statedir.VM, error) {
 	return v, nil
 }
 
-// vms returns the VMs of names, each once, with an error for each that there is
-// not. A name that is none is wrong usage.
-func (c *Command) vms(names []string) (vms []statedir.VM, errs []error, err error) {
+// selection are the VMs that a command line names, and the names of which there is
+// no VM.
+type selection struct {
+	vms     []statedir.VM
+	missing []errNoVM
+}
+
+// outcome makes one error of the names of which there is no VM, and of what went
+// wrong with VMs, a nil for each with which nothing did.
+func (s selection) outcome(errs []error) error {
+	all := make([]error, 0, len(s.missing)+len(errs))
+	for _, m := range s.missing {
+		all = append(all, m)
+	}
+	return several(append(all, errs...), len(s.missing)+len(s.vms))
+}
+
+// vms returns the VMs of names, each once. A name that is none is wrong usage.
+func (c *Command) vms(names []string) (selection, error) {
+	var s selection
 	seen := map[string]bool{}
 	for _, name := range names {
 		if seen[name] {
@@ -53,16 +70,17 @@ func (c *Command) vms(names []string) (vms []statedir.VM, errs []error, err erro
 		var missing errNoVM
 		switch {
 		case errors.As(err, &missing):
-			errs = append(errs, err)
+			s.missing = append(s.missing, missing)
 		case err != nil:
-			return nil, nil, err
+			return selection{}, err
 		default:
-			vms = append(vms, v)
+			s.vms = append(s.vms, v)
 		}
 	}
-	return vms, errs, nil
+	return s, nil
 }
 
+// notInstalled returns the error of a VM of which there is only data.
 func notInstalled(v statedir.VM) error {
 	return fmt.Errorf("%s has no runner, only data in %s; install it with: microvm create %s", v.Name, v.Dir(), v.Name)
 }
@@ -70,13 +88,13 @@ func notInstalled(v statedir.VM) error {
 // eachVM does something with each VM of names, the next one whatever became of
 // the one before.
 func (c *Command) eachVM(names []string, do func(statedir.VM) error) error {
-	vms, errs, err := c.vms(names)
+	s, err := c.vms(names)
 	if err != nil {
 		return err
 	}
-	total := len(vms) + len(errs)
-	for _, v := range vms {
+	var errs []error
+	for _, v := range s.vms {
 		errs = append(errs, do(v))
 	}
-	return several(errs, total)
+	return s.outcome(errs)
 }

@@ -11,25 +11,27 @@ import (
 	"microvm/internal/mode"
 )
 
-// man writes the manual pages, for packagers.
-func (c *Command) man() *cobra.Command {
+// newMan makes the command that writes the manual pages, for packagers.
+func newMan(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:    "man DIR",
 		Short:  "Write the manual pages into a directory",
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := mode.DirAll(args[0], mode.Public); err != nil {
-				return fmt.Errorf("make a directory for the manual: %w", err)
-			}
-			for name, text := range manual(cmd.Root(), c.Version) {
-				if err := os.WriteFile(filepath.Join(args[0], name), []byte(text), 0o644); err != nil {
-					return fmt.Errorf("write a page of the manual: %w", err)
-				}
-			}
-			return nil
-		},
+		RunE:   func(cmd *cobra.Command, args []string) error { return runMan(cmd.Root(), c.Version, args[0]) },
 	}
+}
+
+func runMan(root *cobra.Command, version, dir string) error {
+	if err := mode.DirAll(dir, mode.Public); err != nil {
+		return fmt.Errorf("make a directory for the manual: %w", err)
+	}
+	for name, text := range manual(root, version) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return fmt.Errorf("write a page of the manual: %w", err)
+		}
+	}
+	return nil
 }
 
 // manual are the pages by file name: one of the whole, and one a command.

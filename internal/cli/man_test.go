@@ -25,8 +25,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 		return string(data)
 	}
 	whole := page("microvm")
-	c := &Command{}
-	for _, cmd := range c.root().Commands() {
+	for _, cmd := range newRoot(&Command{}).Commands() {
 		if !documented(cmd) {
 			continue
 		}

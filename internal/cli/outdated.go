@@ -17,7 +17,7 @@ import (
 )
 
 // outdated says whether an update of the VM would install something else.
-func (c *Command) outdated(ctx context.Context, v statedir.VM) (bool, error) {
+func outdated(ctx context.Context, c *Command, v statedir.VM) (bool, error) {
 	from, err := v.Origin()
 	if err != nil {
 		return false, err
@@ -31,11 +31,11 @@ func (c *Command) outdated(ctx context.Context, v statedir.VM) (bool, error) {
 	case from.Flake != "":
 		return outdatedFlake(ctx, v, from.Flake)
 	case from.Spec != "":
-		s, err := c.parseFor(v.Name, from.Spec)
+		s, err := parseFor(v.Host, v.Name, from.Spec)
 		if err != nil {
 			return false, err
 		}
-		plan, err := c.builder(foreign.InUnit).Compile(s)
+		plan, err := newBuilder(c, foreign.InUnit).Compile(s)
 		if err != nil {
 			return false, err
 		}

@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"context"
+
 	"github.com/spf13/cobra"
 
 	"microvm/internal/systemd"
 )
 
-func (c *Command) power(job systemd.Job, short string) *cobra.Command {
+// newPower makes one of start, stop and restart, which differ in their job only.
+func newPower(c *Command, job systemd.Job, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:   string(job) + " NAME…",
 		Short: short,
@@ -14,15 +17,19 @@ func (c *Command) power(job systemd.Job, short string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			vms, errs, err := c.vms(args)
-			if err != nil {
-				return err
-			}
-			failed, err := c.jobs(ctx, job, vms)
-			if err != nil {
-				return err
-			}
-			return several(append(errs, failed...), len(vms)+len(errs))
+			return runPower(ctx, c, job, args)
 		},
 	}
+}
+
+func runPower(ctx context.Context, c *Command, job systemd.Job, names []string) error {
+	s, err := c.vms(names)
+	if err != nil {
+		return err
+	}
+	failed, err := runJobs(ctx, c.Stdout, c.Stderr, job, s.vms)
+	if err != nil {
+		return err
+	}
+	return s.outcome(failed)
 }

@@ -6,6 +6,6 @@ import (
 	"microvm/internal/systemd"
 )
 
-func (c *Command) restart() *cobra.Command {
-	return c.power(systemd.Restart, "Stop VMs and start them again with what is installed")
+func newRestart(c *Command) *cobra.Command {
+	return newPower(c, systemd.Restart, "Stop VMs and start them again with what is installed")
 }

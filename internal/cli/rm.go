@@ -21,21 +21,17 @@ import (
 	"microvm/internal/vm"
 )
 
-// removal is what rm is asked for.
-type removal struct{ keepData, yes bool }
+// rmOptions are the flags of rm.
+type rmOptions struct{ keepData, yes bool }
 
-func (c *Command) rm() *cobra.Command {
-	var o removal
+func newRm(c *Command) *cobra.Command {
+	var o rmOptions
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
 		Short: "Remove a VM that is down, and its data",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			return c.remove(cmd.Context(), v, o)
+			return runRm(cmd.Context(), c, o, args[0])
 		},
 	}
 	cmd.Flags().BoolVar(&o.keepData, "keep-data", false, "keep the files in its directory, such as volumes")
@@ -43,11 +39,15 @@ func (c *Command) rm() *cobra.Command {
 	return cmd
 }
 
-func (c *Command) remove(ctx context.Context, v statedir.VM, o removal) error {
+func runRm(ctx context.Context, c *Command, o rmOptions, name string) error {
+	v, err := c.vm(name)
+	if err != nil {
+		return err
+	}
 	if err := needsRoot("remove a VM"); err != nil {
 		return err
 	}
-	if err := c.removable(ctx, v); err != nil {
+	if err := removable(ctx, v); err != nil {
 		return err
 	}
 	if !o.yes {
@@ -59,11 +59,11 @@ func (c *Command) remove(ctx context.Context, v statedir.VM, o removal) error {
 			return fmt.Errorf("%s was not removed; nothing has changed", v.Name)
 		}
 		// The question may have stood for long.
-		if err := c.removable(ctx, v); err != nil {
+		if err := removable(ctx, v); err != nil {
 			return err
 		}
 	}
-	if err := c.retire(ctx, v); err != nil {
+	if err := retire(ctx, c.Stderr, v); err != nil {
 		return err
 	}
 	if o.keepData {
@@ -86,7 +86,7 @@ func (c *Command) remove(ctx context.Context, v statedir.VM, o removal) error {
 }
 
 // removable says why a VM cannot be removed.
-func (c *Command) removable(ctx context.Context, v statedir.VM) error {
+func removable(ctx context.Context, v statedir.VM) error {
 	install := filepath.Join("/etc/systemd/system", unit.Install(v.Name))
 	if _, err := os.Lstat(install); err == nil {
 		return fmt.Errorf("%s is declared by this host, which would install it again; take it from microvm.vms and run nixos-rebuild switch first", v.Name)
@@ -106,7 +106,7 @@ func (c *Command) removable(ctx context.Context, v statedir.VM) error {
 	return nil
 }
 
-func question(v statedir.VM, o removal) string {
+func question(v statedir.VM, o rmOptions) string {
 	if o.keepData {
 		return fmt.Sprintf("Remove VM %s and keep its data in %s?", v.Name, v.Dir())
 	}
@@ -143,12 +143,12 @@ func contentsOf(dir string) string {
 
 // retire undoes what is outside of the VM's directory: its enablement, and what
 // its helpers made and could not unmake.
-func (c *Command) retire(ctx context.Context, v statedir.VM) error {
+func retire(ctx context.Context, stderr io.Writer, v statedir.VM) error {
 	if systemd.Running() {
 		if err := systemd.Disable(ctx, []string{unit.VM(v.Name)}); err != nil {
 			return fmt.Errorf("%s still starts at boot: %w; on NixOS take it from microvm.autostart", v.Name, err)
 		}
-		if err := c.stopHelpers(ctx, v.Name); err != nil {
+		if err := stopHelpers(ctx, v.Name); err != nil {
 			return err
 		}
 	}
@@ -157,7 +157,7 @@ func (c *Command) retire(ctx context.Context, v statedir.VM) error {
 	}
 	undo := []func([]string, statedir.Host, io.Writer) int{programs.Tap, programs.Macvtap, programs.PCI, programs.Virtiofsd}
 	for _, down := range undo {
-		if code := down([]string{"down", v.Name}, v.Host, c.Stderr); code != exit.CodeOK {
+		if code := down([]string{"down", v.Name}, v.Host, stderr); code != exit.CodeOK {
 			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", v.Name)
 		}
 	}
@@ -165,7 +165,7 @@ func (c *Command) retire(ctx context.Context, v statedir.VM) error {
 }
 
 // stopHelpers stops what may be left of the VM's helpers, and forgets failures.
-func (c *Command) stopHelpers(ctx context.Context, name string) error {
+func stopHelpers(ctx context.Context, name string) error {
 	units, err := systemd.ListUnits(ctx, unit.EveryOf(name))
 	if err != nil {
 		return err

@@ -21,8 +21,11 @@ import (
 	"microvm/internal/vm"
 )
 
-func (c *Command) run() *cobra.Command {
-	var interactive, asBuilt bool
+// runOptions are the flags of run.
+type runOptions struct{ interactive, asBuilt bool }
+
+func newRun(c *Command) *cobra.Command {
+	var o runOptions
 	cmd := &cobra.Command{
 		Use:   "run NAME|DIR",
 		Short: "Run a VM, or a package, in the foreground",
@@ -35,42 +38,38 @@ func (c *Command) run() *cobra.Command {
 			"A runner package, DIR, runs in the current directory.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := launch.Resume(); err != nil {
-				return err
-			}
-			if _, err := os.Stat(args[0]); !c.named(args[0]) && (err == nil || strings.Contains(args[0], "/")) {
-				return c.runPackage(args[0], asBuilt)
-			}
-			v, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			// With the terminal it hangs up, too.
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-			defer stop()
-			return c.runVM(ctx, v, interactive)
+			return runRun(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the terminal to the guest's console")
-	asBuiltFlag(cmd, &asBuilt)
+	cmd.Flags().BoolVarP(&o.interactive, "interactive", "i", false, "give the terminal to the guest's console")
+	asBuiltFlag(cmd, &o.asBuilt)
 	return cmd
 }
 
-// asBuiltFlag is for a package's own scripts, which are what its plan was written
-// with: another program in their place may call them.
-func asBuiltFlag(cmd *cobra.Command, asBuilt *bool) {
-	const name = "as-built"
-	cmd.Flags().BoolVar(asBuilt, name, false, "go by the package's plan, whatever its programs are")
-	_ = cmd.Flags().MarkHidden(name)
+func runRun(ctx context.Context, c *Command, o runOptions, word string) error {
+	if err := launch.Resume(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(word); !c.named(word) && (err == nil || strings.Contains(word, "/")) {
+		return runPackage(c, o, word)
+	}
+	v, err := c.vm(word)
+	if err != nil {
+		return err
+	}
+	// With the terminal it hangs up, too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return runVM(ctx, c, o, v)
 }
 
 // runPackage becomes the hypervisor of a package, in the current directory.
-func (c *Command) runPackage(dir string, asBuilt bool) error {
+func runPackage(c *Command, o runOptions, dir string) error {
 	p, err := launch.OpenPackage(dir)
 	if err != nil {
 		return err
 	}
-	if asBuilt {
+	if o.asBuilt {
 		p.AsBuilt()
 	}
 	runtime.LockOSThread()
@@ -79,7 +78,7 @@ func (c *Command) runPackage(dir string, asBuilt bool) error {
 }
 
 // runVM runs a VM where its units would, and leaves nothing.
-func (c *Command) runVM(ctx context.Context, v statedir.VM, interactive bool) error {
+func runVM(ctx context.Context, c *Command, o runOptions, v statedir.VM) error {
 	if !v.Installed() {
 		return notInstalled(v)
 	}
@@ -90,7 +89,7 @@ func (c *Command) runVM(ctx context.Context, v statedir.VM, interactive bool) er
 		if err := os.Chdir(v.Dir()); err != nil {
 			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", v.Name, err)
 		}
-		return c.runPackage(filepath.Join(v.Dir(), "current"), false)
+		return runPackage(c, runOptions{}, filepath.Join(v.Dir(), "current"))
 	}
 	unlock, err := vm.LockForeground(v)
 	if err != nil {
@@ -106,7 +105,7 @@ func (c *Command) runVM(ctx context.Context, v statedir.VM, interactive bool) er
 	r := &foreground{c: c, vm: v}
 	err = r.up(ctx)
 	if err == nil {
-		err = r.hypervisor(ctx, interactive)
+		err = r.hypervisor(ctx, o.interactive)
 	}
 	return errors.Join(err, r.down())
 }

@@ -6,14 +6,16 @@ import (
 	"microvm/internal/spec"
 )
 
-func (c *Command) schema() *cobra.Command {
+func newSchema(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of a spec",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			_, err := c.Stdout.Write(spec.Schema())
-			return err
-		},
+		RunE:  func(*cobra.Command, []string) error { return runSchema(c) },
 	}
+}
+
+func runSchema(c *Command) error {
+	_, err := c.Stdout.Write(spec.Schema())
+	return err
 }

@@ -14,30 +14,37 @@ import (
 	"microvm/internal/spec"
 )
 
-func (c *Command) show() *cobra.Command {
-	var asJSON bool
+// showOptions are the flags of show.
+type showOptions struct{ json bool }
+
+func newShow(c *Command) *cobra.Command {
+	var o showOptions
 	cmd := &cobra.Command{
 		Use:   "show DIR|NAME|SPEC",
 		Short: "Print what a VM's runner will do, and its command line",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			plan, err := c.plan(args[0])
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return c.json(plan)
-			}
-			c.printPlan(plan)
-			return nil
+			return runShow(c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the plan as JSON")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print the plan as JSON")
 	return cmd
 }
 
-// open finds what a person means by DIR, NAME or SPEC.
-func (c *Command) plan(word string) (*hypervisor.Plan, error) {
+func runShow(c *Command, o showOptions, word string) error {
+	plan, err := planOf(c, word)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return c.json(plan)
+	}
+	printPlan(c, plan)
+	return nil
+}
+
+// planOf finds what a person means by DIR, NAME or SPEC.
+func planOf(c *Command, word string) (*hypervisor.Plan, error) {
 	info, err := os.Stat(word)
 	switch {
 	case c.named(word):
@@ -53,7 +60,7 @@ func (c *Command) plan(word string) (*hypervisor.Plan, error) {
 		if err != nil {
 			return nil, err
 		}
-		return c.builder(exec.LookPath).Compile(s)
+		return newBuilder(c, exec.LookPath).Compile(s)
 	case strings.ContainsAny(word, "/") || filepath.Ext(word) == ".json":
 		return nil, fmt.Errorf("read %s: %w", word, err)
 	}

@@ -10,11 +10,15 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/internal/launch"
+	"microvm/internal/statedir"
 	"microvm/internal/unit"
 )
 
-func (c *Command) shutdown() *cobra.Command {
-	var asBuilt bool
+// shutdownOptions are the flags of shutdown.
+type shutdownOptions struct{ asBuilt bool }
+
+func newShutdown(c *Command) *cobra.Command {
+	var o shutdownOptions
 	cmd := &cobra.Command{
 		Use:   "shutdown DIR|NAME",
 		Short: "Ask the guest of a VM that is run by hand to go down, and wait for it",
@@ -25,29 +29,29 @@ func (c *Command) shutdown() *cobra.Command {
 			"start it again.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.shutDown(cmd.Context(), args[0], asBuilt)
+			return runShutdown(cmd.Context(), c, o, args[0])
 		},
 	}
-	asBuiltFlag(cmd, &asBuilt)
+	asBuiltFlag(cmd, &o.asBuilt)
 	return cmd
 }
 
-// shutDown asks the guest of a package that runs in the current directory, or
+// runShutdown asks the guest of a package that runs in the current directory, or
 // of a VM.
-func (c *Command) shutDown(ctx context.Context, word string, asBuilt bool) error {
-	p, dir, err := c.openInUse(word)
+func runShutdown(ctx context.Context, c *Command, o shutdownOptions, word string) error {
+	p, dir, err := openInUse(c, word)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = p.Close() }()
-	if asBuilt {
+	if o.asBuilt {
 		p.AsBuilt()
 	}
 	plan, err := p.Plan()
 	if err != nil {
 		return err
 	}
-	target, err := c.hypervisorOf(ctx, plan, dir)
+	target, err := hypervisorOf(ctx, c.Host, plan, dir)
 	if err != nil {
 		return err
 	}
@@ -83,12 +87,12 @@ func serviceIn(groups string) string {
 }
 
 // hypervisorOf is the process that runs plan in dir.
-func (c *Command) hypervisorOf(ctx context.Context, plan *hypervisor.Plan, dir string) (*launch.Process, error) {
+func hypervisorOf(ctx context.Context, host statedir.Host, plan *hypervisor.Plan, dir string) (*launch.Process, error) {
 	if ssh := plan.Shutdown.SSH; ssh != nil {
 		return launch.KeyOwner(dir, ssh.Key)
 	}
 	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
 		return nil, fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
 	}
-	return launch.SocketOwner(ctx, dir, plan.Shutdown.Control.Socket, c.runners(dir)...)
+	return launch.SocketOwner(ctx, dir, plan.Shutdown.Control.Socket, runners(host, dir)...)
 }

@@ -55,16 +55,16 @@ func (s source) remove() {
 	}
 }
 
-// build makes the package of a VM from where it comes from, in a directory of
+// buildFrom makes the package of a VM from where it comes from, in a directory of
 // its own. Nix's words go to stderr.
-func (c *Command) buildFrom(ctx context.Context, name string, from statedir.Origin, stderr io.Writer) (source, error) {
+func buildFrom(ctx context.Context, c *Command, name string, from statedir.Origin, stderr io.Writer) (source, error) {
 	dir, err := os.MkdirTemp(buildRoot(), "microvm-build-")
 	if err != nil {
 		return source{}, fmt.Errorf("make a directory to build in: %w", err)
 	}
 	s := source{path: filepath.Join(dir, "runner"), dir: dir}
 	if from.Spec != "" {
-		s.notes, err = c.buildSpec(name, from.Spec, s.path)
+		s.notes, err = buildSpec(c, name, from.Spec, s.path)
 	} else {
 		err = buildFlake(ctx, name, from.Flake, s.path, stderr)
 	}
@@ -108,12 +108,12 @@ func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) 
 	return err
 }
 
-func (c *Command) buildSpec(name, path, out string) ([]string, error) {
-	s, err := c.parseFor(name, path)
+func buildSpec(c *Command, name, path, out string) ([]string, error) {
+	s, err := parseFor(c.Host, name, path)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := runner.Build(c.builder(foreign.InUnit), s, out, runner.Options{LibexecDir: c.Host.LibexecDir, BinDir: c.BinDir})
+	plan, err := runner.Build(newBuilder(c, foreign.InUnit), s, out, runner.Options{LibexecDir: c.Host.LibexecDir, BinDir: c.BinDir})
 	if err != nil {
 		return nil, err
 	}
@@ -121,8 +121,8 @@ func (c *Command) buildSpec(name, path, out string) ([]string, error) {
 }
 
 // parseFor reads the spec of the VM of that name.
-func (c *Command) parseFor(name, path string) (*spec.Spec, error) {
-	s, err := spec.ParseFile(path, c.Host.StateDir, hypervisor.Rules)
+func parseFor(host statedir.Host, name, path string) (*spec.Spec, error) {
+	s, err := spec.ParseFile(path, host.StateDir, hypervisor.Rules)
 	if err != nil {
 		return nil, err
 	}

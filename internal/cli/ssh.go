@@ -13,7 +13,7 @@ import (
 	"microvm/internal/shell"
 )
 
-func (c *Command) ssh() *cobra.Command {
+func newSSH(c *Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [USER@]NAME [--] [ARGS]",
 		Short: "Log in to a guest, or run a command in it, over vsock",
@@ -24,27 +24,30 @@ func (c *Command) ssh() *cobra.Command {
 			"which systemd 256 and newer set up by themselves where sshd is installed.\n" +
 			"Host keys are not checked: nobody is between the host and its guest.",
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			_, name := userOf(args[0])
-			if _, err := c.guestAddress(name); err != nil {
-				return err
-			}
-			ourselves, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("find this program, which is ssh's way to the guest: %w", err)
-			}
-			argv := sshArgv(os.Getenv("MICROVM_SSH"), ourselves, args[0], args[1:])
-			program, err := exec.LookPath(argv[0])
-			if err != nil {
-				return fmt.Errorf("%s is not installed; install openssh-client, or openssh where the package is named so", argv[0])
-			}
-			err = unix.Exec(program, argv, os.Environ())
-			return fmt.Errorf("execute %s: %w", program, err)
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return runSSH(c, args[0], args[1:]) },
 	}
 	// What follows the name is ssh's, flags among it.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// runSSH becomes ssh.
+func runSSH(c *Command, who string, rest []string) error {
+	_, name := userOf(who)
+	if _, err := guestAddress(c, name); err != nil {
+		return err
+	}
+	ourselves, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program, which is ssh's way to the guest: %w", err)
+	}
+	argv := sshArgv(os.Getenv("MICROVM_SSH"), ourselves, who, rest)
+	program, err := exec.LookPath(argv[0])
+	if err != nil {
+		return fmt.Errorf("%s is not installed; install openssh-client, or openssh where the package is named so", argv[0])
+	}
+	err = unix.Exec(program, argv, os.Environ())
+	return fmt.Errorf("execute %s: %w", program, err)
 }
 
 // userOf splits [USER@]NAME.

@@ -6,6 +6,6 @@ import (
 	"microvm/internal/systemd"
 )
 
-func (c *Command) start() *cobra.Command {
-	return c.power(systemd.Start, "Start VMs, and wait until they are ready")
+func newStart(c *Command) *cobra.Command {
+	return newPower(c, systemd.Start, "Start VMs, and wait until they are ready")
 }

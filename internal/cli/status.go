@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -13,33 +14,40 @@ import (
 	"microvm/internal/vm"
 )
 
-func (c *Command) status() *cobra.Command {
-	var asJSON bool
+// statusOptions are the flags of status.
+type statusOptions struct{ json bool }
+
+func newStatus(c *Command) *cobra.Command {
+	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status NAME",
 		Short: "Show one VM at a glance: its units, their errors, its last words",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			v, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			s, err := vm.StatusOf(cmd.Context(), v)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return c.json(s)
-			}
-			c.printStatus(s)
-			return nil
+			return runStatus(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print it as JSON")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print it as JSON")
 	return cmd
 }
 
-func (c *Command) printStatus(s vm.Status) {
+func runStatus(ctx context.Context, c *Command, o statusOptions, name string) error {
+	v, err := c.vm(name)
+	if err != nil {
+		return err
+	}
+	s, err := vm.StatusOf(ctx, v)
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return c.json(s)
+	}
+	printStatus(c, s)
+	return nil
+}
+
+func printStatus(c *Command, s vm.Status) {
 	paint := term.PaletteOf(c.Stdout)
 	line := func(label, text string) {
 		if text != "" {
@@ -55,10 +63,10 @@ func (c *Command) printStatus(s vm.Status) {
 	}
 	c.printf("%s\n", paint(term.Bold, s.Name))
 	line("state", state)
-	line("runner", paint(runnerColour(s.Runner), s.Runner)+remedy(s))
+	line("runner", paint(runnerColour(s.Runner), s.Runner)+remedyOf(s))
 	line("hypervisor", s.Hypervisor)
 	line("warning", s.Warning)
-	line("from", from(s))
+	line("from", sourceOf(s))
 	line("directory", s.Directory)
 	line("at boot", s.AtBoot)
 	if s.PID != 0 {
@@ -84,8 +92,8 @@ func (c *Command) printStatus(s vm.Status) {
 	}
 }
 
-// remedy says what to do where the VM does not run what is installed.
-func remedy(s vm.Status) string {
+// remedyOf says what to do where the VM does not run what is installed.
+func remedyOf(s vm.Status) string {
 	switch s.Runner {
 	case vm.RunnerStale:
 		return fmt.Sprintf("; take what is installed with: microvm restart %s", s.Name)
@@ -97,7 +105,8 @@ func remedy(s vm.Status) string {
 	return ""
 }
 
-func from(s vm.Status) string {
+// sourceOf says where a VM comes from.
+func sourceOf(s vm.Status) string {
 	switch {
 	case s.Toplevel != "":
 		return "this host's configuration"

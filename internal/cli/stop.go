@@ -6,6 +6,6 @@ import (
 	"microvm/internal/systemd"
 )
 
-func (c *Command) stop() *cobra.Command {
-	return c.power(systemd.Stop, "Stop VMs cleanly, and wait until they are down")
+func newStop(c *Command) *cobra.Command {
+	return newPower(c, systemd.Stop, "Stop VMs cleanly, and wait until they are down")
 }

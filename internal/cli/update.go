@@ -19,8 +19,8 @@ import (
 	"microvm/internal/vm"
 )
 
-// updating is what update is asked for.
-type updating struct{ all, restart, dryRun, json bool }
+// updateOptions are the flags of update.
+type updateOptions struct{ all, restart, dryRun, json bool }
 
 // updated is what became of one VM.
 type updated struct {
@@ -36,8 +36,8 @@ type updated struct {
 	err       error
 }
 
-func (c *Command) update() *cobra.Command {
-	var o updating
+func newUpdate(c *Command) *cobra.Command {
+	var o updateOptions
 	cmd := &cobra.Command{
 		Use:   "update [NAME… | --all]",
 		Short: "Build VMs anew from where they come from, and install what came out",
@@ -49,7 +49,7 @@ func (c *Command) update() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			return c.updateVMs(ctx, args, o)
+			return runUpdate(ctx, c, o, args)
 		},
 	}
 	cmd.Flags().BoolVar(&o.all, "all", false, "update every VM that has a flake or a spec")
@@ -59,7 +59,7 @@ func (c *Command) update() *cobra.Command {
 	return cmd
 }
 
-func (c *Command) updateVMs(ctx context.Context, names []string, o updating) error {
+func runUpdate(ctx context.Context, c *Command, o updateOptions, names []string) error {
 	switch {
 	case o.all && len(names) > 0:
 		return exit.Usage(errors.New("names and --all exclude each other; say one of them"))
@@ -68,42 +68,40 @@ func (c *Command) updateVMs(ctx context.Context, names []string, o updating) err
 	}
 	if o.all {
 		var err error
-		if names, err = c.updatable(); err != nil {
+		if names, err = updatable(c.Host); err != nil {
 			return err
 		}
 	}
-	vms, errs, err := c.vms(names)
+	s, err := c.vms(names)
 	if err != nil {
 		return err
 	}
 	if err := needsRoot("update VMs"); err != nil {
 		return err
 	}
-	results := c.updateAll(ctx, vms, o)
-	for _, r := range results {
-		errs = append(errs, r.err)
-	}
-	for _, err := range errs[:len(errs)-len(vms)] {
-		var missing errNoVM
-		if errors.As(err, &missing) {
-			results = append(results, updated{Name: missing.name, Error: exit.Text(err)})
-		}
+	results := updateAll(ctx, c, o, s.vms)
+	errs := make([]error, len(results))
+	for i, r := range results {
+		errs[i] = r.err
 	}
 	if o.json {
+		for _, m := range s.missing {
+			results = append(results, updated{Name: m.name, Error: exit.Text(m)})
+		}
 		err = c.json(results)
 	}
-	return errors.Join(err, several(errs, len(errs)))
+	return errors.Join(err, s.outcome(errs))
 }
 
 // updatable are the VMs that have a source of their own.
-func (c *Command) updatable() ([]string, error) {
-	names, err := c.Host.Names()
+func updatable(host statedir.Host) ([]string, error) {
+	names, err := host.Names()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, name := range names {
-		v, err := c.Host.VM(name)
+		v, err := host.VM(name)
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +131,7 @@ func hasOriginOfItsOwn(v statedir.VM) bool {
 }
 
 // updateAll updates VMs, several at a time.
-func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) []updated {
+func updateAll(ctx context.Context, c *Command, o updateOptions, vms []statedir.VM) []updated {
 	names := make([]string, len(vms))
 	for i, v := range vms {
 		names[i] = v.Name
@@ -143,7 +141,7 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 	inParallel(len(vms), func(i int) {
 		r := updated{Name: vms[i].Name}
 		if r.err = ctx.Err(); r.err == nil {
-			r.err = c.updateOne(ctx, vms[i], o, p, &r)
+			r.err = updateOne(ctx, c, o, vms[i], p, &r)
 		}
 		if errors.Is(r.err, context.Canceled) {
 			r.err = fmt.Errorf("%s: interrupted before anything changed; run the same command again", r.Name)
@@ -157,7 +155,7 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 	return results
 }
 
-func (c *Command) updateOne(ctx context.Context, v statedir.VM, o updating, p *term.Progress, r *updated) error {
+func updateOne(ctx context.Context, c *Command, o updateOptions, v statedir.VM, p *term.Progress, r *updated) error {
 	from, err := updateOrigin(v)
 	if err != nil {
 		return err
@@ -169,13 +167,13 @@ func (c *Command) updateOne(ctx context.Context, v statedir.VM, o updating, p *t
 			p.Print(c.Stderr, v.Name+": "+line+"\n")
 		}
 	}}
-	s, err := c.buildFrom(ctx, v.Name, from, words)
+	s, err := buildFrom(ctx, c, v.Name, from, words)
 	_ = words.Close() // never fails
 	if err != nil {
 		return buildError(v.Name, err, words)
 	}
 	defer s.remove()
-	if err := c.compare(ctx, v, s, r); err != nil {
+	if err := compare(ctx, v, s, r); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -187,9 +185,9 @@ func (c *Command) updateOne(ctx context.Context, v statedir.VM, o updating, p *t
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
-	c.report(v.Name, s, o, p, *r)
+	report(c.Stdout, o, v, s, p, *r)
 	if o.restart && !o.dryRun {
-		return c.restartIfNeeded(ctx, v, o, p, r)
+		return restartIfNeeded(ctx, c, o, v, p, r)
 	}
 	return nil
 }
@@ -203,7 +201,7 @@ func buildError(name string, err error, words *term.LineWriter) error {
 }
 
 // compare finds out what an installation of s would change.
-func (c *Command) compare(ctx context.Context, v statedir.VM, s source, r *updated) error {
+func compare(ctx context.Context, v statedir.VM, s source, r *updated) error {
 	var err error
 	if r.After, err = v.Place(s.path); err != nil {
 		return fmt.Errorf("%s: %w", v.Name, err)
@@ -239,20 +237,21 @@ func difference(ctx context.Context, before, path string) []string {
 }
 
 // report says what changed.
-func (c *Command) report(name string, s source, o updating, p *term.Progress, r updated) {
+func report(out io.Writer, o updateOptions, v statedir.VM, s source, p *term.Progress, r updated) {
 	if o.json {
 		return
 	}
+	name, booted := v.Name, v.BootedTarget() != ""
 	lines := fmt.Sprintf("%s: is up to date\n", name)
 	switch {
-	case r.Changed && o.dryRun && o.restart && c.booted(name):
+	case r.Changed && o.dryRun && o.restart && booted:
 		lines = fmt.Sprintf("%s: would change, and be restarted\n", name)
 	case r.Changed && o.dryRun:
 		lines = fmt.Sprintf("%s: would change\n", name)
 	case r.Changed:
 		lines = fmt.Sprintf("%s: installed anew\n", name)
 	}
-	paint := term.PaletteOf(c.Stdout)
+	paint := term.PaletteOf(out)
 	for _, d := range r.Diff {
 		colour := map[byte]string{'-': term.Red, '+': term.Green}[d[0]]
 		lines += "  " + paint(colour, d) + "\n"
@@ -262,20 +261,14 @@ func (c *Command) report(name string, s source, o updating, p *term.Progress, r 
 			lines += name + ": " + n + "\n"
 		}
 	}
-	if r.Changed && !o.restart && !o.dryRun && c.booted(name) {
+	if r.Changed && !o.restart && !o.dryRun && booted {
 		lines += fmt.Sprintf("%[1]s: goes on with what it was started with; take the new one with: microvm restart %[1]s\n", name)
 	}
-	p.Print(c.Stdout, lines)
-}
-
-// booted says whether a VM has been started.
-func (c *Command) booted(name string) bool {
-	v, err := c.Host.VM(name)
-	return err == nil && v.BootedTarget() != ""
+	p.Print(out, lines)
 }
 
 // restartIfNeeded makes the VM run what is installed.
-func (c *Command) restartIfNeeded(ctx context.Context, v statedir.VM, o updating, p *term.Progress, r *updated) error {
+func restartIfNeeded(ctx context.Context, c *Command, o updateOptions, v statedir.VM, p *term.Progress, r *updated) error {
 	current, err := os.Readlink(filepath.Join(v.Dir(), "current"))
 	if err != nil {
 		return fmt.Errorf("%s: read what is installed: %w", v.Name, err)
@@ -291,14 +284,11 @@ func (c *Command) restartIfNeeded(ctx context.Context, v statedir.VM, o updating
 		return nil // it is down, and nobody named it
 	}
 	p.Step(v.Name, "restarting")
-	quiet := *c
-	quiet.Stderr = p.Writer(c.Stderr)
+	stdout := p.Writer(c.Stdout)
 	if o.json {
-		quiet.Stdout = io.Discard
-	} else {
-		quiet.Stdout = p.Writer(c.Stdout)
+		stdout = io.Discard
 	}
-	failed, err := quiet.jobs(ctx, systemd.Restart, []statedir.VM{v})
+	failed, err := runJobs(ctx, stdout, p.Writer(c.Stderr), systemd.Restart, []statedir.VM{v})
 	if err != nil {
 		return fmt.Errorf("%s: %w", v.Name, err)
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +15,11 @@ import (
 	"microvm/internal/guest"
 )
 
-func (c *Command) vsockProxy() *cobra.Command {
-	var passFD bool
+// vsockProxyOptions are the flags of vsock-proxy.
+type vsockProxyOptions struct{ passFD bool }
+
+func newVsockProxy(c *Command) *cobra.Command {
+	var o vsockProxyOptions
 	cmd := &cobra.Command{
 		Use:   "vsock-proxy NAME [PORT]",
 		Short: "Connect standard input and output to a vsock port of a guest",
@@ -33,23 +37,27 @@ func (c *Command) vsockProxy() *cobra.Command {
 					return exit.Usagef("%q is no vsock port; give a number, such as 22", args[1])
 				}
 			}
-			a, err := c.guestAddress(args[0])
-			if err != nil {
-				return err
-			}
-			conn, err := guest.Dial(cmd.Context(), a, uint32(port))
-			if err != nil {
-				return err
-			}
-			defer func() { _ = conn.Close() }()
-			if passFD {
-				return passOn(c.Stdout, conn)
-			}
-			return join(conn, c.Stdin, c.Stdout)
+			return runVsockProxy(cmd.Context(), c, o, args[0], uint32(port))
 		},
 	}
-	cmd.Flags().BoolVar(&passFD, "pass-fd", false, "pass the connection on standard output, a socket, and leave")
+	cmd.Flags().BoolVar(&o.passFD, "pass-fd", false, "pass the connection on standard output, a socket, and leave")
 	return cmd
+}
+
+func runVsockProxy(ctx context.Context, c *Command, o vsockProxyOptions, name string, port uint32) error {
+	a, err := guestAddress(c, name)
+	if err != nil {
+		return err
+	}
+	conn, err := guest.Dial(ctx, a, port)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if o.passFD {
+		return passOn(c.Stdout, conn)
+	}
+	return join(conn, c.Stdin, c.Stdout)
 }
 
 // passOn sends the connection with one byte, as ssh_config(5) ProxyUseFdpass

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -17,9 +18,9 @@ import (
 // two looks: a wait that is shorter is not worth a line.
 const waitsPause = time.Second
 
-// sayWaits says on standard error what the units of VMs that are starting wait
+// sayWaits says on out what the units of VMs that are starting wait
 // for, until the function that it returns is called.
-func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
+func sayWaits(ctx context.Context, out io.Writer, vms []string) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -32,7 +33,7 @@ func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				c.lookForWaits(ctx, vms, said)
+				lookForWaits(ctx, out, vms, said)
 			}
 		}
 	}()
@@ -44,7 +45,7 @@ func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
 
 // lookForWaits says what is new since said, by unit. What systemd does not tell is
 // not worth an error: the start itself has those.
-func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[string]string) {
+func lookForWaits(ctx context.Context, out io.Writer, vms []string, said map[string]string) {
 	patterns := make([]string, len(vms))
 	for i, name := range vms {
 		patterns[i] = unit.EveryOf(name)
@@ -66,6 +67,6 @@ func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[strin
 		said[u.Name] = text
 		_, name, _ := unit.Parse(u.Name)
 		// The VM's own unit says what its guest says, too.
-		term.Say(c.Stderr, name, "%s (%s)", printable.Line(text), unit.Short(u.Name))
+		term.Say(out, name, "%s (%s)", printable.Line(text), unit.Short(u.Name))
 	}
 }

@@ -20,10 +20,10 @@ const (
 	settle = 50 * time.Millisecond
 )
 
-// watch keeps a list current: at once when systemd tells of a change, and every
+// runWatch keeps a list current: at once when systemd tells of a change, and every
 // moment for what it does not tell. On a terminal the list stays in its place;
 // elsewhere it is printed anew when a VM, its state or its runner changed.
-func (c *Command) watch(ctx context.Context, o listing) error {
+func runWatch(ctx context.Context, c *Command, o listOptions) error {
 	changed := make(chan struct{}, 1)
 	ended := make(chan error, 1)
 	go func() { ended <- systemd.Watch(ctx, changed) }()
@@ -38,7 +38,7 @@ func (c *Command) watch(ctx context.Context, o listing) error {
 		if err != nil {
 			return err
 		}
-		if last, err = c.showWatched(rows, o, last); err != nil {
+		if last, err = showWatched(c, rows, o, last); err != nil {
 			return err
 		}
 		select {
@@ -53,7 +53,9 @@ func (c *Command) watch(ctx context.Context, o listing) error {
 	}
 }
 
-func (c *Command) showWatched(rows []vm.Row, o listing, last string) (string, error) {
+// showWatched prints the list where it differs from the last one, whose key last is,
+// and returns its own.
+func showWatched(c *Command, rows []vm.Row, o listOptions, last string) (string, error) {
 	key := ""
 	for _, r := range rows {
 		key += strings.Join([]string{r.Name, r.State, r.Hypervisor, r.Runner}, "\x00") + "\n"
