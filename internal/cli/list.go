@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -38,7 +36,7 @@ func newList(c *Command) *cobra.Command {
 				if o.check {
 					return exit.Usage(errors.New("--watch and --check exclude each other; an evaluation is too slow to be watched"))
 				}
-				return runWatch(ctx, c, o)
+				return (&watcher{c: c, json: o.json}).run(ctx)
 			}
 			return runList(ctx, c, o)
 		},
@@ -66,30 +64,6 @@ func runList(ctx context.Context, c *Command, o listOptions) error {
 		printHints(c.Stdout, rows)
 	}
 	return several(errs, len(rows))
-}
-
-func printRows(w io.Writer, paint term.Palette, rows []vm.Row) {
-	cells := make([][]term.Cell, len(rows))
-	for i, r := range rows {
-		upFor, memory, cpu, addresses := "-", "-", "-", "-"
-		if !r.Since.IsZero() {
-			upFor = term.Ago(time.Since(r.Since))
-		}
-		if r.Memory > 0 {
-			memory = term.Bytes(r.Memory)
-		}
-		if r.CPU > 0 {
-			cpu = fmt.Sprintf("%.1fs", r.CPU)
-		}
-		if vm.Up(r.State) && len(r.Addresses) > 0 {
-			addresses = strings.Join(r.Addresses, ",")
-		}
-		cells[i] = []term.Cell{
-			{Text: r.Name}, {Text: r.State, Colour: stateColour(r.State)}, {Text: r.Hypervisor}, {Text: r.Runner, Colour: runnerColour(r.Runner)},
-			{Text: upFor}, {Text: memory}, {Text: cpu}, {Text: addresses},
-		}
-	}
-	term.Table(w, paint, []string{"NAME", "STATE", "HYPERVISOR", "RUNNER", "UP", "MEMORY", "CPU", "ADDRESSES"}, cells)
 }
 
 // printHints says what to do about what is not current.

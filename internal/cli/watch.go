@@ -20,25 +20,33 @@ const (
 	settle = 50 * time.Millisecond
 )
 
-// runWatch keeps a list current: at once when systemd tells of a change, and every
-// moment for what it does not tell. On a terminal the list stays in its place;
-// elsewhere it is printed anew when a VM, its state or its runner changed.
-func runWatch(ctx context.Context, c *Command, o listOptions) error {
+// watcher keeps a list current.
+type watcher struct {
+	c    *Command
+	json bool
+	// last is what the list was when it was printed last, but for what changes with
+	// time; empty before the first.
+	last string
+}
+
+// run keeps the list current until ctx ends: at once when systemd tells of a change,
+// and every moment for what it does not tell. On a terminal the list stays in its
+// place; elsewhere it is printed anew when a VM, its state or its runner changed.
+func (w *watcher) run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	ended := make(chan error, 1)
 	go func() { ended <- systemd.Watch(ctx, changed) }()
 	tick := time.NewTicker(refresh)
 	defer tick.Stop()
-	last := ""
 	for {
-		rows, err := vm.Rows(ctx, c.Host)
+		rows, err := vm.Rows(ctx, w.c.Host)
 		if ctx.Err() != nil {
 			return nil // ctrl-c is how one leaves
 		}
 		if err != nil {
 			return err
 		}
-		if last, err = showWatched(c, rows, o, last); err != nil {
+		if err := w.show(rows); err != nil {
 			return err
 		}
 		select {
@@ -53,30 +61,31 @@ func runWatch(ctx context.Context, c *Command, o listOptions) error {
 	}
 }
 
-// showWatched prints the list where it differs from the last one, whose key last is,
-// and returns its own.
-func showWatched(c *Command, rows []vm.Row, o listOptions, last string) (string, error) {
-	key := ""
+// show prints the list: on a terminal always, elsewhere where it differs from the
+// last one.
+func (w *watcher) show(rows []vm.Row) error {
+	key, last := "", w.last
 	for _, r := range rows {
 		key += strings.Join([]string{r.Name, r.State, r.Hypervisor, r.Runner}, "\x00") + "\n"
 	}
-	if o.json || !term.IsTerminal(c.Stdout) {
+	w.last = key
+	if w.json || !term.IsTerminal(w.c.Stdout) {
 		if key == last {
-			return key, nil
+			return nil
 		}
-		if o.json {
-			return key, json.NewEncoder(c.Stdout).Encode(rows)
+		if w.json {
+			return json.NewEncoder(w.c.Stdout).Encode(rows)
 		}
 		if last != "" {
-			c.printf("\n")
+			w.c.printf("\n")
 		}
-		printRows(c.Stdout, term.PaletteOf(c.Stdout), rows)
-		return key, nil
+		printRows(w.c.Stdout, term.PaletteOf(w.c.Stdout), rows)
+		return nil
 	}
 	var list bytes.Buffer
-	printRows(&list, term.PaletteOf(c.Stdout), rows)
+	printRows(&list, term.PaletteOf(w.c.Stdout), rows)
 	lines := strings.SplitAfter(list.String(), "\n")
-	_, height := term.Size(c.Stdout)
+	_, height := term.Size(w.c.Stdout)
 	lines = lines[:min(len(lines), height-1)]
 	// Home, each line over the former one, and away with what is below. A line that
 	// is too long for the terminal is cut by it (DECAWM), for one that took two would
@@ -85,6 +94,6 @@ func showWatched(c *Command, rows []vm.Row, o listOptions, last string) (string,
 	if last == "" {
 		out = "\x1b[2J" + out
 	}
-	c.printf("%s", out)
-	return key, nil
+	w.c.printf("%s", out)
+	return nil
 }
