@@ -2,8 +2,9 @@ package cli
 
 import (
 	"errors"
-	"slices"
 	"testing"
+
+	"microvm/internal/exit"
 )
 
 func TestTheExitCodeSaysHowManyFailed(t *testing.T) {
@@ -32,9 +33,25 @@ func TestTheExitCodeSaysHowManyFailed(t *testing.T) {
 	}
 }
 
-func TestADiffHasWhatIsInOneListOnly(t *testing.T) {
-	got := diffLines([]string{"a", "-m 256M", "b", "c"}, []string{"a", "-m 300M", "b", "c", "d"})
-	if want := []string{"- -m 256M", "+ -m 300M", "+ d"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
+func TestTheExitCodeOfSeveralIsThatOfEachOrTellsThatTheyDiffer(t *testing.T) {
+	canceled, skipped := jobFailure{strErr("canceled"), exitCanceled}, jobFailure{strErr("skipped"), exitSkipped}
+	for _, test := range []struct {
+		errs []error
+		of   int
+		want int
+	}{
+		{[]error{canceled, canceled}, 2, exitCanceled},
+		{[]error{canceled, skipped}, 2, exit.CodeFailed},
+		{[]error{canceled}, 2, exitPartly},
+		{[]error{errNoVM{}, errNoVM{}}, 2, exitNoVM},
+		{[]error{errNoVM{}, canceled}, 2, exit.CodeFailed},
+	} {
+		if got := (severalError{test.errs, test.of}).code(); got != test.want {
+			t.Errorf("%v of %d: code %d, want %d", test.errs, test.of, got, test.want)
+		}
 	}
 }
+
+type strErr string
+
+func (e strErr) Error() string { return string(e) }
