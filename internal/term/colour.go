@@ -11,7 +11,7 @@ const (
 	Bold   = "1"
 )
 
-// coloured says whether colour is wanted on a stream: on a terminal, and never
+// coloured reports whether colour is wanted on a stream: on a terminal, and never
 // with NO_COLOR, https://no-color.org.
 func coloured(stream any) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && IsTerminal(stream)
@@ -20,7 +20,8 @@ func coloured(stream any) bool {
 // Palette colours text, or leaves it as it is.
 type Palette func(colour, text string) string
 
-// PaletteOf is the palette for a stream.
+// PaletteOf returns the palette for a stream: one that colours nothing where colour
+// is not wanted.
 func PaletteOf(stream any) Palette {
 	if !coloured(stream) {
 		return func(_, text string) string { return text }

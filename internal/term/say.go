@@ -11,7 +11,8 @@ func Say(w io.Writer, name, format string, args ...any) {
 	_, _ = fmt.Fprintf(w, "%s: %s\n", name, fmt.Sprintf(format, args...))
 }
 
-// Indent prints lines of somebody else, so that they are told from ours.
+// Indent returns lines of somebody else, each on a line of its own and indented, so
+// that they are told from ours.
 func Indent(lines []string) string {
 	var b strings.Builder
 	for _, l := range lines {

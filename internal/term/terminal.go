@@ -10,7 +10,7 @@ import (
 	xterm "golang.org/x/term"
 )
 
-// IsTerminal says whether a stream is a terminal.
+// IsTerminal reports whether stream is a terminal.
 func IsTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	if !ok {
@@ -19,7 +19,7 @@ func IsTerminal(stream any) bool {
 	return xterm.IsTerminal(int(f.Fd()))
 }
 
-// Size is the size of a terminal, 80 by 24 where it does not say.
+// Size returns the size of a terminal, 80 by 24 where it does not say.
 func Size(stream any) (columns, lines int) {
 	if f, ok := stream.(*os.File); ok {
 		columns, lines, err := xterm.GetSize(int(f.Fd()))

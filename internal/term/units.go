@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Ago is a duration as people read it, with its two largest units.
+// Ago returns a duration as people read it, with its two largest units.
 func Ago(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -20,7 +20,7 @@ func Ago(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-// Bytes is a number of bytes as people read it.
+// Bytes returns a number of bytes as people read it.
 func Bytes(n uint64) string {
 	const unit = 1024
 	if n < unit*unit {

@@ -10,7 +10,8 @@ import (
 	"microvm/internal/unit"
 )
 
-// Units are a VM's units, by template.
+// Units returns what systemd knows of a VM's units, by template; nil where systemd
+// does not run.
 func Units(ctx context.Context, v statedir.VM) (map[string]doctor.Unit, error) {
 	if !systemd.Running() {
 		return nil, nil
@@ -40,7 +41,8 @@ func Units(ctx context.Context, v statedir.VM) (map[string]doctor.Unit, error) {
 	return out, nil
 }
 
-// InUse says which VMs systemd runs, or somebody in the foreground.
+// InUse returns a function that reports whether systemd runs a VM, or somebody in
+// the foreground. Where systemd cannot be asked, it reports that of every VM.
 func InUse(ctx context.Context, host statedir.Host) func(string) bool {
 	active := map[string]bool{}
 	if systemd.Running() {

@@ -8,7 +8,7 @@ import (
 	"microvm/internal/statedir"
 )
 
-// PlanAt is the plan of the package at path, and whether there is one.
+// PlanAt returns the plan of the package at path, and whether there is one.
 func PlanAt(path string) (*hypervisor.Plan, bool) {
 	p, err := runner.Open(path)
 	if err != nil {
@@ -24,7 +24,7 @@ func NotRunning(v statedir.VM) error {
 	return fmt.Errorf("%s is not running; start it with: microvm start %s", v.Name, v.Name)
 }
 
-// RunningPlan is the plan of a VM that runs.
+// RunningPlan returns the plan that a VM runs with, or the error of NotRunning.
 func RunningPlan(v statedir.VM) (*hypervisor.Plan, error) {
 	if v.BootedTarget() == "" {
 		return nil, NotRunning(v)

@@ -100,7 +100,7 @@ func states(ctx context.Context, vms int) (map[string]string, error) {
 	return loaded, nil
 }
 
-// Up says whether a unit in this state may have processes.
+// Up reports whether a unit in this state may have processes.
 func Up(state string) bool { return state != "inactive" && state != "failed" && state != "unknown" }
 
 // neighbours is empty where the table cannot be read: addresses are a service
