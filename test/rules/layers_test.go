@@ -21,14 +21,14 @@ var floors = [][]string{
 	// What stands on nothing of ours.
 	{"account", "durable", "process", "safepath"},
 	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
-	{"askguest", "exit", "kernel", "notify", "rootlock"},
+	{"askguest", "exit", "kernel", "notify", "rootlock", "term"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
 	{"control", "netif", "unit"},
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
 	{"doctor", "start", "stop"},
-	{"programs"},
+	{"programs", "vm"},
 	{"cli"},
 }
 

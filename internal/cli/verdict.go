@@ -1,26 +1,14 @@
 package cli
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/unit"
 )
-
-// jobFailure is a job that did not do what was asked, with its exit code.
-type jobFailure struct {
-	error
-	code int
-}
-
-// Unwrap implements errors.Unwrap.
-func (f jobFailure) Unwrap() error { return f.error }
 
 // verdict is what is said of a job, and the unit whose last lines explain it,
 // empty where nobody's do. hint may be empty.
@@ -163,64 +151,4 @@ func dependency(f jobFacts) verdict {
 		v.hint = "see which: systemctl list-dependencies " + unit.Short(unit.VM(f.name))
 	}
 	return v
-}
-
-// ended returns the error of a job that has ended, nil where it did what was
-// asked.
-func (c *Command) ended(ctx context.Context, job systemd.Job, vm statedir.VM, r systemd.Result, began time.Time) error {
-	switch {
-	case r.Err == nil && r.Result == systemd.Done && job == systemd.Stop:
-		return nil
-	case ctx.Err() != nil && r.Result != systemd.Done:
-		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, vm.Name, vm.Name)
-	case r.Err != nil:
-		return r.Err
-	}
-	f := jobFacts{job: job, name: vm.Name, result: r}
-	state, err := systemd.LookAt(ctx, unit.VM(vm.Name))
-	if err == nil && r.Result == systemd.Canceled {
-		f.attempt, _, err = vm.LastAttempt()
-	}
-	if r.Result == systemd.Done {
-		// Done is also what a unit is whose conditions do not hold.
-		if err != nil || state.Active != "inactive" || len(state.Unmet) == 0 {
-			return nil
-		}
-	} else if err != nil {
-		return fmt.Errorf("%s %s (%s): %w", vm.Name, didNot[job], r.Result, err)
-	}
-	f.state = state
-	return explain(ctx, f, judge(f), began)
-}
-
-// explain makes the error of a verdict, with the last lines of the unit that
-// failed.
-func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error {
-	text := fmt.Sprintf("%s %s: %s", f.name, didNot[f.job], v.text)
-	if v.unit != "" {
-		lines := lastLines(ctx, linesOfFailure, began, v.unit)
-		if len(lines) == 0 {
-			text = fmt.Sprintf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, f.name)
-		} else {
-			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, indent(lines))
-		}
-	}
-	err := errors.New(text)
-	if v.hint != "" {
-		err = exit.WithHint(err, "%s", v.hint)
-	}
-	return jobFailure{err, v.code}
-}
-
-// codeOf is the exit code of an error of one VM.
-func codeOf(err error) int {
-	var missing errNoVM
-	var failure jobFailure
-	switch {
-	case errors.As(err, &missing):
-		return exitNoVM
-	case errors.As(err, &failure):
-		return failure.code
-	}
-	return exit.CodeFailed
 }

@@ -80,26 +80,3 @@ func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 		}
 	}
 }
-
-func TestTheExitCodeOfSeveralIsThatOfEachOrTellsThatTheyDiffer(t *testing.T) {
-	canceled, skipped := jobFailure{strErr("canceled"), exitCanceled}, jobFailure{strErr("skipped"), exitSkipped}
-	for _, test := range []struct {
-		errs []error
-		of   int
-		want int
-	}{
-		{[]error{canceled, canceled}, 2, exitCanceled},
-		{[]error{canceled, skipped}, 2, exit.CodeFailed},
-		{[]error{canceled}, 2, exitPartly},
-		{[]error{errNoVM{}, errNoVM{}}, 2, exitNoVM},
-		{[]error{errNoVM{}, canceled}, 2, exit.CodeFailed},
-	} {
-		if got := (severalError{test.errs, test.of}).code(); got != test.want {
-			t.Errorf("%v of %d: code %d, want %d", test.errs, test.of, got, test.want)
-		}
-	}
-}
-
-type strErr string
-
-func (e strErr) Error() string { return string(e) }
