@@ -19,8 +19,8 @@ GO       ?= go
 # unit tests that want a real root's programs, in another container; and what
 # wants a kernel of its own, in a VM.
 TESTS_e2e   := test/e2e
-TESTS_units := internal/account internal/cli internal/control internal/kernel internal/launch internal/netif internal/runner internal/safepath internal/statedir internal/virtiofsd internal/virtiofsd/seccomp test/need
-TESTS_vm    := test/e2e internal/kvm internal/launch internal/netif internal/vfio
+TESTS_units := internal/account internal/cli internal/control internal/kernel internal/netif internal/process internal/programs internal/runner internal/safepath internal/start internal/statedir internal/stop internal/term internal/virtiofsd internal/virtiofsd/seccomp internal/vm test/need
+TESTS_vm    := test/e2e internal/kvm internal/netif internal/start internal/stop internal/vfio
 HOSTTESTS   := $(sort $(TESTS_e2e) $(TESTS_units) $(TESTS_vm))
 ASSETS      := $(PAYLOAD)/usr/lib/microvm-test
 HOST        := build/test-host

@@ -5,10 +5,10 @@ package main
 import (
 	"os"
 
-	"microvm/internal/launch"
+	"microvm/internal/programs"
 	"microvm/internal/statedir"
 )
 
 func main() {
-	os.Exit(launch.Command(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
+	os.Exit(programs.RunWrapper(os.Args[1:], statedir.HostFromEnv(), os.Stderr))
 }

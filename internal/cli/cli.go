@@ -3,53 +3,16 @@ package cli
 
 import (
 	"errors"
-	"fmt"
-	"io"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"microvm/internal/exit"
-	"microvm/internal/statedir"
 )
-
-// Exit codes beside those of every program of ours.
-const (
-	// exitNoVM: there is no such VM.
-	exitNoVM = 3
-	// exitPartly: some of several VMs failed.
-	exitPartly = 4
-	// exitCanceled: somebody else took back what was asked.
-	exitCanceled = 5
-	// exitLate: the VM was not ready, or not down, within its time.
-	exitLate = 6
-	// exitSkipped: a condition of the VM's unit does not hold.
-	exitSkipped = 7
-)
-
-// Command is the microvm command of one host.
-type Command struct {
-	Host           statedir.Host
-	Stdin          io.Reader
-	Stdout, Stderr io.Writer
-	// BinDir holds this command, Host.LibexecDir the helper programs; both go into the
-	// packages that build makes.
-	BinDir  string
-	Version string
-}
-
-// errNoVM is a VM that does not exist.
-type errNoVM struct{ name, dir string }
-
-func (e errNoVM) Error() string {
-	return fmt.Sprintf("there is no VM %q in %s; see what there is with: microvm list", e.name, e.dir)
-}
 
 // Run does what the arguments say and returns the exit code: 0, 1 failed, 2
 // wrong usage, 3 no such VM, 4 partly failed, 5 to 7 as above.
 func (c *Command) Run(args []string) int {
-	root := c.root()
+	root := newRoot(c)
 	args, err := fromFlags(completed(args))
 	if err != nil {
 		_ = exit.Report(c.Stderr, "microvm", "", err)
@@ -74,7 +37,7 @@ func (c *Command) Run(args []string) int {
 	return codeOf(err)
 }
 
-func (c *Command) root() *cobra.Command {
+func newRoot(c *Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "microvm",
 		Short: "Build, run and look after microVMs",
@@ -101,12 +64,12 @@ func (c *Command) root() *cobra.Command {
 		return exit.Usagef("%w; see: %s --help", err, cmd.CommandPath())
 	})
 	for _, sub := range []*cobra.Command{
-		c.build(), c.show(), c.run(), c.shutdown(), c.schema(), c.hypervisors(), c.list(), c.balloon(), c.gc(),
-		c.create(), c.update(), c.status(), c.logs(), c.start(), c.stop(), c.restart(), c.enable(), c.disable(),
-		c.rollback(), c.rm(), c.ssh(), c.vsockProxy(), c.console(), c.analyze(), c.doctor(), c.man(),
+		newBuild(c), newShow(c), newRun(c), newShutdown(c), newSchema(c), newHypervisors(c), newList(c), newBalloon(c), newGC(c),
+		newCreate(c), newUpdate(c), newStatus(c), newLogs(c), newStart(c), newStop(c), newRestart(c), newEnable(c), newDisable(c),
+		newRollback(c), newRm(c), newSSH(c), newVsockProxy(c), newConsole(c), newAnalyze(c), newDoctor(c), newMan(c),
 	} {
 		if sub.ValidArgsFunction == nil {
-			sub.ValidArgsFunction = c.complete(completions[sub.Name()])
+			sub.ValidArgsFunction = complete(c, completions[sub.Name()])
 		}
 		args := sub.Args
 		sub.Args = func(cmd *cobra.Command, words []string) error {
@@ -118,92 +81,4 @@ func (c *Command) root() *cobra.Command {
 		root.AddCommand(sub)
 	}
 	return root
-}
-
-// noCommand is the error of a word that is none of cmd's commands.
-func noCommand(cmd *cobra.Command, word string) error {
-	hint := ""
-	if near := cmd.SuggestionsFor(word); len(near) > 0 {
-		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
-	}
-	return exit.Usagef("there is no command %q%s; see: %s --help", strings.TrimPrefix(cmd.CommandPath()+" "+word, "microvm "), hint, cmd.CommandPath())
-}
-
-// strictHelp makes cobra's own commands, help and completion, refuse a word that
-// they do not know: they print something else then, and all is well with them.
-func strictHelp(root *cobra.Command) {
-	root.InitDefaultHelpCmd()
-	root.InitDefaultCompletionCmd()
-	for _, cmd := range root.Commands() {
-		switch cmd.Name() {
-		case "help":
-			cmd.Args = func(_ *cobra.Command, words []string) error {
-				of := root
-				for _, word := range words {
-					next, rest, err := of.Find([]string{word})
-					if err != nil || next == of || len(rest) > 0 {
-						return noCommand(of, word)
-					}
-					of = next
-				}
-				return nil
-			}
-		case "completion":
-			cmd.Args = func(cmd *cobra.Command, words []string) error {
-				if len(words) == 0 {
-					return nil
-				}
-				return noCommand(cmd, words[0])
-			}
-			cmd.SuggestionsMinimumDistance = root.SuggestionsMinimumDistance
-			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-		}
-	}
-}
-
-// wrongWords says what is wrong with the number of a command's words: those that
-// take asks for, as it refuses these.
-func wrongWords(cmd *cobra.Command, take cobra.PositionalArgs, words []string) error {
-	use := strings.TrimSuffix(cmd.UseLine(), " [flags]")
-	for n := len(words) - 1; n >= 0; n-- {
-		if take(cmd, words[:n]) == nil {
-			return exit.Usagef("%q is one word too many; the command is: %s; see: %s --help", words[n], use, cmd.CommandPath())
-		}
-	}
-	return exit.Usagef("a word is missing; the command is: %s; see: %s --help", use, cmd.CommandPath())
-}
-
-func (c *Command) printf(format string, args ...any) {
-	_, _ = fmt.Fprintf(c.Stdout, format, args...)
-}
-
-// named says whether a word that may be a path as well is the name of a VM,
-// whatever else is called so in the current directory: ./NAME is a path.
-func (c *Command) named(word string) bool {
-	vm, err := c.Host.VM(word)
-	return err == nil && vm.Exists()
-}
-
-// anyVM returns a VM that need not exist. Only a bad name is wrong usage.
-func (c *Command) anyVM(name string) (statedir.VM, error) {
-	if _, err := c.Host.RealStateDir(); err != nil {
-		return statedir.VM{}, err
-	}
-	vm, err := c.Host.VM(name)
-	if err != nil {
-		return vm, exit.Usage(err)
-	}
-	return vm, nil
-}
-
-// vm returns an existing VM.
-func (c *Command) vm(name string) (statedir.VM, error) {
-	vm, err := c.anyVM(name)
-	if err != nil {
-		return vm, err
-	}
-	if !vm.Exists() {
-		return vm, errNoVM{name, filepath.Clean(c.Host.StateDir)}
-	}
-	return vm, nil
 }

@@ -30,7 +30,7 @@ var completions = map[string]completion{
 
 // complete is what a shell offers for a command's arguments. No command is
 // offered files where it takes none.
-func (c *Command) complete(how completion) cobra.CompletionFunc {
+func complete(c *Command, how completion) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if how == specFile {
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/signal"
@@ -12,15 +13,19 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 
 	"microvm/internal/console"
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
+	"microvm/internal/term"
+	"microvm/internal/vm"
 )
 
-func (c *Command) console() *cobra.Command {
-	var resize bool
+// consoleOptions are the flags of console.
+type consoleOptions struct{ resize bool }
+
+func newConsole(c *Command) *cobra.Command {
+	var o consoleOptions
 	cmd := &cobra.Command{
 		Use:   "console NAME",
 		Short: "Attach to a VM's serial console; ctrl-] detaches",
@@ -33,43 +38,47 @@ func (c *Command) console() *cobra.Command {
 			"shell's prompt, --resize types the size, and again whenever it changes.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			vm, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			plan, err := runningPlan(vm)
-			if err != nil {
-				return err
-			}
-			if plan.Console == "" {
-				return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", vm.Name, vm.Name)
-			}
-			if resize && !terminal(c.Stdin) {
-				return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
-			}
-			return c.attach(cmd.Context(), vm, plan.Console, resize)
+			return runConsole(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
+	cmd.Flags().BoolVar(&o.resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
 	return cmd
 }
 
+func runConsole(ctx context.Context, c *Command, o consoleOptions, name string) error {
+	v, err := c.vm(name)
+	if err != nil {
+		return err
+	}
+	plan, err := vm.RunningPlan(v)
+	if err != nil {
+		return err
+	}
+	if plan.Console == "" {
+		return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", v.Name, v.Name)
+	}
+	if o.resize && !term.IsTerminal(c.Stdin) {
+		return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
+	}
+	return attach(ctx, c, o, v, plan.Console)
+}
+
 // attach connects the caller's terminal, or streams, to a VM's console.
-func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, resize bool) error {
+func attach(ctx context.Context, c *Command, o consoleOptions, v statedir.VM, socket string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	s := &console.Session{
-		Dir: vm.Dir(), Socket: socket,
+		Dir: v.Dir(), Socket: socket,
 		// No VM's name begins with a dot, so it is taken for none.
-		Meeting: filepath.Join(vm.Host.RuntimeDir, ".console-"+vm.Name+".sock"),
+		Meeting: filepath.Join(v.Host.RuntimeDir, ".console-"+v.Name+".sock"),
 		In:      c.Stdin, Out: c.Stdout,
 	}
 	end := "\n"
 	s.Say = func(format string, args ...any) {
-		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %s%s", vm.Name, fmt.Sprintf(format, args...), end)
+		_, _ = fmt.Fprintf(c.Stderr, "microvm: %s: %s%s", v.Name, fmt.Sprintf(format, args...), end)
 	}
-	if terminal(c.Stdin) {
-		restore, err := raw(c.Stdin)
+	if term.IsTerminal(c.Stdin) {
+		restore, err := term.Raw(c.Stdin)
 		if err != nil {
 			return err
 		}
@@ -77,8 +86,8 @@ func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, res
 		s.Interactive = true
 		end = "\r\n"
 		s.Say("attached; leave with ctrl-]")
-		if resize {
-			s.Sizes = c.sizes(ctx)
+		if o.resize {
+			s.Sizes = sizes(ctx, c.Stdin)
 		}
 	}
 	err := s.Run(ctx)
@@ -87,43 +96,28 @@ func (c *Command) attach(ctx context.Context, vm statedir.VM, socket string, res
 		s.Say("detached")
 		return nil
 	case errors.Is(err, console.ErrClosed):
-		s.Say("the VM went down; start it with: microvm start %s", vm.Name)
+		s.Say("the VM went down; start it with: microvm start %s", v.Name)
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("attach to the console of %s: %w; run it with sudo", vm.Name, err)
+		return fmt.Errorf("attach to the console of %s: %w; run it with sudo", v.Name, err)
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("attach to the console of %s: %w; is the hypervisor running? See: microvm status %s", vm.Name, err, vm.Name)
+		return fmt.Errorf("attach to the console of %s: %w; is the hypervisor running? See: microvm status %s", v.Name, err, v.Name)
 	case err != nil:
-		return fmt.Errorf("attach to the console of %s: %w", vm.Name, err)
+		return fmt.Errorf("attach to the console of %s: %w", v.Name, err)
 	}
 	return nil
 }
 
-// raw gives every key to the guest, and what it prints to the terminal, as
-// they are, termios(3). restore undoes it.
-func raw(stream any) (restore func(), err error) {
-	f, ok := stream.(*os.File)
-	if !ok {
-		return nil, errors.New("standard input is no terminal; run it in one")
-	}
-	fd := int(f.Fd())
-	before, err := term.MakeRaw(fd)
-	if err != nil {
-		return nil, fmt.Errorf("set the terminal to raw: %w", err)
-	}
-	return func() { _ = term.Restore(fd, before) }, nil
-}
-
-// sizes sends what tells a shell the size of the terminal, now and whenever it
+// sizes sends what tells a shell the size of a terminal, now and whenever it
 // changes.
-func (c *Command) sizes(ctx context.Context) <-chan string {
+func sizes(ctx context.Context, terminal io.Reader) <-chan string {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)
 	out := make(chan string)
 	go func() {
 		defer signal.Stop(changed)
 		for {
-			columns, rows := screen(c.Stdin)
+			columns, rows := term.Size(terminal)
 			select {
 			case out <- fmt.Sprintf(" stty rows %d columns %d\r", rows, columns):
 			case <-ctx.Done():

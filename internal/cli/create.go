@@ -17,14 +17,14 @@ import (
 	"microvm/internal/systemd"
 )
 
-// creation is what create is asked for.
-type creation struct {
+// createOptions are the flags of create.
+type createOptions struct {
 	flake, spec, pkg string
 	start, enable    bool
 }
 
-func (c *Command) create() *cobra.Command {
-	var o creation
+func newCreate(c *Command) *cobra.Command {
+	var o createOptions
 	cmd := &cobra.Command{
 		Use:   "create NAME [-f FLAKE | -s SPEC | -p PACKAGE]",
 		Short: "Make a VM from a flake, a spec or a runner package",
@@ -37,7 +37,7 @@ func (c *Command) create() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			return c.createVM(ctx, args[0], o)
+			return runCreate(ctx, c, o, args[0])
 		},
 	}
 	cmd.Flags().StringVarP(&o.flake, "flake", "f", "", "build nixosConfigurations.NAME of this flake")
@@ -49,7 +49,7 @@ func (c *Command) create() *cobra.Command {
 }
 
 // origin checks what the VM is to be made from. A package has none.
-func (o creation) origin() (statedir.Origin, error) {
+func (o createOptions) origin() (statedir.Origin, error) {
 	given := 0
 	for _, from := range []string{o.flake, o.spec, o.pkg} {
 		if from != "" {
@@ -97,15 +97,8 @@ func errExists(name string) error {
 	return fmt.Errorf("VM %q exists already; build it anew with: microvm update %s, or remove it first with: microvm rm %s", name, name, name)
 }
 
-func needsRoot(what string) error {
-	if os.Geteuid() != 0 {
-		return fmt.Errorf("only root can %s; run it with sudo", what)
-	}
-	return nil
-}
-
-func (c *Command) createVM(ctx context.Context, name string, o creation) error {
-	vm, err := c.anyVM(name)
+func runCreate(ctx context.Context, c *Command, o createOptions, name string) error {
+	v, err := c.anyVM(name)
 	if err != nil {
 		return err
 	}
@@ -113,7 +106,7 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 	if err != nil {
 		return err
 	}
-	if vm.Created() {
+	if v.Created() {
 		return errExists(name)
 	}
 	if err := needsRoot("create a VM"); err != nil {
@@ -122,7 +115,7 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 	s := source{path: o.pkg}
 	if o.pkg != "" {
 		s.look()
-	} else if s, err = c.buildFrom(ctx, name, from, c.Stderr); err != nil {
+	} else if s, err = buildFrom(ctx, c, name, from, c.Stderr); err != nil {
 		return notCreated(name, err)
 	}
 	defer s.remove()
@@ -132,17 +125,17 @@ func (c *Command) createVM(ctx context.Context, name string, o creation) error {
 		}
 	}
 	how := "created in"
-	if vm.Installed() {
+	if v.Installed() {
 		how = "taken over in" // from microvm.nix
 	}
-	if err := c.installNew(ctx, vm, s.path, from); err != nil {
+	if err := installNew(ctx, v, s.path, from); err != nil {
 		return err
 	}
-	c.printf("%s: %s %s\n", name, how, vm.Dir())
+	c.printf("%s: %s %s\n", name, how, v.Dir())
 	for _, n := range s.notes {
 		_, _ = fmt.Fprintln(c.Stderr, "microvm: "+n)
 	}
-	return c.afterCreate(ctx, vm, o)
+	return afterCreate(ctx, c, o, v)
 }
 
 // notCreated says what a build that failed left: nothing.
@@ -154,39 +147,39 @@ func notCreated(name string, err error) error {
 }
 
 // installNew installs a VM that was not there, or nothing of it.
-func (c *Command) installNew(ctx context.Context, vm statedir.VM, path string, from statedir.Origin) error {
-	existed, taken := vm.Exists(), vm.Installed()
+func installNew(ctx context.Context, v statedir.VM, path string, from statedir.Origin) error {
+	existed, taken := v.Exists(), v.Installed()
 	from.New = true
 	// A signal from here on waits: it takes milliseconds, and is whole or undone.
 	whole := context.WithoutCancel(ctx)
-	err := vm.Install(whole, path, from, systemd.Reload)
+	err := v.Install(whole, path, from, systemd.Reload)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, statedir.ErrExists):
-		return errExists(vm.Name)
-	case errors.As(err, new(*runner.UntrustedError)) || !vm.Exists() || taken:
+		return errExists(v.Name)
+	case errors.As(err, new(*runner.UntrustedError)) || !v.Exists() || taken:
 		return err
 	case existed:
-		return errors.Join(err, vm.RemoveKeepingData(whole, systemd.Reload))
+		return errors.Join(err, v.RemoveKeepingData(whole, systemd.Reload))
 	}
-	return errors.Join(err, vm.Remove(whole, systemd.Reload))
+	return errors.Join(err, v.Remove(whole, systemd.Reload))
 }
 
 // afterCreate enables and starts a VM, or says how.
-func (c *Command) afterCreate(ctx context.Context, vm statedir.VM, o creation) error {
+func afterCreate(ctx context.Context, c *Command, o createOptions, v statedir.VM) error {
 	if o.enable {
-		if err := c.enableVM(ctx, vm.Name); err != nil {
-			return fmt.Errorf("%s was created, and: %w", vm.Name, err)
+		if err := enableVM(ctx, c.Stdout, v.Name); err != nil {
+			return fmt.Errorf("%s was created, and: %w", v.Name, err)
 		}
 	}
 	if !o.start {
-		c.printf("start it with: microvm start %s\n", vm.Name)
+		c.printf("start it with: microvm start %s\n", v.Name)
 		return nil
 	}
-	failed, err := c.jobs(ctx, systemd.Start, []statedir.VM{vm})
+	failed, err := runJobs(ctx, c.Stdout, c.Stderr, systemd.Start, []statedir.VM{v})
 	if err != nil {
-		return fmt.Errorf("%s was created and not started: %w", vm.Name, err)
+		return fmt.Errorf("%s was created and not started: %w", v.Name, err)
 	}
 	return several(failed, 1)
 }

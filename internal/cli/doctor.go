@@ -4,19 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"microvm/internal/doctor"
 	"microvm/internal/printable"
-	"microvm/internal/statedir"
-	"microvm/internal/systemd"
-	"microvm/internal/unit"
+	"microvm/internal/term"
+	"microvm/internal/vm"
 )
 
-func (c *Command) doctor() *cobra.Command {
-	var asJSON bool
+// doctorOptions are the flags of doctor.
+type doctorOptions struct{ json bool }
+
+func newDoctor(c *Command) *cobra.Command {
+	var o doctorOptions
 	cmd := &cobra.Command{
 		Use:   "doctor [NAME]",
 		Short: "Check what this host, or one VM, needs to run, and say what to do",
@@ -26,106 +27,47 @@ func (c *Command) doctor() *cobra.Command {
 			"Run it as root: others may not open KVM, and see no logs.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vmsInUse(cmd.Context(), c.Host)}
-			var findings []doctor.Finding
-			if len(args) == 0 {
-				findings = d.Examine()
-			} else {
-				vm, err := c.vm(args[0])
-				if err != nil {
-					return err
-				}
-				if !vm.Installed() {
-					return notInstalled(vm)
-				}
-				units, err := unitStates(cmd.Context(), vm)
-				if err != nil {
-					return err
-				}
-				findings = d.ExamineVM(vm, units)
-			}
-			return c.reportFindings(findings, asJSON)
+			return runDoctor(cmd.Context(), c, o, args)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print the findings as JSON")
 	return cmd
 }
 
-// vmsInUse says which VMs systemd runs, or somebody in the foreground.
-func vmsInUse(ctx context.Context, host statedir.Host) func(string) bool {
-	active := map[string]bool{}
-	if systemd.Running() {
-		units, err := systemd.ListUnits(ctx, unit.Every)
-		if err != nil {
-			return func(string) bool { return true } // unknown, and nothing is called a leftover
-		}
-		for _, u := range units {
-			if _, name, ok := unit.Parse(u.Name); ok && u.Active != "inactive" && u.Active != "failed" {
-				active[name] = true
-			}
-		}
+// runDoctor examines the host, or the one VM of names.
+func runDoctor(ctx context.Context, c *Command, o doctorOptions, names []string) error {
+	d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vm.InUse(ctx, c.Host)}
+	if len(names) == 0 {
+		return reportFindings(c, o, d.Examine())
 	}
-	return func(name string) bool {
-		if active[name] {
-			return true
-		}
-		vm, err := host.VM(name)
-		if err != nil || !vm.Exists() {
-			return false
-		}
-		unlock, err := lockRun(vm)
-		if err != nil {
-			return true
-		}
-		unlock()
-		return false
-	}
-}
-
-// unitStates are a VM's units, by template.
-func unitStates(ctx context.Context, vm statedir.VM) (map[string]doctor.Unit, error) {
-	if !systemd.Running() {
-		return nil, nil
-	}
-	units, err := systemd.ListUnits(ctx, unit.All(vm.Name)...)
+	v, err := c.vm(names[0])
 	if err != nil {
-		return nil, err
+		return err
 	}
-	props, err := systemd.Properties(ctx, units...)
+	if !v.Installed() {
+		return notInstalled(v)
+	}
+	units, err := vm.Units(ctx, v)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := map[string]doctor.Unit{}
-	for _, u := range units {
-		p := props[u.Name]
-		template, _, ok := unit.Parse(u.Name)
-		if !ok {
-			continue // the one that installs it
-		}
-		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: property[string](p, "Result"), Restarts: property[uint32](p, "NRestarts")}
-		one.Skipped = property[uint64](p, "ConditionTimestamp") > 0 && !property[bool](p, "ConditionResult")
-		if u.Active == "failed" || one.KeepsFailing() || one.TriedAgain() {
-			one.Last = lastLines(ctx, linesOfUnit, time.Time{}, u.Name)
-		}
-		out[template.Name] = one
-	}
-	return out, nil
+	return reportFindings(c, o, d.ExamineVM(v, units))
 }
 
 // reportFindings prints what was found. It is an error where something failed.
-func (c *Command) reportFindings(findings []doctor.Finding, asJSON bool) error {
+func reportFindings(c *Command, o doctorOptions, findings []doctor.Finding) error {
 	failed := 0
 	for _, f := range findings {
 		if f.Status == doctor.Failed {
 			failed++
 		}
 	}
-	if asJSON {
+	if o.json {
 		if err := c.json(findings); err != nil {
 			return err
 		}
 	} else {
-		c.printFindings(findings)
+		printFindings(c, findings)
 	}
 	if failed == 0 {
 		return nil
@@ -136,9 +78,9 @@ func (c *Command) reportFindings(findings []doctor.Finding, asJSON bool) error {
 	return fmt.Errorf("%d checks failed; do what each says beside \"do:\", and run it again", failed)
 }
 
-func (c *Command) printFindings(findings []doctor.Finding) {
-	paint := paletteOf(c.Stdout)
-	colours := map[string]string{doctor.OK: green, doctor.Missing: yellow, doctor.Failed: red}
+func printFindings(c *Command, findings []doctor.Finding) {
+	paint := term.PaletteOf(c.Stdout)
+	colours := map[string]string{doctor.OK: term.Green, doctor.Missing: term.Yellow, doctor.Failed: term.Red}
 	width := 0
 	for _, f := range findings {
 		width = max(width, len(f.Check))

@@ -4,33 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/exit"
-	"microvm/internal/foreign"
-	"microvm/internal/hypervisor"
-	"microvm/internal/launch"
-	"microvm/internal/programs"
+	"microvm/internal/start"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/unit"
+	"microvm/internal/vm"
 )
 
-func (c *Command) run() *cobra.Command {
-	var interactive, asBuilt bool
+// runOptions are the flags of run.
+type runOptions struct{ interactive, asBuilt bool }
+
+func newRun(c *Command) *cobra.Command {
+	var o runOptions
 	cmd := &cobra.Command{
 		Use:   "run NAME|DIR",
 		Short: "Run a VM, or a package, in the foreground",
@@ -43,64 +39,59 @@ func (c *Command) run() *cobra.Command {
 			"A runner package, DIR, runs in the current directory.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := launch.Resume(); err != nil {
-				return err
-			}
-			if _, err := os.Stat(args[0]); !c.named(args[0]) && (err == nil || strings.Contains(args[0], "/")) {
-				return c.runPackage(args[0], asBuilt)
-			}
-			vm, err := c.vm(args[0])
-			if err != nil {
-				return err
-			}
-			// With the terminal it hangs up, too.
-			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-			defer stop()
-			return c.runVM(ctx, vm, interactive)
+			return runRun(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVarP(&interactive, "interactive", "i", false, "give the terminal to the guest's console")
-	asBuiltFlag(cmd, &asBuilt)
+	cmd.Flags().BoolVarP(&o.interactive, "interactive", "i", false, "give the terminal to the guest's console")
+	asBuiltFlag(cmd, &o.asBuilt)
 	return cmd
 }
 
-// asBuiltFlag is for a package's own scripts, which are what its plan was written
-// with: another program in their place may call them.
-func asBuiltFlag(cmd *cobra.Command, asBuilt *bool) {
-	const name = "as-built"
-	cmd.Flags().BoolVar(asBuilt, name, false, "go by the package's plan, whatever its programs are")
-	_ = cmd.Flags().MarkHidden(name)
-}
-
-// runPackage becomes the hypervisor of a package, in the current directory.
-func (c *Command) runPackage(dir string, asBuilt bool) error {
-	p, err := launch.OpenPackage(dir)
+func runRun(ctx context.Context, c *Command, o runOptions, word string) error {
+	if err := start.Resume(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(word); !c.named(word) && (err == nil || strings.Contains(word, "/")) {
+		return runPackage(c, o, word)
+	}
+	v, err := c.vm(word)
 	if err != nil {
 		return err
 	}
-	if asBuilt {
+	// With the terminal it hangs up, too.
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return runVM(ctx, c, o, v)
+}
+
+// runPackage becomes the hypervisor of a package, in the current directory.
+func runPackage(c *Command, o runOptions, dir string) error {
+	p, err := start.OpenPackage(dir)
+	if err != nil {
+		return err
+	}
+	if o.asBuilt {
 		p.AsBuilt()
 	}
-	runtime.LockOSThread()
-	l := &launch.Launcher{Stderr: c.Stderr, ByHand: true}
-	return l.Exec(p, filepath.Base(filepath.Clean(dir)))
+	options := start.Options{Logf: exit.Logger(c.Stderr, "microvm"), ByHand: true}
+	return start.Package(p, filepath.Base(filepath.Clean(dir)), options)
 }
 
 // runVM runs a VM where its units would, and leaves nothing.
-func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) error {
-	if !vm.Installed() {
-		return notInstalled(vm)
+func runVM(ctx context.Context, c *Command, o runOptions, v statedir.VM) error {
+	if !v.Installed() {
+		return notInstalled(v)
 	}
-	if err := asService(ctx, vm); err != nil {
+	if err := asService(ctx, v); err != nil {
 		return err
 	}
 	if os.Geteuid() != 0 {
-		if err := os.Chdir(vm.Dir()); err != nil {
-			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", vm.Name, err)
+		if err := os.Chdir(v.Dir()); err != nil {
+			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", v.Name, err)
 		}
-		return c.runPackage(filepath.Join(vm.Dir(), "current"), false)
+		return runPackage(c, runOptions{}, filepath.Join(v.Dir(), "current"))
 	}
-	unlock, err := lockRun(vm)
+	unlock, err := vm.LockForeground(v)
 	if err != nil {
 		return err
 	}
@@ -111,269 +102,27 @@ func (c *Command) runVM(ctx context.Context, vm statedir.VM, interactive bool) e
 	// As the VM's unit has it: what the hypervisor makes does not depend on who
 	// calls.
 	unix.Umask(unitUmask)
-	r := &foreground{c: c, vm: vm}
+	r := &foreground{c: c, vm: v}
 	err = r.up(ctx)
 	if err == nil {
-		err = r.hypervisor(ctx, interactive)
+		err = r.hypervisor(ctx, o.interactive)
 	}
 	return errors.Join(err, r.down())
 }
 
-// unitUmask is UMask= of microvm@.service.
-const unitUmask = 0o027
-
 // asService refuses a VM that systemd runs.
-func asService(ctx context.Context, vm statedir.VM) error {
+func asService(ctx context.Context, v statedir.VM) error {
 	if !systemd.Running() {
 		return nil
 	}
-	units, err := systemd.ListUnits(ctx, unit.VM(vm.Name))
+	units, err := systemd.ListUnits(ctx, unit.VM(v.Name))
 	if err != nil {
 		return err
 	}
 	for _, u := range units {
 		if u.Active != "inactive" && u.Active != "failed" {
-			return fmt.Errorf("%s is %s as a service; stop it first with: microvm stop %s, or attach to it with: microvm console %s", vm.Name, u.Active, vm.Name, vm.Name)
+			return fmt.Errorf("%s is %s as a service; stop it first with: microvm stop %s, or attach to it with: microvm console %s", v.Name, u.Active, v.Name, v.Name)
 		}
 	}
 	return nil
-}
-
-// lockRun keeps a second run of the same VM away. The lock is on the VM's
-// directory, so that no file is left over.
-func lockRun(vm statedir.VM) (unlock func(), err error) {
-	fd, err := unix.Open(vm.Dir(), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the directory of %s: %w", vm.Name, err)
-	}
-	err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
-	if err != nil {
-		_ = unix.Close(fd)
-	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("%s is being run in another foreground; attach to it with: microvm console %s", vm.Name, vm.Name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("lock the directory of %s: %w", vm.Name, err)
-	}
-	return func() { _ = unix.Close(fd) }, nil
-}
-
-// foreground is a VM that is run without its units.
-type foreground struct {
-	c  *Command
-	vm statedir.VM
-	// undo holds what takes back what was done, in the order it was done.
-	undo []func() error
-}
-
-// oneHelper is a helper's program, called in this process: both up and down are
-// root's and touch the package's data only.
-type oneHelper struct {
-	unit.Template
-	run func(args []string, host statedir.Host, stderr io.Writer) int
-}
-
-// up does what the VM's helper units would.
-func (r *foreground) up(ctx context.Context) error {
-	if err := r.vm.SetBooted(); err != nil {
-		return err
-	}
-	r.undo = append(r.undo, r.vm.ClearBooted)
-	plan, err := r.plan()
-	if err != nil {
-		return err
-	}
-	// A hypervisor that is killed takes nothing away.
-	r.undo = append(r.undo, func() error { return launch.CleanUp(r.vm.Dir(), plan) })
-	for _, h := range []oneHelper{
-		{unit.Taps, programs.Tap},
-		{unit.Macvtaps, programs.Macvtap},
-		{unit.PCI, programs.PCI},
-	} {
-		if !h.Needs(plan) {
-			continue
-		}
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		// One that failed halfway has something to take back as well.
-		r.undo = append(r.undo, func() error { return r.call(h, "down") })
-		if err := r.call(h, "up"); err != nil {
-			return err
-		}
-	}
-	if !unit.Virtiofsd.Needs(plan) {
-		return nil
-	}
-	return r.virtiofsd(ctx)
-}
-
-var errInterrupted = errors.New("interrupted; run it again to start the VM")
-
-func (r *foreground) plan() (*hypervisor.Plan, error) {
-	p, err := r.vm.Pinned()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = p.Close() }()
-	return p.Plan()
-}
-
-func (r *foreground) call(h oneHelper, verb string) error {
-	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != exit.CodeOK {
-		return fmt.Errorf("the %s of %s cannot be brought %s; fix what it says above, and run it again", h.What, r.vm.Name, verb)
-	}
-	return nil
-}
-
-// down takes back what was done, the last first, whatever fails on the way.
-func (r *foreground) down() error {
-	var errs error
-	for i := len(r.undo) - 1; i >= 0; i-- {
-		errs = errors.Join(errs, r.undo[i]())
-	}
-	return errs
-}
-
-// sharesReady is how long the shares may take.
-const sharesReady = 30 * time.Second
-
-// virtiofsd serves the VM's shares by the program that the unit runs, and waits
-// until it says that it does.
-func (r *foreground) virtiofsd(ctx context.Context) error {
-	dir, err := os.MkdirTemp("/tmp", "microvm-run-") // a socket's path is short, wherever TMPDIR is
-	if err != nil {
-		return fmt.Errorf("make a directory for the shares' report: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	report, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
-	if err != nil {
-		return fmt.Errorf("listen for the shares' report: %w", err)
-	}
-	defer func() { _ = report.Close() }()
-	cmd := r.child(unit.Virtiofsd.Program, r.vm.Name)
-	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("serve the shares of %s: %w; is microvm installed whole?", r.vm.Name, err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		ended <- cmd.Wait()
-		_ = report.SetReadDeadline(time.Unix(1, 0))
-	}()
-	r.undo = append(r.undo, func() error {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		<-ended
-		return r.call(oneHelper{unit.Virtiofsd, programs.Virtiofsd}, "down")
-	})
-	stop := context.AfterFunc(ctx, func() { _ = report.SetReadDeadline(time.Unix(1, 0)) })
-	defer stop()
-	_ = report.SetReadDeadline(time.Now().Add(sharesReady))
-	buf := make([]byte, 4096)
-	for {
-		n, err := report.Read(buf)
-		if err == nil && strings.Contains(string(buf[:n]), "READY=1") {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		if err != nil {
-			return fmt.Errorf("the shares of %s cannot be served; fix what it says above, and run it again", r.vm.Name)
-		}
-	}
-}
-
-// child is a program of ours that a ctrl-c on the terminal does not reach, and
-// that does not outlive us.
-func (r *foreground) child(name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(r.c.Host.LibexecDir, name), args...) //nolint:gosec // our own
-	cmd.Stdout, cmd.Stderr = r.c.Stdout, r.c.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	return cmd
-}
-
-// hypervisor runs the hypervisor until it ends, as its own user.
-func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
-	account, err := r.vm.Host.Account()
-	if err != nil {
-		return err
-	}
-	credential := account.Credential()
-	// As the unit does: vfio and virtio-mem pin the guest's memory.
-	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
-	cmd := r.child(unit.Main.Program, "run", r.vm.Name)
-	cmd.SysProcAttr.Credential = credential
-	cmd.Env = asUnit(r.vm.Host, os.Environ())
-	if interactive {
-		// In our own group, or it could not read from the terminal.
-		cmd.Stdin, cmd.SysProcAttr.Setpgid = r.c.Stdin, false
-		say(r.c.Stderr, r.vm.Name, "the terminal is the guest's now, ctrl-c included; end it in the guest, or elsewhere with: microvm shutdown %s", r.vm.Name)
-	} else {
-		say(r.c.Stderr, r.vm.Name, "end it with ctrl-c; its console is at: microvm console %s", r.vm.Name)
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run %s: %w; is microvm installed whole?", r.vm.Name, err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	select {
-	case err = <-ended:
-	case <-ctx.Done():
-		err = r.stop(cmd.Process.Pid, credential, ended)
-	}
-	var failed *exec.ExitError
-	if errors.As(err, &failed) {
-		return fmt.Errorf("the hypervisor of %s ended with %w; it says why above", r.vm.Name, err)
-	}
-	return err
-}
-
-// shown are the variables of the caller's that a hypervisor gets: for its windows,
-// its words and our own settings. All else of root's is none of its business.
-var shown = []string{"TERM", "COLORTERM", "LANG", "LC_", "TZ", "DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "MICROVM_"}
-
-// asUnit is the environment of a program of the hypervisors' account, as its unit
-// would have it, systemd.exec(5).
-func asUnit(host statedir.Host, ours []string) []string {
-	env := []string{"PATH=" + foreign.UnitPath, "HOME=" + host.StateDir, "USER=" + host.User, "LOGNAME=" + host.User, "SHELL=/usr/sbin/nologin"}
-	for _, v := range ours {
-		name, _, _ := strings.Cut(v, "=")
-		for _, s := range shown {
-			if name == s || strings.HasSuffix(s, "_") && strings.HasPrefix(name, s) {
-				env = append(env, v)
-				break
-			}
-		}
-	}
-	return env
-}
-
-// stop asks the guest to go down by the program that the unit runs for that,
-// as the hypervisors' user: a package may have a program of its own for it. A
-// second signal kills the hypervisor.
-func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan error) error {
-	say(r.c.Stderr, r.vm.Name, "asking the guest to go down")
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, syscall.SIGINT, syscall.SIGTERM)
-	defer signal.Stop(again)
-	cmd := r.child(unit.Main.Program, "stop", r.vm.Name)
-	cmd.Env = append(asUnit(r.vm.Host, os.Environ()), "MAINPID="+strconv.Itoa(pid))
-	cmd.SysProcAttr.Credential = credential
-	if err := cmd.Start(); err != nil {
-		return errors.Join(fmt.Errorf("ask the guest of %s to go down: %w; is microvm installed whole?", r.vm.Name, err), unix.Kill(pid, unix.SIGKILL))
-	}
-	asked := make(chan error, 1)
-	go func() { asked <- cmd.Wait() }()
-	select {
-	case err := <-ended:
-		<-asked
-		return err
-	case <-again:
-		say(r.c.Stderr, r.vm.Name, "ending it at once")
-		_ = unix.Kill(pid, unix.SIGKILL)
-		<-asked
-		return <-ended
-	}
 }

@@ -1,26 +1,40 @@
 package cli
 
 import (
-	"slices"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
-	"microvm/internal/foreign"
-	"microvm/internal/statedir"
+	"microvm/test/need"
 )
 
-func TestAHypervisorInTheForegroundHasTheEnvironmentOfItsUnit(t *testing.T) {
-	host := statedir.Host{StateDir: "/var/lib/microvms", User: "microvm"}
-	got := asUnit(host, []string{
-		"PATH=/root/bin", "HOME=/root", "USER=root", "SSH_AUTH_SOCK=/run/key", "AWS_SECRET=x", "LD_PRELOAD=/x.so", "TMPDIR=/root/tmp",
-		"TERM=xterm", "LC_ALL=C.UTF-8", "DISPLAY=:0", "MICROVM_STATE_DIR=/vms", "LANGUAGE=de", "DISPLAYS=1",
-	})
-	slices.Sort(got)
-	want := []string{
-		"DISPLAY=:0", "HOME=/var/lib/microvms", "LC_ALL=C.UTF-8", "LOGNAME=microvm", "MICROVM_STATE_DIR=/vms",
-		"PATH=" + foreign.UnitPath, "SHELL=/usr/sbin/nologin", "TERM=xterm", "USER=microvm",
+func TestRunNamesWhatIsMissing(t *testing.T) {
+	need.Program(t, "qemu-system-x86_64") // its absence would be named first
+	h := newHost(t)
+	h.write(t, "web.json", `,"interfaces":[{"type":"tap","id":"vm-no-such-tap","mac":"02:00:00:00:00:01"}],
+		"shares":[{"tag":"home","source":"home","proto":"virtiofs"}]`)
+	if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
+		t.Fatal(&h.stderr)
 	}
-	if !slices.Equal(got, want) {
-		t.Errorf("it is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	if code := h.microvm("run", "web"); code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	for _, want := range []string{
+		`microvm: tap interface "vm-no-such-tap" is missing; make it with: sudo web/bin/tap-up`,
+		`microvm: socket web-virtiofs-home.sock of share "home" is missing; serve it, in another terminal, with: sudo web/bin/virtiofsd-run`,
+	} {
+		if !strings.Contains(h.stderr.String(), want) {
+			t.Errorf("printed %q, without %q", &h.stderr, want)
+		}
+	}
+	for _, script := range []string{"tap-up", "tap-down", "virtiofsd-run", "microvm-run"} {
+		if info, err := os.Stat(filepath.Join("web/bin", script)); err != nil || info.Mode()&0o111 != 0o111 {
+			t.Errorf("bin/%s cannot be run: %v", script, err)
+		}
+		if out, err := exec.Command("/bin/sh", "-n", filepath.Join("web/bin", script)).CombinedOutput(); err != nil {
+			t.Errorf("bin/%s: %v: %s", script, err, out)
+		}
 	}
 }

@@ -1,36 +1,19 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"microvm/internal/exit"
-	"microvm/internal/guest"
-	"microvm/internal/hypervisor"
 	"microvm/internal/shell"
-	"microvm/internal/statedir"
 )
 
-const (
-	// sshPort is where systemd-ssh-generator(8) has sshd listen in a guest.
-	sshPort = 22
-	// sshUser is who logs in where the command line names nobody.
-	sshUser = "root"
-	// muxSocket is the multiplexer's socket where the plan names none: in packages
-	// of microvm.nix, and in ours whose guest does not report by it.
-	muxSocket = "notify.vsock"
-)
-
-func (c *Command) ssh() *cobra.Command {
+func newSSH(c *Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [USER@]NAME [--] [ARGS]",
 		Short: "Log in to a guest, or run a command in it, over vsock",
@@ -41,27 +24,30 @@ func (c *Command) ssh() *cobra.Command {
 			"which systemd 256 and newer set up by themselves where sshd is installed.\n" +
 			"Host keys are not checked: nobody is between the host and its guest.",
 		Args: cobra.MinimumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			_, name := userOf(args[0])
-			if _, err := c.guestAddress(name); err != nil {
-				return err
-			}
-			ourselves, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("find this program, which is ssh's way to the guest: %w", err)
-			}
-			argv := sshArgv(os.Getenv("MICROVM_SSH"), ourselves, args[0], args[1:])
-			program, err := exec.LookPath(argv[0])
-			if err != nil {
-				return fmt.Errorf("%s is not installed; install openssh-client, or openssh where the package is named so", argv[0])
-			}
-			err = unix.Exec(program, argv, os.Environ())
-			return fmt.Errorf("execute %s: %w", program, err)
-		},
+		RunE: func(_ *cobra.Command, args []string) error { return runSSH(c, args[0], args[1:]) },
 	}
 	// What follows the name is ssh's, flags among it.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
+}
+
+// runSSH becomes ssh.
+func runSSH(c *Command, who string, rest []string) error {
+	_, name := userOf(who)
+	if _, err := guestAddress(c, name); err != nil {
+		return err
+	}
+	ourselves, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program, which is ssh's way to the guest: %w", err)
+	}
+	argv := sshArgv(os.Getenv("MICROVM_SSH"), ourselves, who, rest)
+	program, err := exec.LookPath(argv[0])
+	if err != nil {
+		return fmt.Errorf("%s is not installed; install openssh-client, or openssh where the package is named so", argv[0])
+	}
+	err = unix.Exec(program, argv, os.Environ())
+	return fmt.Errorf("execute %s: %w", program, err)
 }
 
 // userOf splits [USER@]NAME.
@@ -98,117 +84,4 @@ func sshArgv(program, ourselves, who string, rest []string) []string {
 		// A name that no ssh_config means a machine of the network by.
 		"microvm/"+name)
 	return append(argv, rest...)
-}
-
-// guestAddress is where the guest of a VM that runs can be reached.
-func (c *Command) guestAddress(name string) (guest.Address, error) {
-	vm, err := c.vm(name)
-	if err != nil {
-		return guest.Address{}, err
-	}
-	plan, err := runningPlan(vm)
-	if err != nil {
-		return guest.Address{}, err
-	}
-	return addressOf(vm, plan)
-}
-
-func notRunning(vm statedir.VM) error {
-	return fmt.Errorf("%s is not running; start it with: microvm start %s", vm.Name, vm.Name)
-}
-
-// runningPlan is the plan of a VM that runs.
-func runningPlan(vm statedir.VM) (*hypervisor.Plan, error) {
-	if vm.BootedTarget() == "" {
-		return nil, notRunning(vm)
-	}
-	p, err := vm.Booted()
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = p.Close() }()
-	return p.Plan()
-}
-
-func addressOf(vm statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
-	if plan.VsockCID == nil {
-		return guest.Address{}, fmt.Errorf("%s has no vsock; set vsock.cid in its spec, a number from 3 on that no other VM has, update it and restart it", vm.Name)
-	}
-	a := guest.Address{CID: uint32(*plan.VsockCID), Dir: vm.Dir(), Socket: plan.Readiness.VsockSocket}
-	table, err := hypervisor.Table()
-	if err != nil {
-		return a, err
-	}
-	if a.Socket == "" && table[plan.Hypervisor].Vsock == "unix" {
-		a.Socket = muxSocket
-	}
-	return a, nil
-}
-
-func (c *Command) vsockProxy() *cobra.Command {
-	var passFD bool
-	cmd := &cobra.Command{
-		Use:   "vsock-proxy NAME [PORT]",
-		Short: "Connect standard input and output to a vsock port of a guest",
-		Long: "Connect standard input and output to a vsock port of a guest, by default 22, whatever\n" +
-			"way its hypervisor has to get there. For ssh_config(5):\n\n" +
-			"  Host web\n" +
-			"    ProxyCommand microvm vsock-proxy web %p\n\n" +
-			"With --pass-fd the connection itself is passed on standard output, for ProxyUseFdpass.",
-		Args: cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			port := uint64(sshPort)
-			if len(args) == 2 {
-				var err error
-				if port, err = strconv.ParseUint(args[1], 10, 32); err != nil {
-					return exit.Usagef("%q is no vsock port; give a number, such as 22", args[1])
-				}
-			}
-			a, err := c.guestAddress(args[0])
-			if err != nil {
-				return err
-			}
-			conn, err := guest.Dial(cmd.Context(), a, uint32(port))
-			if err != nil {
-				return err
-			}
-			defer func() { _ = conn.Close() }()
-			if passFD {
-				return passOn(c.Stdout, conn)
-			}
-			return join(conn, c.Stdin, c.Stdout)
-		},
-	}
-	cmd.Flags().BoolVar(&passFD, "pass-fd", false, "pass the connection on standard output, a socket, and leave")
-	return cmd
-}
-
-// passOn sends the connection with one byte, as ssh_config(5) ProxyUseFdpass
-// wants it, so that no process of ours stays between ssh and the guest.
-func passOn(stdout io.Writer, conn *os.File) error {
-	out, ok := stdout.(*os.File)
-	if !ok {
-		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
-	}
-	err := unix.Sendmsg(int(out.Fd()), []byte{0}, unix.UnixRights(int(conn.Fd())), nil, 0)
-	if errors.Is(err, unix.ENOTSOCK) {
-		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
-	}
-	if err != nil {
-		return fmt.Errorf("pass the connection on: %w", err)
-	}
-	return nil
-}
-
-// join copies both ways until the guest has said everything. The end of in is
-// passed on as the end of what the guest is told, and no more.
-func join(conn *os.File, in io.Reader, out io.Writer) error {
-	go func() {
-		_, _ = io.Copy(conn, in)
-		_ = unix.Shutdown(int(conn.Fd()), unix.SHUT_WR)
-	}()
-	if _, err := io.Copy(out, conn); err != nil && !errors.Is(err, unix.ECONNRESET) {
-		return fmt.Errorf("read from the guest: %w", err)
-	}
-	return nil
 }

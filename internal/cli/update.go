@@ -7,19 +7,20 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"microvm/internal/exit"
+	"microvm/internal/printable"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
+	"microvm/internal/vm"
 )
 
-// updating is what update is asked for.
-type updating struct{ all, restart, dryRun, json bool }
+// updateOptions are the flags of update.
+type updateOptions struct{ all, restart, dryRun, json bool }
 
 // updated is what became of one VM.
 type updated struct {
@@ -35,8 +36,8 @@ type updated struct {
 	err       error
 }
 
-func (c *Command) update() *cobra.Command {
-	var o updating
+func newUpdate(c *Command) *cobra.Command {
+	var o updateOptions
 	cmd := &cobra.Command{
 		Use:   "update [NAME… | --all]",
 		Short: "Build VMs anew from where they come from, and install what came out",
@@ -48,7 +49,7 @@ func (c *Command) update() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
-			return c.updateVMs(ctx, args, o)
+			return runUpdate(ctx, c, o, args)
 		},
 	}
 	cmd.Flags().BoolVar(&o.all, "all", false, "update every VM that has a flake or a spec")
@@ -58,7 +59,7 @@ func (c *Command) update() *cobra.Command {
 	return cmd
 }
 
-func (c *Command) updateVMs(ctx context.Context, names []string, o updating) error {
+func runUpdate(ctx context.Context, c *Command, o updateOptions, names []string) error {
 	switch {
 	case o.all && len(names) > 0:
 		return exit.Usage(errors.New("names and --all exclude each other; say one of them"))
@@ -67,50 +68,48 @@ func (c *Command) updateVMs(ctx context.Context, names []string, o updating) err
 	}
 	if o.all {
 		var err error
-		if names, err = c.updatable(); err != nil {
+		if names, err = updatable(c.Host); err != nil {
 			return err
 		}
 	}
-	vms, errs, err := c.vms(names)
+	s, err := c.vms(names)
 	if err != nil {
 		return err
 	}
 	if err := needsRoot("update VMs"); err != nil {
 		return err
 	}
-	results := c.updateAll(ctx, vms, o)
-	for _, r := range results {
-		errs = append(errs, r.err)
-	}
-	for _, err := range errs[:len(errs)-len(vms)] {
-		var missing errNoVM
-		if errors.As(err, &missing) {
-			results = append(results, updated{Name: missing.name, Error: exit.Text(err)})
-		}
+	results := updateAll(ctx, c, o, s.vms)
+	errs := make([]error, len(results))
+	for i, r := range results {
+		errs[i] = r.err
 	}
 	if o.json {
+		for _, m := range s.missing {
+			results = append(results, updated{Name: m.name, Error: exit.Text(m)})
+		}
 		err = c.json(results)
 	}
-	return errors.Join(err, several(errs, len(errs)))
+	return errors.Join(err, s.outcome(errs))
 }
 
 // updatable are the VMs that have a source of their own.
-func (c *Command) updatable() ([]string, error) {
-	names, err := c.Host.Names()
+func updatable(host statedir.Host) ([]string, error) {
+	names, err := host.Names()
 	if err != nil {
 		return nil, err
 	}
 	var out []string
 	for _, name := range names {
-		vm, err := c.Host.VM(name)
+		v, err := host.VM(name)
 		if err != nil {
 			return nil, err
 		}
-		from, err := vm.Origin()
+		from, err := v.Origin()
 		if err != nil {
 			return nil, err
 		}
-		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") || hasOriginOfItsOwn(vm) {
+		if from.Toplevel == "" && (from.Flake != "" || from.Spec != "") || hasOriginOfItsOwn(v) {
 			out = append(out, name)
 		}
 	}
@@ -119,12 +118,12 @@ func (c *Command) updatable() ([]string, error) {
 
 // hasOriginOfItsOwn says whether the VM comes from microvm.nix with a flake, or
 // seems to: it is to be said that it is not updated.
-func hasOriginOfItsOwn(vm statedir.VM) bool {
-	if vm.Created() || !vm.Installed() {
+func hasOriginOfItsOwn(v statedir.VM) bool {
+	if v.Created() || !v.Installed() {
 		return false
 	}
 	for _, name := range []string{"flake", "spec"} {
-		if _, err := os.Lstat(filepath.Join(vm.Dir(), name)); err == nil {
+		if _, err := os.Lstat(filepath.Join(v.Dir(), name)); err == nil {
 			return true
 		}
 	}
@@ -132,17 +131,17 @@ func hasOriginOfItsOwn(vm statedir.VM) bool {
 }
 
 // updateAll updates VMs, several at a time.
-func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) []updated {
+func updateAll(ctx context.Context, c *Command, o updateOptions, vms []statedir.VM) []updated {
 	names := make([]string, len(vms))
-	for i, vm := range vms {
-		names[i] = vm.Name
+	for i, v := range vms {
+		names[i] = v.Name
 	}
-	p := newProgress(c.Stderr, names)
+	p := term.NewProgress(c.Stderr, names)
 	results := make([]updated, len(vms))
 	inParallel(len(vms), func(i int) {
 		r := updated{Name: vms[i].Name}
 		if r.err = ctx.Err(); r.err == nil {
-			r.err = c.updateOne(ctx, vms[i], o, p, &r)
+			r.err = updateOne(ctx, c, o, vms[i], p, &r)
 		}
 		if errors.Is(r.err, context.Canceled) {
 			r.err = fmt.Errorf("%s: interrupted before anything changed; run the same command again", r.Name)
@@ -150,79 +149,31 @@ func (c *Command) updateAll(ctx context.Context, vms []statedir.VM, o updating) 
 		if r.err != nil {
 			r.Error = exit.Text(r.err)
 		}
-		p.done(r.Name)
+		p.Done(r.Name)
 		results[i] = r
 	})
 	return results
 }
 
-// updateOrigin says where a VM is built from, or why it cannot be.
-func updateOrigin(vm statedir.VM) (statedir.Origin, error) {
-	from, err := vm.Origin()
-	switch {
-	case err != nil:
-		return from, err
-	case from.Toplevel != "":
-		return from, fmt.Errorf("%s is declared by this host, and is updated with it; change its config and run nixos-rebuild switch", vm.Name)
-	case from.Flake != "":
-		return from, checkFlake(from.Flake)
-	case from.Spec != "":
-		return from, rootsSpec(vm.Host, from.Spec)
-	case !vm.Installed():
-		return from, notInstalled(vm)
-	case from.TakenOver && from.Claimed != "":
-		return from, exit.WithHint(fmt.Errorf("%s was taken over from microvm.nix, and its directory named flake %s, which a guest could have written", vm.Name, from.Claimed),
-			"where that is right, run: microvm create %s -f %s", vm.Name, from.Claimed)
-	case !vm.Created():
-		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", vm.Name, filepath.Join(vm.Dir(), "flake"))
-	}
-	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", vm.Name, vm.Name)
-}
-
-// rootsSpec refuses a spec that somebody else could have changed since it was
-// recorded: who writes a spec chooses which of the host's directories its guest
-// sees. The person who calls sudo is trusted as root is.
-func rootsSpec(host statedir.Host, path string) error {
-	if host.InGuestsReach(path) {
-		return fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example, and create the VM anew from there", path, host.StateDir)
-	}
-	info, err := os.Stat(path)
-	if err != nil {
-		return fmt.Errorf("look at spec: %w; put it back, or create the VM anew from where it is now", err)
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return nil
-	}
-	owner := strconv.FormatUint(uint64(st.Uid), 10)
-	if st.Uid != 0 && owner != os.Getenv("SUDO_UID") {
-		return fmt.Errorf("spec %s belongs to user %s, who would decide what root installs; make it root's with: chown root %s", path, owner, path)
-	}
-	if info.Mode()&0o022 != 0 {
-		return fmt.Errorf("spec %s can be written by others than its owner, who would decide what root installs; forbid it with: chmod go-w %s", path, path)
-	}
-	return nil
-}
-
-func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {
-	from, err := updateOrigin(vm)
+func updateOne(ctx context.Context, c *Command, o updateOptions, v statedir.VM, p *term.Progress, r *updated) error {
+	from, err := updateOrigin(v)
 	if err != nil {
 		return err
 	}
-	p.step(vm.Name, "building from %s", from.Flake+from.Spec)
-	words := &lineWriter{each: func(line string) {
-		p.detail(vm.Name, line)
+	p.Step(v.Name, "building from %s", from.Flake+from.Spec)
+	words := &term.LineWriter{Keep: linesOfFailure, Each: func(line string) {
+		p.Detail(v.Name, line)
 		if strings.Contains(line, "warning:") {
-			p.print(c.Stderr, vm.Name+": "+line+"\n")
+			p.Print(c.Stderr, v.Name+": "+line+"\n")
 		}
 	}}
-	s, err := c.buildFrom(ctx, vm.Name, from, words)
+	s, err := buildFrom(ctx, c, v.Name, from, words)
 	_ = words.Close() // never fails
 	if err != nil {
-		return buildError(vm.Name, err, words)
+		return buildError(v.Name, err, words)
 	}
 	defer s.remove()
-	if err := c.compare(ctx, vm, s, r); err != nil {
+	if err := compare(ctx, v, s, r); err != nil {
 		return err
 	}
 	if err := ctx.Err(); err != nil {
@@ -230,32 +181,32 @@ func (c *Command) updateOne(ctx context.Context, vm statedir.VM, o updating, p *
 	}
 	if !o.dryRun {
 		// Milliseconds, and whole: a signal waits for it.
-		if err := vm.Install(context.WithoutCancel(ctx), s.path, statedir.Origin{}, systemd.Reload); err != nil {
-			return fmt.Errorf("%s: %w", vm.Name, err)
+		if err := v.Install(context.WithoutCancel(ctx), s.path, statedir.Origin{}, systemd.Reload); err != nil {
+			return fmt.Errorf("%s: %w", v.Name, err)
 		}
 	}
-	c.report(vm.Name, s, o, p, *r)
+	report(c.Stdout, o, v, s, p, *r)
 	if o.restart && !o.dryRun {
-		return c.restartIfNeeded(ctx, vm, o, p, r)
+		return restartIfNeeded(ctx, c, o, v, p, r)
 	}
 	return nil
 }
 
 // buildError adds what nix said, of which nothing was shown.
-func buildError(name string, err error, words *lineWriter) error {
-	if errors.Is(err, context.Canceled) || len(words.kept) == 0 {
+func buildError(name string, err error, words *term.LineWriter) error {
+	if errors.Is(err, context.Canceled) || len(words.Kept()) == 0 {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return fmt.Errorf("%s: %w%s", name, err, indent(words.kept))
+	return fmt.Errorf("%s: %w%s", name, err, term.Indent(words.Kept()))
 }
 
 // compare finds out what an installation of s would change.
-func (c *Command) compare(ctx context.Context, vm statedir.VM, s source, r *updated) error {
+func compare(ctx context.Context, v statedir.VM, s source, r *updated) error {
 	var err error
-	if r.After, err = vm.Place(s.path); err != nil {
-		return fmt.Errorf("%s: %w", vm.Name, err)
+	if r.After, err = v.Place(s.path); err != nil {
+		return fmt.Errorf("%s: %w", v.Name, err)
 	}
-	r.Before, err = os.Readlink(filepath.Join(vm.Dir(), "current"))
+	r.Before, err = os.Readlink(filepath.Join(v.Dir(), "current"))
 	r.Changed = err != nil || r.Before != r.After
 	if !r.Changed || r.Before == "" {
 		return nil
@@ -274,11 +225,11 @@ func difference(ctx context.Context, before, path string) []string {
 		// It is to be read, and no reason to fail: what is to be said about the
 		// packages is said without it.
 		if text, err := nix(ctx, io.Discard, "store", "diff-closures", before, after); err == nil {
-			out = append(out, textLines(text)...)
+			out = append(out, printable.Lines(text)...)
 		}
 	}
-	a, okA := planAt(before)
-	b, okB := planAt(path)
+	a, okA := vm.PlanAt(before)
+	b, okB := vm.PlanAt(path)
 	if okA && okB && !a.Foreign && !b.Foreign {
 		out = append(out, planDiff(a, b)...)
 	}
@@ -286,22 +237,23 @@ func difference(ctx context.Context, before, path string) []string {
 }
 
 // report says what changed.
-func (c *Command) report(name string, s source, o updating, p *progress, r updated) {
+func report(out io.Writer, o updateOptions, v statedir.VM, s source, p *term.Progress, r updated) {
 	if o.json {
 		return
 	}
+	name, booted := v.Name, v.BootedTarget() != ""
 	lines := fmt.Sprintf("%s: is up to date\n", name)
 	switch {
-	case r.Changed && o.dryRun && o.restart && c.booted(name):
+	case r.Changed && o.dryRun && o.restart && booted:
 		lines = fmt.Sprintf("%s: would change, and be restarted\n", name)
 	case r.Changed && o.dryRun:
 		lines = fmt.Sprintf("%s: would change\n", name)
 	case r.Changed:
 		lines = fmt.Sprintf("%s: installed anew\n", name)
 	}
-	paint := paletteOf(c.Stdout)
+	paint := term.PaletteOf(out)
 	for _, d := range r.Diff {
-		colour := map[byte]string{'-': red, '+': green}[d[0]]
+		colour := map[byte]string{'-': term.Red, '+': term.Green}[d[0]]
 		lines += "  " + paint(colour, d) + "\n"
 	}
 	for _, n := range s.notes {
@@ -309,58 +261,37 @@ func (c *Command) report(name string, s source, o updating, p *progress, r updat
 			lines += name + ": " + n + "\n"
 		}
 	}
-	if r.Changed && !o.restart && !o.dryRun && c.booted(name) {
+	if r.Changed && !o.restart && !o.dryRun && booted {
 		lines += fmt.Sprintf("%[1]s: goes on with what it was started with; take the new one with: microvm restart %[1]s\n", name)
 	}
-	p.print(c.Stdout, lines)
-}
-
-// booted says whether a VM has been started.
-func (c *Command) booted(name string) bool {
-	vm, err := c.Host.VM(name)
-	return err == nil && vm.BootedTarget() != ""
+	p.Print(out, lines)
 }
 
 // restartIfNeeded makes the VM run what is installed.
-func (c *Command) restartIfNeeded(ctx context.Context, vm statedir.VM, o updating, p *progress, r *updated) error {
-	current, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
+func restartIfNeeded(ctx context.Context, c *Command, o updateOptions, v statedir.VM, p *term.Progress, r *updated) error {
+	current, err := os.Readlink(filepath.Join(v.Dir(), "current"))
 	if err != nil {
-		return fmt.Errorf("%s: read what is installed: %w", vm.Name, err)
+		return fmt.Errorf("%s: read what is installed: %w", v.Name, err)
 	}
-	booted := vm.BootedTarget()
+	booted := v.BootedTarget()
 	switch {
 	case booted == current:
 		if !o.json {
-			p.print(c.Stdout, vm.Name+": no restart is needed\n")
+			p.Print(c.Stdout, v.Name+": no restart is needed\n")
 		}
 		return nil
 	case booted == "" && o.all:
 		return nil // it is down, and nobody named it
 	}
-	p.step(vm.Name, "restarting")
-	quiet := *c
-	quiet.Stderr = printWriter{p, c.Stderr}
+	p.Step(v.Name, "restarting")
+	stdout := p.Writer(c.Stdout)
 	if o.json {
-		quiet.Stdout = io.Discard
-	} else {
-		quiet.Stdout = printWriter{p, c.Stdout}
+		stdout = io.Discard
 	}
-	failed, err := quiet.jobs(ctx, systemd.Restart, []statedir.VM{vm})
+	failed, err := runJobs(ctx, stdout, p.Writer(c.Stderr), systemd.Restart, []statedir.VM{v})
 	if err != nil {
-		return fmt.Errorf("%s: %w", vm.Name, err)
+		return fmt.Errorf("%s: %w", v.Name, err)
 	}
 	r.Restarted = len(failed) == 0
 	return several(failed, 1)
-}
-
-// printWriter prints above a progress.
-type printWriter struct {
-	p   *progress
-	out io.Writer
-}
-
-// Write implements io.Writer.
-func (w printWriter) Write(text []byte) (int, error) {
-	w.p.print(w.out, string(text))
-	return len(text), nil
 }

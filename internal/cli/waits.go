@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"microvm/internal/printable"
 	"microvm/internal/systemd"
+	"microvm/internal/term"
 	"microvm/internal/unit"
 	"microvm/internal/wait"
 )
@@ -16,9 +18,9 @@ import (
 // two looks: a wait that is shorter is not worth a line.
 const waitsPause = time.Second
 
-// sayWaits says on standard error what the units of VMs that are starting wait
+// sayWaits says on out what the units of VMs that are starting wait
 // for, until the function that it returns is called.
-func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
+func sayWaits(ctx context.Context, out io.Writer, vms []string) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
 	go func() {
@@ -31,7 +33,7 @@ func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				c.lookForWaits(ctx, vms, said)
+				lookForWaits(ctx, out, vms, said)
 			}
 		}
 	}()
@@ -43,7 +45,7 @@ func (c *Command) sayWaits(ctx context.Context, vms []string) (stop func()) {
 
 // lookForWaits says what is new since said, by unit. What systemd does not tell is
 // not worth an error: the start itself has those.
-func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[string]string) {
+func lookForWaits(ctx context.Context, out io.Writer, vms []string, said map[string]string) {
 	patterns := make([]string, len(vms))
 	for i, name := range vms {
 		patterns[i] = unit.EveryOf(name)
@@ -58,13 +60,13 @@ func (c *Command) lookForWaits(ctx context.Context, vms []string, said map[strin
 		return
 	}
 	for _, u := range units {
-		text := property[string](props[u.Name], "StatusText")
+		text := systemd.Property[string](props[u.Name], "StatusText")
 		if !strings.HasPrefix(text, wait.StatusPrefix) || said[u.Name] == text {
 			continue
 		}
 		said[u.Name] = text
-		_, vm, _ := unit.Parse(u.Name)
+		_, name, _ := unit.Parse(u.Name)
 		// The VM's own unit says what its guest says, too.
-		say(c.Stderr, vm, "%s (%s)", printable.Line(text), unit.Short(u.Name))
+		term.Say(out, name, "%s (%s)", printable.Line(text), unit.Short(u.Name))
 	}
 }

@@ -39,6 +39,24 @@ func Text(text string) string {
 	}
 }
 
+// Lines are the lines of a text, each as Line has it and without blanks around it;
+// empty ones are left out.
+func Lines(text string) []string {
+	var lines []string
+	for line := range strings.Lines(text) {
+		if l := strings.TrimSpace(Line(line)); l != "" {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+// LastLines are the last n of Lines.
+func LastLines(text string, n int) []string {
+	lines := Lines(text)
+	return lines[max(0, len(lines)-n):]
+}
+
 // Short is Line, cut to at most limit bytes, at the end of a character.
 func Short(text string, limit int) string {
 	text = Line(text)

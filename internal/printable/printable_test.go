@@ -1,6 +1,7 @@
 package printable
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -47,4 +48,16 @@ func FuzzLine(f *testing.F) {
 			t.Errorf("%q became %q", in, out)
 		}
 	})
+}
+
+func TestLinesAreTheTextsWithoutEmptyOnes(t *testing.T) {
+	const text = " one\r\n\n\x1b[1m\ntwo\tx\n\x1b[31mthree"
+	if got, want := Lines(text), []string{"one", "two x", "three"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	for n, want := range map[int][]string{0: {}, 2: {"two x", "three"}, 9: {"one", "two x", "three"}} {
+		if got := LastLines(text, n); !slices.Equal(got, want) {
+			t.Errorf("last %d: %q, want %q", n, got, want)
+		}
+	}
 }

@@ -211,7 +211,7 @@ func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
 	for _, option := range []string{"--vfio-pci", "--vfio", "--device"} {
 		drop("there is no such card", option, all)
 	}
-	// In the version of launch.landlockABI.
+	// In the version of start.landlockABI.
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if at := slices.Index(argv, "--landlock"); at > 0 && (errno != 0 || abi < 3) {
 		t.Logf("LEFT OUT: %q, for the kernel has no Landlock", argv[at:])

@@ -2,6 +2,7 @@ package safepath
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,22 @@ func RemoveKind(dir int, rel string, kind uint32) error {
 		return nil
 	}
 	return err
+}
+
+// RemoveStale removes what an earlier run left beneath the directory dir, as
+// RemoveKind does, and stops at the first that it cannot remove.
+func RemoveStale(dir string, kind uint32, names ...string) error {
+	root, err := OpenDir(dir)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", dir, err)
+	}
+	defer Close(root)
+	for _, name := range names {
+		if err := RemoveKind(root, name, kind); err != nil {
+			return fmt.Errorf("remove stale %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // removeIf removes rel beneath dir if wanted agrees to what is there. No link is

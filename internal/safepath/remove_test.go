@@ -115,3 +115,35 @@ func TestATreeThatIsFilledMeanwhileLeadsNowhere(t *testing.T) {
 	})
 	mustBe(t, "at last", RemoveAll(w.dir, "tree"), nil)
 }
+
+func TestWhatAnEarlierRunLeftIsRemovedByItsKind(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	for _, path := range []string{dir + "/stale", dir + "/kept", outside + "/theirs"} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(dir+"/directory", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, dir+"/link"); err != nil {
+		t.Fatal(err)
+	}
+	if err := RemoveStale(dir, unix.S_IFREG, "absent", "stale", "directory", "link"); err != nil {
+		t.Error(err)
+	}
+	for path, there := range map[string]bool{dir + "/stale": false, dir + "/kept": true, dir + "/directory": true, dir + "/link": true} {
+		if _, err := os.Lstat(path); (err == nil) != there {
+			t.Errorf("%s: %v, want it there: %v", path, err, there)
+		}
+	}
+	if err := RemoveStale(dir, unix.S_IFREG, "link/theirs"); err == nil || !strings.HasPrefix(err.Error(), "remove stale link/theirs: ") {
+		t.Errorf("a file behind a link: %v", err)
+	}
+	if _, err := os.Lstat(outside + "/theirs"); err != nil {
+		t.Error(err)
+	}
+	if err := RemoveStale(dir+"/absent", unix.S_IFREG, "x"); err == nil || !strings.HasPrefix(err.Error(), "open "+dir+"/absent: ") {
+		t.Errorf("beneath nothing: %v", err)
+	}
+}

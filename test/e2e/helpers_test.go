@@ -47,7 +47,7 @@ func TestAKilledHypervisorIsSaidToHaveFailed(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("shot", nil))
 	sh(t, "systemctl start microvm@"+name)
-	for kills, up := range []time.Duration{0, 11 * time.Second} { // launch.goodRun is 10 s
+	for kills, up := range []time.Duration{0, 11 * time.Second} { // goodRun is 10 s
 		time.Sleep(up)
 		sh(t, "kill -9 $(systemctl show -P MainPID microvm@"+name+")")
 		eventually(t, 30*time.Second, fmt.Sprintf("test $(journalctl -q -o cat -u microvm@%[1]s | grep -c 'Started microvm@') = %[2]d && systemctl is-active microvm@%[1]s", name, kills+2))

@@ -19,15 +19,16 @@ import (
 // belongs on the floor above the highest one that it imports.
 var floors = [][]string{
 	// What stands on nothing of ours.
-	{"account", "durable", "safepath"},
+	{"account", "durable", "process", "safepath"},
 	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
-	{"askguest", "exit", "kernel", "notify", "rootlock"},
+	{"askguest", "exit", "kernel", "notify", "rootlock", "term"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
 	{"control", "netif", "unit"},
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
-	{"doctor", "launch", "programs"},
+	{"doctor", "start", "stop"},
+	{"programs", "vm"},
 	{"cli"},
 }
 

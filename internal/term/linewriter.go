@@ -1,0 +1,53 @@
+package term
+
+import (
+	"strings"
+
+	"microvm/internal/printable"
+)
+
+// LineWriter calls Each for every line that is written to it, without what a
+// terminal would obey, and keeps the last ones.
+type LineWriter struct {
+	// Each may be nil.
+	Each func(line string)
+	// Keep is how many of the last lines are kept.
+	Keep int
+	kept []string
+	rest string
+}
+
+// Write implements io.Writer.
+func (w *LineWriter) Write(p []byte) (int, error) {
+	w.rest += string(p)
+	for {
+		i := strings.IndexAny(w.rest, "\n\r")
+		if i < 0 {
+			return len(p), nil
+		}
+		w.line(w.rest[:i])
+		w.rest = w.rest[i+1:]
+	}
+}
+
+// Kept returns the last lines, at most Keep.
+func (w *LineWriter) Kept() []string { return w.kept }
+
+// Close takes a last line that has no end.
+func (w *LineWriter) Close() error {
+	w.line(w.rest)
+	w.rest = ""
+	return nil
+}
+
+func (w *LineWriter) line(text string) {
+	text = strings.TrimSpace(printable.Line(text))
+	if text == "" {
+		return
+	}
+	w.kept = append(w.kept, text)
+	w.kept = w.kept[max(0, len(w.kept)-w.Keep):]
+	if w.Each != nil {
+		w.Each(text)
+	}
+}
