@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,9 +108,13 @@ func (w *world) while(attack, do func()) {
 	<-stopped
 }
 
-// forAWhile calls do again and again.
-func forAWhile(do func()) {
-	for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); {
+// forAWhile calls do again and again, until each of seen has been counted. On a
+// busy machine an attack may not have a turn for a second; the test fails if there
+// was none in a minute.
+func forAWhile(do func(), seen ...*int) {
+	began := time.Now()
+	missing := func(n *int) bool { return *n == 0 }
+	for time.Since(began) < 300*time.Millisecond || slices.ContainsFunc(seen, missing) && time.Since(began) < time.Minute {
 		do()
 	}
 }

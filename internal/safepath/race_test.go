@@ -32,7 +32,7 @@ func TestASwapNeverLeadsAnOpenOut(t *testing.T) {
 				t.Errorf("read %q, %v", text, err)
 			}
 			_ = f.Close()
-		})
+		}, &opened, &refused)
 	})
 	if opened == 0 || refused == 0 {
 		t.Errorf("%d opened, %d refused: the swap did not happen", opened, refused)
@@ -54,7 +54,7 @@ func TestRenamesElsewhereHinderNobodyForLong(t *testing.T) {
 			} else if err != unix.EAGAIN {
 				t.Error(err)
 			}
-		})
+		}, &opened)
 	})
 	if opened == 0 {
 		t.Error("it was never opened")
@@ -79,7 +79,7 @@ func TestASwapNeverLeadsADirectoryOut(t *testing.T) {
 			Close(fd)
 			_ = unix.Unlinkat(w.dir, "sub/new", unix.AT_REMOVEDIR)
 			_ = unix.Unlinkat(w.dir, "link/new", unix.AT_REMOVEDIR)
-		})
+		}, &made, &refused)
 	})
 	if made == 0 || refused == 0 {
 		t.Errorf("%d made, %d refused: the swap did not happen", made, refused)
@@ -119,7 +119,7 @@ func TestWhatIsMadeIsNotExchangedBeforeItChangesHands(t *testing.T) {
 					t.Fatalf("root's directory is %o of %d, %v", st.Mode, st.Uid, err)
 				}
 				_ = unix.Unlinkat(w.dir, "new", unix.AT_REMOVEDIR)
-			})
+			}, &made, &replaced)
 		})
 	}
 	if made == 0 || replaced == 0 {
@@ -145,7 +145,7 @@ func TestASwapNeverLeadsARemovalOut(t *testing.T) {
 					Close(fd)
 				}
 			}
-		})
+		}, &removed)
 	})
 	if removed == 0 {
 		t.Error("nothing was removed")
@@ -170,7 +170,7 @@ func TestASwapNeverLeadsAConnectionOut(t *testing.T) {
 			if quiet(t, ours) {
 				t.Error("the connection went elsewhere")
 			}
-		})
+		}, &connected, &refused)
 	})
 	if !quiet(t, theirs) {
 		t.Error("it was led out")
@@ -205,7 +205,7 @@ func TestASwapNeverLeadsATrustedWalkToOthers(t *testing.T) {
 					t.Errorf("it led to %s of %d", p.Path, p.Stat.Uid)
 				}
 				p.Close()
-			})
+			}, &led, &refused)
 		})
 		if pair[0] == "good" { // either may have either name now
 			w.sh("cd inside; rm -f good bad; ln -s ../outside bad; chown -h 4321 bad")

@@ -213,7 +213,7 @@ func TestAVanishingComponentIsMissing(t *testing.T) {
 			}
 			there++
 			p.Close()
-		})
+		}, &there, &missing)
 	})
 	if there == 0 || missing == 0 {
 		t.Errorf("%d there, %d missing: nothing was shown", there, missing)
