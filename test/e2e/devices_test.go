@@ -71,7 +71,7 @@ func TestOneVMWithEverythingStartsAndLeavesTheHostAsItWas(t *testing.T) {
 		t.Errorf("the shares hold %q", got)
 	}
 	sh(t, "ip address add 10.77.0.1/24 dev vm-all && ping -c 1 -W 10 10.77.0.2")
-	t.Run("notifications", func(t *testing.T) { notificationsCostLittle(t, name, mostBookkeeping(t)) })
+	t.Run("notifications", func(t *testing.T) { notificationsCostLittle(t, name, bookkeepingLimit(t, processCost(t))) })
 	restartCostsLittle(t, name)
 	sh(t, "systemctl stop microvm@"+name)
 	nothingLeft(t, name)
