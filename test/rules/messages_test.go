@@ -215,7 +215,7 @@ var phrases = []phrase{
 	avoid(`\b(was|is|were|are) content\b`, `"succeeded"`),
 	avoid(`\bwhat it was started with\b`, `"the package that it was started with"`),
 	avoid(`^look(ing)? at\b|: look at\b`, `"stat X: …", "read X: …"`),
-	avoid(`^make (%|(the )?(directory|file|image|link|socket) %)`, `"create X: …"`),
+	avoid(`^make (the )?([a-z]+ )?%[a-z]( %[a-z])*( MiB large)?: `, `"create X: …"`),
 	avoid(`^own (%|the\b)`, `"chown X: …"`),
 	avoid(`^tell (%|the\b)|: tell (%|the\b)`, `"notify X: …", "determine X: …"`),
 	avoid(`\bby hand\b`, `"manually"`),
@@ -231,9 +231,9 @@ var phrases = []phrase{
 }
 
 var (
-	glued = regexp.MustCompile(`(^|\n)\s*hint:`)
+	glued = regexp.MustCompile(`\n\s*hint:`)
 	// An order behind a semicolon is a remedy.
-	order = regexp.MustCompile(`^; |; (or )?(add|ask|boot|build|choose|convert|copy|correct|create|delete|do|find out|fix|give|grant|inspect|install|leave|let|list|load|look|make|mount|move|name|pass|put|raise|read it|rebuild|` +
+	order = regexp.MustCompile(`; (or )?(add|ask|boot|build|choose|convert|copy|correct|create|delete|do|find out|fix|give|grant|inspect|install|leave|let|list|load|look|make|mount|move|name|pass|put|raise|read it|rebuild|` +
 		`remove|rename|restart|retry|run|say|see|set|share|shorten|specify|start it|start the|stop|take|try|turn|unset|update|use|wait until|write)\b`)
 	// What follows a cause is in the middle of the line once that is wrapped.
 	follows = regexp.MustCompile(`%w\)?; `)
@@ -255,10 +255,12 @@ func (l literal) wrong() []string {
 	for _, found := range l.phrases(message) {
 		say("%s", found)
 	}
-	if glued.MatchString(l.text) {
+	if glued.MatchString(l.text) || (l.kind == failure || l.kind == hint) && strings.HasPrefix(l.text, "hint:") {
 		say("the hint is part of the text; give it to the error, by exit.WithHint")
-	} else if found := order.FindString(l.text); found != "" && (l.kind == failure || l.kind == logged || l.kind == other || found == "; ") && !l.raw {
+	} else if found := order.FindString(l.text); found != "" && (l.kind == failure || l.kind == logged || l.kind == other) && !l.raw {
 		say("a remedy behind a semicolon, %q; give the error a hint, by exit.WithHint, or print it on a line of its own", found)
+	} else if l.kind == hint && strings.HasPrefix(l.text, "; ") {
+		say("a hint that begins with a semicolon; give it to the error, by exit.WithHint")
 	} else if l.kind == failure && follows.MatchString(l.text) {
 		say("text behind the cause; put it before the cause, or give the error a hint, by exit.WithHint")
 	}
@@ -377,20 +379,23 @@ func TestTheRulesOfMessagesFindWhatTheyAreFor(t *testing.T) {
 		`return exit.WithHint(errors.New("VM not found"), "list VMs with: microvm list")`: nil,
 		`return errors.New("VM not found; run: microvm list")`:                            {`behind a semicolon, "; run"`},
 		`return errors.New("VM not found\nhint: list VMs with: microvm list")`:            {"the hint is part"},
-		`return "hint: list VMs"`:                                        {"the hint is part"},
-		`faults.Addf("mem", "%d is odd; use %d", n, n+1)`:                {`"; use"`},
-		`faults.Addf("mem", "%d is odd: mem must be even", n)`:           nil,
-		`faults = append(faults, Fault{Path: p, Message: "Bad; set x"})`: {`"; set"`, "capital"},
-		`return fmt.Sprintf("%q is not known; write one of %s", a, b)`:   {`"; write"`},
-		`return err.Error() + "; load the module"`:                       {`"; load"`},
-		`return exit.WithHint(err, "run: ip link add %s; use another")`:  nil,
-		`remedy := "do this; set that"`:                                  nil,
-		`remedy := "; set that"`:                                         {`"; "`},
-		`return errors.New("it was not removed; nothing has changed")`:   nil,
-		`return fmt.Errorf("read x: %w; its owner is y", err)`:           {"behind the cause"},
-		`s.Logf("asking: %w; trying again", err)`:                        nil,
-		"return `set -e; use x`":                                         nil,
-		`d.failed("x", "not there; set y", "set z; run a")`:              nil,
+		`return errors.New("hint: list VMs")`:                                             {"the hint is part"},
+		`return exit.WithHint(err, "hint: list VMs")`:                                     {"the hint is part"},
+		`term.Say(out, "hint: list VMs")`:                                                 nil,
+		`faults.Addf("mem", "%d is odd; use %d", n, n+1)`:                                 {`"; use"`},
+		`faults.Addf("mem", "%d is odd: mem must be even", n)`:                            nil,
+		`faults = append(faults, Fault{Path: p, Message: "Bad; set x"})`:                  {`"; set"`, "capital"},
+		`return fmt.Sprintf("%q is not known; write one of %s", a, b)`:                    {`"; write"`},
+		`return err.Error() + "; load the module"`:                                        {`"; load"`},
+		`return exit.WithHint(err, "run: ip link add %s; use another")`:                   nil,
+		`remedy := "do this; set that"`:                                                   nil,
+		`remedy := "; set that"`:                                                          {"begins with a semicolon"},
+		`return name + "; last log lines:"`:                                               nil,
+		`return errors.New("it was not removed; nothing has changed")`:                    nil,
+		`return fmt.Errorf("read x: %w; its owner is y", err)`:                            {"behind the cause"},
+		`s.Logf("asking: %w; trying again", err)`:                                         nil,
+		"return `set -e; use x`":                                                          nil,
+		`d.failed("x", "not there; set y", "set z; run a")`:                               nil,
 		// Words.
 		`return fmt.Errorf("there is no VM %q", name)`:                       {`"there is no"`},
 		`d.failed("x", fmt.Sprintf("there is no VM %q", name), "create it")`: {`"there is no"`},
@@ -410,6 +415,8 @@ func TestTheRulesOfMessagesFindWhatTheyAreFor(t *testing.T) {
 		`println("it is being run in another foreground")`:                   {"terminal"},
 		`return fmt.Errorf("look at %s: %w", p, err)`:                        {"stat X"},
 		`return fmt.Errorf("make %s: %w", p, err)`:                           {"create X"},
+		`return exit.WithHint(err, "make %s writable for the user", p)`:      nil,
+		`return fmt.Errorf("make the image %d MiB large: %w", n, err)`:       {"create X"},
 		`return fmt.Errorf("make systemd read its units again: %w", err)`:    nil,
 		`return fmt.Errorf("own %s: %w", p, err)`:                            {"chown X"},
 		`return "; it is made " + "anew"`:                                    {"again", "semicolon"},

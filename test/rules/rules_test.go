@@ -112,7 +112,7 @@ func absent(n *ast.IfStmt, report func(ast.Node, string, ...any)) {
 	report(n, "a program that fails is no proof that there is nothing; ask for what there is, as no_link, no_process and is_down do")
 }
 
-var negation = regexp.MustCompile(`(^|&& |; |\|\| )! (ip|pgrep|ls|nsenter|stat|grep|find|machinectl|systemctl is-)\b`)
+var negation = regexp.MustCompile(`(^|&& |; |\|\| )! (ip|pgrep|ls|nsenter|stat|grep|find|machinectl|systemctl is-)\b|(test|\[) (-z|!) \\?"?\$\(`)
 
 // negated says what is wrong with a script that negates a looking program.
 func negated(n *ast.BasicLit) string {
@@ -250,6 +250,8 @@ func TestTheRulesFindWhatTheyAreFor(t *testing.T) {
 		`if out, err := try("no_link x"); err != nil { t.Error(out) }`:                          0,
 		`sh(t, "true && ! pgrep x")`:                                                            1,
 		`sh(t, "! ip link show x")`:                                                             1,
+		`sh(t, "test -z \"$(find /run)\"")`:                                                     1,
+		`sh(t, "all=$(find /run); [[ $all != *x* ]]")`:                                          0,
 		`sh(t, "test ! -e /x && no_process x")`:                                                 0,
 	} {
 		set := token.NewFileSet()
