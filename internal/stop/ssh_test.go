@@ -12,6 +12,7 @@ import (
 
 	"microvm/internal/hypervisor"
 	"microvm/test/guest/sshserver"
+	"microvm/test/testutil"
 )
 
 // sshTimes leave a login more time than a busy machine needs.
@@ -34,7 +35,7 @@ func startForSSH(t *testing.T) (v *victim, line string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "line")
 	v = victimOf(t, []string{roleKey + "=" + file}, self(t))
-	until(t, "the key", func() bool { _, err := os.Stat(file); return err == nil })
+	testutil.Until(t, "the key", func() bool { _, err := os.Stat(file); return err == nil })
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
