@@ -103,13 +103,26 @@ func absent(n *ast.IfStmt, report func(ast.Node, string, ...any)) {
 		return
 	}
 	call, ok := assign.Rhs[0].(*ast.CallExpr)
-	if !ok || name(call.Fun) != "try" || len(call.Args) != 1 {
-		return
-	}
-	if !strings.Contains(text(n.Cond), "err == nil") || !looking.MatchString(strings.TrimPrefix(first(call.Args[0]), `"`)) {
+	if !ok || !says(n.Body) || !strings.Contains(text(n.Cond), "err == nil") || !looking.MatchString(strings.Trim(program(call), `"`)) {
 		return
 	}
 	report(n, "a program that fails is no proof that there is nothing; ask for what there is, as no_link, no_process and is_down do")
+}
+
+// program returns the literal that names what a call of try or of exec.Command runs;
+// "" for other calls.
+func program(call *ast.CallExpr) string {
+	switch name(call.Fun) {
+	case "try":
+		if len(call.Args) == 1 {
+			return first(call.Args[0])
+		}
+	case "exec.Command.Run", "exec.Command.Output", "exec.Command.CombinedOutput":
+		if command := call.Fun.(*ast.SelectorExpr).X.(*ast.CallExpr); len(command.Args) > 0 {
+			return first(command.Args[0])
+		}
+	}
+	return ""
 }
 
 var negation = regexp.MustCompile(`(^|&& |; |\|\| )! (ip|pgrep|ls|nsenter|stat|grep|find|machinectl|systemctl is-)\b|(test|\[) (-z|!) \\?"?\$\(`)
@@ -247,6 +260,10 @@ func TestTheRulesFindWhatTheyAreFor(t *testing.T) {
 		`if out, err := try("ip -br link show " + name + " up"); err == nil { t.Error(out) }`:   1,
 		`if out, err := try("systemctl start x"); err == nil { t.Error(out) }`:                  0,
 		`if out, err := try("nsenter -t 1 -m ls /"); err == nil && out != "x" { t.Error(out) }`: 1,
+		`if out, err := exec.Command("pgrep", "x").Output(); err == nil { t.Error(out) }`:       1,
+		`if out, err := exec.Command("pgrep", "x").Output(); err != nil { t.Error(out) }`:       0,
+		`if out, err := exec.Command("pgrep", "x").Output(); err == nil { n += len(out) }`:      0,
+		`if out, err := exec.Command("chown", "x").Output(); err == nil { t.Error(out) }`:       0,
 		`if out, err := try("no_link x"); err != nil { t.Error(out) }`:                          0,
 		`sh(t, "true && ! pgrep x")`:                                                            1,
 		`sh(t, "! ip link show x")`:                                                             1,
