@@ -27,7 +27,7 @@ func TestMachinedShowsTheVMAndTerminatesIt(t *testing.T) {
 	}
 	waitFor(t, name, "test guest is up")
 
-	// Back after a crash, it is registered anew.
+	// Back after a crash, it is registered again.
 	pid := sh(t, "systemctl show -P MainPID microvm@"+name)
 	sh(t, "kill -9 "+pid)
 	eventually(t, 30*time.Second, "p=$(machinectl show -P Leader listed) && test $p != "+pid+" && test $p = $(systemctl show -P MainPID microvm@listed)")

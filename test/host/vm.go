@@ -123,7 +123,7 @@ const (
 
 var errSilent = errors.New("the VM host prints nothing any more")
 
-// kernelDownError says that the VM host's own kernel went down.
+// kernelDownError is returned when the VM host's own kernel went down.
 type kernelDownError struct{ how, console string }
 
 // Error implements error.
@@ -135,8 +135,8 @@ func (e *kernelDownError) Error() string {
 type vmHost struct {
 	root                root
 	base, disk, console string
-	// passed are the tests that have passed so far, failed says that one did not:
-	// it is not tried again.
+	// passed are the tests that have passed so far, failed is whether one did not:
+	// it is not retried.
 	passed []string
 	failed bool
 }
@@ -212,7 +212,7 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 		"-drive", "if=none,id=payload,format=raw,readonly=on,file="+v.disk, "-device", "virtio-blk-pci,drive=payload",
 		"-device", "virtio-serial-pci", "-chardev", "stdio,id=test,signal=off", "-device", "virtserialport,chardev=test,name=test",
 		"-device", "virtio-rng-pci",
-		// A card to pass through, behind a port of its own, and one beside it
+		// A card to pass through, behind a port of its own, and a second one
 		// on the same wire.
 		"-netdev", "hubport,id=wire0,hubid=0", "-netdev", "hubport,id=wire1,hubid=0",
 		"-device", "pcie-root-port,id=port1,chassis=1", "-device", "e1000e,bus=port1,netdev=wire0,mac=52:54:00:00:00:01",
@@ -224,8 +224,8 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// Held open: at its end QEMU takes the port for disconnected, and the guest
-	// would wait for somebody to connect before it writes.
+	// Held open: once it is closed QEMU treats the port as disconnected, and the guest
+	// waits for a connection before it writes.
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return 0, err

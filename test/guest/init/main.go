@@ -416,7 +416,7 @@ func goDown(why string) {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 
-// hasButton says whether ACPI can turn the machine off.
+// hasButton reports whether ACPI can turn the machine off.
 func hasButton() bool {
 	_, err := os.Stat("/sys/firmware/acpi/tables/FACP")
 	return err == nil && !has("no-acpi-off")
