@@ -35,17 +35,18 @@ const (
 )
 
 // constructors are the functions that make a text of a kind: by their name, or by
-// the last part of it, the first argument that is one. Every further argument that
-// is a literal is one as well.
+// the last part of it, which of their arguments is one, and of which kind those
+// behind it are.
 var constructors = map[string]struct {
 	kind  kind
 	first int
+	rest  kind
 }{
-	"fmt.Errorf": {failure, 0}, "errors.New": {failure, 0},
-	"Usagef": {failure, 0}, "Configf": {failure, 0}, "configErrorf": {failure, 0}, "Addf": {failure, 1},
-	"Logf": {logged, 0}, "logf": {logged, 0},
-	"WithHint": {hint, 1},
-	"d.ok":     {finding, 1}, "d.failed": {finding, 1}, "d.missing": {finding, 1},
+	"fmt.Errorf": {kind: failure}, "errors.New": {kind: failure},
+	"Usagef": {kind: failure}, "Configf": {kind: failure}, "configErrorf": {kind: failure}, "Addf": {kind: failure, first: 1},
+	"Logf": {kind: logged}, "logf": {kind: logged},
+	"WithHint": {kind: hint, first: 1}, "withHint": {kind: failure, rest: hint}, "Hintf": {kind: hint},
+	"d.ok": {kind: finding, first: 1}, "d.failed": {kind: finding, first: 1, rest: finding}, "d.missing": {kind: finding, first: 1, rest: finding},
 }
 
 // keys are the fields that hold a text of a kind.
@@ -122,6 +123,7 @@ func classify(c *ast.CallExpr, kinds map[ast.Node]kind) {
 		}
 		for i := how.first; ok && i < len(c.Args); i++ {
 			kinds[c.Args[i]] = how.kind
+			how.kind = how.rest
 		}
 	}
 }
@@ -396,6 +398,9 @@ func TestTheRulesOfMessagesFindWhatTheyAreFor(t *testing.T) {
 		`s.Logf("asking: %w; trying again", err)`:                                         nil,
 		"return `set -e; use x`":                                                          nil,
 		`d.failed("x", "not there; set y", "set z; run a")`:                               nil,
+		`faults.Addf("mem", "%d is odd", n).Hintf("use %d.", n+1)`:                        {"full stop"},
+		`return withHint("it is odd; use 2", "use 2; or 4")`:                              {`"; use"`},
+		`return fmt.Errorf("%s not found", "File")`:                                       nil,
 		// Words.
 		`return fmt.Errorf("there is no VM %q", name)`:                       {`"there is no"`},
 		`d.failed("x", fmt.Sprintf("there is no VM %q", name), "create it")`: {`"there is no"`},
