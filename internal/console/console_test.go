@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/testutil"
 )
 
 // vm is the console of a VM: like QEMU's it serves one client at a time.
@@ -147,15 +149,6 @@ func (p *person) end(t *testing.T) error {
 	}
 }
 
-func until(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
 func (v *vm) connected() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -165,18 +158,18 @@ func (v *vm) connected() bool {
 func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 	v := newVM(t)
 	first := v.attach(t, true)
-	until(t, "connected", v.connected)
+	testutil.Until(t, "connected", v.connected)
 	v.print("login: ")
-	until(t, "the first sees", func() bool { return first.sees() == "login: " })
+	testutil.Until(t, "the first sees", func() bool { return first.sees() == "login: " })
 	first.types(t, "root\r")
-	until(t, "the console has the keys", func() bool { return v.got() == "root\r" })
+	testutil.Until(t, "the console has the keys", func() bool { return v.got() == "root\r" })
 
 	second, third := v.attach(t, true), v.attach(t, true)
-	until(t, "those who come later see what was said before", func() bool { return second.sees() == "login: " && third.sees() == "login: " })
+	testutil.Until(t, "those who come later see what was said before", func() bool { return second.sees() == "login: " && third.sees() == "login: " })
 	second.types(t, "nothing")
-	until(t, "one who only reads is told", func() bool { return strings.Contains(second.told(), "this console only reads") })
+	testutil.Until(t, "one who only reads is told", func() bool { return strings.Contains(second.told(), "this console only reads") })
 	v.print("welcome")
-	until(t, "all see", func() bool {
+	testutil.Until(t, "all see", func() bool {
 		return strings.HasSuffix(first.sees(), "welcome") && strings.HasSuffix(second.sees(), "welcome") && strings.HasSuffix(third.sees(), "welcome")
 	})
 
@@ -185,7 +178,7 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 		t.Errorf("leaving with ctrl-] is %v", err)
 	}
 	// Whoever of the two was quicker has the keyboard.
-	until(t, "one of the others types", func() bool {
+	testutil.Until(t, "one of the others types", func() bool {
 		second.types(t, "2")
 		third.types(t, "3")
 		time.Sleep(time.Millisecond)
@@ -208,12 +201,12 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 func TestStreamIsTypedAsItIs(t *testing.T) {
 	v := newVM(t)
 	p := v.attach(t, false)
-	until(t, "connected", v.connected)
+	testutil.Until(t, "connected", v.connected)
 	p.types(t, "a\x1db\n")
 	_ = p.keys.Close()
-	until(t, "typed", func() bool { return v.got() == "a\x1db\n" })
+	testutil.Until(t, "typed", func() bool { return v.got() == "a\x1db\n" })
 	v.print("and what it answers")
-	until(t, "still read", func() bool { return p.sees() == "and what it answers" })
+	testutil.Until(t, "still read", func() bool { return p.sees() == "and what it answers" })
 	v.down()
 	if err := p.end(t); !errors.Is(err, ErrClosed) {
 		t.Error(err)
@@ -235,7 +228,7 @@ func TestSocketOfOneWhoWasKilledIsReplaced(t *testing.T) {
 	}
 	_ = unix.Close(fd)
 	p := v.attach(t, true)
-	until(t, "connected", v.connected)
+	testutil.Until(t, "connected", v.connected)
 	p.kill()
 	if err := p.end(t); err != nil {
 		t.Error(err)
@@ -258,13 +251,13 @@ func TestLockOfAnotherUserHoldsNobodyUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	v.attach(t, true)
-	until(t, "connected", v.connected)
+	testutil.Until(t, "connected", v.connected)
 }
 
 func TestReaderThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 	v := newVM(t)
 	first := v.attach(t, true)
-	until(t, "connected", v.connected)
+	testutil.Until(t, "connected", v.connected)
 	stuck, err := net.Dial("unix", filepath.Join(v.dir, "run", ".meeting"))
 	if err != nil {
 		t.Fatal(err)
@@ -274,7 +267,7 @@ func TestReaderThatDoesNotReadHoldsNobodyUp(t *testing.T) {
 	for range lines {
 		v.print(strings.Repeat("x", 1023) + "\n")
 	}
-	until(t, "the first sees all", func() bool { return strings.Count(first.sees(), "\n") == lines })
+	testutil.Until(t, "the first sees all", func() bool { return strings.Count(first.sees(), "\n") == lines })
 }
 
 func TestConsoleOfAVMThatIsDownFails(t *testing.T) {

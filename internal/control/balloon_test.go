@@ -17,6 +17,7 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/test/testutil"
 )
 
 // standIn is a VM of standInMemory with a balloon. Each answers as the real program
@@ -174,7 +175,7 @@ func TestABalloonHoldsWhatItWasToldHoweverOften(t *testing.T) {
 				if want, wantErr := s.set(guest); got != want || !errors.Is(err, wantErr) {
 					t.Errorf("step %d, set to %d: %d, %v, want %d, %v", i, guest, got, err, want, wantErr)
 				}
-				until(t, func() bool { return s.held() == standInMemory-guest })
+				testutil.Until(t, "the balloon", func() bool { return s.held() == standInMemory-guest })
 				got, err = Balloon(within(t, time.Minute), s.client, 0)
 				if want, wantErr := s.ask(guest); got != want || !errors.Is(err, wantErr) {
 					t.Errorf("step %d, asked at %d: %d, %v, want %d, %v", i, guest, got, err, want, wantErr)
@@ -203,7 +204,7 @@ func TestABalloonOutOfBoundsIsRefusedInTheSameWords(t *testing.T) {
 					t.Errorf("%d: %d, %v, want %s", guest, got, exit.Text(err), want)
 				}
 			}
-			until(t, func() bool { return s.held() == standInMemory-160 })
+			testutil.Until(t, "the balloon", func() bool { return s.held() == standInMemory-160 })
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/hypervisor"
+	"microvm/test/testutil"
 )
 
 // lkvm answers on a control socket as kvmtool of commit b48735e (August 2024) did on
@@ -123,17 +124,8 @@ func TestKvmtoolsBalloonIsEmptiedWhateverItHolds(t *testing.T) {
 				if got, err := Balloon(within(t, time.Minute), client, guest); !errors.Is(err, ErrUntold) || got != guest {
 					t.Errorf("the guest is to have %d MiB, %v", got, err)
 				}
-				until(t, func() bool { return l.held() == 256-guest })
+				testutil.Until(t, "the balloon", func() bool { return l.held() == 256-guest })
 			})
-		}
-	}
-}
-
-func until(t *testing.T, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !done(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not get there")
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"microvm/internal/account"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
+	"microvm/test/need"
 )
 
 const nobody = 65534
@@ -28,9 +29,7 @@ func (d *Doctor) open(t *testing.T) {
 }
 
 func TestAccessIsThatOfTheAccount(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root; run it with sudo")
-	}
+	need.Root(t)
 	d := newDoctor(t, map[string]string{"shut/file": "", "open/file": "", "open/mine": "", "open/group": ""})
 	d.open(t)
 	err := errors.Join(

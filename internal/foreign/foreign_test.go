@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // program writes a program of that text where everybody can run it; of another
@@ -72,11 +74,12 @@ func TestAProgramThatLeavesOthersBehindHasItsSay(t *testing.T) {
 	if took := time.Since(began); took > 40*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to see that nothing stays: run it with sudo")
-	}
-	if left, err := exec.Command("pgrep", "-fx", "sleep 77").Output(); err == nil {
-		t.Errorf("these stay: %s", left)
+	need.Root(t)
+	// pgrep's code is 1 where nothing matches, pgrep(1).
+	left, err := exec.Command(need.Program(t, "pgrep"), "-afx", "sleep 77").CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Errorf("pgrep: %v; these stay: %s", err, left)
 	}
 }
 
@@ -96,9 +99,7 @@ func TestSlowProgramsAreSaidToBe(t *testing.T) {
 }
 
 func TestRootRunsNothingOfOthersAsRoot(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root; run it with sudo")
-	}
+	need.Root(t)
 	const eve = 4321
 	account := &syscall.Credential{Uid: 1234, Gid: 1234, Groups: []uint32{0}}
 	t.Setenv("SECRET_OF_ROOT", "hunter2")
@@ -125,9 +126,7 @@ func TestRootRunsNothingOfOthersAsRoot(t *testing.T) {
 }
 
 func TestAProgramOfOthersSeesNoProcessOfTheHosts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root; run it with sudo")
-	}
+	need.Root(t)
 	victim := exec.Command("sleep", "60")
 	victim.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
 	if err := victim.Start(); err != nil {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // host makes a host with those files, by path, and mountinfo.
@@ -84,9 +86,7 @@ func TestWhatIsDeclaredAndNotMounted(t *testing.T) {
 }
 
 func TestWhatIsReallyMounted(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a file system; run the tests as root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	table, _ := host(t, "", map[string]string{"etc/fstab": "tmpfs " + dir + " tmpfs\n"})
 	table.MountInfo = Host.MountInfo
@@ -110,9 +110,7 @@ func mount(t *testing.T, what, where, kind, data string) {
 // TestFileSystemsAreToldApart on those that the kernel has here: the same one
 // mounted again is the same, another is another, and so is what is below.
 func TestFileSystemsAreToldApart(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a file system; run the tests as root")
-	}
+	need.Root(t)
 	below, err := Of(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -166,9 +164,7 @@ func TestFileSystemsAreToldApart(t *testing.T) {
 }
 
 func TestMemoryAndOverlaysAreKnownByTheirKind(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a file system; run the tests as root")
-	}
+	need.Root(t)
 	one, other, merged := t.TempDir(), t.TempDir(), t.TempDir()
 	mount(t, "tmpfs", one, "tmpfs", "")
 	mount(t, "tmpfs", other, "tmpfs", "")

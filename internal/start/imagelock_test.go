@@ -17,6 +17,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/test/need"
+	"microvm/test/testutil"
 )
 
 // blank makes an image of some size without anything in it.
@@ -149,7 +150,7 @@ func qemuWith(t *testing.T, path, drive, device string) *exec.Cmd {
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	f := openImage(t, path)
-	until(t, "QEMU's lock", func() bool {
+	testutil.Until(t, "QEMU's lock", func() bool {
 		_, found, err := conflict(f, unix.F_WRLCK, 201, 1)
 		return err == nil && found
 	})

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"microvm/test/testutil"
 )
 
 // TestAStartIsProlongedWhileThereIsProgress, within its bound.
@@ -47,7 +49,7 @@ func TestAStartIsProlongedWhileThereIsProgress(t *testing.T) {
 			}()
 			if c.vm == waits {
 				// On a busy machine its beginning waits for a CPU, which is to want one.
-				until(t, "a process that only waits", func() bool {
+				testutil.Until(t, "a process that only waits", func() bool {
 					stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vm.Process.Pid))
 					return err == nil && strings.Contains(string(stat), "(sleep) S ")
 				})
@@ -96,7 +98,7 @@ func TestCPUTimeIsReadOfAnyName(t *testing.T) {
 		_ = cmd.Wait()
 	}()
 	for _, measure := range []func(int) time.Duration{cpuTime, cpuWanted} {
-		until(t, "some CPU time", func() bool { return measure(cmd.Process.Pid) > 0 })
+		testutil.Until(t, "some CPU time", func() bool { return measure(cmd.Process.Pid) > 0 })
 		if used := measure(cmd.Process.Pid); used > 2*time.Minute {
 			t.Errorf("it used %s", used)
 		}

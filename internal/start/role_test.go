@@ -325,13 +325,3 @@ func (s *started) silent(d time.Duration) {
 		s.t.Errorf("the service manager was told %q", buf[:n])
 	}
 }
-
-// until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(began) > time.Minute {
-			t.Fatalf("%s does not come true", what)
-		}
-	}
-}

@@ -21,6 +21,7 @@ import (
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/test/need"
+	"microvm/test/testutil"
 )
 
 // self is this program, as the hypervisor of a plan.
@@ -36,7 +37,7 @@ func self(t *testing.T) string {
 // seen reads what the stand-in has written.
 func seen(t *testing.T, file string) inherited {
 	t.Helper()
-	until(t, "the hypervisor's start", func() bool { _, err := os.Stat(file); return err == nil })
+	testutil.Until(t, "the hypervisor's start", func() bool { _, err := os.Stat(file); return err == nil })
 	data, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +79,7 @@ func onlyStandard(t *testing.T, got inherited) {
 // not the hypervisor's, which would never reap it.
 func gone(t *testing.T) {
 	t.Helper()
-	until(t, "the end of the readiness child", func() bool {
+	testutil.Until(t, "the end of the readiness child", func() bool {
 		return !slices.ContainsFunc(children(), func(pid int) bool {
 			stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			return err == nil && !strings.Contains(string(stat), ") Z ")
@@ -448,7 +449,7 @@ func TestABridgeThatComesLaterIsWaitedFor(t *testing.T) {
 		t.Errorf("the service manager was told %q", got)
 	}
 	const waiting = "microvm-run-wrapper: waiting for bridge late0, 30 s at most\n"
-	until(t, "a line about the wait", func() bool { return s.log() == waiting })
+	testutil.Until(t, "a line about the wait", func() bool { return s.log() == waiting })
 	s.silent(10 * time.Millisecond)
 	out, err := exec.Command("nsenter", "-n", "-t", fmt.Sprint(s.cmd.Process.Pid), "ip", "link", "add", "late0", "type", "bridge").CombinedOutput()
 	if err != nil {

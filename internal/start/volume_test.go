@@ -319,9 +319,7 @@ func TestVolumeThatALinkLeadsToIsUsed(t *testing.T) {
 // alone. The mark is in the state directory then.
 func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 	if os.Getenv(roleUnprivileged) == "" {
-		if os.Geteuid() != 0 {
-			t.Skip("it takes root to become somebody else; run the tests as root")
-		}
+		need.Root(t)
 		asNobody(t)
 		return
 	}
@@ -392,9 +390,7 @@ func asNobody(t *testing.T) {
 
 // TestAFullDiskIsNamed: on a file system that has room for nothing.
 func TestAFullDiskIsNamed(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a file system; run the tests as root")
-	}
+	need.Root(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/rootlock"
+	"microvm/test/testutil"
 )
 
 // within fails the test if do takes longer than anything here does.
@@ -45,15 +46,6 @@ func running(t *testing.T, dir, script string) {
 	})
 }
 
-func eventually(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	for began := time.Now(); !done(); time.Sleep(time.Millisecond) {
-		if time.Since(began) > 20*time.Second {
-			t.Fatalf("%s did not happen", what)
-		}
-	}
-}
-
 func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 	h, vm := installed(t)
 	mine := filepath.Join(vm.Dir(), tempPrefix+"current-1")
@@ -67,7 +59,7 @@ func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	running(t, vm.Dir()+"/.microvm-new-x", "i=0; while :; do : > $i; i=$((i+1)); done")
-	eventually(t, "the attack", func() bool { return exists(filepath.Join(vm.Dir(), ".microvm-new-x/100")) })
+	testutil.Until(t, "the attack", func() bool { return exists(filepath.Join(vm.Dir(), ".microvm-new-x/100")) })
 	if err := within(t, 30*time.Second, func() error {
 		return vm.Install(context.Background(), build(t, h, "b", tapped), Origin{Flake: "x"}, nil)
 	}); err != nil {
@@ -193,7 +185,7 @@ func TestWhatCannotBeRemovedHindersNoOtherVM(t *testing.T) {
 func TestNobodyButRootCanHoldTheLock(t *testing.T) {
 	h, vm := installed(t)
 	running(t, h.StateDir, "exec flock -x . sh -c 'echo > "+vm.Dir()+"/held; exec sleep 600'")
-	eventually(t, "the lock", func() bool { return exists(filepath.Join(vm.Dir(), "held")) })
+	testutil.Until(t, "the lock", func() bool { return exists(filepath.Join(vm.Dir(), "held")) })
 	if err := as(t, h.StateDir, "flock -n .lock true"); err == nil {
 		t.Error("another user can open the lock")
 	}

@@ -7,13 +7,13 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"microvm/test/need"
 )
 
 // TestRecordOfWhereImagesAre: who writes down what, and when.
 func TestRecordOfWhereImagesAre(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to mount a file system; run the tests as root")
-	}
+	need.Root(t)
 	// Not the temporary directory, which may be in memory as the mount below is.
 	top, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
@@ -107,9 +107,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 
 // TestWhatAHypervisorPutsInTheWayIsNotFollowed: its VM's directory is its own.
 func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to have a record of root's; run the tests as root")
-	}
+	need.Root(t)
 	vm := VM{Host: Host{StateDir: t.TempDir(), User: "nobody", Group: "nogroup"}, Name: "web"}
 	if err := errors.Join(os.Chmod(vm.Host.StateDir, 0o755), os.Mkdir(vm.Dir(), 0o777), os.Symlink("/proc", filepath.Join(vm.Dir(), "sub")),
 		os.Symlink("/etc/passwd", filepath.Join(vm.Dir(), "data.img"))); err != nil {
@@ -126,9 +124,7 @@ func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
 // TestTheRecordDoesNotDependOnTheWayToIt: the state directory may be a link of
 // root's, and the wrapper has it as its working directory.
 func TestTheRecordDoesNotDependOnTheWayToIt(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("it takes root to have a record of root's; run the tests as root")
-	}
+	need.Root(t)
 	real := t.TempDir()
 	link := filepath.Join(t.TempDir(), "microvms")
 	vm := VM{Host: Host{StateDir: real, User: "nobody", Group: "nogroup"}, Name: "web"}

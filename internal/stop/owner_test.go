@@ -14,6 +14,7 @@ import (
 
 	"microvm/internal/process"
 	"microvm/test/need"
+	"microvm/test/testutil"
 )
 
 // listenAt listens at path in this process.
@@ -41,9 +42,9 @@ func refused(t *testing.T, dir, socket, why string, users ...int) {
 
 func TestTheHypervisorIsFoundByItsSocket(t *testing.T) {
 	v := victimOf(t, []string{roleQMP + "=0s"}, self(t))
-	until(t, "its socket", func() bool { _, err := os.Stat(filepath.Join(v.dir, "qmp.sock")); return err == nil })
+	testutil.Until(t, "its socket", func() bool { _, err := os.Stat(filepath.Join(v.dir, "qmp.sock")); return err == nil })
 	var p *process.Process
-	until(t, "that it listens", func() (ok bool) {
+	testutil.Until(t, "that it listens", func() (ok bool) {
 		var err error
 		p, err = SocketOwner(t.Context(), v.dir, "qmp.sock", os.Geteuid())
 		return err == nil

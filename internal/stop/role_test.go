@@ -110,13 +110,3 @@ func self(t *testing.T) string {
 	}
 	return path
 }
-
-// until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for began := time.Now(); !ok(); time.Sleep(2 * time.Millisecond) {
-		if time.Since(began) > time.Minute {
-			t.Fatalf("%s does not come true", what)
-		}
-	}
-}

@@ -1,13 +1,11 @@
 package stop
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,28 +15,11 @@ import (
 	"microvm/internal/runner"
 	"microvm/internal/systemd"
 	"microvm/test/need"
+	"microvm/test/testutil"
 )
 
 // quick are the stages of a stop in a test.
 var quick = Times{Graceful: 8 * time.Second, Again: 300 * time.Millisecond, Term: 500 * time.Millisecond}
-
-// logBuffer takes lines from several goroutines.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
-}
 
 // victim is a hypervisor to be stopped.
 type victim struct {
@@ -70,7 +51,7 @@ func victimOf(t *testing.T, env []string, argv ...string) *victim {
 // then: the service manager would kill it.
 func (v *victim) stop(t *testing.T, r Request) (string, error) {
 	t.Helper()
-	var log logBuffer
+	var log testutil.Buffer
 	r.Process, r.Dir, r.Logf = held(t, v.cmd.Process.Pid), v.dir, exit.Logger(&log, "test")
 	// Hypervisor runs no package's program as root, who may run this test.
 	err := r.stop(context.Background())
@@ -149,7 +130,7 @@ func TestGuestThatIgnoresTheRequestIsEndedByForce(t *testing.T) {
 func TestHypervisorThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	t.Parallel()
 	v := victimOf(t, nil, "/bin/sh", "-c", "trap '' TERM; touch deaf; while :; do sleep 0.1; done")
-	until(t, "deafness", func() bool { _, err := os.Stat(filepath.Join(v.dir, "deaf")); return err == nil })
+	testutil.Until(t, "deafness", func() bool { _, err := os.Stat(filepath.Join(v.dir, "deaf")); return err == nil })
 	plan := &hypervisor.Plan{Shutdown: hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "it has no way"}}
 	began := time.Now()
 	log, err := v.stop(t, Request{Plan: plan, Times: quick})
@@ -214,7 +195,7 @@ func TestForeignShutdownIsRunAndWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			v := victimOf(t, nil, "/bin/sh", "-c", "trap 'sleep 0.7; exit 0' USR1; echo $$ >pid.new; mv pid.new pid; while :; do sleep 0.05; done")
-			until(t, "the hypervisor's start", func() bool { _, err := os.Stat(filepath.Join(v.dir, "pid")); return err == nil })
+			testutil.Until(t, "the hypervisor's start", func() bool { _, err := os.Stat(filepath.Join(v.dir, "pid")); return err == nil })
 			began := time.Now()
 			log, err := v.stop(t, foreign(t, c.script))
 			if err != nil {

@@ -21,6 +21,7 @@ import (
 	"microvm/test/need"
 
 	"microvm/internal/exit"
+	"microvm/test/testutil"
 )
 
 // hypervisorID is the user and group of the hypervisor in these tests.
@@ -76,28 +77,10 @@ func (h host) config(shares ...Share) Config {
 	}
 }
 
-// logbook collects the log.
-type logbook struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logbook) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logbook) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // running is a supervisor that is ready.
 type running struct {
 	host
-	log  *logbook
+	log  *testutil.Buffer
 	stop func() error
 	// lost gets the shares whose virtiofsd failed under a client.
 	lost chan string
@@ -107,7 +90,7 @@ type running struct {
 func start(t *testing.T, h host, shares ...Share) *running {
 	t.Helper()
 	cfg := h.config(shares...)
-	r := &running{host: h, log: &logbook{}, lost: make(chan string, 10)}
+	r := &running{host: h, log: &testutil.Buffer{}, lost: make(chan string, 10)}
 	cfg.Log = r.log
 	cfg.Lost = func(tag string) { r.lost <- tag }
 	ready := make(chan struct{})
@@ -140,7 +123,7 @@ func start(t *testing.T, h host, shares ...Share) *running {
 func refused(t *testing.T, h host, shares ...Share) error {
 	t.Helper()
 	cfg := h.config(shares...)
-	cfg.Log = &logbook{}
+	cfg.Log = &testutil.Buffer{}
 	cfg.Ready = func() error { t.Error("it became ready"); return errors.New("ready") }
 	err := Run(t.Context(), cfg)
 	if err == nil {
@@ -509,7 +492,7 @@ func TestAShareThatKeepsFailingEndsWithTheReason(t *testing.T) {
 	needDaemon(t)
 	h := newHost(t)
 	cfg := h.config(Share{Tag: "home", ExtraArgs: []string{"--cache=nonsense"}}, Share{Tag: "other"})
-	log := &logbook{}
+	log := &testutil.Buffer{}
 	cfg.Log = log
 	begin := time.Now()
 	err := Run(t.Context(), cfg)
@@ -552,7 +535,7 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 			t.Errorf("source %q: error %v, want one with %q", source, err, want)
 		}
 		cfg := h.config(pub)
-		cfg.Log = &logbook{}
+		cfg.Log = &testutil.Buffer{}
 		cfg.Ready = func() error { return errors.New("it became ready") }
 		cfg.Others = func() ([]Writable, error) { return []Writable{{VM: "db", Tag: "all", Source: outside + "/data"}}, nil }
 		err = Run(t.Context(), cfg)

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -140,7 +141,15 @@ func wantListed(t testing.TB, name, pattern string, flags ...string) {
 // leftovers are what a VM that is not there may have left.
 func leftovers(t testing.TB, name string) string {
 	t.Helper()
-	return sh(t, fmt.Sprintf("find /var/lib/microvms /run/microvm /nix/var/nix/gcroots /etc/systemd/system.control /etc/systemd/system /tmp -maxdepth 3 \\( -name '%[1]s' -o -name '*@%[1]s.service*' -o -name '*-%[1]s' -o -name '.microvm-*' -o -name 'microvm-build-*' \\) 2>/dev/null | grep -v /.store/ || true", name))
+	// It fails where a directory is not there; the first that is found, that it looked.
+	const looked = "/var/lib/microvms"
+	out, _ := try(fmt.Sprintf("find %[2]s /run/microvm /nix/var/nix/gcroots /etc/systemd/system.control /etc/systemd/system /tmp -maxdepth 3 \\( -path %[2]s -o -name '%[1]s' -o -name '*@%[1]s.service*' -o -name '*-%[1]s' -o -name '.microvm-*' -o -name 'microvm-build-*' \\) 2>/dev/null", name, looked))
+	found := strings.Split(out, "\n")
+	if !slices.Contains(found, looked) {
+		t.Fatalf("find did not look: %s", out)
+	}
+	found = slices.DeleteFunc(found, func(path string) bool { return path == looked || strings.Contains(path, "/.store/") })
+	return strings.Join(found, "\n")
 }
 
 func TestAVMFromAFlakeLivesItsLife(t *testing.T) {

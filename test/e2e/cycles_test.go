@@ -205,7 +205,7 @@ func (k killed) anywhere(t *testing.T) {
 			n := 1
 			for ; k.at(t, way, call, n); n++ {
 				if n == 200 {
-					t.Fatalf("%s %s is killed at %s for ever", k.helper, way, call)
+					t.Fatalf("%s %s is killed at %s again and again", k.helper, way, call)
 				}
 			}
 			if n > 1 {
@@ -222,7 +222,7 @@ func (k killed) anywhere(t *testing.T) {
 }
 
 // at kills the helper before the nth of one call, and cleans up as the unit's
-// ExecStopPost= does. It says whether the helper got that far.
+// ExecStopPost= does. It reports whether the helper got that far.
 func (k killed) at(t *testing.T, way, call string, n int) bool {
 	t.Helper()
 	booted := "/usr/lib/microvm/microvm-set-booted"
@@ -230,7 +230,7 @@ func (k killed) at(t *testing.T, way, call string, n int) bool {
 	prepare, after := "true", program+" down "+k.name
 	switch {
 	case program == booted:
-		// It is the one that the others read; that it is gone is looked for.
+		// The other helpers read what it makes; the test checks that it is removed.
 		prepare = fmt.Sprintf("%s %s %s", booted, map[string]string{"up": "down", "down": "up"}[way], k.name)
 	case way == "down":
 		prepare = program + " up " + k.name

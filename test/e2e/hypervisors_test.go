@@ -77,7 +77,7 @@ func printTable(results map[string]map[string]string) string {
 }
 
 // blind are hypervisors whose guests see no device here, and why: with them there
-// is less to show, unless there is a kernel for them beside them.
+// is less to show, unless a kernel for them is next to the program.
 var blind = map[string]string{
 	"stratovirt": "Debian's kernel has no CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES; another one can lie beside the program, as vmlinuz-stratovirt",
 }
@@ -384,7 +384,7 @@ func number(t *testing.T, text string) int {
 	t.Helper()
 	var n int
 	if _, err := fmt.Sscanf(text, "%d", &n); err != nil {
-		t.Fatalf("%q is no number", text)
+		t.Fatalf("%q is not a number", text)
 	}
 	return n
 }
@@ -401,8 +401,8 @@ func (h *trial) killed(t *testing.T) string {
 	return "back"
 }
 
-// overSSH says that the hypervisor cannot ask its guest, and the guest is asked
-// itself.
+// overSSH reports whether the hypervisor cannot ask its guest, so that the guest is
+// asked itself.
 func (h *trial) overSSH() bool { return !slices.Contains(h.can.Shutdown, "x86_64") }
 
 // stop stops the VM; the result is how its guest was asked.

@@ -61,7 +61,7 @@ func dropIns(t *testing.T, name string) string {
 	return sh(t, "cd /etc/systemd/system.control && ls microvm@"+name+".service.d 2>/dev/null || echo none")
 }
 
-// visible says which of some paths of the host a VM's hypervisor has.
+// visible returns those of some paths of the host that a VM's hypervisor can reach.
 func visible(t *testing.T, name string, paths ...string) string {
 	t.Helper()
 	return sh(t, fmt.Sprintf("cd /proc/$(systemctl show -P MainPID microvm@%s)/root && for p in %s; do test ! -e ./$p || echo $p; done", name, strings.Join(paths, " ")))
@@ -145,7 +145,7 @@ func jailCanBeLeft(t *testing.T, name string, hidden []string) {
 }
 
 // TestAJailStandsWhereTheStateDirectoryIsMoved has the drop-in that NixOS makes
-// there, which sets the unit's own mounts anew.
+// there, which resets the unit's own mounts.
 func TestAJailStandsWhereTheStateDirectoryIsMoved(t *testing.T) {
 	in(t, "container")
 	pretendKVM(t)

@@ -129,7 +129,7 @@ func packageOfMicrovmNix(t *testing.T, s map[string]any) string {
 	for path, text := range map[string]string{
 		// QEMU's console ends with its standard input.
 		"bin/microvm-run": "[ -p in ] || mkfifo in; exec " + strings.Join(words, " ") + " 0<>in",
-		// It returns when the hypervisor is gone, as the service manager wants it.
+		// It returns when the hypervisor has exited, as the service manager wants it.
 		"bin/microvm-shutdown": `perl -MIO::Socket::UNIX -e '
 			my $s = IO::Socket::UNIX->new(Peer => "` + name + `.sock") or die "connect: $!";
 			print $s qq({"execute":"qmp_capabilities"}\n);
@@ -149,7 +149,7 @@ func packageOfMicrovmNix(t *testing.T, s map[string]any) string {
 }
 
 // putShares adds what serves the virtiofs shares of s: supervisord with a virtiofsd
-// for each, and a listener that tells the service manager when all of them run.
+// for each, and a listener that notifies the service manager when all of them run.
 func putShares(t *testing.T, pkg string, s map[string]any) {
 	t.Helper()
 	shares, _ := s["shares"].([]any)

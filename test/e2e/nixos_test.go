@@ -50,7 +50,7 @@ func (s nixosService) unitText(r *strings.Replacer) string {
 		_, _ = fmt.Fprintf(&b, "%s=%s\n", key, r.Replace(fmt.Sprint(value)))
 	}
 	settings := func(attributes map[string]any) {
-		// In NixOS' order: TimeoutSec= says what TimeoutStopSec= says again.
+		// In NixOS' order: TimeoutSec= sets what TimeoutStopSec= sets again.
 		for _, key := range slices.Sorted(maps.Keys(attributes)) {
 			value := attributes[key]
 			values, isList := value.([]any)

@@ -40,7 +40,7 @@ func TestRunOfAHypervisorThatIsKilledLeavesNothing(t *testing.T) {
 }
 
 // TestShutdownEndsTheVMAndNobodyElse: the hypervisors' user can put a link to a
-// socket of root's, here PID 1's, where its own was.
+// socket of root, here that of PID 1, where its own was.
 func TestShutdownEndsTheVMAndNobodyElse(t *testing.T) {
 	in(t, "container")
 	name := install(t, spec("bait", nil))

@@ -93,7 +93,7 @@ func TestLandlockKeepsCloudHypervisorToItsFiles(t *testing.T) {
 	}
 }
 
-// TestAGuestOfAConfinedCloudHypervisorReboots: it makes the machine anew from
+// TestAGuestOfAConfinedCloudHypervisorReboots: it creates the machine again from
 // within its confinement.
 func TestAGuestOfAConfinedCloudHypervisorReboots(t *testing.T) {
 	realHypervisor(t, "cloud-hypervisor")

@@ -40,7 +40,7 @@ func main() {
 
 func host(ctx context.Context, args []string) (int, error) {
 	if os.Geteuid() != 0 {
-		return 0, errors.New("test hosts need root; run it with sudo")
+		return 0, errors.New("test hosts need root\nhint: run it with sudo")
 	}
 	r, err := ensureRoot()
 	if err != nil {
@@ -62,5 +62,5 @@ func host(ctx context.Context, args []string) (int, error) {
 	case "vm":
 		return inVM(ctx, r, args[1], args[2:])
 	}
-	return 0, fmt.Errorf("there is no host %q; there are container and vm", args[0])
+	return 0, fmt.Errorf("unknown host %q: must be container or vm", args[0])
 }

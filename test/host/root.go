@@ -113,8 +113,8 @@ func ensureRoot() (root, error) {
 	return r, os.Rename(tmp, r.tree)
 }
 
-// lock waits until nobody else makes what goes into dir: what another run left
-// half made is removed, and one that is being made has the machine's /proc in it.
+// lock waits until no other process makes what goes into dir: what another run left
+// half made is removed, and a root that is being made has the machine's /proc in it.
 func lock(dir string) (unlock func(), err error) {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -165,7 +165,7 @@ func (r root) kernel() (vmlinuz, initrd string, err error) {
 	return vmlinuz, strings.Replace(vmlinuz, "vmlinuz-", "initrd.img-", 1), nil
 }
 
-// assets puts what the tests need beside the product into dir: the guest's
+// assets puts what the tests need in addition to the product into dir: the guest's
 // kernel and initramfs.
 func (r root) assets(dir string) error {
 	vmlinuz, _, err := r.kernel()

@@ -63,3 +63,13 @@ func TestAnotherVMHostGoesOnWhereTheFirstWentDown(t *testing.T) {
 		t.Error("a test that failed passes in another VM host")
 	}
 }
+
+// TestOnlyAnEmulatedCPUMayBringAVMHostDown, after which the tests go on in another.
+func TestOnlyAnEmulatedCPUMayBringAVMHostDown(t *testing.T) {
+	for accel, want := range map[string]bool{"": true, "tcg": true, "tcg,thread=single": true, "kvm": false, "kvm:tcg": false} {
+		t.Setenv("MICROVM_TEST_ACCEL", accel)
+		if got := emulated(); got != want {
+			t.Errorf("MICROVM_TEST_ACCEL=%q is emulated: %t, want %t", accel, got, want)
+		}
+	}
+}

@@ -20,7 +20,7 @@ import (
 	"testing"
 )
 
-// The test hosts, and the variable that says in which one a test runs.
+// The test hosts, and the variable that holds the one that a test runs in.
 const (
 	Container = "container"
 	VM        = "vm"
@@ -33,8 +33,8 @@ var list string
 // Entry is a program and the Debian package that has it.
 type Entry struct {
 	Program, Package string
-	// Host says that the test hosts have it, Outside that the unit tests outside
-	// of them need it, Tool that the test hosts are made with it.
+	// Host: the test hosts have it. Outside: the unit tests outside of them need
+	// it. Tool: the test hosts are made with it.
 	Host, Outside, Tool bool
 }
 
@@ -79,7 +79,8 @@ func InHost(t testing.TB, want string) {
 	}
 }
 
-// Root skips a test that only root can run; test/scripts/skips tells.
+// Root skips a test that only root can run. test/scripts/skips fails where it has
+// passed in no stage.
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -112,8 +113,8 @@ func Program(t testing.TB, name string) string {
 	return path
 }
 
-// find looks where the administrator's programs are as well, which not everybody
-// has in PATH.
+// find looks in PATH, and where the administrator's programs are, which is not in
+// every user's PATH.
 func find(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {

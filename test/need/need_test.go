@@ -12,7 +12,7 @@ import (
 // essential are packages that every Debian has, deb-control(5).
 var essential = []string{"bash", "coreutils", "gzip", "util-linux"}
 
-// TestTheHostsHaveWhatTheListSays holds the list against what test/host installs.
+// TestTheHostsHaveWhatTheListSays compares the list with what test/host installs.
 func TestTheHostsHaveWhatTheListSays(t *testing.T) {
 	entries, err := Programs()
 	if err != nil {

@@ -32,7 +32,7 @@ func orphansScript(t *testing.T, name, stateDir, dir, policy string) string {
 
 var program = regexp.MustCompile(`/nix/store/[^/]*-microvm/bin/microvm`)
 
-// identity is what the script tells a directory by.
+// identity is what the script identifies a directory by.
 func identity(t *testing.T, dir string) string {
 	t.Helper()
 	out, err := exec.Command("stat", "-c", "%i.%W", dir).Output()

@@ -171,7 +171,7 @@ func TestNixOSHasWhatTheUnitsSay(t *testing.T) {
 	for name, lines := range unitFiles(t) {
 		s, ok := services[name]
 		if !ok {
-			t.Errorf("%s is no service", name)
+			t.Errorf("%s is not a service", name)
 			continue
 		}
 		if s.OverrideStrategy != nil {

@@ -30,7 +30,7 @@ func TestTheScriptOfVolumesMakesThem(t *testing.T) {
 			t.Fatalf("%v: %s\n%s", err, out, script)
 		}
 	}
-	// What a crash left is no image.
+	// What a crash left is not an image.
 	if err := os.WriteFile(filepath.Join(dir, "small.img.new"), []byte("half"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +50,6 @@ func TestTheScriptOfVolumesMakesThem(t *testing.T) {
 	}
 	run()
 	if data, err := os.ReadFile(image); err != nil || string(data) != "used" {
-		t.Errorf("an image that is there was made anew (%v)", err)
+		t.Errorf("an existing image was created again (%v)", err)
 	}
 }

@@ -39,7 +39,7 @@ type builder struct {
 func (b *builder) store() string            { return filepath.Join(b.work, "root", "nix/store") }
 func (b *builder) in(name ...string) string { return filepath.Join(b.work, filepath.Join(name...)) }
 
-// checkInputs says what is missing before it takes minutes to fail of it.
+// checkInputs returns an error for what is missing, before a build takes minutes to fail.
 func (b *builder) checkInputs() error {
 	if b.nixpkgs == "" {
 		return errors.New("no tree of nixpkgs is given\nhint: make test-nixos NIXOS=DIR, where DIR is a checkout of nixpkgs")
@@ -51,7 +51,7 @@ func (b *builder) checkInputs() error {
 	}
 	if b.upstream != "" {
 		if _, err := os.Stat(filepath.Join(b.upstream, "nixos-modules/host")); err != nil {
-			return fmt.Errorf("%s is no tree of microvm.nix: nixos-modules/host not found", b.upstream)
+			return fmt.Errorf("%s is not a checkout of microvm.nix: nixos-modules/host not found", b.upstream)
 		}
 	}
 	if b.switcher != "" {
@@ -60,7 +60,7 @@ func (b *builder) checkInputs() error {
 			return err
 		}
 		if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
-			return fmt.Errorf("%s is no program\nhint: STC_NG=FILE wants the compiled switch-to-configuration-ng", b.switcher)
+			return fmt.Errorf("%s is not a program\nhint: STC_NG=FILE needs the compiled switch-to-configuration-ng", b.switcher)
 		}
 	}
 	return nil
@@ -121,7 +121,7 @@ func (b *builder) guest(ctx context.Context) error {
 	if _, err := command(ctx, b.host, "assets", b.in("payload")); err != nil {
 		return err
 	}
-	if err := anew(dir); err != nil {
+	if err := emptied(dir); err != nil {
 		return err
 	}
 	for _, name := range []string{"vmlinuz", "initrd"} {
@@ -132,8 +132,8 @@ func (b *builder) guest(ctx context.Context) error {
 	return nil
 }
 
-// anew makes an empty directory, which nix reads.
-func anew(dir string) error {
+// emptied makes an empty directory, which nix reads.
+func emptied(dir string) error {
 	return errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755))
 }
 
@@ -146,7 +146,7 @@ func (b *builder) programs(ctx context.Context, tree, into string) error {
 	}
 	v := strings.TrimSpace(string(version))
 	placeholder := "/nix/store/" + strings.Repeat("e", 32) + "-microvm-" + v
-	if err := anew(filepath.Join(into, "bin")); err != nil {
+	if err := emptied(filepath.Join(into, "bin")); err != nil {
 		return err
 	}
 	flags := fmt.Sprintf("-s -w -X main.version=%s -X main.libexecDir=%[2]s/lib/microvm -X main.binDir=%[2]s/bin", v, placeholder)
@@ -160,9 +160,9 @@ func (b *builder) programs(ctx context.Context, tree, into string) error {
 // ours is what evaluations read of the project.
 var ours = strings.Fields("cmd internal systemd nix nixos-modules lib pkgs examples template flake.nix go.mod go.sum LICENSE test/nixos")
 
-// lay copies that, for whoever edits it meanwhile.
+// lay copies the sources, so that edits during a build do not matter.
 func lay(ctx context.Context, tree string) error {
-	if err := anew(tree); err != nil {
+	if err := emptied(tree); err != nil {
 		return err
 	}
 	_, err := command(ctx, "cp", append([]string{"-a", "--parents", "-t", tree}, ours...)...)
@@ -389,7 +389,7 @@ var warning = regexp.MustCompile(`evaluation warning: (.*(?:\n(?:hint: |  ).*)*)
 var keywords = strings.Fields("if then else let in with rec inherit assert or")
 
 // scan reads the modules: an attribute that pkgs does not have ends an evaluation,
-// whoever never uses it.
+// even one that never uses it.
 func scan(nixpkgs string, others ...string) taken {
 	names, examples := map[string]map[string]bool{}, map[string]bool{}
 	add := func(name, inner string) {

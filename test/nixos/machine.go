@@ -29,12 +29,12 @@ type machine struct {
 	switches int
 }
 
-// boot lays an empty /etc and /var over the root and the store beside it, and
+// boot lays an empty /etc and /var over the root, next to the store, and
 // starts a generation's stage 2, as NixOS' initrd or nspawn does.
 func boot(ctx context.Context, b *builder, systems map[string]string, generation string) (*machine, error) {
 	toplevel := systems[generation]
 	if toplevel == "" {
-		return nil, fmt.Errorf("there is no generation %s", generation)
+		return nil, fmt.Errorf("generation %s not found", generation)
 	}
 	m := &machine{ctx: ctx, systems: systems}
 	// Units are in /etc/systemd/system only; Debian's own would be found as well.
@@ -130,7 +130,7 @@ func (m *machine) profile(generation string) {
 func (m *machine) do(action, generation string) (string, int) {
 	toplevel := m.systems[generation]
 	if toplevel == "" {
-		m.fatalf("there is no generation %s", generation)
+		m.fatalf("generation %s not found", generation)
 	}
 	if action == "switch" || action == "boot" {
 		m.profile(generation)

@@ -113,7 +113,7 @@ func (c *Container) start(ctx context.Context, s System) error {
 			text, _ := os.ReadFile(console)
 			return fmt.Errorf("the container did not boot, or not within %s:\n%s", s.Timeout, text)
 		}
-		// Asked anew each time: the first child that nspawn has is one that
+		// Asked again each time: the first child that nspawn has is one that
 		// makes the namespaces, forks the container's init and leaves.
 		if c.leader = child(cmd.Process.Pid); c.leader == 0 {
 			continue
@@ -142,7 +142,7 @@ func newCgroup(name string) ([]string, error) {
 	mount := regexp.MustCompile(`(?m)^\S+ (\S+) cgroup2 `).FindSubmatch(mounts)
 	path := regexp.MustCompile(`(?m)^0::(.*)$`).FindSubmatch(own)
 	if mount == nil || path == nil {
-		return nil, errors.New("there is no cgroup file system of version 2")
+		return nil, errors.New("no cgroup file system of version 2 is mounted")
 	}
 	dirs := []string{filepath.Join(string(mount[1]), string(path[1]), name)}
 	if old := regexp.MustCompile(`(?m)^\S+ (\S+) cgroup \S*name=systemd`).FindSubmatch(mounts); old != nil {
@@ -191,7 +191,7 @@ func (c *Container) Command(ctx context.Context, words ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append(append(args, c.environment...), words...)...)
 }
 
-// HasEnded says whether the container is gone, whoever ended it.
+// HasEnded reports whether the container has exited, for whatever reason.
 func (c *Container) HasEnded() bool {
 	select {
 	case <-c.ended:

@@ -15,7 +15,7 @@ import (
 )
 
 // floors are the packages below internal/, from the ground up. A package imports
-// packages of lower floors only, so that there is no circle either. A new package
+// packages of lower floors only, which rules out circles. A new package
 // belongs on the floor above the highest one that it imports.
 var floors = [][]string{
 	// What stands on nothing of ours.
@@ -41,8 +41,8 @@ const (
 // their paths in the module; those of tests do not count.
 type arrows map[string][]string
 
-// breaches says which arrows climb, and which packages the floors do not know, or
-// know for nothing.
+// breaches reports the arrows that climb, the packages that are on no floor, and those
+// on a floor that do not exist.
 func breaches(floors [][]string, graph arrows) []string {
 	floorOf := map[string]int{}
 	for n, floor := range floors {
@@ -60,7 +60,7 @@ func breaches(floors [][]string, graph arrows) []string {
 		for _, to := range graph[from] {
 			switch m, ok := floorOf[to]; {
 			case !strings.HasPrefix(to, internal):
-				out = append(out, fmt.Sprintf("%s imports %s, which is no part of the product's insides", from, to))
+				out = append(out, fmt.Sprintf("%s imports %s, which is not below internal/", from, to))
 			case ok && m >= n: // one that is not listed is said once
 				out = append(out, fmt.Sprintf("%s, on floor %d, imports %s, on floor %d", from, n, to, m))
 			}

@@ -1,5 +1,5 @@
-// Package rules holds the tests of this repository against what a test may not
-// do, because it then passes without having looked.
+// Package rules checks the source: which package imports which, the form of messages
+// and comments, and tests that would pass without having looked.
 package rules
 
 import (
@@ -16,12 +16,12 @@ import (
 )
 
 // environment are the calls by which a test learns what its machine has. What
-// such a test leaves out it has to say: by need, Skip, Error or Fatal.
+// such a test leaves out it has to report: by need, Skip, Error or Fatal.
 var environment = []string{
 	"os.Geteuid", "os.Getuid", "os.Getenv", "os.LookupEnv", "exec.LookPath", "systemd.Running", "need.Host",
 }
 
-// loud are the calls that say that a test is left out, or fail it.
+// loud are the calls that skip a test, or fail it.
 var loud = []string{"Skip", "Skipf", "SkipNow", "Error", "Errorf", "Fatal", "Fatalf", "Fail", "FailNow"}
 
 // fault is a place in a test that may pass without having looked.
@@ -74,8 +74,8 @@ func faults(set *token.FileSet, file *ast.File) []fault {
 	return found
 }
 
-// quiet reports an if that asks for something of the machine and leaves the test,
-// or goes on with the next case, without a word.
+// quiet reports an if that asks for something of the machine and leaves the test, or
+// goes on with the next case, without a skip or an error.
 func quiet(n *ast.IfStmt, report func(ast.Node, string, ...any)) {
 	if !asks(n.Init) && !asks(n.Cond) || len(n.Body.List) == 0 {
 		return
@@ -92,47 +92,60 @@ func quiet(n *ast.IfStmt, report func(ast.Node, string, ...any)) {
 	}
 }
 
-// looking are programs that say whether there is something.
+// looking are programs that report whether something exists.
 var looking = regexp.MustCompile(`^(ip( -\S+)* link|pgrep|ls|nsenter|test|stat|systemctl is-|grep|find|machinectl)\b`)
 
-// absent reports a script of a looking program whose failure a test takes for the
-// proof that there is nothing.
+// absent reports a looking program whose failure a test treats as proof that there is
+// nothing.
 func absent(n *ast.IfStmt, report func(ast.Node, string, ...any)) {
 	assign, ok := n.Init.(*ast.AssignStmt)
 	if !ok || len(assign.Rhs) != 1 {
 		return
 	}
 	call, ok := assign.Rhs[0].(*ast.CallExpr)
-	if !ok || name(call.Fun) != "try" || len(call.Args) != 1 {
+	if !ok || !says(n.Body) || !strings.Contains(text(n.Cond), "err == nil") || !looking.MatchString(strings.Trim(program(call), `"`)) {
 		return
 	}
-	if !strings.Contains(text(n.Cond), "err == nil") || !looking.MatchString(strings.TrimPrefix(first(call.Args[0]), `"`)) {
-		return
-	}
-	report(n, "a program that fails is no proof that there is nothing; ask for what there is, as no_link, no_process and is_down do")
+	report(n, "a program that fails does not prove that there is nothing; list what there is, as no_link, no_process and is_down do")
 }
 
-var negation = regexp.MustCompile(`(^|&& |; |\|\| )! (ip|pgrep|ls|nsenter|stat|grep|find|machinectl|systemctl is-)\b`)
+// program returns the literal that names what a call of try or of exec.Command runs;
+// "" for other calls.
+func program(call *ast.CallExpr) string {
+	switch name(call.Fun) {
+	case "try":
+		if len(call.Args) == 1 {
+			return first(call.Args[0])
+		}
+	case "exec.Command.Run", "exec.Command.Output", "exec.Command.CombinedOutput":
+		if command := call.Fun.(*ast.SelectorExpr).X.(*ast.CallExpr); len(command.Args) > 0 {
+			return first(command.Args[0])
+		}
+	}
+	return ""
+}
 
-// negated says what is wrong with a script that negates a looking program.
+var negation = regexp.MustCompile(`(^|&& |; |\|\| )! (ip|pgrep|ls|nsenter|stat|grep|find|machinectl|systemctl is-)\b|(test|\[) (-z|!) \\?"?\$\(`)
+
+// negated returns what is wrong with a script that negates a looking program, or "".
 func negated(n *ast.BasicLit) string {
 	if n.Kind != token.STRING {
 		return ""
 	}
 	if m := negation.FindString(strings.Trim(n.Value, "\"`")); m != "" {
-		return fmt.Sprintf("%q is true where the program fails; ask for what there is, as no_link, no_process and is_down do", m)
+		return fmt.Sprintf("%q is true where the program fails; list what there is, as no_link, no_process and is_down do", m)
 	}
 	return ""
 }
 
-// asks says whether a node calls one of environment.
+// asks reports whether a node calls one of environment.
 func asks(n ast.Node) bool {
 	return n != nil && !isNil(n) && calls(n, func(f string) bool { return slices.Contains(environment, f) })
 }
 
 func isNil(n ast.Node) bool { s, ok := n.(ast.Stmt); return ok && s == nil }
 
-// says says whether a block says that a test is left out, or fails it.
+// says reports whether a block skips a test or fails it.
 func says(n ast.Node) bool {
 	return calls(n, func(f string) bool {
 		return slices.Contains(loud, f[strings.LastIndex(f, ".")+1:]) || strings.HasPrefix(f, "need.")
@@ -150,7 +163,7 @@ func calls(n ast.Node, is func(string) bool) bool {
 	return found
 }
 
-// runsNothing says whether no test has run before a call in TestMain.
+// runsNothing reports whether no test has run before a call in TestMain.
 func runsNothing(body *ast.BlockStmt, call ast.Node) bool {
 	ran := false
 	ast.Inspect(body, func(n ast.Node) bool {
@@ -162,7 +175,7 @@ func runsNothing(body *ast.BlockStmt, call ast.Node) bool {
 	return !ran
 }
 
-// takesT says whether a function is a test, a subtest or a helper of one.
+// takesT reports whether a function is a test, a subtest or a helper of one.
 func takesT(f *ast.FuncType) bool {
 	return slices.ContainsFunc(f.Params.List, func(p *ast.Field) bool { return strings.HasPrefix(text(p.Type), "testing.") })
 }
@@ -247,9 +260,15 @@ func TestTheRulesFindWhatTheyAreFor(t *testing.T) {
 		`if out, err := try("ip -br link show " + name + " up"); err == nil { t.Error(out) }`:   1,
 		`if out, err := try("systemctl start x"); err == nil { t.Error(out) }`:                  0,
 		`if out, err := try("nsenter -t 1 -m ls /"); err == nil && out != "x" { t.Error(out) }`: 1,
+		`if out, err := exec.Command("pgrep", "x").Output(); err == nil { t.Error(out) }`:       1,
+		`if out, err := exec.Command("pgrep", "x").Output(); err != nil { t.Error(out) }`:       0,
+		`if out, err := exec.Command("pgrep", "x").Output(); err == nil { n += len(out) }`:      0,
+		`if out, err := exec.Command("chown", "x").Output(); err == nil { t.Error(out) }`:       0,
 		`if out, err := try("no_link x"); err != nil { t.Error(out) }`:                          0,
 		`sh(t, "true && ! pgrep x")`:                                                            1,
 		`sh(t, "! ip link show x")`:                                                             1,
+		`sh(t, "test -z \"$(find /run)\"")`:                                                     1,
+		`sh(t, "all=$(find /run); [[ $all != *x* ]]")`:                                          0,
 		`sh(t, "test ! -e /x && no_process x")`:                                                 0,
 	} {
 		set := token.NewFileSet()

@@ -362,7 +362,6 @@ func useFiles() {
 	}
 }
 
-// later goes down by itself where the command line says so.
 // writeSynced writes a file that stays when the power goes.
 func writeSynced(path, text string) error {
 	f, err := os.Create(path)
@@ -373,6 +372,7 @@ func writeSynced(path, text string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// later makes the guest go down by itself where the command line says so.
 func later() {
 	for _, w := range words("reboot-after") {
 		seconds, err := strconv.ParseFloat(w, 64)
@@ -416,7 +416,7 @@ func goDown(why string) {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 
-// hasButton says whether ACPI can turn the machine off.
+// hasButton reports whether ACPI can turn the machine off.
 func hasButton() bool {
 	_, err := os.Stat("/sys/firmware/acpi/tables/FACP")
 	return err == nil && !has("no-acpi-off")

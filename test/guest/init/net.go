@@ -56,7 +56,7 @@ func interfaces() []string {
 	return names
 }
 
-// find is the interface with that address, or the first that is no loopback.
+// find is the interface with that address, or the first that is not a loopback.
 func find(mac string) string {
 	for _, name := range interfaces() {
 		have, _ := os.ReadFile("/sys/class/net/" + name + "/address")
