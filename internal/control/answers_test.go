@@ -1,11 +1,10 @@
 package control
 
-// What the real programs answered in the VM host of the end-to-end tests, or, where
-// it says so, without a VM. TestRealHypervisors logs such answers; a stand-in is
-// only as true as they are.
+// Answers of the real programs in the VM host of the end-to-end tests or, where noted,
+// without a VM. TestRealHypervisors logs such answers, to keep the stand-ins true.
 
-// chVMInfo is Cloud Hypervisor 54.0, 2026-11-26, less most of what a VM has beside
-// its memory. Without virtio-mem the real one has no hotplugged_size;
+// chVMInfo is of Cloud Hypervisor 54.0, 2026-11-26, without most of what does not concern the
+// VM's memory. Without virtio-mem the real one has no hotplugged_size;
 // memory_actual_size is as vm_info of its vmm/src/lib.rs makes it.
 const chVMInfo = `{"config":{"cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":false,"max_phys_bits":46,"features":{"amx":false}},` +
 	`"memory":{"size":268435456,@PLUGGED@"mergeable":false,"hotplug_method":"Acpi","shared":true,"hugepages":false,"prefault":false,"reserve":false,"thp":true},` +
@@ -13,7 +12,7 @@ const chVMInfo = `{"config":{"cpus":{"boot_vcpus":1,"max_vcpus":1,"kvm_hyperv":f
 	`"state":"Running","memory_actual_size":@ACTUAL@,"device_tree":{"__ioapic":{"id":"__ioapic","resources":[],"children":[]}}}`
 
 // Firecracker 1.17.0-dev, 2026-11-26; the first two without a VM. The guest's own
-// figures are those with an empty balloon, and nobody reads them.
+// statistics are those with an empty balloon, and are not used.
 const (
 	firecrackerInstance = `{"id":"anonymous-instance","state":"Running","vmm_version":"1.17.0-dev","app_name":"Firecracker"}`
 	firecrackerMachine  = `{"vcpu_count":1,"mem_size_mib":256,"smt":false,"track_dirty_pages":false,"huge_pages":"None"}`
@@ -22,8 +21,8 @@ const (
 		`"disk_caches":8294400,"hugetlb_allocations":0,"hugetlb_failures":0,"oom_kill":0,"alloc_stall":0,"async_scan":0,"direct_scan":0,"async_reclaim":0,"direct_reclaim":0}`
 )
 
-// crosvmBalloon is crosvm's sources of 2026-08-21, 2026-11-26. The total is the
-// guest's own, and stays whatever the balloon holds; a size is taken whatever it is.
+// crosvmBalloon is of crosvm's sources of 2026-08-21, 2026-11-26. The total is the guest's own
+// and does not depend on the balloon; any size is accepted.
 const crosvmBalloon = `case $1 in
 balloon) echo $(($2 / 1048576)) > size;;
 balloon_stats) cat <<END

@@ -15,18 +15,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/safepath"
 )
 
 const (
-	// maxAnswer bounds an answer; the longest, vm.info with many devices, has some
-	// tens of kilobytes.
+	// maxAnswer bounds an answer, in bytes; the longest one, vm.info with many devices,
+	// has tens of kilobytes.
 	maxAnswer = 1 << 20
 	// apiTimeout bounds one call, whatever the caller allows.
 	apiTimeout = 10 * time.Second
 )
 
-// api speaks HTTP over a Unix socket, one connection a call.
+// api is a client of HTTP over a Unix socket, with one connection per call.
 type api struct {
 	socket, base string
 	client       http.Client
@@ -40,7 +41,7 @@ func newAPI(dir, socket, base string) *api {
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				conn, err := safepath.DialBeneath(ctx, dir, socket, unix.SOCK_STREAM)
 				if err != nil {
-					return nil, err // no nil pointer of a type
+					return nil, err // conn would be a non-nil interface
 				}
 				return conn, nil
 			},
@@ -55,7 +56,8 @@ func (a *api) Close() error {
 	return nil
 }
 
-// call sends body, unless that is nil, and decodes the answer, unless out is nil.
+// call sends body as JSON, unless it is nil, and decodes the answer into out, unless that is
+// nil.
 func (a *api) call(ctx context.Context, method, path string, body, out any) error {
 	var payload io.Reader
 	if body != nil {
@@ -83,19 +85,19 @@ func (a *api) call(ctx context.Context, method, path string, body, out any) erro
 	case err != nil:
 		return fmt.Errorf("API socket %s: %s %s: read the answer: %w", a.socket, method, path, err)
 	case len(text) > maxAnswer:
-		return fmt.Errorf("API socket %s: %s %s: the answer is longer than %d bytes; is another program behind this socket?", a.socket, method, path, maxAnswer)
+		return otherProgram(fmt.Errorf("API socket %s: %s %s: the answer is longer than %d bytes", a.socket, method, path, maxAnswer))
 	case answer.StatusCode < 200 || answer.StatusCode > 299:
 		return fmt.Errorf("API socket %s: %s %s: %s: %s", a.socket, method, path, answer.Status, oneLine(text))
 	case out == nil:
 		return nil
 	}
 	if err := json.Unmarshal(text, out); err != nil {
-		return fmt.Errorf("API socket %s: %s %s: the answer is not what this API answers (%w); is another program behind this socket?", a.socket, method, path, err)
+		return otherProgram(fmt.Errorf("API socket %s: %s %s: unexpected answer: %w", a.socket, method, path, err))
 	}
 	return nil
 }
 
-// oneLine is what an error of the other side may put into a line of ours.
+// oneLine returns a text of the other side, bounded and on one line, for an error.
 func oneLine(text []byte) string {
 	const most = 300
 	if len(text) > most {
@@ -104,7 +106,7 @@ func oneLine(text []byte) string {
 	return strings.Join(strings.Fields(strings.ToValidUTF8(string(text), "?")), " ")
 }
 
-// cloudHypervisor speaks Cloud Hypervisor's API,
+// cloudHypervisor is a client of Cloud Hypervisor's API,
 // vmm/src/api/openapi/cloud-hypervisor.yaml.
 type cloudHypervisor struct {
 	*api
@@ -116,11 +118,11 @@ type chInfo struct {
 	Config struct {
 		Memory struct {
 			Size int64 `json:"size"` // bytes
-			// Hotplugged is what virtio-mem adds.
+			// Hotplugged is the memory that virtio-mem adds, in bytes.
 			Hotplugged int64 `json:"hotplugged_size"`
 		} `json:"memory"`
 	} `json:"config"`
-	// Actual is the memory less what the balloon holds.
+	// Actual is the memory without what the balloon holds, in bytes.
 	Actual int64 `json:"memory_actual_size"`
 }
 
@@ -140,7 +142,7 @@ func (c *cloudHypervisor) AwaitRunning(ctx context.Context) error { return pollR
 
 // CtrlAltDel implements Client.
 func (c *cloudHypervisor) CtrlAltDel(context.Context) error {
-	return errNoWay("cloud-hypervisor", "press keys; it has a power button")
+	return errNoWay("cloud-hypervisor", "press keys")
 }
 
 // PowerButton implements Client.
@@ -165,7 +167,7 @@ func (c *cloudHypervisor) SetGuestMemory(ctx context.Context, guest, whole int) 
 	return c.call(ctx, http.MethodPut, "vm.resize", map[string]int64{"desired_balloon": int64(whole-guest) << 20}, nil)
 }
 
-// firecracker speaks Firecracker's API, src/firecracker/swagger/firecracker.yaml.
+// firecracker is a client of Firecracker's API, src/firecracker/swagger/firecracker.yaml.
 type firecracker struct {
 	*api
 	silent
@@ -190,7 +192,7 @@ func (f *firecracker) CtrlAltDel(ctx context.Context) error {
 
 // PowerButton implements Client.
 func (f *firecracker) PowerButton(context.Context) error {
-	return errNoWay("firecracker", "press a power button; it has a keyboard")
+	return errNoWay("firecracker", "press a power button")
 }
 
 // Memory implements Client.
@@ -215,7 +217,8 @@ func (f *firecracker) GuestMemory(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	if stats.Actual == nil {
-		return 0, errors.New("firecracker tells no size of the balloon; is stats_polling_interval_s taken away by extraConfig?")
+		return 0, exit.WithHint(errors.New("firecracker does not report the balloon's size"),
+			"does firecracker.extraConfig remove stats_polling_interval_s?")
 	}
 	return whole - *stats.Actual, nil
 }

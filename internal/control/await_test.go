@@ -15,7 +15,7 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// states answers one question after the other, the last one for ever.
+// states returns its answers one after the other, and repeats the last one.
 type states struct {
 	answers []string
 	asked   atomic.Int64
@@ -46,13 +46,13 @@ func TestAVMIsAwaitedUntilItRuns(t *testing.T) {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v, want the deadline", err)
 			}
-			// Pauses grow, so that a VM that never runs is not asked without end.
+			// Pauses grow: a VM that never runs is asked ever more rarely.
 			if n := s.asked.Load(); n > 20 {
 				t.Errorf("asked %d times in 300 ms", n)
 			}
 		})
 	}
-	t.Run("an answer that is none", func(t *testing.T) {
+	t.Run("an error", func(t *testing.T) {
 		err := open(t, "firecracker", serveAPI(t, &states{answers: []string{"garbage"}})).AwaitRunning(within(t, time.Minute))
 		if err == nil || errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v, want the first error", err)
@@ -60,7 +60,7 @@ func TestAVMIsAwaitedUntilItRuns(t *testing.T) {
 	})
 }
 
-// TestCPUsAreAwaited has this process be the hypervisor: its threads are the CPUs.
+// TestCPUsAreAwaited uses this process as the hypervisor: its threads are the CPUs.
 func TestCPUsAreAwaited(t *testing.T) {
 	l := &lkvm{}
 	dir := t.TempDir()

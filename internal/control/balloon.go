@@ -9,29 +9,29 @@ import (
 	"microvm/internal/exit"
 )
 
-// Sizes of a guest's memory are in MiB and count from the VM's: with an empty
-// balloon the guest has all of it, what its kernel keeps for itself included.
+// Sizes of a guest's memory are in MiB, and parts of the VM's memory: with an empty balloon
+// the guest has all of it, including what its kernel reserves.
 
-// ErrUntold says that a balloon was set, and that nobody can tell what it reached.
-var ErrUntold = errors.New("the hypervisor cannot tell what the balloon has reached; this is what it was set to")
+// ErrUntold means that the hypervisor cannot report the size that a balloon has reached.
+var ErrUntold = errors.New("the hypervisor cannot report the size of the balloon, so this is the size that was set")
 
-// ErrGuestCounts says that a size is the guest's own count.
-var ErrGuestCounts = errors.New("this is what the guest's kernel counts, which leaves out what it keeps for itself")
+// ErrGuestCounts means that a size is the guest's own count.
+var ErrGuestCounts = errors.New("this is the guest's own count, without the memory that its kernel reserves")
 
 const (
-	// LeastGuest is the least that a balloon leaves a guest. No kernel with a
-	// balloon's driver runs in less; who asks for it means another unit.
+	// LeastGuest is the minimum that a balloon leaves a guest. No kernel with the driver
+	// runs in less; a smaller number is probably meant in another unit.
 	LeastGuest = 16
-	// balloonPoll is how often a balloon is looked at.
+	// balloonPoll is the interval at which a balloon's size is read.
 	balloonPoll = 200 * time.Millisecond
-	// balloonSettles is after what time without a change a balloon counts as settled.
+	// balloonSettles is the time without a change after which a balloon has settled.
 	balloonSettles = 3 * time.Second
 )
 
-// Balloon sets what the VM's balloon leaves its guest, unless guest is 0, and
-// returns what the guest has when that is reached, when it has stopped to change,
-// or when ctx ends: a guest that frees nothing is no error. With ErrUntold it
-// returns what was set, with ErrGuestCounts what the guest counts.
+// Balloon sets how much memory the VM's balloon leaves its guest, unless guest is 0. It
+// returns how much the guest has when that is reached, when it no longer changes, or when
+// ctx ends: a guest that frees nothing is not an error. With ErrUntold it returns the size
+// that was set, and with ErrGuestCounts the guest's own count.
 func Balloon(ctx context.Context, c Client, guest int) (int, error) {
 	if guest == 0 {
 		return c.GuestMemory(ctx)
@@ -53,23 +53,23 @@ func Balloon(ctx context.Context, c Client, guest int) (int, error) {
 	return have, err
 }
 
-// inBounds says why a guest of a VM with so much memory cannot have that. The
-// hypervisors do not: QEMU and kvmtool take any size and give what there is,
-// crosvm inflates below nothing.
+// inBounds returns an error if a guest of a VM with that much memory cannot have guest MiB.
+// The hypervisors do not check it: QEMU and kvmtool accept any size, and crosvm inflates a
+// balloon beyond the VM's memory.
 func inBounds(guest, whole int) error {
 	least := min(LeastGuest, whole)
 	switch {
 	case guest > whole:
-		return exit.WithHint(fmt.Errorf("the VM has %d MiB; a balloon cannot give its guest %d", whole, guest),
-			"give %d to %d; for more, raise mem in its spec", least, whole)
+		return exit.WithHint(fmt.Errorf("the VM has %d MiB, so its guest cannot have %d", whole, guest),
+			"use %d to %d, or raise mem in its spec", least, whole)
 	case guest < least:
-		return exit.WithHint(fmt.Errorf("no guest runs in %d MiB", guest), "sizes are in MiB; give %d to %d", least, whole)
+		return exit.WithHint(fmt.Errorf("no guest runs in %d MiB", guest), "use %d to %d MiB", least, whole)
 	}
 	return nil
 }
 
-// settle asks have again and again until it is want, it has not changed for a
-// while, or ctx ends.
+// settle calls have until it returns want, until its result has not changed for
+// balloonSettles, or until ctx ends. It returns the last result.
 func settle(ctx context.Context, want int, have func() (int, error)) (int, error) {
 	last, err := have()
 	for changed := time.Now(); (err == nil || errors.Is(err, ErrGuestCounts)) && last != want && time.Since(changed) < balloonSettles; {

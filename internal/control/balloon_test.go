@@ -20,9 +20,9 @@ import (
 	"microvm/test/testutil"
 )
 
-// standIn is a VM of standInMemory with a balloon. Each answers as the real program
-// did on the date at its function, or its answers'; TestRealHypervisors, test/e2e,
-// holds the real ones to the same.
+// standIn is a VM of standInMemory with a balloon. Each answers like the real program did on
+// the date at its function, or at its answers. TestRealHypervisors in test/e2e checks the
+// real ones.
 type standIn struct {
 	client Client
 	// held is what the balloon holds, in MiB.
@@ -36,7 +36,7 @@ const standInMemory = 256
 
 func exact(guest int) (int, error) { return guest, nil }
 
-// standIns makes one of each kind.
+// standIns returns one of each kind.
 func standIns(t *testing.T) map[string]standIn {
 	t.Helper()
 	qemu := &qemuStandIn{}
@@ -63,8 +63,8 @@ func standIns(t *testing.T) map[string]standIn {
 	}
 }
 
-// qemuStandIn takes sizes as QEMU 7.2.22 did on 2026-11-25, and 10.0.13: one above
-// the memory is the memory, with no word. A guest is behind it that follows at once.
+// qemuStandIn accepts sizes like QEMU 7.2.22 and 10.0.13 did on 2026-11-25: one above the
+// memory means the memory, without an error. Its guest follows at once.
 type qemuStandIn struct {
 	mu     sync.Mutex
 	actual int64
@@ -133,14 +133,14 @@ func crosvmStandIn(t *testing.T) (client Client, dir string) {
 	return crosvmScript(t, dir, crosvmBalloon), dir
 }
 
-// crosvmScript is crosvm played by a shell script.
+// crosvmScript is a shell script in place of crosvm.
 func crosvmScript(t *testing.T, dir, script string) Client {
 	t.Helper()
 	program := filepath.Join(dir, "crosvm")
 	if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$@\" >> asked\n"+script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// As root, programs run as somebody else, here as root by name.
+	// As root, programs must run as a given user; here it is root.
 	as := &syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())}
 	c, err := OpenAs(t.Context(), hypervisor.Control{Method: "crosvm", Socket: "s", Program: program, Memory: standInMemory}, dir, as)
 	if err != nil {
@@ -168,7 +168,7 @@ func TestABalloonHoldsWhatItWasToldHoweverOften(t *testing.T) {
 			t.Parallel()
 			sizes := []int{160, 160, 160, 200, 160, 256, 256, 64, 256}
 			if _, err := s.set(160); errors.Is(err, ErrGuestCounts) {
-				sizes = []int{160, 160, 256} // a count that is no size has to settle
+				sizes = []int{160, 160, 256} // a guest's own count has to settle
 			}
 			for i, guest := range sizes {
 				got, err := Balloon(within(t, time.Minute), s.client, guest)
@@ -193,12 +193,12 @@ func TestABalloonOutOfBoundsIsRefusedInTheSameWords(t *testing.T) {
 				t.Fatal(err)
 			}
 			for guest, want := range map[int]string{
-				257:                 "the VM has 256 MiB; a balloon cannot give its guest 257\nhint: give 16 to 256; for more, raise mem in its spec",
-				100000:              "the VM has 256 MiB; a balloon cannot give its guest 100000\nhint: give 16 to 256; for more, raise mem in its spec",
-				9223372036854775807: "the VM has 256 MiB; a balloon cannot give its guest 9223372036854775807\nhint: give 16 to 256; for more, raise mem in its spec",
-				15:                  "no guest runs in 15 MiB\nhint: sizes are in MiB; give 16 to 256",
-				1:                   "no guest runs in 1 MiB\nhint: sizes are in MiB; give 16 to 256",
-				-1:                  "no guest runs in -1 MiB\nhint: sizes are in MiB; give 16 to 256",
+				257:                 "the VM has 256 MiB, so its guest cannot have 257\nhint: use 16 to 256, or raise mem in its spec",
+				100000:              "the VM has 256 MiB, so its guest cannot have 100000\nhint: use 16 to 256, or raise mem in its spec",
+				9223372036854775807: "the VM has 256 MiB, so its guest cannot have 9223372036854775807\nhint: use 16 to 256, or raise mem in its spec",
+				15:                  "no guest runs in 15 MiB\nhint: use 16 to 256 MiB",
+				1:                   "no guest runs in 1 MiB\nhint: use 16 to 256 MiB",
+				-1:                  "no guest runs in -1 MiB\nhint: use 16 to 256 MiB",
 			} {
 				if got, err := Balloon(within(t, time.Minute), s.client, guest); err == nil || exit.Text(err) != want || got != 0 {
 					t.Errorf("%d: %d, %v, want %s", guest, got, exit.Text(err), want)
@@ -224,8 +224,8 @@ func TestAPackageThatDoesNotNameTheMemorySaysWhatToDo(t *testing.T) {
 	}
 }
 
-// TestMemoryThatIsPluggedInCounts: virtio-mem's is the balloon's to take in Cloud
-// Hypervisor (vmm/src/lib.rs, memory_actual_size), in QEMU it is not.
+// TestMemoryThatIsPluggedInCounts: the balloon can take the memory of virtio-mem in Cloud
+// Hypervisor (vmm/src/lib.rs, memory_actual_size), but not in QEMU.
 func TestMemoryThatIsPluggedInCounts(t *testing.T) {
 	h := &hypervisorAPI{plugged: 128, answer: map[string]string{"GET /api/v1/vm.info": chVMInfo}}
 	c := open(t, "cloud-hypervisor", serveAPI(t, h))

@@ -15,15 +15,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/safepath"
 )
 
-// command runs a hypervisor's own program for control, never as root: the
-// program is named by the package.
+// command runs a hypervisor's own control program. It never runs it as root, as the package
+// names the program.
 type command struct {
 	program, dir, socket string
-	// as is who runs it where we are root.
+	// as is the user that runs it if we are root.
 	as *syscall.Credential
 }
 
@@ -33,17 +34,16 @@ func (c *command) Close() error { return nil }
 // run runs the program in the state directory and returns what it prints.
 func (c *command) run(ctx context.Context, words ...string) (string, error) {
 	if os.Geteuid() == 0 && c.as == nil {
-		return "", fmt.Errorf("%s would run as root, which no program of a package does", c.program)
+		return "", fmt.Errorf("refusing to run %s of a package as root", c.program)
 	}
 	path, err := find(c.program)
 	if err != nil {
-		return "", fmt.Errorf("find %s: %w; install it, or name its package in the spec", c.program, err)
+		return "", exit.WithHint(fmt.Errorf("find %s: %w", c.program, err), "install it, or set its package in the spec")
 	}
-	// It has to reach the socket, and is told nothing of who asks.
 	cmd := foreign.Command{Path: path, Args: words, Dir: c.dir, As: c.as, Limit: apiTimeout, MaxOutput: maxAnswer}
 	out, log, err := cmd.Run(ctx)
 	if errors.Is(err, foreign.ErrTimeout) {
-		err = errors.New("no answer in time")
+		err = errors.New("timed out waiting for an answer")
 	}
 	if err != nil {
 		return string(out), fmt.Errorf("%s %s: %w: %s", filepath.Base(c.program), strings.Join(words, " "), err, oneLine(slices.Concat(log, out)))
@@ -51,8 +51,8 @@ func (c *command) run(ctx context.Context, words ...string) (string, error) {
 	return string(out), nil
 }
 
-// find finds a program in the caller's PATH, or where a unit would: root's own
-// PATH says nothing of what a VM runs.
+// find returns the path of a program: from the caller's PATH, or where a unit would find it.
+// For root it is always the latter, as root's PATH differs from that of a VM's unit.
 func find(program string) (string, error) {
 	if os.Geteuid() != 0 {
 		if path, err := exec.LookPath(program); err == nil {
@@ -62,16 +62,16 @@ func find(program string) (string, error) {
 	return foreign.InUnit(program)
 }
 
-// crosvm runs crosvm's commands: its socket's protocol is its own and changes.
+// crosvm runs crosvm's commands, as the protocol of its socket is private and changes.
 type crosvm struct {
 	command
 	silent
-	// memory is the VM's, in MiB.
+	// memory is the VM's memory, in MiB.
 	memory int
 }
 
-// Running implements Client: the guest's CPUs have threads. The socket is there
-// before the VM is made.
+// Running implements Client. The guest runs when its CPUs have threads; the socket exists
+// before the VM does.
 func (c *crosvm) Running(ctx context.Context) (bool, error) {
 	conn, err := safepath.DialBeneath(ctx, c.dir, c.socket, unix.SOCK_SEQPACKET)
 	if err != nil {
@@ -86,7 +86,7 @@ func (c *crosvm) AwaitRunning(ctx context.Context) error { return pollRunning(ct
 
 // CtrlAltDel implements Client.
 func (c *crosvm) CtrlAltDel(context.Context) error {
-	return errNoWay("crosvm", "press keys; it has a power button")
+	return errNoWay("crosvm", "press keys")
 }
 
 // PowerButton implements Client.
@@ -98,9 +98,9 @@ func (c *crosvm) PowerButton(ctx context.Context) error {
 // Memory implements Client.
 func (c *crosvm) Memory(context.Context) (int, error) { return known(c.memory) }
 
-// GuestMemory implements Client. What the guest itself counts says nothing: crosvm
-// offers VIRTIO_BALLOON_F_DEFLATE_ON_OOM, and a Linux that takes that leaves what
-// the balloon holds in its total (drivers/virtio/virtio_balloon.c).
+// GuestMemory implements Client. The guest's own count is useless: crosvm offers
+// VIRTIO_BALLOON_F_DEFLATE_ON_OOM, and a Linux that accepts it does not subtract the balloon
+// from its total (drivers/virtio/virtio_balloon.c).
 func (c *crosvm) GuestMemory(ctx context.Context) (int, error) {
 	whole, err := c.Memory(ctx)
 	if err != nil {
@@ -116,7 +116,7 @@ func (c *crosvm) GuestMemory(ctx context.Context) (int, error) {
 		} `json:"BalloonStats"`
 	}
 	if err := json.Unmarshal([]byte(text), &answer); err != nil || answer.BalloonStats.Actual == nil {
-		return 0, fmt.Errorf("crosvm balloon_stats prints no size of the balloon: %s", oneLine([]byte(text)))
+		return 0, fmt.Errorf("crosvm balloon_stats: no size of the balloon in: %s", oneLine([]byte(text)))
 	}
 	return whole - int(*answer.BalloonStats.Actual>>20), nil
 }

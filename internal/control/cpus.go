@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hasCPUs looks for the thread of a guest's CPU, by the beginning of its name, in
-// the process that listens on the socket path, to which conn is a connection. It is
-// for hypervisors whose socket is there before their VM.
+// hasCPUs reports whether the process that listens on the socket path, to which conn is
+// connected, has a thread whose name begins with thread: a guest's CPU. It is for
+// hypervisors whose socket exists before the VM does.
 func hasCPUs(conn *net.UnixConn, path, thread string) (bool, error) {
 	listener, err := Listener(conn)
 	if err != nil {
-		return false, fmt.Errorf("ask who listens on %s: %w", path, err)
+		return false, fmt.Errorf("find the process that listens on %s: %w", path, err)
 	}
 	names, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/comm", listener.Pid))
 	if err != nil {
@@ -27,7 +27,7 @@ func hasCPUs(conn *net.UnixConn, path, thread string) (bool, error) {
 	for _, name := range names {
 		comm, err := os.ReadFile(name)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
-			return false, fmt.Errorf("look for the guest's CPUs: %w", err)
+			return false, fmt.Errorf("find the guest's CPUs: %w", err)
 		}
 		if strings.HasPrefix(string(comm), thread) {
 			return true, nil
@@ -36,9 +36,9 @@ func hasCPUs(conn *net.UnixConn, path, thread string) (bool, error) {
 	return false, nil
 }
 
-// Listener returns the process that listens on the socket that conn is connected to, as
-// it was when it began to: SO_PEERCRED, unix(7). The number may have come to mean another
-// process since.
+// Listener returns the credentials of the process that listens on the socket to which conn
+// is connected, as of the time when it began to listen: SO_PEERCRED, unix(7). The process
+// may have exited since, and its number may be another's.
 func Listener(conn *net.UnixConn) (*unix.Ucred, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

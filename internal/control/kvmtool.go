@@ -13,13 +13,14 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/safepath"
 )
 
-// Messages of kvmtool's control socket, include/kvm/kvm-ipc.h: a header of two
-// words, type and length, and so many bytes; all in the host's byte order.
-// kvmtool takes one connection after the other: open late, close early.
+// Messages of kvmtool's control socket, include/kvm/kvm-ipc.h: a header of two words, type
+// and length, followed by that many bytes, in the host's byte order. kvmtool serves one
+// connection at a time: open late, close early.
 const (
 	kvmtoolBalloon = 1
 	kvmtoolStat    = 3
@@ -28,24 +29,23 @@ const (
 	kvmtoolRunning = 0 // KVM_VMSTATE_RUNNING, include/kvm/kvm.h
 )
 
-// Statistics of a guest's balloon, linux/virtio_balloon.h: so many bytes each, a
-// tag and a value.
+// Statistics of a guest's balloon, linux/virtio_balloon.h. Each has a tag and a value.
 const (
 	kvmtoolStatSize  = 10
 	kvmtoolStatTotal = 5
-	// maxStats is far more than there are: 16 of 10 bytes.
+	// maxStats bounds an answer, in bytes. A guest sends up to 16 statistics.
 	maxStats = 4096
 )
 
-// kvmtool speaks on the control socket of one VM as lkvm's own commands do, which
-// wait without end and take errors for success.
+// kvmtool is a client of a VM's control socket. lkvm's own commands are not used, as they
+// wait forever and ignore errors.
 type kvmtool struct {
 	silent
 	conn *net.UnixConn
 	path string
-	// memory is the VM's, in MiB.
+	// memory is the VM's memory, in MiB.
 	memory int
-	// guestTells says that the guest may be asked; hypervisor.Control.
+	// guestTells means that the guest may be asked, see hypervisor.Control.
 	guestTells bool
 }
 
@@ -56,7 +56,7 @@ func dialKvmtool(ctx context.Context, dir string, c hypervisor.Control) (*kvmtoo
 	}
 	return &kvmtool{
 		conn: conn, path: filepath.Join(dir, c.Socket), memory: c.Memory,
-		// A package of an earlier version named the memory only of those that may not.
+		// Earlier versions recorded the memory only for guests that must not be asked.
 		guestTells: c.GuestTells || c.Memory == 0,
 	}, nil
 }
@@ -66,15 +66,16 @@ func (k *kvmtool) Close() error { return k.conn.Close() }
 
 // CtrlAltDel implements Client.
 func (k *kvmtool) CtrlAltDel(context.Context) error {
-	return errNoWay("kvmtool", "press keys, nor ask its guest otherwise")
+	return errNoWay("kvmtool", "press keys")
 }
 
 // PowerButton implements Client.
 func (k *kvmtool) PowerButton(context.Context) error {
-	return errNoWay("kvmtool", "press a power button, nor ask its guest otherwise")
+	return errNoWay("kvmtool", "press a power button")
 }
 
-// bound makes a read or write end when ctx does, and in any case after a while.
+// bound makes reads and writes end when ctx does, or after apiTimeout, until the returned
+// function is called.
 func (k *kvmtool) bound(ctx context.Context) func() {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	_ = k.conn.SetDeadline(time.Time{})
@@ -96,13 +97,13 @@ func (k *kvmtool) send(ctx context.Context, kind uint32, content []byte) error {
 	return nil
 }
 
-// receive reads until whole says that an answer is there.
+// receive reads until whole returns true for what was read.
 func (k *kvmtool) receive(ctx context.Context, whole func([]byte) bool) error {
 	defer k.bound(ctx)()
 	answer := make([]byte, 0, maxStats)
 	for !whole(answer) {
 		if len(answer) == cap(answer) {
-			return fmt.Errorf("kvmtool's socket %s: the answer is longer than %d bytes; is another program behind this socket?", k.path, maxStats)
+			return otherProgram(fmt.Errorf("kvmtool's socket %s: the answer is longer than %d bytes", k.path, maxStats))
 		}
 		n, err := k.conn.Read(answer[len(answer):cap(answer)])
 		if err != nil {
@@ -117,13 +118,13 @@ func (k *kvmtool) failed(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	} else if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = errors.New("no answer in time")
+		err = errors.New("timed out waiting for an answer")
 	}
 	return fmt.Errorf("kvmtool's socket %s: %w", k.path, err)
 }
 
-// Running implements Client: the guest's CPUs have threads and are not paused.
-// The socket is there earlier, and then says the same.
+// Running implements Client. The guest runs when its CPUs have threads and are not paused.
+// The socket exists earlier, and then already reports a running VM.
 func (k *kvmtool) Running(ctx context.Context) (bool, error) {
 	started, err := hasCPUs(k.conn, k.path, "kvm-vcpu-")
 	if err != nil || !started {
@@ -149,8 +150,8 @@ func (k *kvmtool) AwaitRunning(ctx context.Context) error { return pollRunning(c
 // Memory implements Client.
 func (k *kvmtool) Memory(context.Context) (int, error) { return known(k.memory) }
 
-// GuestMemory implements Client. kvmtool itself does not say how big the balloon
-// is, so the guest's own figure is all there is, where it may be asked.
+// GuestMemory implements Client. kvmtool does not report the size of the balloon, so only the
+// guest's own count is available, if the guest may be asked.
 func (k *kvmtool) GuestMemory(ctx context.Context) (int, error) {
 	if !k.guestTells {
 		return 0, ErrUntold
@@ -162,9 +163,9 @@ func (k *kvmtool) GuestMemory(ctx context.Context) (int, error) {
 	return total, ErrGuestCounts
 }
 
-// SetGuestMemory implements Client. kvmtool moves the balloon by an amount, so it
-// is emptied first: an amount that is reckoned from what the guest has counts
-// twice what the guest has not followed yet.
+// SetGuestMemory implements Client. kvmtool changes the balloon by an amount. It is emptied
+// first, as an amount computed from the guest's current memory would count twice what the
+// guest has not followed yet.
 func (k *kvmtool) SetGuestMemory(ctx context.Context, guest, whole int) error {
 	if err := k.empty(ctx, whole); err != nil {
 		return err
@@ -175,9 +176,8 @@ func (k *kvmtool) SetGuestMemory(ctx context.Context, guest, whole int) error {
 	return k.inflate(ctx, whole-guest)
 }
 
-// empty takes all from the balloon, which holds no more than that. kvmtool passes
-// over a wish for more than there is: powers of two from above empty it,
-// whatever it holds below the next one.
+// empty deflates the balloon, which holds at most most MiB. kvmtool ignores a request for
+// more than the balloon holds, so descending powers of two empty it whatever it holds.
 func (k *kvmtool) empty(ctx context.Context, most int) error {
 	for power := bits.Len(uint(max(0, most))); power > 0; power-- {
 		if err := k.inflate(ctx, -1<<(power-1)); err != nil {
@@ -187,16 +187,16 @@ func (k *kvmtool) empty(ctx context.Context, most int) error {
 	return nil
 }
 
-// inflate moves the balloon by so many MiB.
+// inflate changes the balloon by that many MiB; negative numbers deflate it.
 func (k *kvmtool) inflate(ctx context.Context, mib int) error {
-	const most = 1 << 22 // 4 TiB in pages just fit into kvmtool's counter
+	const most = 1 << 22 // 4 TiB in pages is the limit of kvmtool's counter
 	if mib > most || mib < -most {
-		return fmt.Errorf("kvmtool cannot move its balloon by %d MiB; %d is the most", mib, most)
+		return fmt.Errorf("kvmtool cannot change its balloon by %d MiB: at most %d are possible", mib, most)
 	}
 	return k.send(ctx, kvmtoolBalloon, binary.NativeEndian.AppendUint32(nil, uint32(int32(mib))))
 }
 
-// total is what the guest says it has, in MiB.
+// total returns the guest's total memory by its own count, in MiB.
 func (k *kvmtool) total(ctx context.Context) (int, error) {
 	if err := k.send(ctx, kvmtoolStat, nil); err != nil {
 		return 0, err
@@ -212,7 +212,7 @@ func (k *kvmtool) total(ctx context.Context) (int, error) {
 		return false
 	})
 	if err != nil {
-		return 0, fmt.Errorf("%w; does the guest have the balloon's driver?", err)
+		return 0, exit.WithHint(err, "does the guest have the balloon's driver?")
 	}
 	return int(total >> 20), nil
 }

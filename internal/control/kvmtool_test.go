@@ -20,13 +20,12 @@ import (
 	"microvm/test/testutil"
 )
 
-// lkvm answers on a control socket as kvmtool of commit b48735e (August 2024) did on
-// 2026-11-26, one connection after the other, with a guest behind it that follows
-// its balloon at once.
+// lkvm answers on a control socket like kvmtool of commit b48735e (August 2024) did on
+// 2026-11-26, one connection after the other. Its guest follows its balloon at once.
 type lkvm struct {
 	mu sync.Mutex
-	// mem is the VM's, keeps what its guest's kernel does not count, and balloon what
-	// the balloon is to hold, in MiB.
+	// mem is the VM's memory, keeps what its guest's kernel does not count, and balloon
+	// what the balloon is set to, in MiB.
 	mem, keeps, balloon int
 	state               uint32
 	asked               []int32
@@ -61,7 +60,7 @@ func (l *lkvm) answer(kind uint32, content []byte) []byte {
 	case kvmtoolBalloon:
 		by := int32(binary.NativeEndian.Uint32(content))
 		l.asked = append(l.asked, by)
-		// handle_mem, virtio/balloon.c: too much is passed over.
+		// handle_mem, virtio/balloon.c: too much is ignored.
 		if by > 0 || l.balloon >= int(-by) {
 			l.balloon += int(by)
 		}
@@ -87,7 +86,7 @@ func listenAs(t *testing.T, script func(net.Conn)) Client {
 	return listenFor(t, hypervisor.Control{}, script)
 }
 
-// listenFor is listenAs with what the package says of the balloon.
+// listenFor is listenAs with the control of the balloon in the package.
 func listenFor(t *testing.T, c hypervisor.Control, script func(net.Conn)) Client {
 	t.Helper()
 	dir := t.TempDir()
@@ -112,8 +111,8 @@ func listenFor(t *testing.T, c hypervisor.Control, script func(net.Conn)) Client
 	return client
 }
 
-// TestKvmtoolsBalloonIsEmptiedWhateverItHolds: it passes over a wish for more than
-// the balloon holds.
+// TestKvmtoolsBalloonIsEmptiedWhateverItHolds: it ignores a request for more than the balloon
+// holds.
 func TestKvmtoolsBalloonIsEmptiedWhateverItHolds(t *testing.T) {
 	for _, held := range []int{0, 1, 37, 96, 128, 255, 256} {
 		for _, guest := range []int{16, 128, 200, 255, 256} {
@@ -130,7 +129,7 @@ func TestKvmtoolsBalloonIsEmptiedWhateverItHolds(t *testing.T) {
 	}
 }
 
-// TestKvmtoolRunsWhenItsCPUsDo has this process be the one that listens.
+// TestKvmtoolRunsWhenItsCPUsDo uses this process as the one that listens.
 func TestKvmtoolRunsWhenItsCPUsDo(t *testing.T) {
 	l := &lkvm{}
 	client := listenAs(t, l.serve)
@@ -155,7 +154,7 @@ func haveThread(t *testing.T, name string) {
 	end := make(chan struct{})
 	named := make(chan error)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the name goes with it
+		runtime.LockOSThread() // and never unlocked: the thread and its name end with the goroutine
 		text := append([]byte(name), 0)
 		named <- unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&text[0])), 0, 0, 0)
 		<-end
@@ -238,7 +237,7 @@ func TestKvmtoolHasNoWayToAskItsGuest(t *testing.T) {
 	if err := client.CtrlAltDel(t.Context()); err == nil {
 		t.Error("it has keys")
 	}
-	if _, err := 0, client.SetGuestMemory(within(t, time.Minute), 16, 1<<40); err == nil || !strings.Contains(err.Error(), "is the most") {
+	if _, err := 0, client.SetGuestMemory(within(t, time.Minute), 16, 1<<40); err == nil || !strings.Contains(err.Error(), "at most 4194304 are possible") {
 		t.Errorf("a balloon beyond all bounds: %v", err)
 	}
 }

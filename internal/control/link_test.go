@@ -30,8 +30,8 @@ func everyMethod(t *testing.T, dir, socket string) map[string]error {
 	return out
 }
 
-// listenBoth takes connections of both types that hypervisors have, and tells
-// seen of each.
+// listenBoth accepts connections of both socket types that hypervisors use, and reports each
+// to seen.
 func listenBoth(t *testing.T, dir string, seen chan<- string) {
 	t.Helper()
 	for _, network := range []string{"unix", "unixpacket"} {
@@ -81,8 +81,8 @@ func TestNoLinkLeadsToANeighboursHypervisor(t *testing.T) {
 	}
 }
 
-// TestASocketIsReachedFromWhereverItIs: in the current directory, as in a run in
-// the foreground, and below a path that no socket's address can hold.
+// TestASocketIsReachedFromWhereverItIs: in the current directory, as in a run in the
+// foreground, and below a path that is too long for a socket's address.
 func TestASocketIsReachedFromWhereverItIs(t *testing.T) {
 	long := filepath.Join(t.TempDir(), strings.Repeat("d", 120))
 	if err := os.Mkdir(long, 0o700); err != nil {
@@ -102,8 +102,8 @@ func TestASocketIsReachedFromWhereverItIs(t *testing.T) {
 				_ = conn.Close()
 			}
 		}()
-		if _, err := DialQMP(within(t, time.Minute), dir, "qmp"); err == nil || !strings.Contains(err.Error(), "not understood") {
-			t.Errorf("%s: %v, want what the other side says", at, err)
+		if _, err := DialQMP(within(t, time.Minute), dir, "qmp"); err == nil || !strings.Contains(err.Error(), "invalid message") {
+			t.Errorf("%s: %v, want the other side's answer", at, err)
 		}
 		_ = l.Close()
 		<-greeted

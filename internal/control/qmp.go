@@ -17,21 +17,21 @@ import (
 	"microvm/internal/safepath"
 )
 
-// maxLine bounds one message. QEMU's longest, the greeting and lists of
-// devices, have some kilobytes.
+// maxLine bounds one message, in bytes. QEMU's longest ones, the greeting and lists of
+// devices, have a few kilobytes.
 const maxLine = 1 << 20
 
-// QMP is a connection to QEMU's machine protocol (QEMU's qmp-spec). QEMU
-// serves one connection at a time: open late, close early.
+// QMP is a client of QEMU's machine protocol (QEMU's qmp-spec). QEMU serves one connection
+// at a time: open late, close early.
 type QMP struct {
 	conn net.Conn
 	in   *bufio.Reader
-	// partial is the beginning of a line whose rest has not come yet.
+	// partial is the beginning of a line that has not been read completely.
 	partial []byte
 	events  []Event
 }
 
-// Event is something that QEMU reports by itself.
+// Event is an asynchronous message of QEMU.
 type Event struct {
 	Name string `json:"event"`
 	Data struct {
@@ -40,7 +40,7 @@ type Event struct {
 	} `json:"data"`
 }
 
-// message is everything that QEMU may send.
+// message is any message of QEMU.
 type message struct {
 	Greeting json.RawMessage `json:"QMP"`
 	Return   json.RawMessage `json:"return"`
@@ -51,8 +51,8 @@ type message struct {
 	Event
 }
 
-// DialQMP connects to the socket beneath dir and leaves the negotiation behind. The
-// context bounds only this call.
+// DialQMP connects to the socket beneath dir and negotiates capabilities. The context bounds
+// only this call. The caller must close the connection.
 func DialQMP(ctx context.Context, dir, socket string) (*QMP, error) {
 	conn, err := safepath.DialBeneath(ctx, dir, socket, unix.SOCK_STREAM)
 	if err != nil {
@@ -68,10 +68,10 @@ func DialQMP(ctx context.Context, dir, socket string) (*QMP, error) {
 func (q *QMP) negotiate(ctx context.Context) error {
 	m, err := q.next(ctx)
 	if err != nil {
-		return fmt.Errorf("wait for the greeting: %w", err)
+		return fmt.Errorf("read the greeting: %w", err)
 	}
 	if m.Greeting == nil {
-		return errors.New("the greeting is not QEMU's; is another program behind this socket?")
+		return otherProgram(errors.New("the greeting is not QEMU's"))
 	}
 	return q.Execute(ctx, "qmp_capabilities", nil, nil)
 }
@@ -79,13 +79,13 @@ func (q *QMP) negotiate(ctx context.Context) error {
 // Close ends the connection.
 func (q *QMP) Close() error { return q.conn.Close() }
 
-// bound makes a read or write on the connection end when ctx does, until the
-// function that it returns is called.
+// bound makes reads and writes on the connection end when ctx does, until the returned
+// function is called.
 func (q *QMP) bound(ctx context.Context) func() {
 	_ = q.conn.SetDeadline(time.Time{})
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
-		// A deadline in the past wakes whoever waits.
+		// A deadline in the past ends a read or write that waits.
 		_ = q.conn.SetDeadline(time.Unix(1, 0))
 		close(fired)
 	})
@@ -104,13 +104,13 @@ func (q *QMP) next(ctx context.Context) (*message, error) {
 	}
 	m := new(message)
 	if err := json.Unmarshal(line, m); err != nil {
-		return nil, fmt.Errorf("not understood: %w", err)
+		return nil, fmt.Errorf("invalid message: %w", err)
 	}
 	return m, nil
 }
 
-// line reads one line. What has come of one when the context ends is kept for
-// the next call.
+// line reads one line. If the context ends within a line, its beginning is kept for the next
+// call.
 func (q *QMP) line(ctx context.Context) ([]byte, error) {
 	defer q.bound(ctx)()
 	for {
@@ -144,8 +144,8 @@ func (q *QMP) send(ctx context.Context, request []byte) error {
 	return err
 }
 
-// Execute sends a command and decodes what it returns into result, unless that
-// is nil. Events that arrive meanwhile are kept for WaitEvent.
+// Execute runs a command and decodes what it returns into result, unless that is nil. Events
+// that arrive meanwhile are kept for WaitEvent.
 func (q *QMP) Execute(ctx context.Context, command string, arguments, result any) error {
 	request, err := json.Marshal(struct {
 		Execute   string `json:"execute"`
@@ -178,7 +178,7 @@ func (q *QMP) Execute(ctx context.Context, command string, arguments, result any
 	}
 }
 
-// maxEvents bounds what is kept for WaitEvent; the oldest go first.
+// maxEvents bounds the events that are kept for WaitEvent; the oldest are dropped.
 const maxEvents = 64
 
 func (q *QMP) keep(e Event) {
@@ -188,7 +188,7 @@ func (q *QMP) keep(e Event) {
 	}
 }
 
-// WaitEvent returns the next event, be it one that has arrived already.
+// WaitEvent returns the next event, which may have arrived earlier.
 func (q *QMP) WaitEvent(ctx context.Context) (Event, error) {
 	if len(q.events) > 0 {
 		e := q.events[0]
@@ -215,8 +215,8 @@ func (q *QMP) Running(ctx context.Context) (bool, error) {
 	return status.Status == "running", err
 }
 
-// AwaitRunning implements Client: it asks once, and then waits for QEMU to report
-// that the CPUs started.
+// AwaitRunning implements Client. It asks once, and then waits for the event that the CPUs
+// were started.
 func (q *QMP) AwaitRunning(ctx context.Context) error {
 	for {
 		running, err := q.Running(ctx)
@@ -244,7 +244,7 @@ func (q *QMP) awaitEvent(ctx context.Context, names ...string) error {
 
 // CtrlAltDel implements Client.
 func (q *QMP) CtrlAltDel(ctx context.Context) error {
-	// QEMU presses the keys in this order and lets them go in the opposite one.
+	// QEMU presses the keys in this order and releases them in reverse.
 	type key struct {
 		Type string `json:"type"`
 		Data string `json:"data"`
@@ -258,7 +258,7 @@ func (q *QMP) PowerButton(ctx context.Context) error {
 	return q.Execute(ctx, "system_powerdown", nil, nil)
 }
 
-// Memory implements Client. What virtio-mem adds is not the balloon's to take.
+// Memory implements Client. It leaves out what virtio-mem adds, which the balloon cannot take.
 func (q *QMP) Memory(ctx context.Context) (int, error) {
 	var summary struct {
 		Base int64 `json:"base-memory"` // bytes

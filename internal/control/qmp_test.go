@@ -16,11 +16,11 @@ import (
 	"microvm/test/need"
 )
 
-// greeting is QEMU's; 7.2.22 and 10.0.13 tell their package in it, too.
+// greeting is QEMU's; 7.2.22 and 10.0.13 have their package in it, too.
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}}, "capabilities": ["oob"]}}` + "\n"
 
-// serve accepts one connection on a socket and hands it to script; what script
-// sees of the client are its requests, one a line.
+// serve accepts one connection on a socket and passes it to script, with a scanner for the
+// client's requests, one per line.
 func serve(t *testing.T, script func(conn net.Conn, requests *bufio.Scanner)) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qmp")
@@ -45,7 +45,7 @@ func serve(t *testing.T, script func(conn net.Conn, requests *bufio.Scanner)) st
 	return path
 }
 
-// say sends text, in as many pieces as asked for.
+// say sends the pieces, each by its own write.
 func say(conn net.Conn, pieces ...string) {
 	for _, p := range pieces {
 		_, _ = conn.Write([]byte(p))
@@ -59,7 +59,7 @@ func polite(conn net.Conn, requests *bufio.Scanner) {
 	say(conn, `{"return": {}}`+"\n")
 }
 
-// hold keeps the connection open until the client has left.
+// hold keeps the connection open until the client closes it.
 func hold(requests *bufio.Scanner) {
 	for requests.Scan() {
 	}
@@ -81,7 +81,7 @@ func TestDialRefusesMisbehavingServers(t *testing.T) {
 		"one that closes at once":        {func(net.Conn, *bufio.Scanner) {}, "closed the connection"},
 		"one that sends half a line":     {func(c net.Conn, _ *bufio.Scanner) { say(c, `{"QMP": {`) }, "closed the connection"},
 		"one that stops within a line":   {func(c net.Conn, r *bufio.Scanner) { say(c, `{"QMP": {`); hold(r) }, "deadline exceeded"},
-		"one that sends garbage":         {func(c net.Conn, r *bufio.Scanner) { say(c, "SSH-2.0-OpenSSH\r\n"); hold(r) }, "not understood"},
+		"one that sends garbage":         {func(c net.Conn, r *bufio.Scanner) { say(c, "SSH-2.0-OpenSSH\r\n"); hold(r) }, "invalid message"},
 		"one that speaks something else": {func(c net.Conn, r *bufio.Scanner) { say(c, "{}\n"); hold(r) }, "not QEMU's"},
 		"one that never ends a line": {func(c net.Conn, _ *bufio.Scanner) {
 			for range 3 {
@@ -104,7 +104,7 @@ func TestDialRefusesMisbehavingServers(t *testing.T) {
 				t.Fatal("connected", q.Close())
 			}
 			if !strings.Contains(err.Error(), c.want) {
-				t.Errorf("%q does not say %q", err, c.want)
+				t.Errorf("got %q, want … %s …", err, c.want)
 			}
 		})
 	}
@@ -302,7 +302,7 @@ func TestRealQEMUReportsABalloonThatNobodyInflates(t *testing.T) {
 	}
 	began := time.Now()
 	if have, err := Balloon(ctx, q, 32); err != nil || have != 64 {
-		t.Errorf("the guest has %d MiB, %v, want 64: nobody is there to free any", have, err)
+		t.Errorf("the guest has %d MiB, %v, want 64: no guest frees any", have, err)
 	}
 	if took := time.Since(began); took < balloonSettles || took > 20*balloonSettles {
 		t.Errorf("it took %s to see that the balloon does not move, want %s", took, balloonSettles)

@@ -1,7 +1,7 @@
-// Package kvm finds out whether this machine's KVM runs guests: it has one run
-// an instruction. A /dev/kvm that opens is not enough, for instance where the
-// machine is itself a VM whose hypervisor does not nest. The interface is the
-// kernel's document virt/kvm/api.
+// Package kvm tests whether this machine's KVM runs guests, by running a guest of one
+// instruction. That /dev/kvm can be opened is not enough, for example in a VM whose
+// hypervisor does not support nesting. The interface is that of the kernel's document
+// virt/kvm/api.
 package kvm
 
 import (
@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Device is KVM's.
+// Device is the path of KVM's device node.
 const Device = "/dev/kvm"
 
-// The calls of every architecture, linux/kvm.h.
+// Ioctls of all architectures, linux/kvm.h.
 const (
 	getAPIVersion       = 0xae00
 	createVM            = 0xae01
@@ -32,12 +32,12 @@ const (
 )
 
 const (
-	// guestAddress is where the guest's only page is.
+	// guestAddress is the guest-physical address of the guest's only page.
 	guestAddress = 0x1000
 	pageSize     = 4096
-	// patience is how long one instruction may take.
+	// patience is how long the guest may take for its instructions.
 	patience = 5 * time.Second
-	// answer is what the guest says.
+	// answer is what the guest writes.
 	answer = 42
 )
 
@@ -54,17 +54,16 @@ const (
 	exitUnion     = 32
 )
 
-// Runs says whether KVM runs guests of that architecture, in the words of a spec, on
-// this one. An empty one is this one.
+// Runs reports whether KVM on this architecture runs guests of arch, which is named as in a
+// spec. An empty arch means this machine's.
 func Runs(arch string) bool {
 	ours := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
 	return arch == ours || arch == ""
 }
 
-// Probe runs a guest of one instruction on the KVM at path. It returns nil
-// where that worked.
+// Probe runs a guest of one instruction on the KVM at path. It returns nil if that works.
 func Probe(path string) error {
-	// A virtual CPU belongs to the thread that made it.
+	// A virtual CPU must be used by the thread that created it.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	device, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -77,11 +76,11 @@ func Probe(path string) error {
 		return fmt.Errorf("%s is not KVM: %w", path, err)
 	}
 	if version != apiVersion {
-		return fmt.Errorf("%s has version %d of the interface, not %d", path, version, apiVersion)
+		return fmt.Errorf("%s has API version %d, not %d", path, version, apiVersion)
 	}
 	vm, err := ioctl(device.Fd(), createVM, 0)
 	if err != nil {
-		return fmt.Errorf("make a VM: %w", err)
+		return fmt.Errorf("create a VM: %w", err)
 	}
 	defer func() { _ = unix.Close(int(vm)) }()
 	page, err := unix.Mmap(-1, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
@@ -92,19 +91,19 @@ func Probe(path string) error {
 	copy(page, program)
 	region := memoryRegion{guestPhysical: guestAddress, size: pageSize, space: uint64(uintptr(unsafe.Pointer(&page[0])))}
 	if _, err := ioctl(vm, setUserMemoryRegion, uintptr(unsafe.Pointer(&region))); err != nil {
-		return fmt.Errorf("give the VM its memory: %w", err)
+		return fmt.Errorf("set the VM's memory: %w", err)
 	}
 	if err := prepareVM(vm); err != nil {
 		return err
 	}
 	cpu, err := ioctl(vm, createVCPU, 0)
 	if err != nil {
-		return fmt.Errorf("make a virtual CPU: %w", err)
+		return fmt.Errorf("create a virtual CPU: %w", err)
 	}
 	defer func() { _ = unix.Close(int(cpu)) }()
 	size, err := ioctl(device.Fd(), getVCPUMmapSize, 0)
 	if err != nil {
-		return fmt.Errorf("ask for the size of a virtual CPU's state: %w", err)
+		return fmt.Errorf("get the size of a virtual CPU's state: %w", err)
 	}
 	state, err := unix.Mmap(int(cpu), 0, int(size), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
@@ -115,21 +114,21 @@ func Probe(path string) error {
 		return err
 	}
 	if err := enter(cpu, state); err != nil {
-		return fmt.Errorf("run a guest's first instruction: %w", err)
+		return fmt.Errorf("run the guest: %w", err)
 	}
-	return said(state)
+	return checkAnswer(state)
 }
 
-var errStuck = errors.New("it does not end")
+var errStuck = fmt.Errorf("timed out after %v", patience)
 
-// enter runs the virtual CPU until the guest wants something.
+// enter runs the virtual CPU until the guest exits to us, or patience has passed.
 func enter(cpu uintptr, state []byte) error {
 	var late atomic.Bool
 	thread := unix.Gettid()
 	timer := time.AfterFunc(patience, func() {
 		late.Store(true)
 		state[immediateExit] = 1
-		// Any signal makes the call return; this one means nothing to the runtime.
+		// Any signal makes the call return, and Go's runtime ignores this one.
 		_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG)
 	})
 	defer timer.Stop()
@@ -144,8 +143,8 @@ func enter(cpu uintptr, state []byte) error {
 	}
 }
 
-// ioctl asks again where a signal got in between: making a VM ends with EINTR
-// then, and Go's runtime sends its threads signals of its own.
+// ioctl repeats the call when a signal interrupts it. Creating a VM fails with EINTR then,
+// and Go's runtime sends signals to its threads.
 func ioctl(fd, request, arg uintptr) (uintptr, error) {
 	for {
 		if r, err := ioctlOnce(fd, request, arg); !errors.Is(err, unix.EINTR) {

@@ -18,8 +18,8 @@ const (
 	exitIO = 2
 )
 
-// prepareVM sets aside what Intel's CPUs need for real mode: three pages that
-// are no memory of the guest's.
+// prepareVM reserves what Intel's CPUs need for real mode: three pages outside of the
+// guest's memory.
 func prepareVM(vm uintptr) error {
 	if _, err := ioctl(vm, setTSSAddr, 0xfffbd000); err != nil {
 		return fmt.Errorf("set the address of the task state: %w", err)
@@ -27,7 +27,7 @@ func prepareVM(vm uintptr) error {
 	return nil
 }
 
-// prepareCPU has the CPU begin at our page in place of the firmware's.
+// prepareCPU makes the CPU start at our page instead of the firmware.
 func prepareCPU(_, cpu uintptr) error {
 	var sregs [0x138]byte
 	if _, err := ioctl(cpu, getSregs, uintptr(unsafe.Pointer(&sregs))); err != nil {
@@ -48,15 +48,15 @@ func prepareCPU(_, cpu uintptr) error {
 	return nil
 }
 
-// said checks that the guest wrote the answer to the port.
-func said(state []byte) error {
+// checkAnswer checks that the guest wrote the answer to the port.
+func checkAnswer(state []byte) error {
 	reason := binary.NativeEndian.Uint32(state[exitReason:])
 	if reason != exitIO {
-		return fmt.Errorf("the guest ended with reason %d in place of output", reason)
+		return fmt.Errorf("the guest exited with reason %d instead of output", reason)
 	}
 	at := binary.NativeEndian.Uint64(state[exitUnion+8:])
 	if at >= uint64(len(state)) || state[at] != answer {
-		return fmt.Errorf("the guest wrote something else than %d", answer)
+		return fmt.Errorf("the guest did not write %d", answer)
 	}
 	return nil
 }

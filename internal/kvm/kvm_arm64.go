@@ -6,8 +6,7 @@ import (
 	"unsafe"
 )
 
-// program: str w0, [x1], with the answer in w0 and an address without memory in
-// x1.
+// program: str w0, [x1], with the answer in w0 and an address without memory in x1.
 var program = []byte{0x20, 0x00, 0x00, 0xb9}
 
 const (
@@ -31,10 +30,10 @@ func prepareVM(uintptr) error { return nil }
 func prepareCPU(vm, cpu uintptr) error {
 	var target [8]uint32 // struct kvm_vcpu_init
 	if _, err := ioctl(vm, preferredTarget, uintptr(unsafe.Pointer(&target))); err != nil {
-		return fmt.Errorf("ask for the kind of virtual CPU: %w", err)
+		return fmt.Errorf("get the preferred kind of virtual CPU: %w", err)
 	}
 	if _, err := ioctl(cpu, armVCPUInit, uintptr(unsafe.Pointer(&target))); err != nil {
-		return fmt.Errorf("start the virtual CPU: %w", err)
+		return fmt.Errorf("initialize the virtual CPU: %w", err)
 	}
 	for _, reg := range [][2]uint64{{regX0, answer}, {regX1, nowhere}, {regPC, guestAddress}} {
 		value := reg[1]
@@ -46,14 +45,14 @@ func prepareCPU(vm, cpu uintptr) error {
 	return nil
 }
 
-// said checks that the guest wrote the answer to the address.
-func said(state []byte) error {
+// checkAnswer checks that the guest wrote the answer to the address.
+func checkAnswer(state []byte) error {
 	reason := binary.NativeEndian.Uint32(state[exitReason:])
 	if reason != exitMMIO {
-		return fmt.Errorf("the guest ended with reason %d in place of a write", reason)
+		return fmt.Errorf("the guest exited with reason %d instead of a write", reason)
 	}
 	if binary.NativeEndian.Uint64(state[exitUnion:]) != nowhere || state[exitUnion+8] != answer {
-		return fmt.Errorf("the guest wrote something else than %d", answer)
+		return fmt.Errorf("the guest did not write %d", answer)
 	}
 	return nil
 }

@@ -10,17 +10,17 @@ import (
 	"microvm/test/need"
 )
 
-func TestWhatIsNotKVMIsSaid(t *testing.T) {
+func TestAFileThatIsNotKVMIsReported(t *testing.T) {
 	if err := Probe(t.TempDir() + "/kvm"); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a device that is not there: %v", err)
+		t.Errorf("a device that does not exist: %v", err)
 	}
 	if err := Probe("/dev/null"); err == nil || !strings.Contains(err.Error(), "is not KVM") {
 		t.Errorf("/dev/null: %v", err)
 	}
 }
 
-// Where there is a device, the answer is one of two: it runs, or a reason.
-// test/e2e shows in the VM host that it runs there.
+// TestProbeOfTheDeviceEnds with success or a reason. test/e2e checks that it succeeds in
+// the VM host.
 func TestProbeOfTheDeviceEnds(t *testing.T) {
 	if _, err := os.Stat(Device); err != nil {
 		t.Skipf("this machine has no KVM: %v", err)

@@ -263,9 +263,9 @@ func (h *trial) balloon(t *testing.T) string {
 	h.wantBalloon(t, "", small)
 	left := h.awaitAvailable(t, func(now int) bool { return now < free-(whole-small)*3/4 && now > free-(whole-small)*3/2 })
 	for word, want := range map[string]string{
-		"100000": "1: microvm: the VM has 256 MiB; a balloon cannot give its guest 100000\nmicrovm: hint: give 16 to 256; for more, raise mem in its spec",
-		"257":    "1: microvm: the VM has 256 MiB; a balloon cannot give its guest 257\nmicrovm: hint: give 16 to 256; for more, raise mem in its spec",
-		"15":     "1: microvm: no guest runs in 15 MiB\nmicrovm: hint: sizes are in MiB; give 16 to 256",
+		"100000": "1: microvm: the VM has 256 MiB, so its guest cannot have 100000\nmicrovm: hint: use 16 to 256, or raise mem in its spec",
+		"257":    "1: microvm: the VM has 256 MiB, so its guest cannot have 257\nmicrovm: hint: use 16 to 256, or raise mem in its spec",
+		"15":     "1: microvm: no guest runs in 15 MiB\nmicrovm: hint: use 16 to 256 MiB",
 		"0":      "2: microvm: \"0\" is no size; give the guest's memory in MiB, such as 256",
 		"-- -1":  "2: microvm: \"-1\" is no size; give the guest's memory in MiB, such as 256",
 		"1G":     "2: microvm: \"1G\" is no size; give the guest's memory in MiB, such as 256",
