@@ -388,7 +388,7 @@ func TestAGuestsLinksLeadNowhereOnTheHost(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	// The guest is root, so the link is root's; the share that names it is
+	// The guest is root, so the link belongs to root. The share that names it is
 	// refused all the same.
 	for _, source := range []string{"home/sub", "home/sub/etc", filepath.Join(h.vm, "home/sub")} {
 		err := refused(t, h, Share{Tag: "sub", Source: source})
@@ -407,8 +407,8 @@ func TestTheNextClientIsServedAtOnce(t *testing.T) {
 		t.Logf("client %d served after %v", i, time.Since(begin))
 		c.close()
 	}
-	if log := r.log.String(); strings.Contains(log, "next try in") {
-		t.Errorf("a client that leaves is taken for a failure:\n%s", log)
+	if log := r.log.String(); strings.Contains(log, "retrying in") {
+		t.Errorf("a client that disconnects counts as a failure:\n%s", log)
 	}
 }
 
