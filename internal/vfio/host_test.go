@@ -165,7 +165,7 @@ func TestADeviceThatMicrovmNixTookIsGivenBack(t *testing.T) {
 	}
 	second := request(address)
 	second.Holders = map[string]Record{"first": record}
-	if err := second.Up(Record{}, new(store).save); err == nil || !strings.Contains(err.Error(), `VM "first" has it`) {
+	if err := second.Up(Record{}, new(store).save); err == nil || !strings.Contains(err.Error(), `in use by VM "first"`) {
 		t.Errorf("error %v, want one that names the VM", err)
 	}
 	if err := record.Down(); err != nil {
@@ -299,7 +299,7 @@ func TestTheSecondVMIsToldWhoHasTheDevice(t *testing.T) {
 	second := request(address)
 	second.Holders = map[string]Record{"first": st.record}
 	err := second.Up(Record{}, func(Record) error { t.Error("a record was written"); return nil })
-	if err == nil || !strings.Contains(err.Error(), `VM "first" has it`) {
+	if err == nil || !strings.Contains(err.Error(), `in use by VM "first"`) {
 		t.Errorf("error %v, want one that names the VM", err)
 	}
 	if got := driverOf(t, address); got != "vfio-pci" {
