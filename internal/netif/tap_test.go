@@ -297,8 +297,8 @@ func TestManyTapsGoInOneTransaction(t *testing.T) {
 	})
 }
 
-// TestATapThatNobodyUsesIsTakenOver: microvm.nix and systemd-networkd make taps for
-// the hypervisors' account, without a word of which VM's they are.
+// TestATapThatNobodyUsesIsTakenOver: microvm.nix and systemd-networkd create taps for
+// the hypervisors' account, without a mark of the VM.
 func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 	inNewNetwork(t, func(t *testing.T) {
 		user := fmt.Sprint(owner)
@@ -315,7 +315,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 			t.Error(err)
 		}
 		var record Record
-		if err := set(2).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "a hypervisor that runs uses") {
+		if err := set(2).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "a running hypervisor uses") {
 			t.Errorf("a tap in use: %v", err)
 		}
 		if err := RemoveUnclaimed([]string{"vm-0"}, owner, "/dev"); err != nil || !Exists("vm-0") {
@@ -326,7 +326,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 			t.Error(err)
 		}
 		if record.Interfaces["vm-0"] != fits {
-			t.Error("a tap that fits was made anew, and is not where networkd put it any more")
+			t.Error("a tap that fits was created again, so it has lost what networkd configured")
 		}
 		if out := ip(t, "-d", "link", "show", "vm-1"); !strings.Contains(out, "alias microvm web") || strings.Contains(out, "multi_queue on") {
 			t.Errorf("one that does not fit is %s", out)
@@ -334,7 +334,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 		if err := record.Down(); err != nil || Exists("vm-0") || Exists("vm-1") {
 			t.Errorf("they are left (%v)", err)
 		}
-		// Somebody else's stays his.
+		// A tap of another account is kept.
 		ip(t, "tuntap", "add", "name", "vm-0", "mode", "tap", "user", fmt.Sprint(owner+1))
 		if err := set(1).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "is taken by") {
 			t.Errorf("a tap of another account: %v", err)
