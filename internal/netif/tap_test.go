@@ -21,8 +21,7 @@ import (
 
 const owner = 12345
 
-// inNewNetwork runs the test in a network namespace of its own, on a thread
-// that is thrown away with it.
+// inNewNetwork runs the test in a new network namespace, on a thread that ends with it.
 func inNewNetwork(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	need.Root(t)
@@ -43,7 +42,7 @@ func inNewNetwork(t *testing.T, test func(t *testing.T)) {
 	<-done
 }
 
-// ip runs ip(8), the other channel through which effects are seen.
+// ip runs ip(8), which shows effects independently of the code under test.
 func ip(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
@@ -246,7 +245,7 @@ func TestDownLeavesWhatBelongsToSomebodyElse(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		// Somebody put an interface into our group, and took one name over.
+		// Another program adds an interface to the group and reuses a name.
 		ip(t, "link", "add", "guest", "type", "bridge")
 		ip(t, "link", "set", "guest", "group", fmt.Sprint(record.Group))
 		ip(t, "link", "delete", "vm-1")
@@ -260,7 +259,7 @@ func TestDownLeavesWhatBelongsToSomebodyElse(t *testing.T) {
 	})
 }
 
-// TestManyTapsGoInOneTransaction: one by one they take a grace period of RCU each.
+// TestManyTapsGoInOneTransaction: one by one, each would take an RCU grace period.
 func TestManyTapsGoInOneTransaction(t *testing.T) {
 	inNewNetwork(t, func(t *testing.T) {
 		const many = 64
@@ -282,7 +281,7 @@ func TestManyTapsGoInOneTransaction(t *testing.T) {
 			}
 			return took
 		}
-		// The least of three: another process may be in the way of one.
+		// The least of three: another process may slow one of them down.
 		least := func(remove func(Record) error) time.Duration { return min(took(remove), took(remove), took(remove)) }
 		single := least(func(record Record) error {
 			all, err := links()

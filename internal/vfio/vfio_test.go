@@ -13,8 +13,7 @@ import (
 	"microvm/internal/exit"
 )
 
-// tree is a made-up sysfs and /proc for what is only read: no host has all of
-// these devices.
+// tree is a fake sysfs and /proc, with devices that no single host has.
 type tree struct {
 	t   *testing.T
 	sys system
@@ -272,7 +271,7 @@ func TestAFreeDeviceAndItsWholeGroupPass(t *testing.T) {
 	}
 }
 
-// TestTheNodesOfADevice: that of its group, and its own where the kernel has such.
+// TestTheNodesOfADevice: the node of its group, and its own if the kernel creates one.
 func TestTheNodesOfADevice(t *testing.T) {
 	tr := newTree(t)
 	d := device{address: "0000:01:00.0", path: tr.pci("0000:01:00.0", ethernet, driverName, "4"), group: "4"}
@@ -319,8 +318,8 @@ func TestWhatAnEarlierRunRecordedIsTheTruth(t *testing.T) {
 	}
 }
 
-// TestWhatAnotherProgramTookIsTheHostsAgain: only what it reserved, and by whichever
-// driver the kernel has for it.
+// TestWhatAnotherProgramTookIsTheHostsAgain: only devices with driver_override, and with
+// the driver that the kernel chooses.
 func TestWhatAnotherProgramTookIsTheHostsAgain(t *testing.T) {
 	tr := newTree(t)
 	reserved, byID, ours := "0000:01:00.0", "0000:02:00.0", "0000:03:00.0"

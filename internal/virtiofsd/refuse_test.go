@@ -262,8 +262,8 @@ func TestWhoDoesNotKnowWhatGuestsWriteFollowsNoLink(t *testing.T) {
 	safepath.Close(fd)
 }
 
-// A hypervisor that swaps its directory for a link again and again must never
-// get the link's target.
+// A hypervisor that keeps replacing its directory with a link must never get the link's
+// target.
 func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
 	h := newHost(t)
 	mustMkdir(t, h.vm+"/home", 0o775, hypervisorID)
@@ -284,7 +284,7 @@ func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
 	defer func() { close(stop); <-swapped }()
 	cfg := h.config()
 	opened, turned := 0, 0
-	// On a busy machine it is a while until the swap comes to a CPU.
+	// On a busy machine it takes a while until the swapping goroutine runs.
 	began := time.Now()
 	for time.Since(began) < 500*time.Millisecond || (opened == 0 || turned == 0) && time.Since(began) < time.Minute {
 		fd, w, err := openSource(&cfg, "home")
@@ -360,7 +360,7 @@ func TestASocketHasItsGroupAndModeInADirectoryThatSetsAnother(t *testing.T) {
 	}
 }
 
-// script writes a program that stands for another virtiofsd.
+// script writes a shell script in place of a virtiofsd and returns its path.
 func script(t *testing.T, text string, mode os.FileMode) string {
 	t.Helper()
 	path := t.TempDir() + "/virtiofsd"
@@ -412,7 +412,7 @@ func TestProgramsThatRootDoesNotRun(t *testing.T) {
 
 func TestTheOldVirtiofsdIsNamed(t *testing.T) {
 	need.Root(t)
-	// What that of QEMU 7 prints of itself, shortened.
+	// Part of the help text of QEMU 7's virtiofsd.
 	old := script(t, `echo "    -o cache=<mode>            cache mode"`, 0o755)
 	_, err := findProgram(old)
 	if !errors.Is(err, errOldC) || !strings.Contains(exit.Hint(err), "install virtiofsd 1.8 or newer") {

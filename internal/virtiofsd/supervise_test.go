@@ -26,7 +26,7 @@ import (
 // hypervisorID is the user and group of the hypervisor in these tests.
 const hypervisorID = 65534
 
-// needDaemon returns the real virtiofsd. In a test host it has to be there.
+// needDaemon returns the path of the real virtiofsd, which a test host must have.
 func needDaemon(t *testing.T) string {
 	t.Helper()
 	need.Root(t)
@@ -94,12 +94,12 @@ func (l *logbook) String() string {
 	return l.text.String()
 }
 
-// running is a supervisor that is ready.
+// running is a supervisor that has reported its readiness.
 type running struct {
 	host
 	log  *logbook
 	stop func() error
-	// lost gets the shares whose virtiofsd failed under a client.
+	// lost receives the shares whose virtiofsd failed while a client was connected.
 	lost chan string
 }
 
@@ -135,8 +135,7 @@ func start(t *testing.T, h host, shares ...Share) *running {
 	return r
 }
 
-// refused runs the shares and returns the error that has to come before they
-// are ready.
+// refused runs the shares and returns the error, which must come before they are ready.
 func refused(t *testing.T, h host, shares ...Share) error {
 	t.Helper()
 	cfg := h.config(shares...)
@@ -154,7 +153,7 @@ func (r *running) dial(t *testing.T, tag string) *client {
 	return dial(t, filepath.Join(r.vm, tag+".sock"))
 }
 
-// waitLog waits until the log says something.
+// waitLog waits until the log contains text.
 func (r *running) waitLog(t *testing.T, text string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -162,15 +161,15 @@ func (r *running) waitLog(t *testing.T, text string) {
 			return
 		}
 	}
-	t.Errorf("the log does not say %q", text)
+	t.Errorf("%q is not in the log", text)
 }
 
-// waitLines waits until the log has text n times.
+// waitLines waits until the log contains text n times.
 func (r *running) waitLines(t *testing.T, text string, n int) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); strings.Count(r.log.String(), text) < n; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("the log does not say %q %d times:\n%s", text, n, r.log)
+			t.Fatalf("%q is not in the log %d times:\n%s", text, n, r.log)
 		}
 	}
 }
@@ -273,8 +272,8 @@ func makeWhatCounts(t *testing.T, r *running, source string) {
 	t.Helper()
 	c := r.dial(t, "home")
 
-	// Having served another user, virtiofsd is hidden from processes without
-	// CAP_SYS_PTRACE, and the supervisor has to look at its descriptors.
+	// After virtiofsd has served another user, a process needs CAP_SYS_PTRACE to read
+	// its descriptors, as the supervisor does.
 	if err := os.Chmod(filepath.Join(r.vm, source), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -357,7 +356,7 @@ func makeWhatCounts(t *testing.T, r *running, source string) {
 	r.waitLog(t, "home: the guest asked for file mode 4755: refused")
 }
 
-// Where the guest's system is in a share, its packages bring such files.
+// If the guest's root file system is a share, its packages install such files.
 func TestAnOperatorMayAllowWhatCountsOnTheHost(t *testing.T) {
 	needDaemon(t)
 	r := start(t, newHost(t), Share{Tag: "home", Source: "../../data", PosixACL: true, ExtraArgs: []string{"--modcaps=+setfcap"}})
@@ -430,7 +429,7 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 	kill()
 	r.waitLines(t, "killed by SIGKILL", 1)
 	if len(r.lost) != 0 {
-		t.Error("a client was lost, of a virtiofsd that had none")
+		t.Error("a client was reported as lost, but the virtiofsd had none")
 	}
 	r.dial(t, "home")
 	r.waitLines(t, clientLine, 2)
@@ -441,7 +440,7 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 			t.Errorf("share %q was lost", tag)
 		}
 	case <-time.After(time.Minute):
-		t.Error("nobody is told that the client is lost")
+		t.Error("the loss of the client was not reported")
 	}
 	r.waitLines(t, "the guest has lost this share", 1)
 	r.dial(t, "home")
@@ -489,8 +488,8 @@ func TestStoppingLeavesNothing(t *testing.T) {
 	}
 }
 
-// descriptors counts those of this process, once those that goroutines still
-// close are closed.
+// descriptors returns the number of open descriptors of this process, after goroutines
+// have had time to close theirs.
 func descriptors(t *testing.T) int {
 	t.Helper()
 	least := math.MaxInt
@@ -527,8 +526,8 @@ func TestAShareThatKeepsFailingEndsWithTheReason(t *testing.T) {
 	}
 }
 
-// The guest of a share outside the state directory is root there, too, and so are
-// its links: neither this VM's shares nor another's are led away by them.
+// The guest of a share outside the state directory is also root there, and root owns
+// its links. They must not redirect a share of this VM or of another.
 func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 	needDaemon(t)
 	h := newHost(t)
@@ -543,7 +542,7 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st, _ := h.stat(t, "../../data/pub"); st.Uid != 0 || st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		t.Fatalf("the guest made %o of user %d, want a link of root's", st.Mode, st.Uid)
+		t.Fatalf("the guest made %o of user %d, want a link owned by root", st.Mode, st.Uid)
 	}
 	for _, source := range []string{outside + "/data/pub", outside + "/data/pub/etc", "../../data/pub"} {
 		pub := Share{Tag: "pub", Source: source}
@@ -562,8 +561,8 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 	}
 }
 
-// superviseEnv makes this test binary a supervisor of the state directory that
-// it names, which another process can kill.
+// superviseEnv names a state directory. If it is set, this test binary is a supervisor,
+// which a test can kill.
 const superviseEnv = "VIRTIOFSD_TEST_SUPERVISE"
 
 func TestMain(m *testing.M) {
@@ -617,18 +616,18 @@ func TestAKilledSupervisorTakesItsDaemonsWithIt(t *testing.T) {
 			t.Fatalf("still there after a minute: %v", daemons)
 		}
 	}
-	// What it left does not keep the next one from starting.
+	// The files that it has left do not prevent the next start.
 	r := start(t, h, Share{Tag: "home"}, Share{Tag: "data"})
 	r.dial(t, "home")
 }
 
-// gone says whether a process has ended; nobody may be there to reap it.
+// gone reports whether a process has exited. It may stay a zombie if nothing reaps it.
 func gone(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
-// descendants are the processes below one.
+// descendants returns the ids of the processes below pid.
 func descendants(t *testing.T, pid int) []int {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
