@@ -1,4 +1,4 @@
-# make help lists the targets.
+# Run make help for a list of targets.
 
 PREFIX     ?= /usr/local
 DESTDIR    ?=
@@ -15,9 +15,9 @@ COMMANDS := microvm install-microvm
 HELPERS  := $(filter-out $(COMMANDS),$(notdir $(wildcard cmd/*)))
 PAYLOAD  := build/payload
 GO       ?= go
-# Packages whose tests run in the test hosts: the whole product in a container;
-# unit tests that want a real root's programs, in another container; and what
-# wants a kernel of its own, in a VM.
+# Packages whose tests run in the test hosts: end-to-end tests in a container, unit
+# tests that need programs and privileges of root in another container, and tests that
+# need their own kernel in a VM.
 TESTS_e2e   := test/e2e
 TESTS_units := internal/account internal/cli internal/control internal/kernel internal/netif internal/process internal/programs internal/runner internal/safepath internal/start internal/statedir internal/stop internal/term internal/virtiofsd internal/virtiofsd/seccomp internal/vm test/need
 TESTS_vm    := test/e2e internal/kvm internal/netif internal/start internal/stop internal/vfio
@@ -25,7 +25,7 @@ HOSTTESTS   := $(sort $(TESTS_e2e) $(TESTS_units) $(TESTS_vm))
 ASSETS      := $(PAYLOAD)/usr/lib/microvm-test
 HOST        := build/test-host
 SUITE       := /usr/lib/microvm-test/suite
-# Debian's golang does not fetch a newer one of itself unless it is told to.
+# Debian's golang downloads a newer toolchain only with this setting.
 export GOTOOLCHAIN ?= auto
 export CGO_ENABLED = 0
 
@@ -45,7 +45,7 @@ man: build ## write the manual pages and the shells' completions into build/
 	@for shell in bash zsh fish; do build/bin/microvm completion $$shell > build/completions/$$shell || exit 1; done
 
 .PHONY: install
-install: man ## install programs, units and their companions (PREFIX=, DESTDIR=)
+install: man ## install programs, units, man pages and completions (PREFIX=, DESTDIR=)
 	install -d '$(DESTDIR)$(BINDIR)' '$(DESTDIR)$(LIBEXECDIR)' '$(DESTDIR)$(UNITDIR)'
 	install -m 755 $(addprefix build/bin/,$(COMMANDS)) '$(DESTDIR)$(BINDIR)'
 	install -m 755 $(addprefix build/bin/,$(HELPERS)) '$(DESTDIR)$(LIBEXECDIR)'
@@ -66,7 +66,7 @@ install: man ## install programs, units and their companions (PREFIX=, DESTDIR=)
 	@if [ -z '$(DESTDIR)' ]; then systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && '$(BINDIR)/install-microvm' --relink; fi
 
 .PHONY: uninstall
-uninstall: ## remove what install installed; VMs and their state stay
+uninstall: ## remove the installed files; VMs and their state are kept
 	rm -f $(addprefix '$(DESTDIR)$(BINDIR)'/,$(COMMANDS)) $(addprefix '$(DESTDIR)$(LIBEXECDIR)'/,$(HELPERS))
 	rm -f $(addprefix '$(DESTDIR)$(UNITDIR)'/,$(notdir $(wildcard systemd/*.service systemd/*.target)))
 	rm -f '$(DESTDIR)$(UNITDIR)/multi-user.target.wants/microvms.target'
@@ -79,19 +79,19 @@ uninstall: ## remove what install installed; VMs and their state stay
 	@if [ -z '$(DESTDIR)' ]; then systemctl daemon-reload; fi
 
 .PHONY: go-version
-go-version: # fails at once where Go is too old to fetch a newer one
+go-version: # fail if Go is too old to download a newer toolchain
 	@test/scripts/go-version '$(GO)'
 
 .PHONY: packages
-packages: go-version # what the tests need outside; only on Debian and its kin
+packages: go-version # install the packages that the tests need (Debian and derivatives)
 	@test/scripts/packages
 
 .PHONY: $(HOST)
-$(HOST): # makes and boots the test hosts
+$(HOST): # build the program that creates and boots the test hosts
 	@$(GO) build -o $(HOST) ./test/host
 
 .PHONY: payload
-payload: $(HOST) # what is laid over a test host's root
+payload: $(HOST) # build the files that are copied over a test host's root
 	@rm -rf $(PAYLOAD)
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(PAYLOAD) PREFIX=/usr
 	@install -D -m 644 -t $(ASSETS)/examples examples/*.json
@@ -108,64 +108,64 @@ payload: $(HOST) # what is laid over a test host's root
 	  install -D -t $(ASSETS)/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
 
 .PHONY: assets
-assets: payload # the payload with the test guest
+assets: payload # build the payload with the test guest
 	@$(HOST) assets $(PAYLOAD)
 
-# The stages run side by side: most of what one does is to wait, for the network,
-# for a guest, for a time to pass. The one that takes longest comes first.
+# The stages run in parallel, as each of them mostly waits: for the network, a guest or
+# a timeout. The longest one comes first.
 STAGES := test-vm test-container test-units lint test-unit
 
 .PHONY: test
-test: packages ## lint, unit tests, then the test hosts
+test: packages ## run lint, the unit tests and the tests in test hosts (root)
 	@rm -rf build/test-logs
 	@$(MAKE) --no-print-directory -k -j $(words $(STAGES)) $(STAGES); status=$$?; \
 	test/scripts/times; test/scripts/skips || status=1; \
 	grep -hE '^(ok|FAIL|PASS)' build/test-logs/*; exit $$status
 
 .PHONY: test-unit
-test-unit: packages ## unit tests
+test-unit: packages ## run the unit tests
 	@test/scripts/go-test unit nice sh -c '$(GO) vet ./... && $(GO) test -v -timeout 50m ./...'
 
 .PHONY: test-container
-test-container: packages assets ## end-to-end tests in a container with a real systemd (root)
+test-container: packages assets ## run the end-to-end tests in a container with systemd (root)
 	@test/scripts/go-test container $(HOST) container $(PAYLOAD) $(SUITE) e2e $(TESTFLAGS)
 
 .PHONY: test-units
-test-units: packages assets ## unit tests of what wants a real root, in another container (root)
+test-units: packages assets ## run the unit tests that need root, in another container (root)
 	@test/scripts/go-test units $(HOST) container $(PAYLOAD) $(SUITE) units $(TESTFLAGS)
 
 .PHONY: test-vm
-test-vm: packages assets ## tests that want a kernel of their own, in a VM (root)
+test-vm: packages assets ## run the tests that need their own kernel, in a VM (root)
 	@test/scripts/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
 
 .PHONY: test-nixos
-test-nixos: packages $(HOST) ## switches of a NixOS host, in a container (root; NIXOS=a checkout of nixpkgs, MICROVM_NIX=one of microvm.nix)
+test-nixos: packages $(HOST) ## test switches of a NixOS host (root; NIXOS=, MICROVM_NIX=checkouts)
 	@mkdir -p build && $(GO) build -o build/test-nixos ./test/nixos
 	@build/test-nixos -nixos '$(NIXOS)' -microvm-nix '$(MICROVM_NIX)' -cases '$(CASES)' -ng '$(STC_NG)' -run '$(RUN)' $(HOST)
 
 .PHONY: soak
-soak: packages assets ## what goes wrong rarely, hundreds of times (root; about 10 minutes)
+soak: packages assets ## repeat tests for rare faults hundreds of times (root; 10 minutes)
 	@test/scripts/go-test soak $(HOST) container $(PAYLOAD) /usr/bin/env MICROVM_TEST_SOAK=1 $(SUITE) e2e -test.run 'Many|Anywhere|AnyMoment' $(TESTFLAGS)
 
 .PHONY: lint
-lint: go-version ## golangci-lint, gofmt
+lint: go-version ## run golangci-lint and gofmt
 	@test/scripts/go-test lint nice test/scripts/lint '$(GO)'
 
 .PHONY: test-fresh
-test-fresh: go-version ## make test on a new Debian 13 and 12 (root; FRESH=13 or FRESH=12 for one, TARGET=test-unit for a part)
+test-fresh: go-version ## run make test on new Debian 13 and 12 (root; FRESH=13, TARGET=test-unit)
 	$(GO) run ./tools/fresh -target '$(or $(TARGET),test)' $(or $(FRESH),13 12)
 
 .PHONY: demo
-demo: packages assets ## start, show, ping and stop a VM in a throwaway container host (root)
+demo: packages assets ## start, show, ping and stop a VM in a temporary container (root)
 	@$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/scripts/demo
 
 .PHONY: picture
-picture: packages assets # of the demo, for the README (root)
+picture: packages assets # draw the demo for the README (root)
 	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/scripts/demo | $(GO) run ./tools/picture > docs/demo.svg.new
 	mv docs/demo.svg.new docs/demo.svg
 
 .PHONY: bench
-bench: assets ## measure; prints ratios (root, and a C compiler; BENCH=shares for one part)
+bench: assets ## run the benchmarks and print ratios (root, C compiler; BENCH=shares)
 	for c in tools/bench/c/*.c; do cc -O2 -static -o $(PAYLOAD)/usr/lib/microvm-test/$$(basename $$c .c) $$c || exit 1; done
 	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-tools/bench ./tools/bench
 	$(HOST) container $(PAYLOAD) /usr/lib/microvm-tools/bench $(BENCH)

@@ -1,4 +1,4 @@
-# For people without flakes:
+# For configurations without flakes:
 #   let microvm = import (fetchTarball "…") { }; in { imports = [ microvm.nixosModules.host ]; }
 {
   pkgs ? import <nixpkgs> { },

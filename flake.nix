@@ -3,7 +3,7 @@
 
   inputs = {
     nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
-    # For cloud-hypervisor-graphics in the overlay, and read for nothing else.
+    # Only for cloud-hypervisor-graphics in the overlay.
     spectrum = {
       url = "git+https://spectrum-os.org/git/spectrum";
       flake = false;
@@ -28,7 +28,7 @@
 
       example = import ./nix/example.nix { inherit self nixpkgs; };
 
-      # NAME-example, and NAME-example-with-tap where the hypervisor has taps.
+      # NAME-example, and NAME-example-with-tap if the hypervisor supports taps.
       examples =
         system:
         lib.listToAttrs (
@@ -54,7 +54,7 @@
           qemu-vnc = import ./examples/qemu-vnc.nix { inherit self nixpkgs system; };
         };
 
-      # The hosts of the chapters on networks, on a machine that has no more.
+      # The hosts of the chapters on networks, with a minimal system.
       hosts =
         system:
         lib.genAttrs
@@ -97,7 +97,7 @@
       lib = microvm-lib;
 
       overlays.default = import ./nix/overlay.nix { inherit spectrum; };
-      # As flakes called it before.
+      # The former name of this output.
       overlay = self.overlays.default;
 
       templates.microvm = {
@@ -105,7 +105,7 @@
         description = "A flake with a microVM";
       };
       templates.default = self.templates.microvm;
-      # As flakes called it before.
+      # The former name of this output.
       defaultTemplate = self.templates.microvm;
 
       nixosConfigurations = lib.concatMapAttrs (
@@ -123,7 +123,7 @@
           build-microvm = pkgs.callPackage ./nix/build-microvm.nix { inherit self; };
           doc = pkgs.callPackage ./nix/doc.nix { };
           inherit (self.overlays.default pkgs pkgs) cloud-hypervisor-graphics;
-          # What takes long to build, for a binary cache.
+          # Packages that take long to build, for a binary cache.
           prebuilt = pkgs.linkFarm "prebuilt" (
             map (name: {
               inherit name;
@@ -173,7 +173,7 @@
             ''
           );
           # On the host, for the guest's run-waypipe.
-          waypipe-client = app "Shows the windows of microVMs on this desktop" (
+          waypipe-client = app "Show the windows of microVMs on this desktop" (
             pkgs.writeShellScript "waypipe-client" ''
               exec ${lib.getExe pkgs.waypipe} --vsock -s 6000 client
             ''

@@ -1,15 +1,15 @@
-# Programs of nixpkgs in a guest, whose display is a window of this desktop:
+# Programs of nixpkgs in a guest whose display is a window on this desktop:
 #   nix run .#graphics -- firefox
 #   nix run .#graphics -- --tap tap0 firefox gimp
-# One program has the display to itself; of several, each is started from the
-# terminal that is shown.
+# A single program fills the display. With several, a terminal is shown, from which each
+# can be started.
 {
   self,
   nixpkgs,
   system,
   # Names of packages, separated by spaces.
   packages ? "",
-  # A tap interface that is there, instead of QEMU's user network.
+  # An existing tap interface to use instead of QEMU's user network.
   tapInterface ? "",
 }:
 
@@ -25,7 +25,7 @@ lib.nixosSystem {
       { pkgs, ... }:
       let
         wanted =
-          map (name: lib.attrByPath (lib.splitString "." name) (throw "nixpkgs has no package ${name}") pkgs)
+          map (name: lib.attrByPath (lib.splitString "." name) (throw "package \"${name}\" not found in nixpkgs") pkgs)
             (builtins.filter (name: name != "") (lib.splitString " " packages));
         shown = if builtins.length wanted == 1 then builtins.head wanted else pkgs.foot;
       in
@@ -46,12 +46,12 @@ lib.nixosSystem {
           ];
         };
 
-        # A display server with one window, which fills it.
+        # A display server that shows one window in full screen.
         services.cage = {
           enable = true;
           user = "user";
           program = lib.getExe shown;
-          # Where the host's GPU is not passed on, the guest's CPU draws.
+          # Without access to the host's GPU, the guest's CPU renders.
           environment.WLR_RENDERER_ALLOW_SOFTWARE = "1";
         };
 

@@ -9,7 +9,7 @@ let
   inherit (nixpkgs) lib;
   inherit (self.lib) capabilities hypervisors;
 
-  # Those that a tap can connect, with an address each.
+  # The hypervisors that support taps, with an address for each guest.
   guests = lib.imap1 (i: name: {
     inherit name;
     mac = "02:00:00:02:00:${lib.fixedWidthString 2 "0" (toString i)}";
@@ -19,7 +19,7 @@ in
 lib.nixosSystem {
   inherit system;
   modules = [
-    # One machine can be both.
+    # A machine can be host and guest at the same time.
     self.nixosModules.host
     self.nixosModules.microvm
     {
@@ -33,7 +33,7 @@ lib.nixosSystem {
 
       microvm = {
         hypervisor = "qemu";
-        # For the host's CPU features, nested KVM among them.
+        # For the host's CPU features, such as nested KVM.
         qemu.machine = "q35";
         mem = 8192;
         vcpu = 4;

@@ -9,7 +9,7 @@
       Name = "br0";
     };
     networks = {
-      # The port has no address of its own any more; the bridge has it.
+      # The bridge has the address, not the port.
       "10-port" = {
         matchConfig.Name = [
           "eno1"

@@ -1,6 +1,6 @@
-# A VM on the LAN without a bridge: its macvtap interface stands on the host's
-# Ethernet port. Faster than a bridge; host and VM cannot talk to each other
-# through it, so give the VM a tap as well where they have to.
+# A VM on the LAN without a bridge: its macvtap interface is attached to the host's
+# Ethernet port. That is faster than a bridge, but host and VM cannot reach each other
+# through it. If they have to, add a tap to the VM.
 {
   networking.useNetworkd = true;
   systemd.network = {

@@ -1,5 +1,5 @@
-# A host with one public address: its VMs are on a bridge of their own, reach
-# the world by NAT, and are reached by forwarded ports.
+# A host with one public address: its VMs are on a private bridge, reach the Internet
+# through NAT, and are reachable through forwarded ports.
 {
   networking.useNetworkd = true;
   systemd.network = {
@@ -34,7 +34,7 @@
   networking.nat = {
     enable = true;
     enableIPv6 = true;
-    # The port that leads to the world.
+    # The interface to the Internet.
     externalInterface = "eno1";
     internalInterfaces = [ "vms" ];
     forwardPorts = [
@@ -63,7 +63,7 @@
       networks."20-vms" = {
         matchConfig.Type = "ether";
         networkConfig = {
-          # A forwarded port needs an address that stays.
+          # A forwarded port needs a fixed address.
           Address = [ "10.0.0.2/24" ];
           Gateway = "10.0.0.1";
           DNS = [ "9.9.9.9" ];

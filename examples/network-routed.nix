@@ -1,15 +1,15 @@
-# A host that routes to each VM by itself: no bridge, so that no VM can send
-# another one frames, forged or otherwise. VM number N has 10.0.0.N.
+# A host that routes to each VM separately. There is no bridge, so that no VM can send
+# frames to another one, forged or not. VM number N has the address 10.0.0.N.
 { lib, ... }:
 
 let
-  # One place says which VM has which number.
+  # The number of each VM.
   vms = {
     web = 1;
     db = 2;
   };
 
-  # A link-local address, the same on every tap: a VM sees nothing else.
+  # A link-local address, the same on every tap.
   gateway = "169.254.0.1";
   gateway6 = "fe80::1";
   address = n: "10.0.0.${toString n}/32";
@@ -56,7 +56,7 @@ let
             {
               Destination = "0.0.0.0/0";
               Gateway = gateway;
-              # The gateway is in no subnet of the guest's.
+              # The gateway is not in a subnet of the guest.
               GatewayOnLink = true;
             }
             {
@@ -83,7 +83,7 @@ in
   networking.nat = {
     enable = true;
     enableIPv6 = true;
-    # One rule for all VMs that there will ever be.
+    # One rule for all VMs.
     internalIPs = [ "10.0.0.0/24" ];
     internalIPv6s = [ "fd12:3456:789a::/64" ];
     externalInterface = "eno1";

@@ -1,15 +1,15 @@
-# A VM with a piece of the network card: a virtual function of an SR-IOV card
-# is passed through, and the host's kernel no longer touches a packet.
+# A VM with a virtual function of an SR-IOV network card, which is passed through, so
+# that packets bypass the host's kernel.
 { pkgs, ... }:
 
 {
   boot.kernelParams = [
-    # On a machine by AMD the IOMMU is on already.
+    # On AMD the IOMMU is enabled by default.
     "intel_iommu=on"
     "iommu=pt"
   ];
 
-  # The card's port makes four virtual functions, with addresses that stay.
+  # Creates four virtual functions of the card's port, and sets a fixed address.
   systemd.services.sriov = {
     description = "Virtual functions of enp1s0f0";
     wantedBy = [ "multi-user.target" ];
@@ -34,7 +34,7 @@
 
   microvm.vms.web.config = {
     system.stateVersion = "25.05";
-    # lspci -D says where the function is.
+    # The function's address as printed by lspci -D.
     microvm.devices = [
       {
         bus = "pci";

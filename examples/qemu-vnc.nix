@@ -1,5 +1,5 @@
-# A guest with a desktop, shown on VNC: nix run .#qemu-vnc, then look at
-# localhost:5900 with a VNC viewer.
+# A guest with a desktop, shown on VNC: nix run .#qemu-vnc, then connect a VNC viewer to
+# localhost:5900.
 {
   self,
   nixpkgs,
@@ -17,8 +17,8 @@ nixpkgs.lib.nixosSystem {
       microvm = {
         hypervisor = "qemu";
         mem = 1024;
-        # The backend shows nothing on the host; the VNC server does. It draws with
-        # a GPU of the host, /dev/dri/renderD128.
+        # The backend shows nothing on the host; the display is shown by the VNC server. It
+        # renders with a GPU of the host, /dev/dri/renderD128.
         graphics = {
           enable = true;
           backend = "headless";

@@ -1,2 +1,2 @@
-# Where microvm.nix has its functions, for those who import them by this path.
+# The path of microvm.nix's functions.
 import ../nix/lib.nix

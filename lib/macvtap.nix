@@ -1,4 +1,4 @@
-# Where microvm.nix has it.
+# The path of this file in microvm.nix.
 {
   microvmConfig,
   hypervisorConfig,

@@ -1,13 +1,13 @@
-# For runners that people write themselves: the commands of a shell that make the
-# images of volumes which are missing, with their file systems. Runners of ours do
-# not use it; the programs make images at the VM's start.
+# For custom runners: shell commands that create missing images of volumes, with their
+# file systems. The runners of this project do not use it: their programs create images
+# when the VM starts.
 { pkgs }:
 
 let
   inherit (pkgs) lib;
   inherit (import ../nix/lib.nix { inherit lib; }) defaultFsType;
 
-  # Whose mkfs.TYPE it is, and how that takes a label.
+  # The package of each mkfs.TYPE, and its option for a label.
   of = package: label: { inherit package label; };
   fileSystems = {
     ext2 = of pkgs.e2fsprogs "-L";
@@ -27,7 +27,8 @@ let
     }
     // lib.filterAttrs (_: value: value != null) volume;
 
-  # Under another name until it is whole: a crash leaves none that looks finished.
+  # The image has another name until it is complete, so that a crash leaves no image that
+  # looks finished.
   make =
     volume:
     let
@@ -36,7 +37,7 @@ let
         if volume.size or 0 > 0 then
           volume.size
         else
-          throw "volume \"${image}\" has no size; set its size in MiB, or autoCreate = false for an image that is there.";
+          throw "volume \"${image}\" has no size\nhint: set its size in MiB, or set autoCreate = false if the image exists";
       mkfs = [
         "mkfs.${fsType}"
       ]
@@ -51,7 +52,7 @@ let
       if [ ! -e ${lib.escapeShellArg image} ]; then
         rm -f ${new}
         touch ${new}
-        # On btrfs, a disk that is written in place wants no copies.
+        # On btrfs, disk images should not be copied on write.
         chattr +C ${new} 2>/dev/null || true
         truncate -s ${toString size}M ${new} && ${lib.escapeShellArgs mkfs} ${new} && mv ${new} ${lib.escapeShellArg image} || exit
       fi
@@ -68,7 +69,7 @@ in
           inherit (complete volume) image fsType;
         in
         (fileSystems.${fsType}
-          or (throw "volume \"${image}\" has fsType \"${fsType}\", which nothing here makes; set autoCreate = false, and make it yourself.")
+          or (throw "volume \"${image}\" has the unsupported fsType \"${fsType}\"\nhint: set autoCreate = false and create the image yourself")
         ).package;
     in
     lib.optionalString (made != [ ]) ''

@@ -2,7 +2,7 @@
 { runCommand, mdbook }:
 
 runCommand "microvm-doc" { nativeBuildInputs = [ mdbook ]; } ''
-  # Chapters include the examples from beside them.
+  # Chapters include files of ../examples.
   cp -r ${../docs} docs
   cp -r ${../examples} examples
   chmod -R u+w .

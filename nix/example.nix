@@ -1,4 +1,4 @@
-# A small guest for each hypervisor, with what it supports.
+# A small guest for each hypervisor, with the features that it supports.
 { self, nixpkgs }:
 
 {
@@ -24,7 +24,7 @@ lib.nixosSystem {
 
       microvm = {
         inherit hypervisor;
-        # By hand, nothing starts a virtiofsd.
+        # 9p: outside systemd nothing starts a virtiofsd.
         shares = lib.optional (has "shares" "9p") {
           proto = "9p";
           tag = "ro-store";
@@ -66,7 +66,7 @@ lib.nixosSystem {
         enable = true;
         settings.PermitRootLogin = "yes";
       };
-      # Reachable from this host only: as is, it is for trying out.
+      # A password for a demo: the guest can be reached from this host only.
       users.users.root.password = "root";
     })
   ];

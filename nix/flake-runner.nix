@@ -1,6 +1,6 @@
 # A flake's system as a runner package, for build-microvm.nix: with this flake's
-# packages and a few settings that run anywhere. Read by nix build in place of a
-# flake of its own.
+# packages and settings that work on any host. nix build reads this file instead of a
+# flake.
 { self, system, flake, name }:
 let
   inherit (builtins.getFlake self) inputs lib nixosModules;
@@ -20,7 +20,7 @@ let
           } ];
           volumes = [ ];
           writableStoreOverlay = null;
-          # The host's side is from here.
+          # The hypervisor and the programs are those of this flake.
           vmHostPackages = pkgs;
         };
       }
@@ -30,7 +30,7 @@ let
   inherit (extended) config;
 in
 lib.buildRunner {
-  # The guest's own.
+  # The guest's own package set.
   inherit (extended._module.args) pkgs;
   microvmConfig = config.microvm // { inherit (config.networking) hostName; };
   inherit (config.system.build) toplevel;

@@ -1,5 +1,5 @@
-# What the flake's `lib` offers, and what both modules share. Everything that is
-# known of a hypervisor comes from the table that the Go programs embed.
+# The flake's `lib`, and functions that both modules use. All facts about hypervisors
+# come from the table that the Go programs embed.
 { lib }:
 
 let
@@ -16,11 +16,12 @@ rec {
     name: capabilities.${name}.interfaces != [ ]
   ) hypervisors;
 
-  # The file system of a volume that names none.
+  # The file system of a volume without fsType.
   defaultFsType = "ext4";
 
-  # The names that the guest's kernel gives virtio-blk disks: in the order in
-  # which the hypervisor adds them, the store disk first. Behind z comes aa.
+  # The volumes with the letters that the guest's kernel gives to virtio-blk disks, in
+  # the order in which the hypervisor adds them. The store disk is the first. After z
+  # comes aa.
   withDriveLetters =
     { volumes, storeOnDisk, ... }:
     let
@@ -36,8 +37,8 @@ rec {
       }
     ) volumes;
 
-  # A path as comparisons want it, and as the Go programs have it (filepath.Clean):
-  # without what says nothing. Two that are written differently are then one.
+  # The shortest form of a path, for comparisons. It is the same as filepath.Clean in the
+  # Go programs.
   cleanPath =
     path:
     let
@@ -64,14 +65,14 @@ rec {
     else
       lib.concatStringsSep "/" parts;
 
-  # Whether two paths are the same, and whether one is dir or below it.
+  # Whether two paths are the same, and whether a path is dir or below it.
   samePath = a: b: a != null && b != null && cleanPath a == cleanPath b;
   isBelow = dir: path: samePath dir path || lib.hasPrefix "${cleanPath dir}/" (cleanPath path);
 
-  # The share that brings the host's store, or null.
+  # The share of the host's store, or null.
   hostStoreShare = shares: lib.findFirst ({ source, ... }: samePath source "/nix/store") null shares;
 
-  # Whether systemd-machined takes a name: what can be a host name.
+  # Whether systemd-machined accepts a name: it has to be a valid host name.
   isMachineName =
     name:
     builtins.stringLength name <= 64
@@ -79,10 +80,10 @@ rec {
       lib.splitString "." name
     );
 
-  # The names of a file system's label and of a disk's serial number in
-  # /dev/disk: udev leaves letters, digits and few signs as they are, and UTF-8.
-  # What it does not leave becomes \xNN in a label, and _ in a serial number,
-  # systemd's encode_devnode_name and udev_replace_chars.
+  # The names of file system labels and of serial numbers in /dev/disk. udev keeps
+  # letters, digits, some punctuation and UTF-8. It replaces other characters by \xNN in
+  # a label and by _ in a serial number, systemd's encode_devnode_name and
+  # udev_replace_chars.
   deviceNames =
     let
       ascii = lib.stringToCharacters " !\"$%&'()*,/;<>?[\\]^`{|}~\t";
@@ -95,7 +96,7 @@ rec {
     in
     {
       ofLabel = builtins.replaceStrings ascii (map (c: "\\x${hex.${c}}") ascii);
-      # A slash makes a directory.
+      # A slash is not replaced: it becomes a directory.
       ofSerial =
         let
           replaced = lib.remove "/" ascii;
@@ -103,7 +104,7 @@ rec {
         builtins.replaceStrings replaced (map (_: "_") replaced);
     };
 
-  # The same UUID that the Go programs derive (spec.DefaultMachineID).
+  # The same UUID as in the Go programs (spec.DefaultMachineID).
   defaultMachineId =
     hostName:
     let
@@ -118,9 +119,9 @@ rec {
       (part 20 12)
     ];
 
-  # The values of the options of a guest that microvm.nix's module has evaluated,
-  # as this one has them: what it does not know, what has no default there, and
-  # the scripts that it makes of other options.
+  # Converts the option values of a guest that was evaluated with microvm.nix's module:
+  # adds options that it does not have, and removes unset values without a default and
+  # the scripts that it generates from other options.
   adopt =
     cfg:
     if cfg ? hostRunsTapUp then
@@ -135,7 +136,7 @@ rec {
           jailer = false;
         };
         vsock = cfg.vsock // {
-          # That guest's sshd reads no key of the host's.
+          # That guest's sshd does not accept the host's key.
           ssh.shutdown = false;
         };
         interfaces = map (
@@ -152,16 +153,16 @@ rec {
         ];
       };
 
-  # What stands for the package's own commands in the scripts that it brings for
-  # people, and for hosts of microvm.nix; internal/runner puts them there.
+  # The placeholder for the package's own commands in its scripts for manual use and for
+  # hosts of microvm.nix; internal/runner replaces it.
   ownCommands = "# (the package's own commands)";
 
-  # Whether a script is nothing else.
+  # Whether a script consists of that placeholder only.
   onlyOwn =
     text:
     lib.all (line: builtins.match "[ \t]*" line != null || line == ownCommands) (lib.splitString "\n" text);
 
-  # The scripts of a package that bring up what a VM needs, and those that run it.
+  # The scripts of a package that set up what a VM needs, and those that run it.
   helperScripts = [
     "tap-up"
     "tap-down"
@@ -178,7 +179,7 @@ rec {
     "microvm-unregister"
   ];
 
-  # A path as a spec has it: one in the VM's own directory is relative to it.
+  # A path in the form of a spec: paths in the VM's own directory are relative to it.
   inStateDir =
     { hostName, ... }@cfg:
     path:
@@ -188,8 +189,8 @@ rec {
     in
     if clean != dir && isBelow dir clean then lib.removePrefix "${dir}/" clean else clean;
 
-  # The same of a socket. The programs make, find and remove sockets in the VM's
-  # directory only, so one that would be elsewhere has its last part there.
+  # The same for a socket. The programs create, find and remove sockets in the VM's
+  # directory only; of a path elsewhere, the last component is used there.
   socketElsewhere =
     cfg: path:
     let
@@ -205,8 +206,8 @@ rec {
     else
       inStateDir cfg path;
 
-  # The values of an option (or of one of several names of it) in a list of
-  # arguments, and the list without them.
+  # The values of an option, which may have several names, in a list of arguments, and
+  # the list without them.
   extractOptValues =
     option: arguments:
     let
@@ -227,7 +228,7 @@ rec {
     in
     {
       inherit (end) values;
-      # At the end it has no value, and is what it is.
+      # As the last argument it has no value and is kept.
       args = end.args ++ lib.optional end.wants end.last;
     };
 
@@ -240,7 +241,7 @@ rec {
     in
     if found == [ ] || value == "" then null else value;
 
-  # The context ID of a VM's vsock, as the Go programs have it: with
+  # The context ID of a VM's vsock, by the same rule as in the Go programs: with
   # cloud-hypervisor it may be in extraArgs.
   vsockCid =
     cfg:
@@ -259,8 +260,8 @@ rec {
     else
       builtins.head found;
 
-  # For runners that people write themselves: the commands of a shell that open the
-  # queues of a VM's macvtap interfaces, and the descriptors by interface.
+  # For custom runners: shell commands that open the queues of a VM's macvtap interfaces,
+  # and the descriptors by interface.
   makeMacvtap =
     { microvmConfig, hypervisorConfig }:
     let
@@ -281,7 +282,7 @@ rec {
       };
     };
 
-  # The spec of a VM: what the Go programs turn into a runner package.
+  # The spec of a VM, from which the Go programs build a runner package.
   mkSpec = import ./spec.nix {
     inherit
       lib
@@ -293,8 +294,8 @@ rec {
       ;
   };
 
-  # buildRunner { pkgs, microvmConfig, toplevel } makes a runner package from
-  # the values of a guest's microvm.* options and its networking.hostName; the
-  # guest may be one of microvm.nix's.
+  # buildRunner { pkgs, microvmConfig, toplevel } builds a runner package from the values
+  # of a guest's microvm.* options and its networking.hostName. The guest may be one of
+  # microvm.nix.
   buildRunner = import ./runner.nix;
 }

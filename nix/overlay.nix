@@ -1,4 +1,4 @@
-# The flake's packages in others' package sets.
+# An overlay with the flake's packages.
 {
   # Source of Spectrum, whose Cloud Hypervisor is patched for vhost-user GPUs.
   spectrum ? null,

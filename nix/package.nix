@@ -1,9 +1,9 @@
-# The Go programs, with the units and their companions.
+# The Go programs, with the units, manual pages and completions.
 { lib, buildGoModule }:
 
 let
   root = ../.;
-  # Only what the programs are built from: a changed handbook rebuilds no VM.
+  # Only the sources of the programs: a change of the handbook must not rebuild VMs.
   wanted = [
     "cmd"
     "internal"
@@ -35,7 +35,7 @@ buildGoModule {
       && !(type == "directory" && baseNameOf path == "testdata");
   };
 
-  # What `go mod vendor` brings; test/nix recomputes it.
+  # The hash of the result of `go mod vendor`; test/nix recomputes it.
   vendorHash = lib.fileContents ./vendor-hash;
 
   subPackages = map (name: "cmd/${name}") commands;

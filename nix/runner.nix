@@ -1,8 +1,8 @@
-# buildRunner: a runner package from the values of a guest's microvm.* options.
-# Nix writes the spec; `microvm build` makes the package of it.
+# buildRunner: a runner package from the values of a guest's microvm.* options. Nix
+# writes the spec, and `microvm build` builds the package from it.
 {
   pkgs,
-  # config.microvm, with `hostName` beside it.
+  # config.microvm, with the additional attribute `hostName`.
   microvmConfig,
   # The guest's config.system.build.toplevel.
   toplevel,
@@ -21,17 +21,16 @@ let
     inherit pkgs toplevel;
     microvmConfig = cfg;
   };
-  # JSON cannot hold the paths' context in a file that is passed by name, so it
-  # is a file in the store.
+  # A file in the store, which keeps the context of the paths in the JSON.
   specFile = vmHostPackages.writeText "microvm-${hostName}.json" (builtins.toJSON spec);
 
-  # What runs the build, and what the package's scripts call: the same, unless
-  # the host is of another architecture than the builder.
+  # The programs that run the build, and those that the package's scripts call. They are
+  # the same unless host and builder have different architectures.
   builder = vmHostPackages.buildPackages.callPackage ./package.nix { };
   programs = if cfg.package == null then vmHostPackages.callPackage ./package.nix { } else cfg.package;
 
-  # What `bin/microvm-run` starts beside the hypervisor when people run it by
-  # hand; under systemd the host module's PATH has it all.
+  # Programs that `bin/microvm-run` needs in addition to the hypervisor when it is run
+  # manually. Under systemd the host module's PATH has them.
   mkfs = {
     ext2 = vmHostPackages.e2fsprogs;
     ext3 = vmHostPackages.e2fsprogs;
@@ -45,12 +44,12 @@ let
     lib.unique (
       map (
         { fsType, image, ... }:
-        mkfs.${fsType} or (throw "volume ${image}: nothing here can make a file system of type ${fsType}; use one of ${toString (builtins.attrNames mkfs)}, or autoCreate = false")
+        mkfs.${fsType} or (throw "volume \"${image}\" has the unsupported fsType \"${fsType}\"\nhint: use one of ${toString (builtins.attrNames mkfs)}, or set autoCreate = false")
       ) created
     )
     ++ lib.optional (builtins.any ({ from, ... }: from == "guest") cfg.forwardPorts) vmHostPackages.netcat;
 
-  # By the hypervisor, or by the guest's own SSH server.
+  # Through the hypervisor, or through the guest's SSH server.
   canShutdown =
     (builtins.elem arch capability.shutdown && cfg.socket != null)
     || (capability.vsock != "none" && cid != null && cfg.vsock.ssh.shutdown);
@@ -58,9 +57,8 @@ let
   cid = microvm-lib.vsockCid cfg;
 
   script = ''
-    # In a directory of the build's own: the store itself takes only $out.
-    # What the package's scripts have in them is in its plan, so nothing changes
-    # them here.
+    # Built in the working directory, as only $out can be created in the store. The
+    # scripts must not be changed afterwards: the package's plan has their digests.
     ${builder}/bin/microvm build ${specFile} -o runner --at $out${
       lib.optionalString (builder.outPath != programs.outPath) " --programs ${programs}"
     }${lib.optionalString (tools != [ ]) " --path ${lib.makeBinPath tools}"}
@@ -78,7 +76,7 @@ vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
         spec
         specFile
         ;
-      # What a host's programs have to be able to do for this VM.
+      # What the host module needs to know of this VM.
       supportsNotifySocket =
         capability.guestReadiness
         && cid != null
@@ -88,8 +86,8 @@ vmHostPackages.buildPackages.runCommand "microvm-${hypervisor}-${hostName}"
         ];
       tapMultiQueue = builtins.elem arch capability.tapMultiQueue && cfg.vcpu > 1;
       inherit (cfg) registerWithMachined machineId;
-      # What the VM is, whichever release of the programs builds it; and by what
-      # to tell whether somebody has changed the build.
+      # A digest of the VM that does not depend on the release of the programs, and the
+      # build script, by which the host module detects an override.
       vmDigest = builtins.hashString "sha256" (builtins.unsafeDiscardStringContext (builtins.toJSON spec));
       asBuilt = script;
     };

@@ -1,7 +1,7 @@
-# mkSpec: the values of a guest's microvm.* options as the attribute set that
-# builtins.toJSON turns into a spec. Names are the same on both sides, so this
-# only leaves out what is unset, replaces packages by their paths, and adds what
-# NixOS knows: the kernel's file, the store disk, the toplevel.
+# mkSpec: converts the values of a guest's microvm.* options to the attribute set that
+# builtins.toJSON turns into a spec. Options and fields have the same names, so this only
+# leaves out unset values, replaces packages by their paths, and adds the kernel's file,
+# the store disk and the toplevel.
 {
   lib,
   capabilities,
@@ -21,13 +21,13 @@ let
   cfg = microvmConfig;
   inherit (cfg) hypervisor;
 
-  # "./x" is x. One that has no name in it, or leads out, is for the programs to refuse.
+  # "./x" becomes x. The programs reject paths without a name and paths that lead out.
   plainPath = path: if lib.hasPrefix "./" path then cleanPath path else path;
   platform = pkgs.stdenv.hostPlatform;
   capability = capabilities.${hypervisor};
   arch = platform.parsed.cpu.name;
 
-  # null stands for an absent field wherever the Go type does not tell them apart.
+  # null means an absent field, except where the Go type distinguishes them.
   withoutNulls =
     value:
     if builtins.isList value then
@@ -44,7 +44,7 @@ let
     else
       "${lib.getOutput "out" cfg.kernel}/${image}";
 
-  # Fields whose option has the same name and the same meaning.
+  # Fields with the same name and meaning as their option.
   same = lib.genAttrs [
     "vcpu"
     "mem"
@@ -73,12 +73,12 @@ let
     withoutNulls s
     // {
       source = plainPath s.source;
-      # The Go side tells "no socket" from "the default one".
+      # In the spec, null means no socket, and an absent field means the default.
       socket = socketPath cfg s.socket;
     };
 
-  # A section is written for the hypervisor that reads it and for no other: a
-  # package that is named would have to be built.
+  # Only the section of the VM's hypervisor is written, as the packages in it have to be
+  # built.
   sections = {
     qemu = {
       qemu = withoutNulls {
@@ -115,7 +115,7 @@ let
     alioth.alioth.package = "${cfg.alioth.package}";
   };
 
-  # USB passthrough needs a QEMU that is built for it.
+  # USB passthrough needs a QEMU that is built with libusb.
   hasUsb = builtins.any ({ bus, ... }: bus == "usb") cfg.devices;
   withUsb =
     qemu:
@@ -138,16 +138,15 @@ withoutNulls same
   inherit (cfg) machineId;
   socket = socketPath cfg cfg.socket;
   initrdPath = "${cfg.initrdPath}";
-  # Those that run the VM are the package's own, as in microvm.nix; what is empty is
-  # none.
+  # The scripts that run the VM are the package's own, as in microvm.nix. Empty scripts
+  # are left out.
   binScripts = lib.filterAttrs (_: text: !(onlyOwn text)) (removeAttrs cfg.binScripts runnerScripts);
   volumes = map (v: withoutNulls v // { image = plainPath v.image; }) cfg.volumes;
   shares = map share cfg.shares;
   vsock = withoutNulls { inherit (cfg.vsock) cid; } // {
     ssh = { inherit (cfg.vsock.ssh) shutdown; };
   };
-  # Strings as well as paths, which stay where they are: a secret is not copied
-  # into the store.
+  # Paths become strings, so that secrets are not copied into the store.
   credentialFiles = lib.mapAttrs (_: toString) cfg.credentialFiles;
 }
 // sections.${hypervisor}

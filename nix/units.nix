@@ -1,16 +1,16 @@
-# The service templates of systemd/ as NixOS services. The files are the one place
-# that says what the units are; here they are read, so that NixOS writes whole
-# units of them: of several drop-ins with one name, and NixOS calls each of its own
-# overrides.conf, systemd reads only the most specific.
+# The service templates of systemd/ as NixOS services. The unit files are read here, so
+# that NixOS writes whole units. Drop-ins would not do: NixOS calls all of its own
+# overrides.conf, and of several drop-ins with the same name systemd reads only the most
+# specific one.
 { lib }:
 
 let
   trim = text: builtins.head (builtins.match "[ \t\r]*(([^ \t\r].*)?[^ \t\r])?[ \t\r]*" text);
   isComment = line: builtins.match "[#;].*" line != null;
 
-  # The assignments of a unit file in its order, as { section, key, value },
-  # systemd.syntax(7): a line that ends in a backslash goes on in the next one that
-  # is no comment, and the backslash is a space.
+  # The assignments of a unit file in their order, as { section, key, value },
+  # systemd.syntax(7). A line that ends in a backslash continues in the next line that is
+  # not a comment; the backslash becomes a space.
   parse =
     text:
     let
@@ -30,7 +30,7 @@ let
         else if header != null then
           state // { open = null; section = builtins.head header; }
         else if assignment == null || state.section == null then
-          throw "a unit file has the line \"${line}\", which is no assignment in a section"
+          throw "invalid line \"${line}\" in a unit file: must be an assignment in a section"
         else
           state
           // {
@@ -50,15 +50,15 @@ let
       found = [ ];
     } (lib.splitString "\n" text)).found;
 
-  # Each key of a section with all its values: an empty one, which takes back those
-  # before it, is a value too.
+  # The keys of a section, each with all its values. An empty value, which resets those
+  # before it, is included.
   section =
     name: assignments:
     builtins.mapAttrs (_: map (a: a.value)) (
       builtins.groupBy (a: a.key) (builtins.filter (a: a.section == name) assignments)
     );
 
-  # Options of NixOS' own for what [Unit] has.
+  # The NixOS options for keys of [Unit].
   lists = {
     After = "after";
     Before = "before";
@@ -73,8 +73,8 @@ let
   };
   words = values: builtins.filter (word: word != "") (lib.concatMap (lib.splitString " ") values);
 
-  # What a unit cannot do without, and what others add to: NixOS makes one list of
-  # all of it, of one priority.
+  # Settings that a unit needs and that other modules extend: NixOS merges all definitions
+  # of the same priority into one list.
   added = [
     "ConditionPathExists"
     "ExecStartPost"
@@ -83,16 +83,16 @@ let
     "RestartPreventExitStatus"
     "SuccessExitStatus"
   ];
-  # The same, and no VM starts without: not even lib.mkForce takes it out.
+  # The same, for settings without which no VM starts: lib.mkForce does not remove them.
   needed = [
     "BindPaths"
     "BindReadOnlyPaths"
     "TemporaryFileSystem"
   ];
 
-  # What microvm.nix's templates set, at the priority of a plain definition: there a
-  # default (mkDefault) of somebody else's has no effect, and here it has none
-  # either. A plain definition, which there needs mkForce, goes before ours.
+  # Settings of microvm.nix's templates. There they are plain definitions, which override
+  # another module's mkDefault, and they do so here. A plain definition of another
+  # module, which needs mkForce there, overrides ours.
   theirs = {
     "microvm@" = [
       "Group"
@@ -125,9 +125,9 @@ let
 
   only = values: if builtins.length values == 1 then builtins.head values else values;
 
-  # Settings that stand back where somebody else says something that they would take
-  # away: TimeoutSec= is both timeouts, a delay of one's own is no growing one, and
-  # a limit of starts needs its interval.
+  # Settings that are left out if another module sets a key whose meaning they would
+  # change: TimeoutSec= sets both timeouts, a custom delay must not grow, and a limit of
+  # starts needs its interval.
   standBack = {
     serviceConfig = {
       TimeoutStartSec = [ "TimeoutSec" ];
@@ -141,16 +141,16 @@ in
 rec {
   inherit parse;
 
-  # Behind every plain definition, before every default.
+  # Weaker than a plain definition, stronger than mkDefault.
   asTheirs = lib.mkOverride 900;
-  # The same, before what the unit's file says.
+  # The same, but stronger than the unit file.
   asTheirsHere = lib.mkOverride 890;
-  # Behind whatever somebody else says.
+  # Weaker than any definition of another module.
   weak = lib.mkOverride 1250;
   weakHere = lib.mkOverride 1240;
 
-  # The values of a definition that count: those on no condition that is false, as
-  # they are with their priorities.
+  # The effective values of a definition, with their priorities: those that are not under
+  # a false condition.
   counting =
     value:
     if (value._type or "") == "if" then
@@ -160,8 +160,8 @@ rec {
     else
       [ value ];
 
-  # Whether an option of a unit's section has a definition of a key that goes before
-  # ours. Only the names are looked at, so that ours may depend on it.
+  # Whether another module defines a key of a unit's section with a priority above ours.
+  # It reads only the names of keys, so that our definitions may depend on it.
   said =
     option: key:
     lib.any (
@@ -172,7 +172,7 @@ rec {
       )
     ) option.definitions;
 
-  # All that others say of a key, without asking which of it counts.
+  # All values of a key, of whatever priority.
   allSaid =
     option: key:
     lib.concatMap (
@@ -184,10 +184,9 @@ rec {
       )
     ) option.definitions;
 
-  # The service of systemd/NAME.service, as a module for systemd.services.NAME.
-  # `replace` is a pair of lists, as for builtins.replaceStrings, for what is
-  # another one on this host, `without` the keys that the host says itself, and
-  # `more` what it adds to lists.
+  # The service of systemd/NAME.service, as a module for systemd.services.NAME. `replace`
+  # is a pair of lists as for builtins.replaceStrings, `without` has the keys that the
+  # host sets itself, and `more` has values that it adds to lists.
   template =
     {
       name,
@@ -198,7 +197,7 @@ rec {
     { options, ... }:
     let
       file = "the unit file ${name}.service";
-      # The priority of the strongest definition of others.
+      # The priority of the strongest definition of another module.
       strongest =
         option: key:
         builtins.foldl' lib.min 1500 (
@@ -215,8 +214,8 @@ rec {
         parse (builtins.readFile (../systemd + "/${name}.service"))
       );
       unit = section "Unit" assignments;
-      # NixOS looks at some keys before it merges them, and takes one condition or
-      # priority off and not two.
+      # NixOS reads some keys before it merges them, and then removes only one condition or
+      # priority.
       setting =
         sectionName: key: values:
         let
@@ -254,7 +253,7 @@ rec {
             removeAttrs (section "Service" assignments) without
             // builtins.mapAttrs (key: values: (section "Service" assignments).${key} or [ ] ++ values) more
           );
-          # What restarts a VM is with the VM that is declared.
+          # Each declared VM has its own rule for restarts.
           restartIfChanged = false;
         };
     };

@@ -1,2 +1,2 @@
-# For people without flakes who import this file; the module is the directory.
+# For configurations without flakes that import this file; the module is in ./host.
 { imports = [ ./host ]; }

@@ -1,4 +1,4 @@
-# microvm.virtiofsd: a guest's own settings; on a host, the defaults of the VMs
+# microvm.virtiofsd: for a guest, its own settings; for a host, the defaults of the VMs
 # that it declares with `config`. One file, so that a machine can be both.
 {
   config,
@@ -22,12 +22,12 @@ in
       );
       default = "prefer";
       description = ''
-        How virtiofsd remembers the guest's inodes: by file handles that cost no
-        open file (`prefer`, `mandatory`) or by open files (`never`). `null`
-        leaves it to virtiofsd.
+        How virtiofsd keeps track of the guest's inodes: by file handles, which need
+        no open files (`prefer`, `mandatory`), or by open files (`never`). `null`
+        uses virtiofsd's default.
 
-        File handles avoid "too many open files" on large trees, on ZFS above
-        all.
+        File handles avoid "too many open files" with large trees, especially on
+        ZFS.
       '';
     };
 
@@ -38,8 +38,8 @@ in
       ];
       default = "`nproc`";
       description = ''
-        Worker threads of each virtiofsd. The word `nproc` in backquotes stands
-        for one thread a core of the host.
+        Number of worker threads of each virtiofsd. `nproc` in backquotes means one
+        thread per core of the host.
       '';
     };
 
@@ -47,7 +47,7 @@ in
       type = types.nullOr types.str;
       default = "kvm";
       description = ''
-        Group that owns virtiofsd's sockets. `null` stands for the group of the
+        Group that owns virtiofsd's sockets. `null` means the group of the
         hypervisor's user.
       '';
     };
@@ -55,7 +55,7 @@ in
     extraArgs = mkOption {
       type = types.listOf types.str;
       default = [ ];
-      description = "More arguments for every virtiofsd of the VM.";
+      description = "Further arguments for every virtiofsd of the VM.";
     };
 
     package = mkOption {

@@ -1,2 +1,2 @@
-# Where microvm.nix has it.
+# The path of this file in microvm.nix.
 import ../nix/doc.nix

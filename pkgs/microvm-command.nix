@@ -1,5 +1,5 @@
-# The microvm command, for a host that has its VMs in stateDir. microvm.nix has it at
-# this path, with this argument.
+# The microvm command, for a host that has its VMs in stateDir. Path and argument are
+# those of microvm.nix.
 {
   lib,
   callPackage,
@@ -7,14 +7,14 @@
   runtimeShell,
   stateDir ? "/var/lib/microvms",
   package ? callPackage ../nix/package.nix { },
-  # More of what differs from the programs' own defaults.
+  # Further settings that differ from the programs' defaults.
   extraSettings ? { },
 }:
 
 let
   settings =
     lib.optionalAttrs (toString stateDir != "/var/lib/microvms") { MICROVM_STATE_DIR = toString stateDir; }
-    # In the words of microvm.nix's script, for those that replace them.
+    # Written as in microvm.nix's script, for configurations that replace this text.
     // {
       MICROVM_SSH = "ssh -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null";
     }

@@ -2,7 +2,7 @@
   description = "NixOS in microVMs";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
-  # Where you have this flake from.
+  # The URL of this project.
   inputs.microvm.url = "github:example/microvm";
   inputs.microvm.inputs.nixpkgs.follows = "nixpkgs";
 
@@ -32,10 +32,10 @@
             users.users.root.password = "";
 
             microvm = {
-              # Every hypervisor of `microvm hypervisors` can stand here.
+              # One of those that `microvm hypervisors` lists.
               hypervisor = "qemu";
 
-              # A disk that is made at the first start, and kept.
+              # A disk that is created at the first start, and kept.
               volumes = [
                 {
                   image = "var.img";
@@ -44,8 +44,8 @@
                 }
               ];
 
-              # The host's store: nothing is packed, and a rebuild takes seconds.
-              # Take proto = "virtiofs" for a VM that systemd starts.
+              # The host's store: no image has to be built, and a rebuild takes seconds.
+              # Use proto = "virtiofs" for a VM that systemd starts.
               shares = [
                 {
                   proto = "9p";

@@ -1,9 +1,9 @@
-// Package netif makes and removes the network interfaces of a VM on the host:
-// taps and macvtaps. It knows neither units nor specs; it is handed names and
-// ids and tells its caller what to record, before and after it acts.
+// Package netif creates and removes the network interfaces of a VM on the host: taps
+// and macvtaps. It knows neither units nor specs. Its caller passes names and ids, and
+// stores a record of the changes before and after they are made.
 //
-// What the project asks of rtnetlink(7) is asked here: link.go has the requests that
-// both kinds share. Package event, below, only listens for changes.
+// All requests to rtnetlink(7) are in this package; link.go has those that both kinds
+// share. Package event only watches for changes.
 package netif
 
 import (
@@ -16,11 +16,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// interruptedTries bounds how often a dump that the kernel marked as
-// inconsistent (NLM_F_DUMP_INTR) is asked for again.
+// interruptedTries limits how often a dump that the kernel marks as inconsistent
+// (NLM_F_DUMP_INTR) is requested.
 const interruptedTries = 10
 
-// links lists all interfaces.
+// links returns all interfaces.
 func links() ([]netlink.Link, error) {
 	for range interruptedTries {
 		all, err := netlink.LinkList()
@@ -32,10 +32,10 @@ func links() ([]netlink.Link, error) {
 		}
 		return all, nil
 	}
-	return nil, errors.New("list network interfaces: they kept changing; try again")
+	return nil, fmt.Errorf("list network interfaces: interrupted by changes %d times", interruptedTries)
 }
 
-// byName indexes interfaces by name.
+// byName returns a map of interfaces by name.
 func byName(all []netlink.Link) map[string]netlink.Link {
 	out := make(map[string]netlink.Link, len(all))
 	for _, l := range all {
@@ -44,22 +44,21 @@ func byName(all []netlink.Link) map[string]netlink.Link {
 	return out
 }
 
-// freeGroup is a link group that no interface is in. Group 0 is everything
-// that was never put anywhere.
+// freeGroup returns a link group that no interface is in. Group 0 is the default group.
 func freeGroup(all []netlink.Link) uint32 {
 	used := map[uint32]bool{0: true}
 	for _, l := range all {
 		used[l.Attrs().Group] = true
 	}
 	for {
-		// Above what people choose by hand, and positive as an int.
+		// Larger than numbers that people choose, and positive as an int32.
 		if g := 1<<30 | rand.Uint32N(1<<30); !used[g] { //nolint:gosec // not a secret
 			return g
 		}
 	}
 }
 
-// adopt sets alias and group of an interface and raises it, in one request.
+// adopt sets alias and group of an interface and brings it up, in one request.
 func adopt(index int, alias string, group uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
@@ -73,8 +72,8 @@ func adopt(index int, alias string, group uint32) error {
 	return err
 }
 
-// deleteGroup deletes all interfaces of a link group in one transaction of the
-// kernel, which costs one grace period of RCU for all instead of one for each.
+// deleteGroup deletes all interfaces of a link group in one transaction of the kernel.
+// That takes one RCU grace period instead of one for each interface.
 func deleteGroup(group uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -83,8 +82,8 @@ func deleteGroup(group uint32) error {
 	return err
 }
 
-// deleteAll deletes the given interfaces: by group, where the group holds just
-// those, else one by one.
+// deleteAll deletes the interfaces doomed, a part of all: by group if the group has
+// exactly those, otherwise one by one. It is not an error if one no longer exists.
 func deleteAll(all, doomed []netlink.Link, group uint32) error {
 	members := 0
 	for _, l := range all {
@@ -110,7 +109,8 @@ func deleteAll(all, doomed []netlink.Link, group uint32) error {
 	return errs
 }
 
-// describe says what an interface is, for the person who has to rename it.
+// describe returns a description of an interface for messages, such as "a bridge
+// interface".
 func describe(l netlink.Link) string {
 	a := l.Attrs()
 	what := "a " + l.Type() + " interface"

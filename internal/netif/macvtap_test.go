@@ -15,8 +15,8 @@ import (
 	"microvm/test/need"
 )
 
-// onVeth runs the test in a new network with a pair of interfaces, p0 and p1,
-// and this network's /sys.
+// onVeth runs the test in a new network namespace with a pair of interfaces, p0 and p1,
+// and with that namespace's /sys.
 func onVeth(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	// A container has no devtmpfs.
@@ -104,10 +104,10 @@ func TestMacvtapsThatCannotBeAreRefusedWithTheReason(t *testing.T) {
 			t.Error(err)
 		}
 		for want, second := range map[string]Macvtap{
-			`there is no interface "nowhere"`:   {Name: "mv-1", Link: "nowhere", MAC: "02:00:00:00:00:02", Mode: "bridge"},
+			`interface "nowhere" not found`:     {Name: "mv-1", Link: "nowhere", MAC: "02:00:00:00:00:02", Mode: "bridge"},
 			`already the address of "mv-0"`:     {Name: "mv-1", Link: "p0", MAC: "02:00:00:00:00:01", Mode: "bridge"},
 			`is the address of "p0" itself`:     {Name: "mv-1", Link: "p0", MAC: strings.TrimSpace(string(parent)), Mode: "bridge"},
-			`mode passthru needs "p0" for`:      {Name: "mv-1", Link: "p0", MAC: "02:00:00:00:00:02", Mode: "passthru"},
+			`mode passthru needs "p0" exclus`:   {Name: "mv-1", Link: "p0", MAC: "02:00:00:00:00:02", Mode: "passthru"},
 			`the name is taken by a veth inter`: {Name: "p1", Link: "p0", MAC: "02:00:00:00:00:02", Mode: "bridge"},
 		} {
 			other := Macvtaps{Alias: "microvm db", NodeDir: "/dev", Macvtaps: []Macvtap{

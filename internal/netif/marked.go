@@ -2,14 +2,14 @@ package netif
 
 import "strings"
 
-// aliasPrefix comes before the name of the VM in the alias of an interface.
+// aliasPrefix precedes the VM's name in the alias of an interface.
 const aliasPrefix = "microvm "
 
-// Alias is what an interface of a VM is marked with.
+// Alias returns the alias of the interfaces of a VM.
 func Alias(vm string) string { return aliasPrefix + vm }
 
-// Marked returns the interfaces whose alias says that they are a VM's, with
-// that VM.
+// Marked returns the interfaces that have the alias of a VM: a map from the
+// interface's name to the VM's.
 func Marked() (map[string]string, error) {
 	all, err := links()
 	if err != nil {

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Neighbours returns the addresses that this host has seen at each MAC
-// address, which is in lower case with colons. It is one dump of the kernel's
-// neighbour table, ip-neighbour(8): what has not spoken for long is not in it.
+// Neighbours returns the IP addresses in the kernel's neighbour table, ip-neighbour(8),
+// by MAC address, which is in lower case with colons. A guest that has been silent for
+// long is not in the table.
 func Neighbours() (map[string][]netip.Addr, error) {
 	entries, err := netlink.NeighList(0, unix.AF_UNSPEC)
-	// An interrupted dump misses an entry at most.
+	// An interrupted dump may lack an entry, which is acceptable.
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return nil, fmt.Errorf("read the neighbour table: %w", err)
 	}

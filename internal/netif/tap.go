@@ -13,32 +13,36 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
 )
 
-// Tap is one tap interface to be made.
+// Tap is a tap interface to be created.
 type Tap struct {
-	// Name of the interface on the host.
+	// Name is its name on the host.
 	Name string
-	// VnetHdr and MultiQueue are the flags IFF_VNET_HDR and IFF_MULTI_QUEUE of
-	// the kernel's document networking/tuntap.
+	// VnetHdr and MultiQueue set the flags IFF_VNET_HDR and IFF_MULTI_QUEUE,
+	// Documentation/networking/tuntap.rst of the kernel.
 	VnetHdr, MultiQueue bool
 }
 
 // Taps are the tap interfaces of one VM.
 type Taps struct {
-	// Alias is set on each interface and says whose it is.
+	// Alias is set on each interface and identifies its VM, see Alias.
 	Alias string
 	// Owner is the uid that may attach to the interfaces.
 	Owner int
-	// Taps to be made.
+	// Taps are the interfaces to be created.
 	Taps []Tap
-	// Script, where not empty, runs for each interface, with its name in $id.
+	// Script is the path of a program that runs for each interface once all are up,
+	// with the interface's name in $id; it may be empty.
 	Script string
 }
 
-// Up makes the interfaces and raises them, or none. before is what an earlier Up
-// recorded, if anything. save is called with a record before anything is made, so
-// that Record.Down can undo a call that was killed, and again at the end.
+// Up creates the interfaces and brings them up; if it fails, it removes those that it
+// created. before is the record of an earlier Up, the zero Record if there is none.
+// save is called with a record before anything is changed, so that Record.Down can undo
+// a call that was killed, and again at the end.
 func (t Taps) Up(before Record, save func(Record) error) error {
 	u := transaction{kind: "tap", alias: t.Alias, ours: t.ours, raised: t.runScript}
 	for _, tap := range t.Taps {
@@ -57,12 +61,12 @@ func (t ownedTap) name() string { return t.Name }
 
 func (t ownedTap) raiseHint() string { return "" }
 
-// ours returns nil where an existing interface may be kept or replaced.
+// ours returns nil if the existing interface l may be kept or replaced.
 func (t Taps) ours(l netlink.Link, before Record) error {
 	a := l.Attrs()
 	tap, isTap := l.(*netlink.Tuntap)
 	if !isTap || tap.Mode != netlink.TUNTAP_MODE_TAP {
-		return fmt.Errorf("create tap %q: the name is taken by %s; rename that, or give the VM's interface another id", a.Name, describe(l))
+		return exit.WithHint(fmt.Errorf("create tap %q: the name is taken by %s", a.Name, describe(l)), "rename that interface, or %s", otherID)
 	}
 	// A call that was killed may have left a tap that has no alias yet.
 	_, recorded := before.Interfaces[a.Name]
@@ -70,24 +74,24 @@ func (t Taps) ours(l netlink.Link, before Record) error {
 		return nil
 	}
 	if a.Alias == "" && int(tap.Owner) == t.Owner {
-		return fmt.Errorf("create tap %q: a hypervisor that runs uses the interface of that name\nhint: stop it, or give the VM's interface another id", a.Name)
+		return exit.WithHint(fmt.Errorf("create tap %q: a running hypervisor uses an interface of that name", a.Name), "stop it, or %s", otherID)
 	}
-	return fmt.Errorf("create tap %q: the name is taken by %s; give the VM's interface another id, or remove that one with: ip link delete %s", a.Name, describe(l), a.Name)
+	return exit.WithHint(fmt.Errorf("create tap %q: the name is taken by %s", a.Name, describe(l)),
+		"%s, or remove the existing one with: ip link delete %s", otherID, a.Name)
 }
 
-// unclaimed reports whether an existing tap was made for the account owner by somebody
-// else, such as microvm.nix or systemd-networkd (Kind=tap, User=microvm), and nobody
-// uses it: it stays without a process, and has no carrier, which a tap has while a
-// process is attached.
+// unclaimed reports whether l is an unused tap that another program has created for
+// the account owner, such as microvm.nix or systemd-networkd (Kind=tap, User=microvm).
+// It is persistent and has no carrier; a tap has one while a process is attached to it.
 func unclaimed(l netlink.Link, owner int) bool {
 	tap, ok := l.(*netlink.Tuntap)
 	return ok && tap.Mode == netlink.TUNTAP_MODE_TAP && !tap.NonPersist && int(tap.Owner) == owner &&
 		tap.Attrs().Alias == "" && tap.Attrs().RawFlags&unix.IFF_LOWER_UP == 0
 }
 
-// RemoveUnclaimed removes those of the named interfaces that microvm.nix made for
-// the hypervisors' account owner and left: taps, and macvtaps whose device below
-// nodeDir, /dev, is the account's.
+// RemoveUnclaimed removes those of the named interfaces that microvm.nix has left for
+// the hypervisors' account owner: unused taps, and macvtaps whose device in nodeDir,
+// /dev, belongs to the account.
 func RemoveUnclaimed(names []string, owner int, nodeDir string) error {
 	all, err := links()
 	if err != nil {
@@ -102,7 +106,7 @@ func RemoveUnclaimed(names []string, owner int, nodeDir string) error {
 	return deleteAll(all, doomed, 0)
 }
 
-// fits reports whether an existing tap of ours can serve as it is.
+// fits reports whether the existing tap l has the right owner and flags.
 func (t ownedTap) fits(l netlink.Link) bool {
 	tap, ok := l.(*netlink.Tuntap)
 	if !ok {
@@ -115,10 +119,10 @@ func (t ownedTap) fits(l netlink.Link) bool {
 		flag(netlink.TUNTAP_MULTI_QUEUE) == t.MultiQueue
 }
 
-// create makes a persistent tap and returns its index.
+// create creates a persistent tap and returns its index.
 func (t ownedTap) create(context.Context, uint32) (int, error) {
 	fail := func(action string, err error) (int, error) {
-		return 0, fmt.Errorf("create tap %q: %s: %w%s", t.Name, action, err, tunRemedy(err))
+		return 0, withHint(fmt.Errorf("create tap %q: %s: %w", t.Name, action, err), tunHint(err))
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -140,8 +144,8 @@ func (t ownedTap) create(context.Context, uint32) (int, error) {
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
 		return fail("TUNSETIFF", err)
 	}
-	// The group stays unset: with one, the hypervisor's user would have to be a
-	// member of it, too.
+	// The group stays unset: with one, the hypervisor's user would have to be a member
+	// of it as well.
 	if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, t.owner); err != nil {
 		return fail("TUNSETOWNER", err)
 	}
@@ -151,8 +155,8 @@ func (t ownedTap) create(context.Context, uint32) (int, error) {
 	return Index(t.Name)
 }
 
-// Index returns the index of an interface. It asks by ioctl, which is cheaper than
-// a netlink request for all its attributes.
+// Index returns the index of an interface. It uses an ioctl, netdevice(7), which is
+// cheaper than a netlink request for all attributes.
 func Index(name string) (int, error) {
 	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -169,25 +173,26 @@ func Index(name string) (int, error) {
 	return int(ifr.Uint32()), nil
 }
 
-// Exists reports whether there is an interface of that name.
+// Exists reports whether an interface of that name exists.
 func Exists(name string) bool {
 	_, err := Index(name)
 	return err == nil
 }
 
-func tunRemedy(err error) string {
+// tunHint returns what to do about an error of /dev/net/tun, "" if that is unknown.
+func tunHint(err error) string {
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return "; load the module with: modprobe tun"
+		return "load the module with: modprobe tun"
 	case errors.Is(err, unix.EPERM):
-		return "; run as root (CAP_NET_ADMIN)"
+		return "run as root (CAP_NET_ADMIN)"
 	case errors.Is(err, unix.EBUSY):
-		return "; an interface of that name has just been made by somebody else"
+		return "check which other program creates an interface of that name"
 	}
 	return ""
 }
 
-// scriptDelay is how long a script's output is read after it has ended.
+// scriptDelay is how long the output of a script is read after it has exited.
 const scriptDelay = time.Second
 
 // runScript runs the operator's script for each interface.
@@ -200,7 +205,7 @@ func (t Taps) runScript() error {
 		cmd.Env = append(os.Environ(), "id="+tap.Name)
 		var stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = os.Stdout, &stderr
-		// What it leaves running may hold its output open.
+		// Processes that it leaves running may hold its output open.
 		cmd.WaitDelay = scriptDelay
 		if err := cmd.Run(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
 			return fmt.Errorf("run tap script %s for %q: %w: %s", t.Script, tap.Name, err, strings.TrimSpace(stderr.String()))

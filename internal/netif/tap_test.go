@@ -21,8 +21,7 @@ import (
 
 const owner = 12345
 
-// inNewNetwork runs the test in a network namespace of its own, on a thread
-// that is thrown away with it.
+// inNewNetwork runs the test in a new network namespace, on a thread that ends with it.
 func inNewNetwork(t *testing.T, test func(t *testing.T)) {
 	t.Helper()
 	need.Root(t)
@@ -43,7 +42,7 @@ func inNewNetwork(t *testing.T, test func(t *testing.T)) {
 	<-done
 }
 
-// ip runs ip(8), the other channel through which effects are seen.
+// ip runs ip(8), which shows effects independently of the code under test.
 func ip(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("ip", args...).CombinedOutput()
@@ -246,7 +245,7 @@ func TestDownLeavesWhatBelongsToSomebodyElse(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		// Somebody put an interface into our group, and took one name over.
+		// Another program adds an interface to the group and reuses a name.
 		ip(t, "link", "add", "guest", "type", "bridge")
 		ip(t, "link", "set", "guest", "group", fmt.Sprint(record.Group))
 		ip(t, "link", "delete", "vm-1")
@@ -260,7 +259,7 @@ func TestDownLeavesWhatBelongsToSomebodyElse(t *testing.T) {
 	})
 }
 
-// TestManyTapsGoInOneTransaction: one by one they take a grace period of RCU each.
+// TestManyTapsGoInOneTransaction: one by one, each would take an RCU grace period.
 func TestManyTapsGoInOneTransaction(t *testing.T) {
 	inNewNetwork(t, func(t *testing.T) {
 		const many = 64
@@ -282,7 +281,7 @@ func TestManyTapsGoInOneTransaction(t *testing.T) {
 			}
 			return took
 		}
-		// The least of three: another process may be in the way of one.
+		// The least of three: another process may slow one of them down.
 		least := func(remove func(Record) error) time.Duration { return min(took(remove), took(remove), took(remove)) }
 		single := least(func(record Record) error {
 			all, err := links()
@@ -297,8 +296,8 @@ func TestManyTapsGoInOneTransaction(t *testing.T) {
 	})
 }
 
-// TestATapThatNobodyUsesIsTakenOver: microvm.nix and systemd-networkd make taps for
-// the hypervisors' account, without a word of which VM's they are.
+// TestATapThatNobodyUsesIsTakenOver: microvm.nix and systemd-networkd create taps for
+// the hypervisors' account, without a mark of the VM.
 func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 	inNewNetwork(t, func(t *testing.T) {
 		user := fmt.Sprint(owner)
@@ -315,7 +314,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 			t.Error(err)
 		}
 		var record Record
-		if err := set(2).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "a hypervisor that runs uses") {
+		if err := set(2).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "a running hypervisor uses") {
 			t.Errorf("a tap in use: %v", err)
 		}
 		if err := RemoveUnclaimed([]string{"vm-0"}, owner, "/dev"); err != nil || !Exists("vm-0") {
@@ -326,7 +325,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 			t.Error(err)
 		}
 		if record.Interfaces["vm-0"] != fits {
-			t.Error("a tap that fits was made anew, and is not where networkd put it any more")
+			t.Error("a tap that fits was created again, so it has lost what networkd configured")
 		}
 		if out := ip(t, "-d", "link", "show", "vm-1"); !strings.Contains(out, "alias microvm web") || strings.Contains(out, "multi_queue on") {
 			t.Errorf("one that does not fit is %s", out)
@@ -334,7 +333,7 @@ func TestATapThatNobodyUsesIsTakenOver(t *testing.T) {
 		if err := record.Down(); err != nil || Exists("vm-0") || Exists("vm-1") {
 			t.Errorf("they are left (%v)", err)
 		}
-		// Somebody else's stays his.
+		// A tap of another account is kept.
 		ip(t, "tuntap", "add", "name", "vm-0", "mode", "tap", "user", fmt.Sprint(owner+1))
 		if err := set(1).Up(Record{}, keep(&record)); err == nil || !strings.Contains(err.Error(), "is taken by") {
 			t.Errorf("a tap of another account: %v", err)

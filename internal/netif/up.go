@@ -7,49 +7,52 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"microvm/internal/exit"
 )
 
-// Record is what was made, or is about to be made, for one VM.
+// Record lists the interfaces that were created, or are about to be, for one VM.
 type Record struct {
 	// Group is the link group of the interfaces.
 	Group uint32 `json:"group"`
 	Alias string `json:"alias"`
-	// Interfaces by name; the index is 0 until the interface was made.
+	// Interfaces has the index of each interface by its name, 0 until it is created.
 	Interfaces map[string]int `json:"interfaces"`
 }
 
-// device is one interface to be made: a tap or a macvtap.
+// device is an interface to be created: a tap or a macvtap.
 type device interface {
-	// name of the interface on the host.
+	// name returns the name of the interface on the host.
 	name() string
-	// fits reports whether an existing interface of ours can serve as it is.
+	// fits reports whether the existing interface l can be kept as it is.
 	fits(l netlink.Link) bool
-	// create makes the interface and returns its index. Where it is put into the
-	// link group at once, group is that one.
+	// create creates the interface and returns its index. It may put the interface
+	// into the link group.
 	create(ctx context.Context, group uint32) (index int, err error)
-	// raiseHint is what to do where the interface does not come up.
+	// raiseHint returns what to do if the interface does not come up; it may be "".
 	raiseHint() string
 }
 
-// transaction makes all interfaces of one kind that one VM has.
+// transaction creates all interfaces of one kind for one VM.
 type transaction struct {
 	// kind is tap or macvtap, for messages.
 	kind string
-	// alias is set on each interface and says whose it is.
+	// alias is set on each interface and identifies its VM.
 	alias   string
 	devices []device
-	// ours returns nil where an existing interface may be kept or replaced, and
-	// otherwise an error that says what to do about it.
+	// ours returns nil if the existing interface l may be kept or replaced, and
+	// otherwise the error for a name that is taken.
 	ours func(l netlink.Link, before Record) error
 	// raised runs when all interfaces are up; it may be nil.
 	raised func() error
 }
 
-// up makes the interfaces in one transaction. before is what an earlier call
-// recorded, if anything. save is called with a record before anything is made, so
-// that Down can undo a call that was killed, and again at the end. An interface
-// that is ours already is kept where it fits and made anew where it does not; any
-// other of its name is refused. On failure everything that this call made is removed.
+// up creates the interfaces, all or none. before is the record of an earlier call, the
+// zero Record if there is none. save is called with a record before anything is
+// changed, so that Down can undo a call that was killed, and again at the end. An
+// existing interface of the VM is kept if it fits and created again if not; any other
+// interface of the same name is an error. If up fails, it removes the interfaces that
+// it has created.
 func (t transaction) up(ctx context.Context, before Record, save func(Record) error) (err error) {
 	all, err := links()
 	if err != nil {
@@ -80,7 +83,7 @@ func (t transaction) up(ctx context.Context, before Record, save func(Record) er
 			}
 		}
 		if err := adopt(record.Interfaces[name], t.alias, record.Group); err != nil {
-			return fmt.Errorf("raise %s %q: %w%s", t.kind, name, err, d.raiseHint())
+			return withHint(fmt.Errorf("bring up %s %q: %w", t.kind, name, err), d.raiseHint())
 		}
 	}
 	if t.raised != nil {
@@ -91,9 +94,17 @@ func (t transaction) up(ctx context.Context, before Record, save func(Record) er
 	return save(record)
 }
 
-// compare returns the record of what is wanted, with the indices of what exists and
-// fits, and what has to go first: what does not fit, and what an earlier call made
-// and this one does not want.
+// withHint returns err with a hint, or err itself if hint is "".
+func withHint(err error, hint string) error {
+	if hint == "" {
+		return err
+	}
+	return exit.WithHint(err, "%s", hint)
+}
+
+// compare returns a record of the wanted interfaces, with the indices of those that
+// exist and fit. stale are the interfaces to delete first: those that do not fit, and
+// those of an earlier call that are no longer wanted.
 func (t transaction) compare(all []netlink.Link, before Record) (record Record, stale []netlink.Link, err error) {
 	record = Record{Group: before.Group, Alias: t.alias, Interfaces: map[string]int{}}
 	if record.Group == 0 {
@@ -124,7 +135,7 @@ func (t transaction) compare(all []netlink.Link, before Record) (record Record, 
 	return record, stale, nil
 }
 
-// remove deletes the named interfaces, those that exist.
+// remove deletes those of the named interfaces that exist.
 func remove(names []string, group uint32) error {
 	if len(names) == 0 {
 		return nil
@@ -142,8 +153,8 @@ func remove(names []string, group uint32) error {
 	return deleteAll(all, doomed, group)
 }
 
-// Down removes what the record names, all in one transaction of the kernel.
-// What is gone already, or now belongs to somebody else, is left alone.
+// Down deletes the recorded interfaces, in one transaction of the kernel if possible.
+// Interfaces of another owner that have a recorded name now are kept.
 func (r Record) Down() error {
 	if len(r.Interfaces) == 0 {
 		return nil

@@ -82,8 +82,8 @@ func TestAnInterfaceThatNeverComesIsNotWaitedForLonger(t *testing.T) {
 	})
 }
 
-// TestDevicesAreHeardOf needs no device that comes: the kernel says again of one
-// that is there what it said when it came.
+// TestDevicesAreHeardOf needs no new device: on a write to uevent, the kernel sends
+// again the message that it sent when the device was added.
 func TestDevicesAreHeardOf(t *testing.T) {
 	const again = "/sys/class/mem/null/uevent"
 	need.Root(t)

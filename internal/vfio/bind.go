@@ -11,17 +11,19 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"microvm/internal/exit"
 )
 
 const (
-	// writeTimeout bounds a write to sysfs: unbinding from vfio-pci waits for
-	// as long as somebody has the device open.
+	// writeTimeout limits a write to sysfs: unbinding from vfio-pci blocks for as long
+	// as a process has the device open.
 	writeTimeout = 20 * time.Second
-	// loadTimeout bounds modprobe.
+	// loadTimeout limits modprobe.
 	loadTimeout = 20 * time.Second
 )
 
-// loadDriver makes sure that the driver is there.
+// loadDriver loads vfio-pci unless it is loaded.
 func (s system) loadDriver() error {
 	if _, err := os.Stat(s.bus("drivers", driverName)); err == nil {
 		return nil
@@ -36,16 +38,16 @@ func (s system) loadDriver() error {
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("load module %s: %w: %s; does the kernel have it (CONFIG_VFIO_PCI)?", driverName, err, bytes.TrimSpace(out))
+		return exit.WithHint(fmt.Errorf("load module %s: %w: %s", driverName, err, bytes.TrimSpace(out)), "check that the kernel has CONFIG_VFIO_PCI")
 	}
 	if _, err := os.Stat(s.bus("drivers", driverName)); err != nil {
-		return fmt.Errorf("load module %s: modprobe was content, but the driver is not there: %w", driverName, err)
+		return fmt.Errorf("load module %s: modprobe succeeded, but the driver is still missing: %w", driverName, err)
 	}
 	return nil
 }
 
-// modprobe is the program that the kernel itself loads modules with, which is
-// right on every distribution.
+// modprobe returns the path of the program with which the kernel itself loads modules;
+// that one is right on every distribution. Otherwise it is searched for in PATH.
 func (s system) modprobe() (string, error) {
 	path, err := readLine(filepath.Join(s.proc, "sys/kernel/modprobe"))
 	if err == nil && filepath.IsAbs(path) {
@@ -56,8 +58,8 @@ func (s system) modprobe() (string, error) {
 	return exec.LookPath("modprobe")
 }
 
-// bindVFIO moves a device to vfio-pci. The override comes first, so that no
-// other driver takes the device in between.
+// bindVFIO binds a device to vfio-pci. driver_override is set first, so that no other
+// driver binds the device in between.
 func (s system) bindVFIO(address string) error {
 	d, err := s.read(address)
 	if err != nil {
@@ -67,36 +69,37 @@ func (s system) bindVFIO(address string) error {
 		return nil
 	}
 	if err := write(filepath.Join(d.path, "driver_override"), driverName); err != nil {
-		return fmt.Errorf("reserve it for %s: %w", driverName, err)
+		return fmt.Errorf("set driver_override to %s: %w", driverName, err)
 	}
 	if d.driver != "" {
 		if err := write(s.bus("drivers", d.driver, "unbind"), address); err != nil {
-			return fmt.Errorf("unbind it from %s: %w", d.driver, err)
+			return fmt.Errorf("unbind from %s: %w", d.driver, err)
 		}
 	}
 	if err := write(s.bus("drivers_probe"), address); err != nil {
-		return fmt.Errorf("bind it to %s: %w", driverName, err)
+		return fmt.Errorf("bind to %s: %w", driverName, err)
 	}
 	return s.expect(address, driverName)
 }
 
-// expect checks that a driver has the device: the kernel reports no failure of
-// a probe.
+// expect checks that the device is bound to driver. The kernel does not report a failed
+// probe to the writer of drivers_probe or bind.
 func (s system) expect(address, driver string) error {
 	d, err := s.read(address)
 	if err != nil {
 		return err
 	}
 	if d.driver != driver {
-		return fmt.Errorf("bind it to %s: %s has it now; the kernel's log says why (journalctl -k)", driver, orNone(d.driver))
+		return exit.WithHint(fmt.Errorf("bind to %s: the device is bound to %s", driver, orNone(d.driver)), "read the kernel log: journalctl -k")
 	}
 	return nil
 }
 
-// giveBack undoes what was done to one device.
+// giveBack restores the driver and the nodes of one device. It is not an error if the
+// device no longer exists.
 func (s system) giveBack(t Taken) error {
 	if !ValidAddress(t.Address) {
-		return fmt.Errorf("the record has no valid address")
+		return fmt.Errorf("invalid address %q in the record", t.Address)
 	}
 	d, err := s.read(t.Address)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -105,7 +108,7 @@ func (s system) giveBack(t Taken) error {
 	if err != nil {
 		return err
 	}
-	// First the nodes: they outlive this where vfio-pci had the device before.
+	// The nodes come first: if vfio-pci had the device before, they stay.
 	var faults []error
 	for _, n := range t.Nodes {
 		if err := n.restore(); err != nil {
@@ -115,7 +118,7 @@ func (s system) giveBack(t Taken) error {
 	return errors.Join(append(faults, s.rebind(d, t))...)
 }
 
-// rebind puts the device back to the driver that is recorded.
+// rebind binds the device to the driver in its record.
 func (s system) rebind(d device, t Taken) error {
 	override := t.Override
 	if override == "" {
@@ -124,7 +127,7 @@ func (s system) rebind(d device, t Taken) error {
 	}
 	if d.override != t.Override {
 		if err := write(filepath.Join(d.path, "driver_override"), override); err != nil {
-			return fmt.Errorf("clear its reservation: %w", err)
+			return fmt.Errorf("restore driver_override: %w", err)
 		}
 	}
 	if d.driver == t.Driver || t.Unknown && d.driver != driverName {
@@ -132,7 +135,7 @@ func (s system) rebind(d device, t Taken) error {
 	}
 	if d.driver != "" {
 		if err := write(s.bus("drivers", d.driver, "unbind"), d.address); err != nil {
-			return fmt.Errorf("unbind it from %s: %w", d.driver, err)
+			return fmt.Errorf("unbind from %s: %w", d.driver, err)
 		}
 	}
 	if t.Unknown {
@@ -142,9 +145,9 @@ func (s system) rebind(d device, t Taken) error {
 		return nil
 	}
 	if strings.Contains(t.Driver, "/") {
-		return fmt.Errorf("the record has no valid driver: %q", t.Driver)
+		return fmt.Errorf("invalid driver %q in the record", t.Driver)
 	}
-	// The driver may have been unloaded since; then whichever fits may have it.
+	// If the driver has been unloaded since, any driver that matches will do.
 	if err := write(s.bus("drivers", t.Driver, "bind"), d.address); err != nil {
 		if err := s.probe(d.address); err != nil {
 			return err
@@ -153,17 +156,17 @@ func (s system) rebind(d device, t Taken) error {
 	return s.expect(d.address, t.Driver)
 }
 
-// probe has the kernel find a driver; there may be none.
+// probe asks the kernel to find a driver for the device; there may be none.
 func (s system) probe(address string) error {
 	if err := write(s.bus("drivers_probe"), address); err != nil {
-		return fmt.Errorf("look for a driver: %w", err)
+		return fmt.Errorf("probe for a driver: %w", err)
 	}
 	return nil
 }
 
-// write writes one value to a file of sysfs. The kernel acts before write(2)
-// returns, and that may take as long as a driver likes, so it is given a limit;
-// the write itself cannot be called off.
+// write writes a value to a file of sysfs. The kernel acts before write(2) returns, and
+// a driver may take any time, so the wait is limited. The write itself cannot be
+// cancelled.
 func write(path, value string) error {
 	done := make(chan error, 1)
 	go func() { done <- writeNow(path, value) }()
@@ -171,7 +174,7 @@ func write(path, value string) error {
 	case err := <-done:
 		return err
 	case <-time.After(writeTimeout):
-		return fmt.Errorf("%s: the kernel did not answer within %v; is a process still using the device?", path, writeTimeout)
+		return exit.WithHint(fmt.Errorf("write %s: timed out after %v", path, writeTimeout), "check whether a process still uses the device")
 	}
 }
 

@@ -12,24 +12,23 @@ import (
 	"microvm/internal/exit"
 )
 
-// system is where the kernel's files are.
+// system has the paths of the kernel's file systems.
 type system struct{ sysfs, proc, dev string }
 
-// device is a PCI device as sysfs shows it.
+// device is a PCI device as described by sysfs.
 type device struct {
 	address string
-	// path is the device's own directory below /sys/devices, without links:
-	// everything that depends on the device is below it.
+	// path is the device's directory below /sys/devices, without links. Everything that
+	// depends on the device is below it.
 	path string
-	// driver is empty where none has it.
+	// driver is empty if the device is not bound.
 	driver, override, group string
-	// bridge is a PCI-to-PCI bridge, chipset the host's own bridge to PCI or ISA.
+	// bridge reports a PCI-to-PCI bridge, chipset the host's own bridge to PCI or ISA.
 	bridge, chipset bool
 }
 
-// taken is the record of taking the device. Where an earlier run of the same
-// VM was killed the device may be with vfio-pci already: what it recorded then
-// is the truth.
+// taken returns the record of the device. If an earlier run of the same VM was killed,
+// the device may be bound to vfio-pci already, so the entry of that run is kept.
 func (d device) taken(before Record) Taken {
 	for _, t := range before.Devices {
 		if t.Address == d.address {
@@ -39,19 +38,19 @@ func (d device) taken(before Record) Taken {
 	return Taken{Address: d.address, Group: d.group, Driver: d.driver, Override: d.override}
 }
 
-// bus is a path below the PCI bus in sysfs.
+// bus returns a path below the directory of the PCI bus in sysfs.
 func (s system) bus(elem ...string) string {
 	return filepath.Join(append([]string{s.sysfs, "bus/pci"}, elem...)...)
 }
 
-// Present says whether there is a PCI device at a valid address.
+// Present reports whether a PCI device exists at address, which must be valid.
 func Present(address string) bool {
 	_, err := os.Lstat(system{sysfs: "/sys"}.bus("devices", address))
 	return err == nil
 }
 
-// ValidAddress says whether an address is one of sysfs's file names:
-// DDDD:BB:DD.F in lower case hexadecimal digits; domains may be longer.
+// ValidAddress reports whether address has the form of sysfs: DDDD:BB:DD.F in lower
+// case hexadecimal digits. The domain has four to eight digits.
 func ValidAddress(address string) bool {
 	domain, rest, ok := strings.Cut(address, ":")
 	if !ok || len(domain) < 4 || len(domain) > 8 || len(rest) != len("01:00.0") {
@@ -62,23 +61,23 @@ func ValidAddress(address string) bool {
 		rest[5] == '.' && rest[6] >= '0' && rest[6] <= '7'
 }
 
-// inspect reads a device that is to be taken.
+// inspect reads a device and returns an error if it can never be passed through.
 func (s system) inspect(address string) (device, error) {
 	if !ValidAddress(address) {
-		return device{}, exit.Configf("this is no PCI address; write it as lspci -D does, 0000:01:00.0")
+		return device{}, exit.WithHint(exit.Configf("not a PCI address"), "write it as lspci -D prints it, such as 0000:01:00.0")
 	}
 	d, err := s.read(address)
 	if errors.Is(err, fs.ErrNotExist) {
-		return device{}, fmt.Errorf("there is no such PCI device; lspci -D lists those that there are")
+		return device{}, exit.WithHint(errors.New("PCI device not found"), "list PCI devices with: lspci -D")
 	}
 	if err != nil {
 		return device{}, err
 	}
 	if d.bridge {
-		return device{}, exit.Configf("it is a PCI bridge; pass the devices behind it through instead")
+		return device{}, exit.WithHint(exit.Configf("a PCI bridge cannot be passed through"), "pass through the devices behind it")
 	}
 	if d.chipset {
-		return device{}, exit.Configf("it is a bridge of the host's chipset, which the host cannot do without; name the device that the VM is to have")
+		return device{}, exit.Configf("a bridge of the host's chipset cannot be passed through")
 	}
 	if d.group == "" {
 		return device{}, s.noGroup()
@@ -86,16 +85,18 @@ func (s system) inspect(address string) (device, error) {
 	return d, nil
 }
 
-// noGroup says why a device has no IOMMU group.
+// noGroup returns the error for a device without an IOMMU group.
 func (s system) noGroup() error {
 	groups, err := os.ReadDir(filepath.Join(s.sysfs, "kernel/iommu_groups"))
 	if err == nil && len(groups) > 0 {
-		return exit.Configf("it has no IOMMU group, so nothing would keep it from the host's memory; it cannot be passed through")
+		return exit.Configf("it has no IOMMU group, so it could access all of the host's memory")
 	}
-	return exit.Configf("the IOMMU is off, so nothing would keep the device from the host's memory; turn on VT-d or AMD-Vi in the firmware and, for Intel, boot with intel_iommu=on")
+	return exit.WithHint(exit.Configf("the IOMMU is off, so the device could access all of the host's memory"),
+		"enable VT-d or AMD-Vi in the firmware and, on Intel, boot with intel_iommu=on")
 }
 
-// read reads a device's directory.
+// read reads a device's directory in sysfs. The error is fs.ErrNotExist if there is no
+// such device.
 func (s system) read(address string) (device, error) {
 	d := device{address: address}
 	var err error
@@ -106,7 +107,7 @@ func (s system) read(address string) (device, error) {
 	if err != nil {
 		return d, err
 	}
-	// Base class 06, subclasses 04 and 09: PCI-to-PCI bridges.
+	// Base class 06, subclasses 04 and 09: PCI-to-PCI bridge.
 	d.bridge = strings.HasPrefix(class, "0x0604") || strings.HasPrefix(class, "0x0609")
 	// 00: host bridge, 01: ISA bridge.
 	d.chipset = strings.HasPrefix(class, "0x0600") || strings.HasPrefix(class, "0x0601")
@@ -123,10 +124,10 @@ func (s system) read(address string) (device, error) {
 	return d, err
 }
 
-// hostSiblings names the devices of d's group that are neither the VM's nor
-// harmless. The group is usable only when no driver of the host's moves data
-// for any of them; bridges and devices that are with VFIO or pci-stub count as
-// harmless, drivers/vfio and drivers/iommu of the kernel.
+// hostSiblings returns the other devices of d's IOMMU group that a driver of the host
+// uses, except those in mine. VFIO accepts a group only if there are none. Bridges and
+// devices bound to VFIO or pci-stub do not count, drivers/vfio and drivers/iommu of the
+// kernel.
 func (s system) hostSiblings(d device, mine []string) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(s.sysfs, "kernel/iommu_groups", d.group, "devices"))
 	if err != nil {
@@ -149,7 +150,7 @@ func (s system) hostSiblings(d device, mine []string) ([]string, error) {
 	return names, nil
 }
 
-// onHost says whether a driver of the host's uses the device.
+// onHost reports whether a driver of the host uses the device.
 func (d device) onHost() bool {
 	if d.bridge || d.driver == "" || d.driver == driverName || d.driver == "pci-stub" || d.driver == "pcieport" {
 		return false
@@ -158,14 +159,13 @@ func (d device) onHost() bool {
 	return err != nil
 }
 
-// readLine reads a small file without its newline.
+// readLine returns the content of a small file without surrounding white space.
 func readLine(path string) (string, error) {
 	data, err := os.ReadFile(path)
 	return strings.TrimSpace(string(data)), err
 }
 
-// linkName returns the last element of a link's target, empty where there is
-// no link.
+// linkName returns the last element of a link's target, "" if the link does not exist.
 func linkName(path string) (string, error) {
 	target, err := os.Readlink(path)
 	if errors.Is(err, fs.ErrNotExist) {

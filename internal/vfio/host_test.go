@@ -17,8 +17,8 @@ import (
 	"microvm/test/need"
 )
 
-// These tests take a real device from a real driver. They need the VM host: a
-// kernel of its own, an IOMMU and an e1000e that nothing depends on.
+// These tests take a real device from a real driver. They need the VM host, with its own
+// kernel, an IOMMU and an unused e1000e.
 
 const (
 	testUID = 65534
@@ -30,10 +30,9 @@ var realSystem = system{sysfs: "/sys", proc: "/proc", dev: "/dev"}
 // spareCard returns the address of the e1000e that the tests may take.
 func spareCard(t *testing.T) string {
 	t.Helper()
-	// Its spare e1000e is to be had.
+	// Only the VM host has a spare e1000e.
 	need.InHost(t, need.VM)
-	// The test before may have given the card back just now: udev renames its
-	// interface.
+	// A previous test may just have given the card back, and udev renames its interface.
 	if out, err := exec.Command("udevadm", "settle").CombinedOutput(); err != nil {
 		t.Fatalf("udevadm settle: %v: %s", err, out)
 	}
@@ -52,7 +51,7 @@ func spareCard(t *testing.T) string {
 	return ""
 }
 
-// driverOf reads the driver through another channel than the code under test.
+// driverOf returns the driver of a device, read independently of the code under test.
 func driverOf(t *testing.T, address string) string {
 	t.Helper()
 	target, err := os.Readlink("/sys/bus/pci/devices/" + address + "/driver")
@@ -151,8 +150,8 @@ func openAs(t *testing.T, path string) {
 	}
 }
 
-// TestADeviceThatMicrovmNixTookIsGivenBack, taken by the steps of the kernel's
-// documentation, as its script has them.
+// TestADeviceThatMicrovmNixTookIsGivenBack takes the device as microvm.nix's script does,
+// by the steps of the kernel's documentation.
 func TestADeviceThatMicrovmNixTookIsGivenBack(t *testing.T) {
 	address := spareCard(t)
 	script := "modprobe vfio-pci && cd /sys/bus/pci/devices/$0 && echo $0 > driver/unbind && echo vfio-pci > driver_override && echo $0 > /sys/bus/pci/drivers_probe && chown nobody " + groupNode(t, address)
@@ -165,7 +164,7 @@ func TestADeviceThatMicrovmNixTookIsGivenBack(t *testing.T) {
 	}
 	second := request(address)
 	second.Holders = map[string]Record{"first": record}
-	if err := second.Up(Record{}, new(store).save); err == nil || !strings.Contains(err.Error(), `VM "first" has it`) {
+	if err := second.Up(Record{}, new(store).save); err == nil || !strings.Contains(err.Error(), `in use by VM "first"`) {
 		t.Errorf("error %v, want one that names the VM", err)
 	}
 	if err := record.Down(); err != nil {
@@ -299,7 +298,7 @@ func TestTheSecondVMIsToldWhoHasTheDevice(t *testing.T) {
 	second := request(address)
 	second.Holders = map[string]Record{"first": st.record}
 	err := second.Up(Record{}, func(Record) error { t.Error("a record was written"); return nil })
-	if err == nil || !strings.Contains(err.Error(), `VM "first" has it`) {
+	if err == nil || !strings.Contains(err.Error(), `in use by VM "first"`) {
 		t.Errorf("error %v, want one that names the VM", err)
 	}
 	if got := driverOf(t, address); got != "vfio-pci" {

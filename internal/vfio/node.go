@@ -9,18 +9,19 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/safepath"
 )
 
-// nodeMode lets the hypervisor's user and group use a device.
+// nodeMode is the mode of a device node that was handed to the hypervisor's user.
 const nodeMode = 0o660
 
-// rootsNode is the mode of a device node as VFIO makes it.
-const rootsNode = 0o600
+// initialMode is the mode with which VFIO creates a device node.
+const initialMode = 0o600
 
-// nodes are the device nodes of a device that vfio-pci has: that of its group,
-// and that of the device alone where the kernel has those (VFIO_DEVICE_CDEV,
-// Linux 6.6).
+// nodes returns the device nodes of a device that is bound to vfio-pci: that of its
+// group, and that of the device itself if the kernel has one (VFIO_DEVICE_CDEV, Linux
+// 6.6).
 func (s system) nodes(d device) ([]string, error) {
 	var paths []string
 	group := filepath.Join(s.dev, "vfio", d.group)
@@ -39,12 +40,13 @@ func (s system) nodes(d device) ([]string, error) {
 		}
 	}
 	if len(paths) == 0 {
-		return nil, fmt.Errorf("find its device node: %w; is devtmpfs mounted at %s?", groupErr, s.dev)
+		return nil, exit.WithHint(fmt.Errorf("find device node: %w", groupErr), "check that devtmpfs is mounted at %s", s.dev)
 	}
 	return paths, nil
 }
 
-// handOver gives a device node to uid and gid and returns how it was before.
+// handOver changes the owner of a device node to uid and gid and returns its previous
+// state.
 func handOver(path string, uid, gid int) (Node, error) {
 	fd, st, err := openNode(path)
 	if err != nil {
@@ -53,15 +55,16 @@ func handOver(path string, uid, gid int) (Node, error) {
 	defer safepath.Close(fd)
 	before := Node{Path: path, UID: st.Uid, GID: st.Gid, Mode: st.Mode & 0o7777}
 	if err := safepath.GiveNode(fd, safepath.As{Mode: nodeMode, UID: uid, GID: gid}); err != nil {
-		return before, fmt.Errorf("hand over device node %s: %w", path, err)
+		return before, fmt.Errorf("change owner of device node %s: %w", path, err)
 	}
 	return before, nil
 }
 
-// restore puts a device node back as it was; one that is gone is no error.
+// restore restores owner and mode of a device node. It is not an error if the node no
+// longer exists.
 func (n Node) restore() error {
 	if !strings.HasPrefix(n.Path, "/dev/vfio/") || filepath.Clean(n.Path) != n.Path {
-		return fmt.Errorf("device node %q of the record is not below /dev/vfio", n.Path)
+		return fmt.Errorf("device node %q in the record is not below /dev/vfio", n.Path)
 	}
 	fd, _, err := openNode(n.Path)
 	if errors.Is(err, unix.ENOENT) {
@@ -72,16 +75,16 @@ func (n Node) restore() error {
 	}
 	defer safepath.Close(fd)
 	if err := safepath.GiveNode(fd, safepath.As{Mode: n.Mode, UID: int(n.UID), GID: int(n.GID)}); err != nil {
-		return fmt.Errorf("take back device node %s: %w", n.Path, err)
+		return fmt.Errorf("restore owner of device node %s: %w", n.Path, err)
 	}
 	return nil
 }
 
-// openNode opens a handle of a character device.
+// openNode opens a handle of a character device; the caller closes it.
 func openNode(path string) (int, *unix.Stat_t, error) {
 	fd, st, err := safepath.OpenNode(path)
 	if errors.Is(err, safepath.ErrNotDevice) {
-		return -1, nil, fmt.Errorf("%s is no device node", path)
+		return -1, nil, fmt.Errorf("%s is not a device node", path)
 	}
 	if err != nil {
 		return -1, nil, fmt.Errorf("open device node %s: %w", path, err)

@@ -14,18 +14,18 @@ import (
 	"microvm/internal/mounts"
 )
 
-// usage is one thing that the host needs a device for.
+// usage is a block device or a network interface that the host needs.
 type usage struct {
-	// what it is, as the end of a sentence that begins with the device.
+	// what says in a message what it is used for.
 	what string
 	// path is the directory of a block device or interface below /sys/devices.
 	path string
 }
 
-// maxDepth bounds how far stacked devices are followed.
+// maxDepth limits how far stacked devices are followed.
 const maxDepth = 16
 
-// usedFor says what the host needs the device for.
+// usedFor returns what the host needs the device for.
 func (d device) usedFor(use []usage) []string {
 	var why []string
 	for _, u := range use {
@@ -36,22 +36,22 @@ func (d device) usedFor(use []usage) []string {
 	return why
 }
 
-// readUse lists the block devices and interfaces that the host cannot do
-// without: those of mounted file systems, of swap and of default routes.
+// readUse returns the block devices and interfaces that the host needs: those of
+// mounted file systems, of swap and of default routes.
 func (s system) readUse() ([]usage, error) {
 	var use []usage
 	for _, read := range []func() ([]usage, error){s.mounts, s.btrfs, s.swaps, s.routes} {
 		more, err := read()
 		if err != nil {
-			return nil, fmt.Errorf("find out what the host uses: %w", err)
+			return nil, fmt.Errorf("list devices in use: %w", err)
 		}
 		use = append(use, more...)
 	}
 	return use, nil
 }
 
-// fields calls do with the words of every line of a file of /proc; a file that
-// is missing has no lines.
+// fields calls do with the fields of each line of a file of /proc. A missing file has
+// no lines.
 func fields(path string, do func([]string) error) error {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -71,7 +71,7 @@ func fields(path string, do func([]string) error) error {
 	return in.Err()
 }
 
-// mounts reads the mounted file systems, proc_pid_mountinfo(5).
+// mounts returns the devices of mounted file systems, proc_pid_mountinfo(5).
 func (s system) mounts() ([]usage, error) {
 	var use []usage
 	err := fields(filepath.Join(s.proc, "self/mountinfo"), func(f []string) error {
@@ -85,8 +85,8 @@ func (s system) mounts() ([]usage, error) {
 	return use, err
 }
 
-// btrfs reads the devices of mounted btrfs file systems, which mountinfo shows
-// with a device number of their own.
+// btrfs returns the devices of mounted btrfs file systems, for which mountinfo has
+// device numbers of their own.
 func (s system) btrfs() ([]usage, error) {
 	links, err := filepath.Glob(filepath.Join(s.sysfs, "fs/btrfs/*/devices/*"))
 	if err != nil {
@@ -104,8 +104,8 @@ func (s system) btrfs() ([]usage, error) {
 	return use, nil
 }
 
-// swaps reads the swap areas, proc_swaps(5). A swap file is as good as its
-// file system's device.
+// swaps returns the devices of swap areas, proc_swaps(5): for a swap file, that of its
+// file system.
 func (s system) swaps() ([]usage, error) {
 	var use []usage
 	err := fields(filepath.Join(s.proc, "swaps"), func(f []string) error {
@@ -121,22 +121,21 @@ func (s system) swaps() ([]usage, error) {
 		if st.Mode&unix.S_IFMT == unix.S_IFBLK {
 			dev = uint64(st.Rdev)
 		}
-		more, err := s.block(fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)), fmt.Sprintf("it backs the swap %q", path))
+		more, err := s.block(fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)), fmt.Sprintf("it backs the swap area %q", path))
 		use = append(use, more...)
 		return err
 	})
 	return use, err
 }
 
-// block returns the use of the block device of that number, "8:1"; a number
-// that no block device has is that of a file system without one.
+// block returns the block device with a number such as "8:1", and those below it. There
+// are none if the number is that of a file system without a device.
 func (s system) block(number, what string) ([]usage, error) {
 	return s.blockDir(filepath.Join(s.sysfs, "dev/block", number), what, 0)
 }
 
-// blockDir follows a block device to the devices that it stands on: the parts
-// of a RAID or of device mapper, and the controllers of an NVMe drive that has
-// several.
+// blockDir returns a block device and the devices below it: the parts of a RAID or of
+// device mapper, and the controllers of an NVMe drive that has several.
 func (s system) blockDir(dir, what string, depth int) ([]usage, error) {
 	path, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) || depth > maxDepth {
@@ -169,8 +168,8 @@ func (s system) blockDir(dir, what string, depth int) ([]usage, error) {
 	return use, nil
 }
 
-// controllers are the NVMe controllers of a drive that belongs to a subsystem
-// instead of to one of them (native multipath).
+// controllers returns the NVMe controllers of a drive that belongs to a subsystem
+// rather than to one controller (native multipath).
 func (s system) controllers(path string) ([]string, error) {
 	const subsystems = "/virtual/nvme-subsystem/"
 	i := strings.Index(path, subsystems)
@@ -184,7 +183,7 @@ func (s system) controllers(path string) ([]string, error) {
 	}
 	var found []string
 	for _, link := range links {
-		// Namespaces are there as well, as directories.
+		// Namespaces match as well; they are directories.
 		if info, err := os.Lstat(link); err == nil && info.Mode()&fs.ModeSymlink != 0 {
 			found = append(found, link)
 		}
@@ -192,7 +191,7 @@ func (s system) controllers(path string) ([]string, error) {
 	return found, nil
 }
 
-// routes reads the interfaces of default routes.
+// routes returns the interfaces of default routes.
 func (s system) routes() ([]usage, error) {
 	names := map[string]bool{}
 	err := fields(filepath.Join(s.proc, "net/route"), func(f []string) error {
@@ -206,8 +205,8 @@ func (s system) routes() ([]usage, error) {
 		return nil, err
 	}
 	err = fields(filepath.Join(s.proc, "net/ipv6_route"), func(f []string) error {
-		// destination prefix-length … interface; the kernel's own reject
-		// route is on lo, which is on no device.
+		// destination prefix-length … interface. The kernel's own reject route is on
+		// lo, which has no device.
 		if len(f) == 10 && f[0] == strings.Repeat("0", 32) && f[1] == "00" {
 			names[f[9]] = true
 		}
@@ -227,7 +226,8 @@ func (s system) routes() ([]usage, error) {
 	return use, nil
 }
 
-// netDir follows an interface to those that it stands on: bridges, bonds, VLANs.
+// netDir returns an interface and those below it: the ports of a bridge or a bond, the
+// parent of a VLAN.
 func (s system) netDir(dir, what string, depth int) ([]usage, error) {
 	path, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) || depth > maxDepth {

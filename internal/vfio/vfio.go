@@ -1,11 +1,10 @@
-// Package vfio takes PCI devices from the host's drivers, hands them to the
-// hypervisor's user through vfio-pci, and gives them back to the drivers they
-// came from.
+// Package vfio unbinds PCI devices from the host's drivers, hands them to the
+// hypervisor's user through vfio-pci, and gives them back to their drivers.
 //
-// It acts through sysfs, as Documentation/driver-api/vfio.rst and
-// Documentation/ABI/testing/sysfs-bus-pci of the kernel describe. What it is
-// about to do is recorded before it is done, so that a run that was killed at
-// any point can be undone. It knows neither units nor specs.
+// It uses sysfs, as described in Documentation/driver-api/vfio.rst and
+// Documentation/ABI/testing/sysfs-bus-pci of the kernel. Each change is recorded before
+// it is made, so that a run that was killed at any point can be undone. The package
+// knows neither units nor specs.
 package vfio
 
 import (
@@ -19,31 +18,34 @@ import (
 	"microvm/internal/exit"
 )
 
-// driverName is the driver that hands devices to user space.
+// driverName is the driver that gives user space access to PCI devices.
 const driverName = "vfio-pci"
 
-// Record is what was done, or is about to be done, for one VM.
+// stopHint is the hint for a device of another VM.
+const stopHint = "stop it first: microvm stop %s"
+
+// Record lists the devices that were taken, or are about to be taken, for one VM.
 type Record struct {
 	Devices []Taken `json:"devices"`
 }
 
-// Taken is one device and how it was found.
+// Taken is one device and its state before it was taken.
 type Taken struct {
 	Address string `json:"address"`
-	// Group is the number of its IOMMU group.
+	// Group is the number of the device's IOMMU group.
 	Group string `json:"group"`
-	// Driver had the device before; empty means none had.
+	// Driver is the driver that the device was bound to; empty if there was none.
 	Driver string `json:"driver,omitempty"`
-	// Override was the device's driver_override; empty means none.
+	// Override was the device's driver_override; empty if there was none.
 	Override string `json:"override,omitempty"`
-	// Unknown says that somebody else took it and did not write down from which
-	// driver: the kernel's choice is to have it.
+	// Unknown reports that another program took the device without recording its
+	// driver. When it is given back, the kernel chooses the driver.
 	Unknown bool `json:"unknown,omitempty"`
-	// Nodes are the device nodes that were handed over, as they were before.
+	// Nodes are the device nodes that were handed over, with their previous owners.
 	Nodes []Node `json:"nodes,omitempty"`
 }
 
-// Node is a device node as it was found.
+// Node is a device node with its owner and mode before it was handed over.
 type Node struct {
 	Path string `json:"path"`
 	UID  uint32 `json:"uid"`
@@ -51,27 +53,27 @@ type Node struct {
 	Mode uint32 `json:"mode"`
 }
 
-// Request names the devices of one VM and who gets them.
+// Request lists the devices of one VM and the user who gets them.
 type Request struct {
-	// Addresses are full, as 0000:01:00.0.
+	// Addresses are full PCI addresses, such as 0000:01:00.0.
 	Addresses []string
-	// UID and GID get the device nodes, with mode 0660.
+	// UID and GID become the owner of the device nodes, which get mode 0660.
 	UID, GID int
-	// Force takes devices that the host needs, and groups that are not all the
-	// VM's.
+	// Force also takes devices that the host uses, and devices whose IOMMU group has
+	// others that the host uses.
 	Force bool
-	// Holders are the records of the other VMs, by name.
+	// Holders are the records of the other VMs, by the VM's name.
 	Holders map[string]Record
-	// Log receives whole lines.
+	// Log receives whole lines; it may be nil.
 	Log io.Writer
 }
 
-// Up takes the devices. before is the record of an earlier run that was not
-// undone; save stores a record, and is called before anything is changed and
-// whenever there is more to undo. Where Up fails, everything it changed is
-// back as it was. What no retry helps is exit.Config: what
-// is no address, a device that is never taken, an IOMMU that is off. A device that
-// is not there, or that somebody else uses, may be free the next time.
+// Up takes the devices. before is the record of an earlier run that was not undone.
+// save stores a record; it is called before anything is changed, and again whenever
+// there is more to undo. If Up fails, it undoes all of its changes. An error that no
+// retry can help is marked by exit.Config: an invalid address, a device that is never
+// passed through, an IOMMU that is off. A device that is missing or in use may be
+// available the next time.
 func (r Request) Up(before Record, save func(Record) error) error {
 	return r.up(system{sysfs: "/sys", proc: "/proc", dev: "/dev"}, before, save)
 }
@@ -88,8 +90,8 @@ func (r Request) up(sys system, before Record, save func(Record) error) error {
 	for _, d := range devices {
 		record.Devices = append(record.Devices, d.taken(before))
 	}
-	// Devices that an earlier run took and this one does not name stay
-	// recorded until they are given back.
+	// Devices of an earlier run that are not requested now stay in the record until
+	// they are given back.
 	stale := before.without(r.Addresses)
 	if err := save(record.and(stale)); err != nil {
 		return err
@@ -100,7 +102,7 @@ func (r Request) up(sys system, before Record, save func(Record) error) error {
 	for i, d := range devices {
 		err := r.take(sys, d, &record.Devices[i])
 		if err == nil {
-			// The nodes are known only now.
+			// Only now is it known which nodes there are.
 			err = save(record)
 		}
 		if err != nil {
@@ -111,8 +113,8 @@ func (r Request) up(sys system, before Record, save func(Record) error) error {
 	return save(record)
 }
 
-// undo gives everything back after a failure. The record goes only when that
-// worked.
+// undo gives everything back after the failure cause. The record is cleared only if
+// that succeeds.
 func (r Request) undo(sys system, record Record, save func(Record) error, cause error) error {
 	if err := record.down(sys); err != nil {
 		return errors.Join(cause, err)
@@ -120,14 +122,13 @@ func (r Request) undo(sys system, record Record, save func(Record) error, cause 
 	return errors.Join(cause, save(Record{}))
 }
 
-// inspect reads every device and refuses what must not be taken, all of it at
-// once.
+// inspect reads all devices, and returns the faults of all of them at once.
 func (r Request) inspect(sys system) ([]device, error) {
 	var devices []device
 	var faults []error
 	for i, address := range r.Addresses {
 		if slices.Contains(r.Addresses[:i], address) {
-			faults = append(faults, exit.Configf("device %s is named twice; leave one out", address))
+			faults = append(faults, exit.Configf("device %s is listed twice", address))
 			continue
 		}
 		d, err := sys.inspect(address)
@@ -152,13 +153,13 @@ func (r Request) inspect(sys system) ([]device, error) {
 	return devices, errors.Join(faults...)
 }
 
-// refuse says why one device must not be taken.
+// refuse returns an error if a device must not be taken: another VM or the host uses it.
 func (r Request) refuse(sys system, d device, use []usage) error {
 	if vm, address := r.holder(d); vm != "" {
 		if address == d.address {
-			return fmt.Errorf("VM %q has it; stop that one first", vm)
+			return exit.WithHint(fmt.Errorf("in use by VM %q", vm), stopHint, vm)
 		}
-		return fmt.Errorf("VM %q has %s, which is in the same IOMMU group %s, and a group goes to one VM only; stop that one first", vm, address, d.group)
+		return exit.WithHint(fmt.Errorf("IOMMU group %s is in use by VM %q, which has %s", d.group, vm, address), stopHint, vm)
 	}
 	var faults []error
 	for _, why := range d.usedFor(use) {
@@ -169,7 +170,9 @@ func (r Request) refuse(sys system, d device, use []usage) error {
 		return err
 	}
 	if len(siblings) > 0 {
-		faults = append(faults, fmt.Errorf("IOMMU group %s also has %s, still on host drivers; pass them through, too, or unbind them", d.group, strings.Join(siblings, ", ")))
+		faults = append(faults, exit.WithHint(
+			fmt.Errorf("IOMMU group %s also contains devices on host drivers: %s", d.group, strings.Join(siblings, ", ")),
+			"pass them through as well, or unbind them"))
 	}
 	err = errors.Join(faults...)
 	if err == nil {
@@ -179,10 +182,11 @@ func (r Request) refuse(sys system, d device, use []usage) error {
 		r.logf("%s: taken by force: %s", d.address, strings.ReplaceAll(err.Error(), "\n", "; "))
 		return nil
 	}
-	return fmt.Errorf("%w (MICROVM_PCI_FORCE=1 takes it all the same)", err)
+	return exit.WithHint(err, "to take the device anyway, set MICROVM_PCI_FORCE=1")
 }
 
-// holder returns the other VM that has the device or its group, and its device.
+// holder returns the other VM that has the device, or another one of its IOMMU group,
+// and that device's address; "" if there is none.
 func (r Request) holder(d device) (vm, address string) {
 	names := make([]string, 0, len(r.Holders))
 	for name := range r.Holders {
@@ -202,7 +206,7 @@ func (r Request) holder(d device) (vm, address string) {
 	return vm, address
 }
 
-// take binds one device to vfio-pci and hands over its nodes.
+// take binds one device to vfio-pci, hands over its nodes and adds them to t.
 func (r Request) take(sys system, d device, t *Taken) error {
 	if err := sys.bindVFIO(d.address); err != nil {
 		return err
@@ -223,8 +227,8 @@ func (r Request) take(sys system, d device, t *Taken) error {
 	return nil
 }
 
-// Down gives back what the record names: each device to the driver it was
-// taken from. A device that is gone is no error. All are tried.
+// Down gives each recorded device back to its driver. It is not an error if a device no
+// longer exists. A failure does not keep Down from giving back the others.
 func (rec Record) Down() error {
 	return rec.down(system{sysfs: "/sys", proc: "/proc", dev: "/dev"})
 }
@@ -243,10 +247,10 @@ func (rec Record) down(sys system) error {
 	return errors.Join(faults...)
 }
 
-// TakenByAnother is a record of those devices that another program has reserved for
-// vfio-pci, as the kernel's documentation has everybody do. One that is with vfio-pci
-// without that, by an option of the module say, is where it was, and so is one that
-// is gone.
+// TakenByAnother returns a record of those devices that another program has bound to
+// vfio-pci by driver_override, as the kernel's documentation recommends. Devices that
+// are bound to it in another way, such as an option of the module, and devices that do
+// not exist are left out.
 func TakenByAnother(addresses []string) (Record, error) {
 	return takenByAnother(system{sysfs: "/sys", proc: "/proc", dev: "/dev"}, addresses)
 }
@@ -270,17 +274,17 @@ func takenByAnother(sys system, addresses []string) (Record, error) {
 		t := Taken{Address: address, Group: d.group, Unknown: true}
 		paths, err := sys.nodes(d)
 		if err != nil {
-			paths = nil // it is not with vfio-pci any more
+			paths = nil // it is no longer bound to vfio-pci
 		}
 		for _, path := range paths {
-			t.Nodes = append(t.Nodes, Node{Path: path, Mode: rootsNode})
+			t.Nodes = append(t.Nodes, Node{Path: path, Mode: initialMode})
 		}
 		record.Devices = append(record.Devices, t)
 	}
 	return record, nil
 }
 
-// without returns the devices that are not among the addresses.
+// without returns the record without the devices at addresses.
 func (rec Record) without(addresses []string) Record {
 	var rest Record
 	for _, t := range rec.Devices {
@@ -291,7 +295,7 @@ func (rec Record) without(addresses []string) Record {
 	return rest
 }
 
-// and returns the devices of both.
+// and returns a record of the devices of both.
 func (rec Record) and(more Record) Record {
 	return Record{Devices: slices.Concat(more.Devices, rec.Devices)}
 }
@@ -302,7 +306,7 @@ func (r Request) logf(format string, args ...any) {
 	}
 }
 
-// orNone names a driver that may be none.
+// orNone returns driver, or "no driver" if it is empty.
 func orNone(driver string) string {
 	if driver == "" {
 		return "no driver"

@@ -13,8 +13,7 @@ import (
 	"microvm/internal/exit"
 )
 
-// tree is a made-up sysfs and /proc for what is only read: no host has all of
-// these devices.
+// tree is a fake sysfs and /proc, with devices that no single host has.
 type tree struct {
 	t   *testing.T
 	sys system
@@ -88,25 +87,25 @@ func TestRefusals(t *testing.T) {
 		want    string
 	}{
 		"an address that is no address": {
-			build: func(*tree) {}, address: "../../../etc", want: "no PCI address",
+			build: func(*tree) {}, address: "../../../etc", want: "not a PCI address",
 		},
 		"an address with a path behind it": {
-			build: func(*tree) {}, address: "0000:01:00.0/..", want: "no PCI address",
+			build: func(*tree) {}, address: "0000:01:00.0/..", want: "not a PCI address",
 		},
 		"a device that does not exist": {
-			build: func(*tree) {}, want: "no such PCI device",
+			build: func(*tree) {}, want: "device 0000:01:00.0: PCI device not found",
 		},
 		"a bridge": {
 			build: func(tr *tree) { tr.pci(address, bridge, "pcieport", "4") },
-			want:  "it is a PCI bridge",
+			want:  "a PCI bridge cannot be passed through",
 		},
 		"the host bridge": {
 			build: func(tr *tree) { tr.pci(address, "0x060000", "", "4") },
-			want:  "a bridge of the host's chipset",
+			want:  "a bridge of the host's chipset cannot be passed through",
 		},
 		"the bridge to ISA": {
 			build: func(tr *tree) { tr.pci(address, "0x060100", "lpc_ich", "4") },
-			want:  "a bridge of the host's chipset",
+			want:  "a bridge of the host's chipset cannot be passed through",
 		},
 		"an IOMMU that is off": {
 			build: func(tr *tree) { tr.pci(address, ethernet, "e1000e", "") },
@@ -122,12 +121,12 @@ func TestRefusals(t *testing.T) {
 		"a device that another VM has": {
 			build:   func(tr *tree) { tr.pci(address, ethernet, driverName, "4") },
 			holders: map[string]Record{"db": {Devices: []Taken{{Address: address, Group: "4"}}}},
-			want:    `VM "db" has it`,
+			want:    `in use by VM "db"`,
 		},
 		"a device whose group another VM has": {
 			build:   func(tr *tree) { tr.pci(address, ethernet, "e1000e", "4") },
 			holders: map[string]Record{"db": {Devices: []Taken{{Address: "0000:01:00.1", Group: "4"}}}},
-			want:    `VM "db" has 0000:01:00.1, which is in the same IOMMU group 4`,
+			want:    `IOMMU group 4 is in use by VM "db", which has 0000:01:00.1`,
 		},
 		"a group with a device on a host driver": {
 			build: func(tr *tree) {
@@ -137,7 +136,7 @@ func TestRefusals(t *testing.T) {
 				tr.pci("0000:01:00.2", ethernet, "", "4")
 				tr.pci("0000:01:00.3", ethernet, "pci-stub", "4")
 			},
-			want: "IOMMU group 4 also has 0000:01:00.1 (igb), still on host drivers",
+			want: "IOMMU group 4 also contains devices on host drivers: 0000:01:00.1 (igb)",
 		},
 		"the disk of a mounted partition": {
 			build: func(tr *tree) {
@@ -181,7 +180,7 @@ func TestRefusals(t *testing.T) {
 				tr.disk(fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), dir+"/ata1/block/sda/sda2")
 				tr.file(tr.sys.proc+"/swaps", "Filename Type Size Used Priority\n"+strings.ReplaceAll(swap, " ", "\\040")+" file 8 0 -2\n")
 			},
-			want: "it backs the swap",
+			want: "it backs the swap area",
 		},
 		"a drive of a btrfs file system": {
 			build: func(tr *tree) {
@@ -223,11 +222,11 @@ func TestRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("error %v, want one with %q", err, test.want)
 			}
-			// What is free later, or comes, is tried again.
-			final := slices.ContainsFunc([]string{"IOMMU is off", "no IOMMU group", "is no PCI address", "is a PCI bridge", "chipset"},
+			// A device that may exist or be free later is tried again.
+			final := slices.ContainsFunc([]string{"IOMMU is off", "no IOMMU group", "not a PCI address", "a PCI bridge", "chipset"},
 				func(s string) bool { return strings.Contains(err.Error(), s) })
 			if exit.IsConfig(err) != final {
-				t.Errorf("error %v: of class exit.Config is %v", err, !final)
+				t.Errorf("error %v: exit.IsConfig is %v", err, !final)
 			}
 			if !strings.Contains(err.Error(), r.Addresses[0]) {
 				t.Errorf("error %v does not name the device", err)
@@ -272,11 +271,11 @@ func TestAFreeDeviceAndItsWholeGroupPass(t *testing.T) {
 	}
 }
 
-// TestTheNodesOfADevice: that of its group, and its own where the kernel has such.
+// TestTheNodesOfADevice: the node of its group, and its own if the kernel creates one.
 func TestTheNodesOfADevice(t *testing.T) {
 	tr := newTree(t)
 	d := device{address: "0000:01:00.0", path: tr.pci("0000:01:00.0", ethernet, driverName, "4"), group: "4"}
-	if got, err := tr.sys.nodes(d); err == nil || !strings.Contains(err.Error(), "find its device node") {
+	if got, err := tr.sys.nodes(d); err == nil || !strings.Contains(err.Error(), "find device node") {
 		t.Errorf("without any: %q, %v", got, err)
 	}
 	group, own := tr.sys.dev+"/vfio/4", tr.sys.dev+"/vfio/devices/vfio7"
@@ -301,7 +300,7 @@ func TestAllFaultsAreReportedAtOnce(t *testing.T) {
 	tr := newTree(t)
 	r := Request{Addresses: []string{"0000:01:00.0", "nonsense", "0000:01:00.0"}}
 	err := refusal(tr, r)
-	for _, want := range []string{"no such PCI device", "no PCI address", "named twice"} {
+	for _, want := range []string{"0000:01:00.0: PCI device not found", "nonsense: not a PCI address", "listed twice"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
 		}
@@ -315,12 +314,12 @@ func TestWhatAnEarlierRunRecordedIsTheTruth(t *testing.T) {
 		t.Errorf("driver %q, want e1000e", got)
 	}
 	if got := d.taken(Record{}).Driver; got != driverName {
-		t.Errorf("driver %q, want %s: it was there before us", got, driverName)
+		t.Errorf("driver %q, want %s: the device had it before", got, driverName)
 	}
 }
 
-// TestWhatAnotherProgramTookIsTheHostsAgain: only what it reserved, and by whichever
-// driver the kernel has for it.
+// TestWhatAnotherProgramTookIsTheHostsAgain: only devices with driver_override, and with
+// the driver that the kernel chooses.
 func TestWhatAnotherProgramTookIsTheHostsAgain(t *testing.T) {
 	tr := newTree(t)
 	reserved, byID, ours := "0000:01:00.0", "0000:02:00.0", "0000:03:00.0"

@@ -5,19 +5,22 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
-// listenFD is the descriptor on which virtiofsd finds its listening socket.
+// listenFD is the descriptor number of the listening socket in virtiofsd.
 const listenFD = 3
 
-// modcapsOption is virtiofsd's, of which it heeds only the last.
+// modcapsOption changes virtiofsd's set of capabilities. virtiofsd uses only the
+// last one of a command line.
 const modcapsOption = "--modcaps"
 
-// argv is virtiofsd's command line for the share, whose directory is mounted
-// at dir. The guest of a confined share must not leave anything there that counts
-// on the host.
+// argv returns virtiofsd's command line for the share, whose directory is mounted
+// at dir. The guest of a confined share must not create files that grant rights on
+// the host.
 func (s *Share) argv(p *program, dir string, confined bool) ([]string, error) {
-	// No guest makes device nodes of the host's.
+	// A guest must not create device nodes on the host.
 	caps := "-mknod"
 	if confined {
 		caps += ":-setfcap"
@@ -42,23 +45,23 @@ func (s *Share) argv(p *program, dir string, confined bool) ([]string, error) {
 	if s.InodeFileHandles != "" {
 		args = append(args, "--inode-file-handles="+s.InodeFileHandles)
 	}
-	// Without the option, before 1.11, the read-only mount alone says no.
+	// Before 1.11 there is no such option; the read-only mount is enough.
 	if s.ReadOnly && p.readonly {
 		args = append(args, "--readonly")
 	}
 	if s.PassTag {
 		if !p.tag {
-			return nil, fmt.Errorf("%s is too old to be told its tag (--tag), which crosvm needs; update it", p.path)
+			return nil, exit.WithHint(fmt.Errorf("%s has no option --tag, which crosvm needs", p.path), "install a newer virtiofsd")
 		}
 		args = append(args, "--tag="+s.Tag)
 	}
 	if !p.translate && s.translates() {
-		return nil, fmt.Errorf("%s is too old to translate user and group ids (--translate-uid); update it to 1.13", p.path)
+		return nil, exit.WithHint(fmt.Errorf("%s has no option --translate-uid", p.path), "install virtiofsd 1.13 or newer")
 	}
 	return append(args, extra...), nil
 }
 
-// modcaps splits the lists of capabilities from the other ExtraArgs.
+// modcaps separates the values of --modcaps from the other ExtraArgs.
 func (s *Share) modcaps() (others, lists []string) {
 	for i := 0; i < len(s.ExtraArgs); i++ {
 		arg := s.ExtraArgs[i]
@@ -76,10 +79,11 @@ func (s *Share) modcaps() (others, lists []string) {
 	return others, lists
 }
 
-// confined says whether the guest is kept from making what counts on the host.
-// What a guest cannot write needs no guard, unless a state directory is around
-// it. Outside of those, an operator may do without, for a share that is a guest's
-// system: the capability to set capabilities stands for both.
+// confined reports whether the guest is prevented from creating files that grant
+// rights on the host. inside reports whether the source lies in a state directory,
+// where every share is confined. Elsewhere a read-only share needs no protection,
+// and an operator can turn it off for a share that holds a guest's root file system,
+// by adding CAP_SETFCAP in --modcaps.
 func (s *Share) confined(inside bool) bool {
 	if inside || s.ReadOnly {
 		return inside
@@ -88,7 +92,7 @@ func (s *Share) confined(inside bool) bool {
 	return !slices.Contains(strings.Split(strings.ToLower(strings.Join(lists, ":")), ":"), "+setfcap")
 }
 
-// translates says whether ids are to be translated.
+// translates reports whether ExtraArgs ask for a translation of user or group ids.
 func (s *Share) translates() bool {
 	for _, arg := range s.ExtraArgs {
 		if strings.HasPrefix(arg, "--translate-uid") || strings.HasPrefix(arg, "--translate-gid") {

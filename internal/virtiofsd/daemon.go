@@ -20,22 +20,23 @@ import (
 )
 
 const (
-	// firstDelay and its doubles come between failures in a row; after
-	// maxFailures of them the share is given up, 3.1 s after the first.
+	// firstDelay is the delay after the first failure; it doubles with each further
+	// one in a row. After maxFailures, 3.1 s after the first, the share is given up.
 	firstDelay  = 100 * time.Millisecond
 	maxFailures = 6
-	// A virtiofsd that lasted this long had a good start: failures count anew.
+	// A run of this length resets the count of failures.
 	goodRun = 10 * time.Second
-	// A client that comes and goes faster than this is slowed down to one
-	// connection in maxPause: starting a process for each is what it wants.
+	// A client that disconnects sooner than this is slowed down, to one connection
+	// in maxPause: each connection costs the host a new process.
 	briefRun   = time.Second
 	firstPause = 25 * time.Millisecond
 	maxPause   = time.Second
 )
 
-// keep runs the share's virtiofsd again and again, on a thread of its own: the
-// mount namespace and the system call filter are the thread's, the programs it
-// starts inherit them, and they are killed with it.
+// keep runs the share's virtiofsd and restarts it whenever it exits, until ctx is done
+// or the share is given up. It must be called on a thread of its own: the mount
+// namespace and the seccomp filter belong to the thread. Programs that it starts
+// inherit both and are killed when the thread ends.
 func (s *supervisor) keep(ctx context.Context, sv *served) error {
 	started := sync.OnceFunc(s.starting.Done)
 	defer started()
@@ -52,10 +53,10 @@ func (s *supervisor) keep(ctx context.Context, sv *served) error {
 		ran := time.Since(begin)
 		delay, giveUp := pace.after(fault, ran)
 		if giveUp {
-			return shareError(sv.Tag, fmt.Errorf("virtiofsd failed %d times in a row, at last: %w", maxFailures, fault))
+			return shareError(sv.Tag, fmt.Errorf("virtiofsd failed %d times in a row: %w", maxFailures, fault))
 		}
 		if fault != nil {
-			s.log.line(sv.Tag, fmt.Sprintf("virtiofsd failed, next try in %v: %v", delay, fault))
+			s.log.line(sv.Tag, fmt.Sprintf("virtiofsd failed, retrying in %v: %v", delay, fault))
 		}
 		if fault != nil && (client || ran >= goodRun) {
 			s.lost(sv)
@@ -65,13 +66,13 @@ func (s *supervisor) keep(ctx context.Context, sv *served) error {
 	return nil
 }
 
-// lost tells that a share's client is without it.
+// lost logs that the share's client has lost its connection, and calls Config.Lost.
 func (s *supervisor) lost(sv *served) {
-	s.log.line(sv.Tag, "the guest has lost this share until its VM is restarted: hypervisors do not connect to another virtiofsd")
+	s.log.line(sv.Tag, "the guest has lost this share until its VM is restarted, as hypervisors do not reconnect")
 	if s.cfg.Lost == nil {
 		return
 	}
-	// On another thread: this one has the share's mounts and filter.
+	// Lost runs on another thread: this one has the share's mounts and filter.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -80,7 +81,7 @@ func (s *supervisor) lost(sv *served) {
 	<-done
 }
 
-// confine prepares the thread.
+// confine sets up the mount namespace and the seccomp filter of the calling thread.
 func (s *supervisor) confine(sv *served) error {
 	if err := mountShare(sv.source, s.cfg.MountPoint, sv.ReadOnly, sv.confined); err != nil {
 		return err
@@ -90,7 +91,7 @@ func (s *supervisor) confine(sv *served) error {
 	}
 	var err error
 	if sv.calls, err = seccomp.Install(); err != nil {
-		return fmt.Errorf("keep set-user-ID files out of the share: %w", err)
+		return fmt.Errorf("confine virtiofsd: %w", err)
 	}
 	if sv.calls != nil {
 		go s.judge(sv)
@@ -98,21 +99,21 @@ func (s *supervisor) confine(sv *served) error {
 	return nil
 }
 
-// judge decides on the modes that the share's guest asks for, and logs those that
-// it refuses.
+// judge answers the system calls that the share's filter reports, until the filter is
+// closed, and logs the refused modes.
 func (s *supervisor) judge(sv *served) {
 	var limit limiter
 	err := seccomp.Judge(sv.calls, func(mode uint32) {
 		if limit.ok() {
-			s.log.line(sv.Tag, fmt.Sprintf("the guest asked for file mode %04o: refused, since set-user-ID and set-group-ID files would count on the host", mode))
+			s.log.line(sv.Tag, fmt.Sprintf("the guest asked for file mode %04o: refused, as set-user-ID and set-group-ID also apply on the host", mode))
 		}
 	})
 	if err != nil {
-		s.log.line(sv.Tag, "watch mode changes: "+err.Error())
+		s.log.line(sv.Tag, "check file modes: "+err.Error())
 	}
 }
 
-// pause waits, or until ctx is done.
+// pause waits for d or until ctx is done.
 func pause(ctx context.Context, d time.Duration) {
 	if d == 0 {
 		return
@@ -123,11 +124,12 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// pacer decides how long to wait before the next virtiofsd.
+// pacer computes the delay before the next virtiofsd.
 type pacer struct{ failures, brief int }
 
-// after is told how a virtiofsd ended, nil for well, and how long it ran. A
-// client that left after a normal run finds the next one at once.
+// after returns the delay after a virtiofsd that has ended with fault, nil for a
+// success, and ran for the given time, and reports whether to give up. There is no
+// delay after a normal run.
 func (p *pacer) after(fault error, ran time.Duration) (delay time.Duration, giveUp bool) {
 	if ran >= goodRun {
 		p.failures = 0
@@ -146,22 +148,23 @@ func (p *pacer) after(fault error, ran time.Duration) (delay time.Duration, give
 	return delay, false
 }
 
-// once starts the share's virtiofsd and returns when it and its children are
-// gone: a nil error where it ended well, which it does when its client left, and
-// whether it said that it had one. It calls started once virtiofsd runs.
+// once runs the share's virtiofsd once and returns when it and its children have
+// exited. client reports whether a client had connected. A nil error means success,
+// which is how virtiofsd exits when its client disconnects. started is called once
+// virtiofsd runs.
 func (s *supervisor) once(ctx context.Context, sv *served, started func()) (client bool, err error) {
 	out, in, err := os.Pipe()
 	if err != nil {
-		return false, fmt.Errorf("make a pipe for its output: %w", err)
+		return false, fmt.Errorf("create pipe for virtiofsd's output: %w", err)
 	}
 	defer func() { _ = out.Close() }()
 	pid, err := sv.start(in)
 	_ = in.Close()
 	if err != nil {
-		return false, fmt.Errorf("execute %q: %w", sv.program.path, err)
+		return false, fmt.Errorf("start %q: %w", sv.program.path, err)
 	}
 	started()
-	// A stop that came before the process could be signalled is sent again.
+	// A stop that came before the process had started did not reach it.
 	if ctx.Err() != nil {
 		s.signal(unix.SIGTERM)
 	}
@@ -179,21 +182,21 @@ func (s *supervisor) once(ctx context.Context, sv *served, started func()) (clie
 		close(read)
 	}()
 	status, err := wait(pid)
-	sv.ended()
-	// The output ends with the last process that has it: virtiofsd's sandboxed
-	// child is gone by then, too.
+	sv.release()
+	// The output ends when the last process with it exits, virtiofsd's sandboxed
+	// child included.
 	select {
 	case <-read:
 	case <-time.After(killGrace):
 		s.killOrphans()
 	}
 	if err != nil {
-		return connected.Load(), fmt.Errorf("wait for it: %w", err)
+		return connected.Load(), fmt.Errorf("wait for virtiofsd: %w", err)
 	}
 	return connected.Load(), explain(status, last.take())
 }
 
-// start executes virtiofsd with the listening socket.
+// start starts virtiofsd with the listening socket and returns its process id.
 func (sv *served) start(output *os.File) (int, error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -207,7 +210,7 @@ func (sv *served) start(output *os.File) (int, error) {
 		Dir:   "/",
 		Env:   []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "RUST_LOG_STYLE=never"},
 		Files: []uintptr{null.Fd(), output.Fd(), output.Fd(), uintptr(sv.listener)},
-		// virtiofsd does the same for its own child.
+		// virtiofsd sets the same signal for its own child.
 		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, PidFD: &sv.pidfd},
 	})
 	sv.pid = pid
@@ -217,15 +220,15 @@ func (sv *served) start(output *os.File) (int, error) {
 	return pid, err
 }
 
-// ended forgets the process.
-func (sv *served) ended() {
+// release closes the descriptor of a process that has been waited for.
+func (sv *served) release() {
 	sv.mu.Lock()
 	defer sv.mu.Unlock()
 	safepath.Close(sv.pidfd)
 	sv.pid, sv.pidfd = 0, -1
 }
 
-// wait waits for one child.
+// wait waits for the child pid and returns its status.
 func wait(pid int) (unix.WaitStatus, error) {
 	for {
 		var status unix.WaitStatus
@@ -237,7 +240,7 @@ func wait(pid int) (unix.WaitStatus, error) {
 	}
 }
 
-// explain turns an exit status into an error, nil for success.
+// explain returns an error for an exit status, with the last output; nil for success.
 func explain(status unix.WaitStatus, output string) error {
 	if status.Exited() && status.ExitStatus() == 0 {
 		return nil
@@ -252,9 +255,9 @@ func explain(status unix.WaitStatus, output string) error {
 	return fmt.Errorf("%s: %s", how, output)
 }
 
-// killOrphans ends what a virtiofsd left behind when it was killed: children
-// that came to this process as their reaper and are no virtiofsd of its own.
-// While it looks, no virtiofsd can be started.
+// killOrphans kills what a killed virtiofsd left behind: the children of this process,
+// their subreaper, that are not one of its own virtiofsd. It holds the lock of every
+// share, so that none is started meanwhile.
 func (s *supervisor) killOrphans() {
 	own := map[int]bool{}
 	for _, sv := range s.shares {
@@ -271,7 +274,7 @@ func (s *supervisor) killOrphans() {
 	}
 }
 
-// children are the processes whose parent this one is, proc_pid_task(5).
+// children returns the ids of this process's children, proc_pid_task(5).
 func children() []int {
 	files, err := filepath.Glob("/proc/self/task/*/children")
 	if err != nil {

@@ -1,8 +1,7 @@
 package virtiofsd
 
-// Locate returns the program that would serve a share that names program; an
-// empty one means the first usable of the host. The error says why there is
-// none.
+// Locate returns the path of the virtiofsd that serves a share whose Program is
+// program. If program is empty, that is the first usable virtiofsd of the host.
 func Locate(program string) (string, error) {
 	p, err := findProgram(program)
 	if err != nil {

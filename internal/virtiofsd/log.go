@@ -11,26 +11,26 @@ import (
 )
 
 const (
-	// maxLine bounds a line of a virtiofsd's, in bytes; a longer one is cut.
+	// maxLine is the length in bytes at which a line of virtiofsd's output is cut.
 	maxLine = 2048
-	// keepLines of the last output explain a failure.
+	// keepLines is the number of last lines that are quoted when virtiofsd fails.
 	keepLines = 3
 )
 
-// logger writes whole lines from several goroutines, each with its share's tag.
+// logger writes lines that begin with a share's tag. It is safe for concurrent use.
 type logger struct {
 	mu sync.Mutex
 	w  io.Writer
 }
 
-// line writes one line. An error has nowhere to go: the log is where it would.
+// line writes one line. Errors are ignored: they would be reported to the same log.
 func (l *logger) line(tag, text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, _ = io.WriteString(l.w, tag+": "+text+"\n")
 }
 
-// tail remembers the last lines of a virtiofsd.
+// tail keeps the last lines of a virtiofsd's output.
 type tail struct {
 	mu    sync.Mutex
 	lines []string
@@ -46,7 +46,7 @@ func (t *tail) add(line string) {
 	t.lines = append(t.lines, line)
 }
 
-// take returns the lines and forgets them.
+// take returns the lines, separated by " | ", and discards them.
 func (t *tail) take() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,8 +55,8 @@ func (t *tail) take() string {
 	return text
 }
 
-// copyLines logs every line of r. The guest chooses file names that virtiofsd
-// may print, so nothing gets through that could steer a terminal.
+// copyLines calls line with every line of r. virtiofsd may print file names that
+// the guest has chosen, so control sequences are removed.
 func copyLines(r io.Reader, line func(string)) {
 	in := bufio.NewReaderSize(r, maxLine)
 	for {
@@ -73,8 +73,8 @@ func copyLines(r io.Reader, line func(string)) {
 	}
 }
 
-// limiter passes ten events at once and then one each ten seconds: what a
-// guest can cause must not fill the journal.
+// limiter allows a burst of ten events and then one every ten seconds, so that a
+// guest cannot fill the journal.
 type limiter struct {
 	left int
 	next time.Time
@@ -85,6 +85,7 @@ const (
 	limitPeriod = 10 * time.Second
 )
 
+// ok reports whether an event may be logged now.
 func (l *limiter) ok() bool {
 	now := time.Now()
 	if l.next.IsZero() {

@@ -10,14 +10,14 @@ import (
 	"microvm/internal/safepath"
 )
 
-// sourceMode is that of a source that is made, as with microvm.nix.
+// sourceMode is the mode of a source directory that is created, as in microvm.nix.
 const sourceMode = 0o775
 
-// MakeDir makes the directory rel beneath the directory at root, which has no links
-// in its path that others than root can change, where it is missing: for the
-// hypervisor's user, as Run makes sources, and what is missing above it for root. No
-// link is followed beneath root, and what is there stays as it is. Nothing is made
-// where mayMake says no of the whole path.
+// MakeDir creates the directory rel beneath root unless it exists. Like a source that
+// Run creates, it belongs to uid and gid; missing parent directories belong to root.
+// The path root must have no links that anyone but root can change; beneath it no
+// link is followed. An existing directory is left unchanged. Nothing is created if
+// mayMake returns false for the full path.
 func MakeDir(root, rel string, uid, gid int, mayMake func(path string) bool) error {
 	at, err := safepath.OpenDir(root)
 	if err != nil {
@@ -47,9 +47,9 @@ func MakeDir(root, rel string, uid, gid int, mayMake func(path string) bool) err
 	return nil
 }
 
-// RemoveLeft removes the named sockets and regular files beneath the directory at
-// root, which another program than this one left there. What is something else, and
-// what a link leads to, stays.
+// RemoveLeft removes those of the named files beneath root that are sockets or regular
+// files. They were left by another program. Other kinds of files are kept, and links
+// are not followed. A missing root is not an error.
 func RemoveLeft(root string, names []string) error {
 	at, err := safepath.OpenDir(root)
 	if errors.Is(err, unix.ENOENT) {

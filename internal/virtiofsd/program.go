@@ -12,12 +12,13 @@ import (
 	"strings"
 	"time"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 )
 
-// places are where distributions put virtiofsd when it is not in PATH: Debian,
-// Fedora and openSUSE; Arch; Alpine and Debian 12, whose own is the old one;
-// NixOS.
+// places are the paths at which distributions install virtiofsd outside PATH:
+// Debian, Fedora and openSUSE; Arch; Alpine; Debian 12, whose own virtiofsd is the
+// old one of QEMU; a local installation; NixOS.
 var places = []string{
 	"/usr/libexec/virtiofsd",
 	"/usr/lib/virtiofsd",
@@ -27,30 +28,30 @@ var places = []string{
 	"/run/current-system/sw/bin/virtiofsd",
 }
 
-// installHint says where to get the program.
-const installHint = "install the package virtiofsd of your distribution, 1.8 or newer, or name its path in virtiofsd.package"
+const installHint = "install virtiofsd 1.8 or newer, or set virtiofsd.package"
 
-// probeTimeout bounds a program that should answer at once.
+// probeTimeout limits how long virtiofsd --help may take.
 const probeTimeout = 5 * time.Second
 
 // program is a virtiofsd that can be used.
 type program struct {
 	path string
-	// readonly, tag and translate say which options it has: 1.8 has none of them.
+	// readonly, tag and translate report whether it has --readonly, --tag and
+	// --translate-uid; 1.8 has none of them.
 	readonly, tag, translate bool
 }
 
-// errOldC is what the virtiofsd that was part of QEMU until version 8 is
-// refused with: it knows neither --fd nor --modcaps in our spelling.
-var errOldC = errors.New("this is the old virtiofsd written in C that came with QEMU until version 8")
+// errOldC is the error for the virtiofsd that was part of QEMU before 8.0. It has
+// neither --fd nor --modcaps in the form that is used here.
+var errOldC = errors.New("the virtiofsd of QEMU 7 and older, written in C, is not supported")
 
-// findProgram returns the virtiofsd at path, or the first usable one of the
-// host where path is empty.
+// findProgram returns the virtiofsd at path or, if path is empty, the first usable
+// one of the host.
 func findProgram(path string) (*program, error) {
 	if path != "" {
 		p, err := probe(path)
 		if err != nil {
-			return nil, fmt.Errorf("use virtiofsd %q: %w; %s", path, err, installHint)
+			return nil, exit.WithHint(fmt.Errorf("use virtiofsd %q: %w", path, err), installHint)
 		}
 		return p, nil
 	}
@@ -65,12 +66,12 @@ func findProgram(path string) (*program, error) {
 		}
 	}
 	if len(faults) > 0 {
-		return nil, fmt.Errorf("no usable virtiofsd: %s; %s", strings.Join(faults, "; "), installHint)
+		return nil, exit.WithHint(fmt.Errorf("no usable virtiofsd: %s", strings.Join(faults, "; ")), installHint)
 	}
-	return nil, fmt.Errorf("virtiofsd is neither in PATH nor at %s; %s", strings.Join(places, ", "), installHint)
+	return nil, exit.WithHint(errors.New("virtiofsd not found in PATH or where distributions install it"), installHint)
 }
 
-// candidates are the absolute paths to try.
+// candidates returns the absolute paths at which virtiofsd is looked for.
 func candidates() []string {
 	var paths []string
 	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
@@ -81,17 +82,17 @@ func candidates() []string {
 	return append(paths, places...)
 }
 
-// probe checks that root may execute the program and asks it what it can do.
-// Its help text says that better than a table of versions would: distributions
-// carry options back.
+// probe checks that only root can change the program at path, and reads its options
+// from its help text. A table of versions would be wrong where a distribution has
+// backported an option.
 func probe(path string) (*program, error) {
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("the path is relative, and root runs nothing that is found by chance; name it from / on")
+		return nil, errors.New("path must be absolute")
 	}
 	if err := foreign.OnlyRoots(path); err != nil {
 		return nil, err
 	}
-	// Root will serve with it, so root may ask it.
+	// It runs as root: virtiofsd is going to run as root anyway.
 	cmd := foreign.Command{Path: path, Args: []string{"--help"}, Limit: probeTimeout}
 	out, log, err := cmd.Run(context.Background())
 	help := slices.Concat(out, log)
@@ -99,11 +100,11 @@ func probe(path string) (*program, error) {
 		return nil, errOldC
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask for its options: %w", err)
+		return nil, fmt.Errorf("run it with --help: %w", err)
 	}
 	has := func(option string) bool { return bytes.Contains(help, []byte(option)) }
 	if !has("--shared-dir") || !has("--fd") || !has("--modcaps") {
-		return nil, errors.New("its help names no --shared-dir, --fd and --modcaps, so this is no virtiofsd we know")
+		return nil, errors.New("not a supported virtiofsd: --help does not list --shared-dir, --fd and --modcaps")
 	}
 	return &program{path: path, readonly: has("--readonly"), tag: has("--tag"), translate: has("--translate-uid")}, nil
 }

@@ -63,7 +63,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			share: Share{Source: "../../in/home"}, want: "inside the state directory none is followed",
+			share: Share{Source: "../../in/home"}, want: `"home" is a symbolic link in the state directory`,
 		},
 		"a source in the state directory of another VM through a link": {
 			prepare: func(t *testing.T, h host) {
@@ -78,7 +78,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			share: Share{Source: "home"}, want: "is no directory",
+			share: Share{Source: "home"}, want: "is not a directory",
 		},
 		"the state directory itself": {
 			prepare: func(*testing.T, host) {}, share: Share{Source: "."}, want: "is the state directory itself",
@@ -87,7 +87,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 			prepare: func(*testing.T, host) {}, share: Share{Source: ".."}, want: "is the state directory itself",
 		},
 		"no source": {
-			prepare: func(*testing.T, host) {}, share: Share{Source: "\x00"}, want: "is no path",
+			prepare: func(*testing.T, host) {}, share: Share{Source: "\x00"}, want: "invalid source",
 		},
 		"a socket outside the state directory": {
 			prepare: func(*testing.T, host) {}, share: Share{Socket: "../other/x.sock"}, want: "is not inside the state directory",
@@ -96,7 +96,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 			prepare: func(*testing.T, host) {}, share: Share{Socket: "/tmp/x.sock"}, want: "is not inside the state directory",
 		},
 		"a socket path that Linux does not allow": {
-			prepare: func(*testing.T, host) {}, share: Share{Socket: strings.Repeat("s", 108)}, want: "is 108 bytes; Linux allows 107",
+			prepare: func(*testing.T, host) {}, share: Share{Socket: strings.Repeat("s", 108)}, want: "must be at most 107 bytes long, not 108",
 		},
 		"a socket in a directory that is a link": {
 			prepare: func(t *testing.T, h host) { asHypervisor(t, "/run", h.vm+"/sockets") },
@@ -104,7 +104,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 		},
 		"a socket whose name is a link": {
 			prepare: func(t *testing.T, h host) { asHypervisor(t, "/run/x.sock", h.vm+"/x.sock") },
-			share:   Share{Socket: "x.sock"}, want: "no socket",
+			share:   Share{Socket: "x.sock"}, want: "is not a socket",
 		},
 		"a socket whose name a file has": {
 			prepare: func(t *testing.T, h host) {
@@ -112,16 +112,16 @@ func TestBadSharesAreRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 			},
-			share: Share{Socket: "x.sock"}, want: "no socket",
+			share: Share{Socket: "x.sock"}, want: "is not a socket",
 		},
 		"a tag with a slash": {
-			prepare: func(*testing.T, host) {}, share: Share{Tag: "a/b", Socket: "x.sock", Source: "home"}, want: "no tag may have",
+			prepare: func(*testing.T, host) {}, share: Share{Tag: "a/b", Socket: "x.sock", Source: "home"}, want: "must not contain '/'",
 		},
 		"a tag that is too long": {
-			prepare: func(*testing.T, host) {}, share: Share{Tag: strings.Repeat("t", 37), Socket: "x.sock"}, want: "37 bytes",
+			prepare: func(*testing.T, host) {}, share: Share{Tag: strings.Repeat("t", 37), Socket: "x.sock"}, want: "must be 1 to 36 bytes long, not 37",
 		},
 		"a virtiofsd that is not there": {
-			prepare: func(*testing.T, host) {}, share: Share{Program: "/nonexistent/virtiofsd"}, want: "install the package virtiofsd",
+			prepare: func(*testing.T, host) {}, share: Share{Program: "/nonexistent/virtiofsd"}, want: "hint: install virtiofsd 1.8 or newer",
 		},
 	}
 	for title, test := range tests {
@@ -132,13 +132,13 @@ func TestBadSharesAreRefused(t *testing.T) {
 				test.share.Tag = "home"
 			}
 			err := refused(t, h, test.share)
-			if !strings.Contains(err.Error(), test.want) {
-				t.Errorf("error %v, want one with %q", err, test.want)
+			if !strings.Contains(exit.Text(err), test.want) {
+				t.Errorf("error %s, want one with %q", exit.Text(err), test.want)
 			}
-			// What a person can mend without another package is tried again.
-			mendable := slices.Contains([]string{"is no directory", "no socket", "install the package virtiofsd"}, test.want)
-			if exit.IsConfig(err) == mendable {
-				t.Errorf("error %v: of class exit.Config is %v", err, !mendable)
+			// What can be fixed without another package is tried again.
+			fixable := slices.Contains([]string{"is not a directory", "is not a socket", "hint: install virtiofsd 1.8 or newer"}, test.want)
+			if exit.IsConfig(err) == fixable {
+				t.Errorf("error %v: exit.IsConfig is %v", err, !fixable)
 			}
 			if _, exists := h.stat(t, "home.sock"); exists {
 				t.Error("a socket is left")
@@ -150,7 +150,7 @@ func TestBadSharesAreRefused(t *testing.T) {
 func TestAllBadSharesAreReportedAtOnce(t *testing.T) {
 	h := newHost(t)
 	err := refused(t, h, Share{Tag: "a/b", Socket: "1"}, Share{Tag: "same", Socket: "2"}, Share{Tag: "same", Socket: "./2"})
-	for _, want := range []string{"no tag may have", "two shares have this tag", "also that of share"} {
+	for _, want := range []string{`invalid tag "a/b"`, "another share has the same tag", `is already used by share "same"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v does not say %q", err, want)
 		}
@@ -262,8 +262,8 @@ func TestWhoDoesNotKnowWhatGuestsWriteFollowsNoLink(t *testing.T) {
 	safepath.Close(fd)
 }
 
-// A hypervisor that swaps its directory for a link again and again must never
-// get the link's target.
+// A hypervisor that keeps replacing its directory with a link must never get the link's
+// target.
 func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
 	h := newHost(t)
 	mustMkdir(t, h.vm+"/home", 0o775, hypervisorID)
@@ -284,7 +284,7 @@ func TestASourceThatIsSwappedAllTheTimeNeverLeadsOut(t *testing.T) {
 	defer func() { close(stop); <-swapped }()
 	cfg := h.config()
 	opened, turned := 0, 0
-	// On a busy machine it is a while until the swap comes to a CPU.
+	// On a busy machine it takes a while until the swapping goroutine runs.
 	began := time.Now()
 	for time.Since(began) < 500*time.Millisecond || (opened == 0 || turned == 0) && time.Since(began) < time.Minute {
 		fd, w, err := openSource(&cfg, "home")
@@ -360,7 +360,7 @@ func TestASocketHasItsGroupAndModeInADirectoryThatSetsAnother(t *testing.T) {
 	}
 }
 
-// script writes a program that stands for another virtiofsd.
+// script writes a shell script in place of a virtiofsd and returns its path.
 func script(t *testing.T, text string, mode os.FileMode) string {
 	t.Helper()
 	path := t.TempDir() + "/virtiofsd"
@@ -397,7 +397,7 @@ func TestProgramsThatRootDoesNotRun(t *testing.T) {
 		open:                    "writable by others",
 		script(t, touch, 0o775): "writable by others",
 		script(t, touch, 0o644): "is no program",
-		"virtiofsd":             "relative",
+		"virtiofsd":             "path must be absolute",
 		"/usr/bin":              "is no program",
 	} {
 		_, err := findProgram(path)
@@ -412,13 +412,13 @@ func TestProgramsThatRootDoesNotRun(t *testing.T) {
 
 func TestTheOldVirtiofsdIsNamed(t *testing.T) {
 	need.Root(t)
-	// What that of QEMU 7 prints of itself, shortened.
+	// Part of the help text of QEMU 7's virtiofsd.
 	old := script(t, `echo "    -o cache=<mode>            cache mode"`, 0o755)
 	_, err := findProgram(old)
-	if !errors.Is(err, errOldC) || !strings.Contains(err.Error(), "install the package virtiofsd") {
+	if !errors.Is(err, errOldC) || !strings.Contains(exit.Hint(err), "install virtiofsd 1.8 or newer") {
 		t.Errorf("error %v", err)
 	}
-	if _, err := findProgram(script(t, "echo hello", 0o755)); err == nil || !strings.Contains(err.Error(), "no virtiofsd we know") {
+	if _, err := findProgram(script(t, "echo hello", 0o755)); err == nil || !strings.Contains(err.Error(), "not a supported virtiofsd") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -8,7 +8,7 @@ import (
 	"microvm/internal/safepath"
 )
 
-// served is a share with everything that is open for it.
+// served is a share and the resources that are open for it.
 type served struct {
 	*Share
 	program  *program
@@ -18,15 +18,17 @@ type served struct {
 	socket   Socket
 	confined bool
 	made     bool
-	// calls are those that the system call filter asks about; nil without.
+	// calls is the listener of the seccomp filter, see seccomp.Install; nil without
+	// a filter.
 	calls *os.File
 
 	mu sync.Mutex
-	// pid and pidfd are those of the running virtiofsd; 0 and -1 between two.
+	// pid and pidfd belong to the running virtiofsd; 0 and -1 while none runs.
 	pid, pidfd int
 }
 
-// open opens a share's source and binds its socket.
+// open opens a share's source and binds its socket. close releases both, also
+// after an error.
 func (s *supervisor) open(share *Share) error {
 	sv := &served{Share: share, source: -1, listener: -1, pidfd: -1}
 	s.shares = append(s.shares, sv)
@@ -47,12 +49,12 @@ func (s *supervisor) open(share *Share) error {
 		return err
 	}
 	if sv.made {
-		s.log.line(share.Tag, "source "+share.Source+" was missing and is now an empty directory")
+		s.log.line(share.Tag, "created missing source directory "+share.Source)
 	}
 	return nil
 }
 
-// command makes the share's command line.
+// command sets the share's program and its command line.
 func (s *supervisor) command(sv *served, found foundProgram) error {
 	if found.err != nil {
 		return found.err
@@ -63,7 +65,7 @@ func (s *supervisor) command(sv *served, found foundProgram) error {
 	return err
 }
 
-// closeShare removes the share's socket and closes what is open for it.
+// closeShare removes the share's socket and closes everything that is open for it.
 func (s *supervisor) closeShare(sv *served) {
 	if sv.source >= 0 {
 		safepath.Close(sv.source)

@@ -8,28 +8,29 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/safepath"
 )
 
-// socketMode lets the hypervisor's group connect and nobody else.
+// socketMode lets only root and the hypervisor's group connect.
 const socketMode = 0o660
 
-// backlog is the queue of connections that wait for a virtiofsd. One is enough
-// for a hypervisor; the rest keeps a second one from being refused outright.
+// backlog is the number of connections that can wait for a virtiofsd. One is enough
+// for a hypervisor; with more, a second hypervisor waits instead of being refused.
 const backlog = 8
 
-// Socket is a bound socket as a record of it remembers it.
+// Socket identifies a bound socket in a record.
 type Socket struct {
 	// Path is relative to the state directory.
 	Path string `json:"path"`
-	// Dev and Ino tell it from another that took its name since.
+	// Dev and Ino distinguish it from a later file of the same name.
 	Dev uint64 `json:"dev"`
 	Ino uint64 `json:"ino"`
 }
 
-// listen binds and listens on the socket rel beneath the state directory. A
-// stale socket of that name is replaced; anything else there is refused. The
-// returned descriptor is closed by the caller.
+// listen binds the socket rel beneath the open state directory and listens on it. A
+// stale socket of that name is replaced; any other file is an error. The caller
+// closes fd.
 func listen(stateDir int, rel string, gid int) (fd int, id Socket, err error) {
 	dir, err := safepath.MkdirBeneath(stateDir, filepath.Dir(rel), safepath.As{Mode: 0o755})
 	if err != nil {
@@ -37,18 +38,18 @@ func listen(stateDir int, rel string, gid int) (fd int, id Socket, err error) {
 	}
 	defer safepath.Close(dir)
 	name := filepath.Base(rel)
-	// What an earlier run left.
+	// An earlier run that was killed leaves its socket.
 	if err := safepath.RemoveKind(dir, name, unix.S_IFSOCK); err != nil {
 		return -1, Socket{}, fmt.Errorf("replace socket %q: %w", rel, err)
 	}
 	fd, err = bindAt(dir, name, gid)
 	if errors.Is(err, unix.EADDRINUSE) {
-		err = errors.New("something that is no socket has its name; remove it")
+		err = exit.WithHint(errors.New("file exists and is not a socket"), "remove %s from the VM's state directory", rel)
 	}
 	if err != nil {
 		return -1, Socket{}, fmt.Errorf("bind socket %q: %w", rel, err)
 	}
-	st, err := settle(dir, name, gid)
+	st, err := verifySocket(dir, name, gid)
 	if err == nil {
 		err = unix.Listen(fd, backlog)
 	}
@@ -59,22 +60,23 @@ func listen(stateDir int, rel string, gid int) (fd int, id Socket, err error) {
 	return fd, Socket{Path: rel, Dev: uint64(st.Dev), Ino: st.Ino}, nil
 }
 
-// explainLink says what the kernel's ELOOP and EXDEV mean for a path beneath
-// the state directory.
+// explainLink returns an error about the path rel beneath the state directory. It
+// explains ELOOP, EXDEV and ENOTDIR, which mean that the path has a link or a file
+// in place of a directory.
 func explainLink(err error, what, rel string) error {
 	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) || errors.Is(err, unix.ENOTDIR) {
-		return configErrorf("%s %q goes through a symbolic link or something else that is no directory; inside the state directory none is followed, because the hypervisor could have made it: remove it: %w", what, rel, err)
+		return exit.WithHint(configErrorf("%s %q goes through a symbolic link or a file: %w", what, rel, err), removeLinkHint)
 	}
 	return fmt.Errorf("%s %q: %w", what, rel, err)
 }
 
-// bindAt binds a stream socket to name in the directory dir. There is no
-// bindat: /proc/self/fd stands for the handle, and the name itself is not
-// followed, because bind(2) creates it exclusively. The mode comes from the
-// socket's own inode and the group from this thread's file system group, so
-// the socket is never there with another group or mode, not for an instant.
+// bindAt binds a stream socket to name in the open directory dir. Linux has no
+// bindat(2), so the path goes through /proc/self/fd. The name itself is not followed,
+// because bind(2) creates it exclusively. The mode comes from the socket's own inode
+// and the group from the thread's file system group, so the socket never exists with
+// another mode or group.
 func bindAt(dir int, name string, gid int) (int, error) {
-	// Not non-blocking: virtiofsd waits in accept(2).
+	// The socket is blocking: virtiofsd waits in accept(2).
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
@@ -93,8 +95,8 @@ func bindAt(dir int, name string, gid int) (int, error) {
 	return fd, nil
 }
 
-// withGroup runs do with gid as the group of new files, setfsgid(2). That is
-// an attribute of the thread alone.
+// withGroup runs do with gid as the group of new files, setfsgid(2), which is an
+// attribute of the thread.
 func withGroup(gid int, do func() error) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -107,9 +109,10 @@ func withGroup(gid int, do func() error) error {
 	return errors.Join(err, back)
 }
 
-// settle checks what was bound, through a handle that cannot change under it,
-// and mends what a set-group-ID directory or the umask made of it.
-func settle(dir int, name string, gid int) (unix.Stat_t, error) {
+// verifySocket checks the bound socket through a handle, so that it cannot be replaced
+// in between, and corrects its group and mode: a set-group-ID directory changes the
+// one, a umask the other.
+func verifySocket(dir int, name string, gid int) (unix.Stat_t, error) {
 	var st unix.Stat_t
 	fd, err := safepath.OpenBeneath(dir, name, unix.O_PATH)
 	if err != nil {
@@ -133,8 +136,8 @@ func settle(dir int, name string, gid int) (unix.Stat_t, error) {
 	return st, nil
 }
 
-// RemoveSockets removes the sockets that an earlier run recorded, where they
-// are still the same ones. It is for a supervisor that was killed.
+// RemoveSockets removes the sockets that an earlier run recorded, unless they have
+// been replaced since. It cleans up after a supervisor that was killed.
 func RemoveSockets(stateDir string, sockets []Socket) error {
 	root, err := safepath.OpenDir(stateDir)
 	if err == unix.ENOENT {
@@ -153,10 +156,11 @@ func RemoveSockets(stateDir string, sockets []Socket) error {
 	return errors.Join(faults...)
 }
 
-// removeSocket removes one socket; one that is gone or was replaced is left.
+// removeSocket removes one socket. It is not an error if the socket no longer exists
+// or was replaced, and the replacement is kept.
 func removeSocket(root int, s Socket) error {
 	if !filepath.IsLocal(s.Path) {
-		return configErrorf("it is not inside the state directory; name it without a directory, such as fs.sock")
+		return configErrorf("path is not inside the state directory")
 	}
 	return safepath.RemoveIfSame(root, s.Path, unix.S_IFSOCK, safepath.ID{Dev: s.Dev, Ino: s.Ino})
 }

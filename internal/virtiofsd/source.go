@@ -16,26 +16,32 @@ import (
 	"microvm/internal/safepath"
 )
 
-// walker has the rules by which a source is opened: links are followed where
-// operators make them, and never where a hypervisor or a guest could.
+// Hints for paths that a hypervisor or a guest may have prepared.
+const (
+	removeLinkHint = "remove it; links in the state directory are not followed, as the hypervisor can create them"
+	withoutUpHint  = "write the path without \"..\""
+)
+
+// walker has the rules for opening a source: links that an operator made are
+// followed, links that a hypervisor or a guest could have made are not.
 type walker struct {
-	// root is the directory of all state directories; inside is set when the
-	// walk enters it, by whatever path.
+	// root is the directory of all state directories; inside is set when the walk
+	// enters it, on whatever path.
 	root   safepath.ID
 	inside bool
-	// ownerUID is the hypervisor's user, whose links are not followed. It and
-	// ownerGID get the last component where that is missing; created says that it
-	// was.
+	// ownerUID is the hypervisor's user, whose links are not followed. A missing last
+	// component is created for ownerUID and ownerGID; created reports whether it was.
 	ownerUID, ownerGID int
 	created            bool
-	// covers finds the directories that guests write. It is asked only where the
-	// path goes through a link or up; trail is where the walk came through.
+	// covers returns the directories that guests write. It is called only if the path
+	// goes through a link or "..". trail holds the directories that the walk came
+	// through.
 	covers func() ([]cover, error)
 	trail  map[safepath.ID]bool
 }
 
-// openSource opens the source directory of a share, creates it where it is
-// missing, and returns a handle that the caller closes.
+// openSource opens the source directory of a share and creates it if it is missing.
+// The caller closes fd.
 func openSource(cfg *Config, source string) (fd int, w *walker, err error) {
 	source = cfg.absSource(source)
 	if w, err = cfg.walker(); err != nil {
@@ -50,7 +56,7 @@ func openSource(cfg *Config, source string) (fd int, w *walker, err error) {
 	return place.FD, w, nil
 }
 
-// absSource is a source's path from the root directory on.
+// absSource returns the absolute path of a source.
 func (c *Config) absSource(source string) string {
 	if filepath.IsAbs(source) {
 		return source
@@ -58,7 +64,7 @@ func (c *Config) absSource(source string) string {
 	return filepath.Join(c.StateDir, source)
 }
 
-// walker notes which directory holds the state directories.
+// walker returns a walker for this VM's sources.
 func (c *Config) walker() (*walker, error) {
 	root, err := safepath.IDAt(c.StateRoot)
 	if err != nil {
@@ -67,7 +73,7 @@ func (c *Config) walker() (*walker, error) {
 	return &walker{root: root, ownerUID: c.OwnerUID, ownerGID: c.OwnerGID, covers: sync.OnceValues(c.covers), trail: map[safepath.ID]bool{}}, nil
 }
 
-// walk walks to a source. Too many links are an operator's to mend.
+// walk walks to a source. Too many links are a configuration error.
 func walk(source string, rules safepath.Rules) (*safepath.Place, error) {
 	place, err := safepath.Walk(source, rules)
 	if errors.Is(err, unix.ELOOP) {
@@ -78,13 +84,14 @@ func walk(source string, rules safepath.Rules) (*safepath.Place, error) {
 
 func (w *walker) rules() safepath.Rules { return safepath.Rules{Entry: w.entry, Up: w.up} }
 
-// note notes that the walk is in a directory.
+// note records that the walk has entered a directory.
 func (w *walker) note(id safepath.ID) {
 	w.trail[id] = true
 	w.inside = w.inside || id == w.root
 }
 
-// entry says whether the walk may go on by what it has come to.
+// entry returns an error unless the walk may go on through the entry of s: a
+// directory, or a link that neither a hypervisor nor a guest can have made.
 func (w *walker) entry(s *safepath.Step) error {
 	w.note(s.DirID())
 	switch {
@@ -92,28 +99,29 @@ func (w *walker) entry(s *safepath.Step) error {
 		w.note(s.ID())
 		return nil
 	case !s.IsLink():
-		return fmt.Errorf("%q is no directory; only directories are shared", s.Name)
+		return fmt.Errorf("%q is not a directory", s.Name)
 	case w.inside:
-		return configErrorf("%q is a symbolic link; inside the state directory none is followed, because the hypervisor could have made it: remove it", s.Name)
+		return exit.WithHint(configErrorf("%q is a symbolic link in the state directory", s.Name), removeLinkHint)
 	case int(s.Stat.Uid) == w.ownerUID && s.Stat.Uid != 0:
-		return configErrorf("%q is a symbolic link that belongs to the hypervisor's user; it is not followed: remove it", s.Name)
+		return exit.WithHint(configErrorf("%q is a symbolic link owned by the hypervisor's user", s.Name), "remove it; such links are not followed")
 	}
 	share, err := w.covering()
 	if err != nil {
 		return fmt.Errorf("%q is a symbolic link: %w", s.Name, err)
 	}
 	if share != nil {
-		return configErrorf("%q is a symbolic link inside %v, and is not followed, because that guest could have made it: remove it, or name the directory that it leads to", s.Name, share)
+		return exit.WithHint(configErrorf("%q is a symbolic link inside %v, whose guest may have created it", s.Name, share),
+			"remove it, or set source to the directory that it points to")
 	}
 	return nil
 }
 
-// up refuses to go up from where a hypervisor or a guest can move directories
-// about.
+// up returns an error if a hypervisor or a guest can move the directory that the walk
+// would leave by "..".
 func (w *walker) up(s *safepath.Step) error {
 	w.note(s.DirID())
 	if w.inside {
-		return configErrorf("it goes up with \"..\" inside the state directory; write the path without")
+		return exit.WithHint(configErrorf("path goes up with \"..\" inside the state directory"), withoutUpHint)
 	}
 	share, err := w.covering()
 	if err != nil {
@@ -122,11 +130,11 @@ func (w *walker) up(s *safepath.Step) error {
 	if share == nil {
 		return nil
 	}
-	return configErrorf("it goes up with \"..\" inside %v, whose guest could have moved what is there; write the path without", share)
+	return exit.WithHint(configErrorf("path goes up with \"..\" inside %v, whose guest can move directories", share), withoutUpHint)
 }
 
-// make creates a missing component: the last one for the hypervisor's user,
-// those before it for root.
+// make creates a missing component and returns a handle of it. The last component
+// belongs to the hypervisor's user, those before it to root.
 func (w *walker) make(s *safepath.Step) (int, error) {
 	path := filepath.Join(append([]string{s.Path()}, s.Rest...)...)
 	if err := refuseUnmounted(path); err != nil {
@@ -147,21 +155,23 @@ func (w *walker) make(s *safepath.Step) (int, error) {
 	return fd, nil
 }
 
-// refuseUnmounted refuses to make what is missing only because the disk that holds
-// it is not mounted yet: the guest would get an empty directory for its data.
+// refuseUnmounted returns an error if path is missing only because its file system is
+// not mounted yet. Otherwise the guest would get an empty directory instead of its
+// data.
 func refuseUnmounted(path string) error {
 	point, err := mounts.Host.Missing(path)
 	if err != nil {
 		return err
 	}
 	if point != nil {
-		return fmt.Errorf("%q not found, and %s is not mounted\nhint: mount it with: systemctl start %s.mount; an empty directory is not made in its place", path, point.Dir, unit.UnitNamePathEscape(point.Dir))
+		return exit.WithHint(fmt.Errorf("%q not found, and %s is not mounted", path, point.Dir),
+			"mount it with: systemctl start %s.mount", unit.UnitNamePathEscape(point.Dir))
 	}
 	return nil
 }
 
-// refuseStateDir refuses to give a guest its own state directory to write: as
-// root there it could replace the links that say what root trusts.
+// refuseStateDir returns an error if the guest could write to its own state directory.
+// It would be root there and could replace the links that the host trusts.
 func (c *Config) refuseStateDir(share *Share, fd int) error {
 	if share.ReadOnly {
 		return nil
@@ -176,21 +186,22 @@ func (c *Config) refuseStateDir(share *Share, fd int) error {
 			return err
 		}
 		if source == id {
-			return configErrorf("source %q is the state directory itself, and its guest could replace what the host trusts there; share a directory in it, or make the share readOnly", share.Source)
+			return exit.WithHint(configErrorf("source %q is the state directory itself, which a guest must not write to", share.Source),
+				"share a directory in it, or set readOnly")
 		}
 	}
 	return nil
 }
 
-// A guest is root in its share: a link that it makes there belongs to root and
-// looks like an operator's. So no link is followed at or below a directory that
-// a guest writes, this VM's or another one's.
+// A guest is root in its share. A link that it makes there belongs to root, like an
+// operator's. So no link is followed at or below a directory that a guest writes,
+// whether of this VM or of another.
 
-// Writable is a directory of the host that a guest writes, through a share.
+// Writable is a directory of the host that a guest writes through a share.
 type Writable struct {
-	// VM and Tag name the share.
+	// VM and Tag identify the share.
 	VM, Tag string
-	// Source is its absolute path, which may go through links.
+	// Source is the absolute path of the directory; it may go through links.
 	Source string
 }
 
@@ -198,13 +209,13 @@ func (w *Writable) String() string {
 	return fmt.Sprintf("share %q of VM %q (source %q)", w.Tag, w.VM, w.Source)
 }
 
-// cover is a directory that a guest writes, and the share by which it does.
+// cover is a share that its guest writes, with the identity of its directory.
 type cover struct {
 	Writable
 	id safepath.ID
 }
 
-// writables are the directories that guests write.
+// writables returns the directories that guests write, of this VM and of others.
 func (c *Config) writables() ([]Writable, error) {
 	var all []Writable
 	for _, s := range c.Shares {
@@ -219,9 +230,9 @@ func (c *Config) writables() ([]Writable, error) {
 	return append(all, others...), err
 }
 
-// covers finds the directories that guests write. One that is missing covers
-// nothing. Those whose paths go through links come last, and by the rule that
-// they serve: a guest must not be able to lead away what is found of another.
+// covers returns the identities of the directories that guests write. A missing one
+// is left out. Those whose paths go through links come last and are walked by the
+// same rules, so that one guest cannot redirect the path of another guest's share.
 func (c *Config) covers() ([]cover, error) {
 	all, err := c.writables()
 	if err != nil {
@@ -240,7 +251,7 @@ func (c *Config) covers() ([]cover, error) {
 			return nil, fmt.Errorf("%v: %w", &share, err)
 		}
 	}
-	// What lies in another has the longer path.
+	// A share inside another one has the longer path.
 	slices.SortStableFunc(linked, func(a, b Writable) int { return cmp.Compare(len(a.Source), len(b.Source)) })
 	for _, share := range linked {
 		id, err := c.linkedID(share.Source, found)
@@ -254,13 +265,13 @@ func (c *Config) covers() ([]cover, error) {
 	return found, nil
 }
 
-// missing says that there is no directory of that name.
+// missing reports whether err means that a directory does not exist.
 func missing(err error) bool {
 	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR)
 }
 
-// plainID is the identity of a directory whose path has no links; ELOOP where it
-// has.
+// plainID returns the identity of the directory at path; the error is ELOOP if the
+// path goes through a link.
 func plainID(path string) (safepath.ID, error) {
 	fd, err := safepath.OpenPlain(path)
 	if err != nil {
@@ -270,8 +281,8 @@ func plainID(path string) (safepath.ID, error) {
 	return safepath.IDOf(fd)
 }
 
-// linkedID is the identity of a directory whose path goes through links that none
-// of the guests that were found writes.
+// linkedID returns the identity of the directory at path, which may go through links
+// except where the guest of one of found can write.
 func (c *Config) linkedID(path string, found []cover) (safepath.ID, error) {
 	w, err := c.walker()
 	if err != nil {
@@ -286,12 +297,12 @@ func (c *Config) linkedID(path string, found []cover) (safepath.ID, error) {
 	return safepath.IDOf(place.FD)
 }
 
-// covering returns the share by which a guest writes where the walk is, nil
-// where there is none.
+// covering returns a share whose guest writes a directory that the walk came through,
+// nil if there is none.
 func (w *walker) covering() (*Writable, error) {
 	all, err := w.covers()
 	if err != nil {
-		return nil, fmt.Errorf("find out whether a guest could have made that, because it is in a share: %w", err)
+		return nil, fmt.Errorf("list directories that guests write: %w", err)
 	}
 	for i := range all {
 		if w.trail[all[i].id] {

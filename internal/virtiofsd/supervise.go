@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// After this long a virtiofsd has said what it has to say at its start.
+	// settled is the time after which a virtiofsd has written what it logs at its start.
 	settled = 300 * time.Millisecond
-	// Stopping asks, then insists, and ends within a second.
+	// Stopping sends SIGTERM, then SIGKILL, and takes less than a second.
 	termGrace = 400 * time.Millisecond
 	killGrace = 400 * time.Millisecond
 )
@@ -27,24 +27,24 @@ type supervisor struct {
 	log      *logger
 	stateDir int
 	shares   []*served
-	// starting counts the shares whose first virtiofsd is not yet started.
+	// starting counts the shares whose first virtiofsd has not been started yet.
 	starting sync.WaitGroup
 }
 
-// Run serves the shares until ctx is done, and then returns nil. It returns an
-// error where the shares cannot be served, or where one keeps failing; errors
-// that a retry does not mend are those of exit.Config. Nothing of it is left when it
-// returns: no process, no socket, no mount.
+// Run serves the shares until ctx is done, and then returns nil. It returns an error if
+// the shares cannot be served or one keeps failing; an error that no retry can help is
+// marked by exit.Config. When Run returns, it has left no process, socket or mount.
 //
-// It needs the capabilities of virtiofsd, and SYS_ADMIN for the mounts; with
-// SYS_PTRACE it can see that a set-group-ID bit is for a directory.
+// It needs the capabilities of virtiofsd, and CAP_SYS_ADMIN for the mounts.
+// CAP_SYS_PTRACE lets it find out whether a set-group-ID bit is for a directory.
 func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.validate(); err != nil {
 		return err
 	}
-	// Orphans of a virtiofsd that was killed come to us and are not left over.
+	// The children of a killed virtiofsd become children of this process, which kills
+	// them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become the reaper of virtiofsd's children: %w", err)
+		return fmt.Errorf("become subreaper of virtiofsd's children: %w", err)
 	}
 	if cfg.Others != nil {
 		cfg.Others = sync.OnceValues(cfg.Others)
@@ -56,14 +56,14 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.Ready != nil {
 		if err := cfg.Ready(); err != nil {
-			return fmt.Errorf("report that the shares are ready: %w", err)
+			return fmt.Errorf("report readiness: %w", err)
 		}
 	}
 	return s.serve(ctx)
 }
 
-// prepare opens, binds and looks up everything that may be refused, before
-// anybody is told that the shares are ready.
+// prepare opens the sources, binds the sockets and looks up the programs, so that
+// every error is found before the shares are reported as ready.
 func (s *supervisor) prepare() error {
 	programs := s.findPrograms()
 	fd, err := safepath.OpenDir(s.cfg.StateDir)
@@ -93,15 +93,15 @@ func (s *supervisor) prepare() error {
 	return s.cfg.Bound(s.sockets())
 }
 
-// foundProgram is the result of one search.
+// foundProgram is the result of findProgram.
 type foundProgram struct {
 	program *program
 	err     error
 }
 
-// findPrograms looks for every program that the shares name, while the sockets
-// are bound: starting a virtiofsd to ask for its options takes as long as all
-// the rest.
+// findPrograms looks up the programs of all shares in the background, while the
+// sockets are bound: virtiofsd --help takes as long as all the rest. The channel gets
+// one map, by Share.Program.
 func (s *supervisor) findPrograms() <-chan map[string]foundProgram {
 	result := make(chan map[string]foundProgram, 1)
 	go func() {
@@ -118,7 +118,7 @@ func (s *supervisor) findPrograms() <-chan map[string]foundProgram {
 	return result
 }
 
-// sockets are those that are bound.
+// sockets returns the bound sockets.
 func (s *supervisor) sockets() []Socket {
 	var bound []Socket
 	for _, sv := range s.shares {
@@ -129,7 +129,7 @@ func (s *supervisor) sockets() []Socket {
 	return bound
 }
 
-// close closes all that is open.
+// close removes the sockets and closes everything that is open.
 func (s *supervisor) close() {
 	for _, sv := range s.shares {
 		s.closeShare(sv)
@@ -139,7 +139,7 @@ func (s *supervisor) close() {
 	}
 }
 
-// serve keeps every share running until ctx is done or one is given up.
+// serve runs every share until ctx is done or one share is given up.
 func (s *supervisor) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -150,7 +150,7 @@ func (s *supervisor) serve(ctx context.Context) error {
 	}
 	go func() {
 		s.starting.Wait()
-		// What they say when they start has to go through here, too.
+		// Trim only when the log lines of their start have been copied.
 		pause(ctx, settled)
 		trim()
 	}()
@@ -165,7 +165,8 @@ func (s *supervisor) serve(ctx context.Context) error {
 	return errors.Join(failure, s.stop(done, left))
 }
 
-// stop ends every virtiofsd and waits for the goroutines that keep them.
+// stop ends every virtiofsd and waits for the left goroutines that run them, which
+// send to done.
 func (s *supervisor) stop(done <-chan error, left int) error {
 	var faults []error
 	for _, step := range []struct {
@@ -188,7 +189,7 @@ func (s *supervisor) stop(done <-chan error, left int) error {
 	return errors.Join(faults...)
 }
 
-// signal sends a signal to every virtiofsd that runs.
+// signal sends a signal to every running virtiofsd.
 func (s *supervisor) signal(sig unix.Signal) {
 	for _, sv := range s.shares {
 		sv.mu.Lock()
@@ -199,16 +200,16 @@ func (s *supervisor) signal(sig unix.Signal) {
 	}
 }
 
-// onOwnThread runs do on a thread that ends with the goroutine. It never is the
-// main thread: that one outlives its goroutines, with all that was changed of
-// it, and /proc/self shows its mounts as the process's.
+// onOwnThread runs do on a thread that ends with the goroutine. That is never the main
+// thread, which outlives its goroutines and whose mounts /proc/self shows as those of
+// the process.
 func onOwnThread(do func()) {
 	runtime.LockOSThread()
 	if unix.Gettid() != unix.Getpid() {
 		do()
 		return
 	}
-	// While this goroutine holds the main thread, no other gets it.
+	// This goroutine holds the main thread, so the next one runs on another.
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -27,7 +27,7 @@ import (
 // hypervisorID is the user and group of the hypervisor in these tests.
 const hypervisorID = 65534
 
-// needDaemon returns the real virtiofsd. In a test host it has to be there.
+// needDaemon returns the path of the real virtiofsd, which a test host must have.
 func needDaemon(t *testing.T) string {
 	t.Helper()
 	need.Root(t)
@@ -77,12 +77,12 @@ func (h host) config(shares ...Share) Config {
 	}
 }
 
-// running is a supervisor that is ready.
+// running is a supervisor that has reported its readiness.
 type running struct {
 	host
 	log  *testutil.Buffer
 	stop func() error
-	// lost gets the shares whose virtiofsd failed under a client.
+	// lost receives the shares whose virtiofsd failed while a client was connected.
 	lost chan string
 }
 
@@ -118,8 +118,7 @@ func start(t *testing.T, h host, shares ...Share) *running {
 	return r
 }
 
-// refused runs the shares and returns the error that has to come before they
-// are ready.
+// refused runs the shares and returns the error, which must come before they are ready.
 func refused(t *testing.T, h host, shares ...Share) error {
 	t.Helper()
 	cfg := h.config(shares...)
@@ -137,7 +136,7 @@ func (r *running) dial(t *testing.T, tag string) *client {
 	return dial(t, filepath.Join(r.vm, tag+".sock"))
 }
 
-// waitLog waits until the log says something.
+// waitLog waits until the log contains text.
 func (r *running) waitLog(t *testing.T, text string) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
@@ -145,15 +144,15 @@ func (r *running) waitLog(t *testing.T, text string) {
 			return
 		}
 	}
-	t.Errorf("the log does not say %q", text)
+	t.Errorf("%q is not in the log", text)
 }
 
-// waitLines waits until the log has text n times.
+// waitLines waits until the log contains text n times.
 func (r *running) waitLines(t *testing.T, text string, n int) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); strings.Count(r.log.String(), text) < n; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("the log does not say %q %d times:\n%s", text, n, r.log)
+			t.Fatalf("%q is not in the log %d times:\n%s", text, n, r.log)
 		}
 	}
 }
@@ -256,8 +255,8 @@ func makeWhatCounts(t *testing.T, r *running, source string) {
 	t.Helper()
 	c := r.dial(t, "home")
 
-	// Having served another user, virtiofsd is hidden from processes without
-	// CAP_SYS_PTRACE, and the supervisor has to look at its descriptors.
+	// After virtiofsd has served another user, a process needs CAP_SYS_PTRACE to read
+	// its descriptors, as the supervisor does.
 	if err := os.Chmod(filepath.Join(r.vm, source), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -340,7 +339,7 @@ func makeWhatCounts(t *testing.T, r *running, source string) {
 	r.waitLog(t, "home: the guest asked for file mode 4755: refused")
 }
 
-// Where the guest's system is in a share, its packages bring such files.
+// If the guest's root file system is a share, its packages install such files.
 func TestAnOperatorMayAllowWhatCountsOnTheHost(t *testing.T) {
 	needDaemon(t)
 	r := start(t, newHost(t), Share{Tag: "home", Source: "../../data", PosixACL: true, ExtraArgs: []string{"--modcaps=+setfcap"}})
@@ -371,7 +370,7 @@ func TestAGuestsLinksLeadNowhereOnTheHost(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	// The guest is root, so the link is root's; the share that names it is
+	// The guest is root, so the link belongs to root. The share that names it is
 	// refused all the same.
 	for _, source := range []string{"home/sub", "home/sub/etc", filepath.Join(h.vm, "home/sub")} {
 		err := refused(t, h, Share{Tag: "sub", Source: source})
@@ -390,8 +389,8 @@ func TestTheNextClientIsServedAtOnce(t *testing.T) {
 		t.Logf("client %d served after %v", i, time.Since(begin))
 		c.close()
 	}
-	if log := r.log.String(); strings.Contains(log, "next try in") {
-		t.Errorf("a client that leaves is taken for a failure:\n%s", log)
+	if log := r.log.String(); strings.Contains(log, "retrying in") {
+		t.Errorf("a client that disconnects counts as a failure:\n%s", log)
 	}
 }
 
@@ -413,7 +412,7 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 	kill()
 	r.waitLines(t, "killed by SIGKILL", 1)
 	if len(r.lost) != 0 {
-		t.Error("a client was lost, of a virtiofsd that had none")
+		t.Error("a client was reported as lost, but the virtiofsd had none")
 	}
 	r.dial(t, "home")
 	r.waitLines(t, clientLine, 2)
@@ -424,7 +423,7 @@ func TestAKilledVirtiofsdIsReplaced(t *testing.T) {
 			t.Errorf("share %q was lost", tag)
 		}
 	case <-time.After(time.Minute):
-		t.Error("nobody is told that the client is lost")
+		t.Error("the loss of the client was not reported")
 	}
 	r.waitLines(t, "the guest has lost this share", 1)
 	r.dial(t, "home")
@@ -472,8 +471,8 @@ func TestStoppingLeavesNothing(t *testing.T) {
 	}
 }
 
-// descriptors counts those of this process, once those that goroutines still
-// close are closed.
+// descriptors returns the number of open descriptors of this process, after goroutines
+// have had time to close theirs.
 func descriptors(t *testing.T) int {
 	t.Helper()
 	least := math.MaxInt
@@ -510,8 +509,8 @@ func TestAShareThatKeepsFailingEndsWithTheReason(t *testing.T) {
 	}
 }
 
-// The guest of a share outside the state directory is root there, too, and so are
-// its links: neither this VM's shares nor another's are led away by them.
+// The guest of a share outside the state directory is also root there, and root owns
+// its links. They must not redirect a share of this VM or of another.
 func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 	needDaemon(t)
 	h := newHost(t)
@@ -526,7 +525,7 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st, _ := h.stat(t, "../../data/pub"); st.Uid != 0 || st.Mode&unix.S_IFMT != unix.S_IFLNK {
-		t.Fatalf("the guest made %o of user %d, want a link of root's", st.Mode, st.Uid)
+		t.Fatalf("the guest made %o of user %d, want a link owned by root", st.Mode, st.Uid)
 	}
 	for _, source := range []string{outside + "/data/pub", outside + "/data/pub/etc", "../../data/pub"} {
 		pub := Share{Tag: "pub", Source: source}
@@ -545,8 +544,8 @@ func TestAGuestsLinksLeadNoOtherShareAway(t *testing.T) {
 	}
 }
 
-// superviseEnv makes this test binary a supervisor of the state directory that
-// it names, which another process can kill.
+// superviseEnv names a state directory. If it is set, this test binary is a supervisor,
+// which a test can kill.
 const superviseEnv = "VIRTIOFSD_TEST_SUPERVISE"
 
 func TestMain(m *testing.M) {
@@ -600,18 +599,18 @@ func TestAKilledSupervisorTakesItsDaemonsWithIt(t *testing.T) {
 			t.Fatalf("still there after a minute: %v", daemons)
 		}
 	}
-	// What it left does not keep the next one from starting.
+	// The files that it has left do not prevent the next start.
 	r := start(t, h, Share{Tag: "home"}, Share{Tag: "data"})
 	r.dial(t, "home")
 }
 
-// gone says whether a process has ended; nobody may be there to reap it.
+// gone reports whether a process has exited. It may stay a zombie if nothing reaps it.
 func gone(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	return err != nil || strings.Contains(string(stat), ") Z ")
 }
 
-// descendants are the processes below one.
+// descendants returns the ids of the processes below pid.
 func descendants(t *testing.T, pid int) []int {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))

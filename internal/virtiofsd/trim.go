@@ -10,12 +10,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// trim gives back the memory that only starting needed: the heap, and the
-// pages of the program itself, which the kernel reads again from the page
-// cache where they are still used. The supervisor stays as long as the VM, and
-// waits.
+// trim releases memory that is needed only at the start: free heap, and the pages of
+// the program itself, which the kernel maps again from the page cache on demand. The
+// supervisor then waits for as long as the VM runs.
 func trim() {
-	// Twice: what sync.Pool keeps goes with the second collection.
+	// Objects in a sync.Pool are freed only by the second collection.
 	runtime.GC()
 	debug.FreeOSMemory()
 	exe, err := os.Readlink("/proc/self/exe")
@@ -31,8 +30,8 @@ func trim() {
 	}
 }
 
-// dropPages lets go of a mapping that is the program's and cannot be written,
-// proc_pid_maps(5): "START-END PERM OFFSET DEV INODE PATH".
+// dropPages releases the pages of a mapping if it is a read-only mapping of exe. fields
+// is a line of proc_pid_maps(5): "START-END PERM OFFSET DEV INODE PATH".
 func dropPages(fields [][]byte, exe string) {
 	if len(fields) != 6 || string(fields[5]) != exe || bytes.IndexByte(fields[1], 'w') >= 0 {
 		return
@@ -46,7 +45,6 @@ func dropPages(fields [][]byte, exe string) {
 	if err != nil {
 		return
 	}
-	// Advice: the pages are there again when they are needed, and an error
-	// only means that they stay.
+	// Errors are ignored: the pages then stay in memory.
 	_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED)
 }

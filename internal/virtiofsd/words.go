@@ -1,7 +1,7 @@
 package virtiofsd
 
-// clientLine is what virtiofsd logs when a hypervisor has connected, unless its log
-// level is lower than its default: "Client connected, servicing requests", main() of
-// src/main.rs, in all versions that are written in Rust. There is no other sign of it:
-// whether a run served somebody decides how soon the next one starts.
+// clientLine is part of the line that virtiofsd logs when a hypervisor connects,
+// unless its log level is below the default: "Client connected, servicing requests",
+// main() in src/main.rs, in every version written in Rust. There is no other sign of a
+// client, and a client that has lost its virtiofsd must be reported.
 const clientLine = "Client connected"

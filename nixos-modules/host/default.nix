@@ -1,6 +1,5 @@
-# A host of microVMs. The units are those that every distribution gets, read from
-# their files and written as NixOS' own, so that what others say of them is merged as
-# with any service of NixOS.
+# A host of microVMs. The units are those of every distribution, read from their files
+# and defined as services of NixOS, so that other modules can change them as usual.
 {
   config,
   lib,
@@ -20,7 +19,7 @@ let
   names = builtins.attrNames cfg.vms;
   forEach = f: lib.listToAttrs (map f names);
 
-  # The system of a declared VM, whichever way it is declared.
+  # The evaluated system of a declared VM.
   evaluated =
     name:
     let
@@ -34,10 +33,10 @@ let
     else if vm.config != null then
       vm.config.config
     else
-      throw "microvm.vms.${name} is not defined: set its config, evaluatedConfig or flake.";
+      throw "microvm.vms.${name} has no configuration\nhint: set its config, evaluatedConfig or flake";
 
-  # What the host wants of it. A runner is all that it has to have: it may be
-  # another module's, of another release, or no NixOS at all.
+  # The parts of it that the host uses. Only the runner is required: the system may be
+  # made by another module or another release, or not be NixOS.
   guest =
     name:
     let
@@ -58,15 +57,15 @@ let
       toplevel = system.system.build.toplevel or null;
     };
 
-  # The units of a VM, as all programs know them.
+  # The table of a VM's units, which the Go programs use as well.
   table = lib.importJSON ../../internal/unit/units.json;
   allTemplates = map ({ name, ... }: name) table.templates;
 
-  # All but the VM's own and what registers it.
+  # All templates but that of the VM itself and that of its registration.
   helpers = lib.subtractLists [ table.main table.machined ] allTemplates;
 
-  # The helpers that a VM's runner has something for; install-microvm makes the
-  # same links for VMs that nobody declares.
+  # The helpers that a VM needs. For VMs that are not declared, install-microvm makes
+  # the same choice.
   helpersOf =
     vm:
     let
@@ -76,23 +75,23 @@ let
     in
     map ({ name, ... }: name) (builtins.filter needed table.templates);
 
-  # What differs from the programs' own defaults.
+  # The settings that differ from the programs' defaults.
   settings =
     lib.optionalAttrs (stateDir != "/var/lib/microvms") { MICROVM_STATE_DIR = stateDir; }
     // lib.optionalAttrs (user != "microvm") { MICROVM_USER = user; }
     // lib.optionalAttrs (group != "kvm") { MICROVM_GROUP = group; };
 
-  # The command finds the host's settings by itself, under sudo as well.
+  # The command with the host's settings, which then also apply under sudo.
   command = pkgs.callPackage ../../pkgs/microvm-command.nix {
     inherit stateDir package;
     extraSettings = removeAttrs settings [ "MICROVM_STATE_DIR" ];
   };
 
-  # The programs by a path that stays: a new release of them alone changes no VM's
-  # unit, and restarts no VM.
+  # The programs have a constant path, so that an update of them changes no VM's unit
+  # and restarts no VM.
   libexec = "/etc/microvm/libexec";
 
-  # A template, and what this host has in it.
+  # A template with the changes of this host.
   template =
     name: extra:
     lib.mkMerge [
@@ -112,7 +111,7 @@ let
           "TimeoutStartSec"
           "TimeoutStopSec"
         ];
-        # A jailed VM sees nothing else of /etc.
+        # A jailed VM sees no other part of /etc.
         more = lib.optionalAttrs (name == "microvm@") { BindReadOnlyPaths = [ "-${libexec}" ]; };
       })
       { environment = settings; }
@@ -128,8 +127,8 @@ let
         ${cfg.host.tapScript}
       '';
 
-  # For a VM that has commands of its own: the host's for each tap, the VM's
-  # after the last one.
+  # For a VM with commands of its own: the host's script runs for each tap, the VM's
+  # commands after the last one.
   tapScriptOf =
     name: microvm:
     let
@@ -157,7 +156,7 @@ let
       { config, options, ... }:
       {
         config = {
-          # What makes and grows the volumes of any VM, and forwards ports.
+          # Programs that create and grow volumes, and netcat to forward ports.
           path = [
             pkgs.e2fsprogs
             pkgs.xfsprogs
@@ -171,7 +170,7 @@ let
             CapabilityBoundingSet = lib.mkIf (units.said options.serviceConfig "AmbientCapabilities") (
               units.weakHere (units.allSaid options.serviceConfig "AmbientCapabilities")
             );
-            # As microvm.nix has it; one of somebody else's is for both, again.
+            # As in microvm.nix. If another module sets it, it is for both again.
             TimeoutSec = units.asTheirs cfg.host.startupTimeout;
             TimeoutStopSec = lib.mkIf (stopTimeoutIsSet || !(units.said options.serviceConfig "TimeoutSec")) (
               units.weakHere cfg.host.stopTimeout
@@ -184,8 +183,8 @@ let
 
   stopTimeoutIsSet = options.microvm.host.stopTimeout.highestPrio < (lib.mkOptionDefault null).priority;
 
-  # The program that stops a VM divides the time that systemd gives it, which it asks
-  # systemd for. A jailed VM has no bus to ask by, and takes 90 s for granted.
+  # The program that stops a VM asks systemd for the time that it has. In a jail it has
+  # no bus to ask, and assumes 90 s.
   stopTime = service: service.TimeoutStopSec or service.TimeoutSec or null;
   stopEnvironment =
     service:
@@ -196,8 +195,8 @@ let
       MICROVM_STOP_TIMEOUT = lib.mkDefault (toString time);
     };
 
-  # A declared VM's own drop-ins: a rebuild of the host restarts it where its
-  # option says so, and its helpers with it.
+  # The drop-ins of a declared VM. If restartIfChanged is set, a rebuild of the host
+  # restarts the VM together with its helpers.
   restart =
     vm:
     { options, ... }:
@@ -211,11 +210,12 @@ let
             ""
             vm.restartIfChanged
           ];
-          # systemd does not start what is to have a capability that is not in the set.
+          # systemd does not start a unit with an ambient capability that is not in its
+          # bounding set.
           CapabilityBoundingSet = lib.mkIf (units.said options.serviceConfig "AmbientCapabilities") (
             units.weak (units.allSaid options.serviceConfig "AmbientCapabilities")
           );
-          # A delay of the VM's own is none that the template's let grow.
+          # If the VM has its own RestartSec=, the delay must not grow.
           RestartSteps = lib.mkIf (units.said options.serviceConfig "RestartSec") (units.weak 0);
           RestartMaxDelaySec = lib.mkIf (units.said options.serviceConfig "RestartSec") (units.weak "infinity");
         };
@@ -225,9 +225,9 @@ let
       };
     };
 
-  # What the VM is, without the programs that run it, which have a release of their
-  # own: a digest of its spec, and its guest's system. A runner that somebody changed
-  # afterwards, or that comes from elsewhere, is what it is.
+  # The content of a VM, without the programs that run it, which are updated
+  # separately: a digest of its spec, and its guest's system. For a runner that was
+  # overridden, or that another project has built, it is the runner itself.
   triggers =
     name:
     let
@@ -270,15 +270,15 @@ let
           }
         )
         {
-          # The VM's own content is in no unit; a change of it has to show.
+          # No unit contains the VM itself, so a change of it needs a trigger.
           restartTriggers =
             triggers name
-            # A changed helper is restarted, and takes the VM down with it.
+            # If the helper's script changes, the helper is restarted, and the VM with it.
             ++ lib.optional (
               ownTapScript != null && builtins.elem "microvm-tap-interfaces" (helpersOf microvm)
             ) ownTapScript;
-          # As the drop-in of install-microvm has it: a helper that fails is started
-          # anew at each try of the VM, which one that is required is not.
+          # As in the drop-in of install-microvm: with Wants= and PartOf=, a failed helper
+          # is started again at each start of the VM; with Requires= it would not be.
           partOf = map (helper: "${helper}@${name}.service") (helpersOf microvm);
           wants =
             map (helper: "${helper}@${name}.service") (helpersOf microvm)
@@ -292,8 +292,8 @@ let
       "install-microvm-${name}" = install name;
     };
 
-  # A VM that starts at boot and that nobody has made yet is skipped, and fails
-  # nothing.
+  # A VM of microvm.autostart that has not been created yet is skipped, without a
+  # failed unit.
   notYet = lib.genAttrs (lib.concatMap (name: [ "microvm@${name}" "microvm-set-booted@${name}" ]) (
     lib.subtractLists names cfg.autostart
   )) (unit: {
@@ -316,7 +316,7 @@ let
             (if vm.updateFlake != null then vm.updateFlake else vm.flake)
           ]
         else
-          # A new toplevel makes this unit a new one, so that it runs again.
+          # With a new toplevel this unit changes, so that it runs again.
           lib.optionals (toplevel != null) [
             "--toplevel"
             toplevel
@@ -324,8 +324,8 @@ let
     in
     {
       description = units.asTheirs "Install MicroVM ${name}";
-      # At boot, and at every switch: what a switch restarts, it starts one by one
-      # and in no order, but only after this target.
+      # At boot and at every switch. A switch restarts units one by one, in no order, but
+      # only after sysinit-reactivation.target.
       wantedBy = [
         "microvms.target"
         "sysinit-reactivation.target"
@@ -333,15 +333,15 @@ let
       partOf = [ "microvm@${name}.service" ];
       before = map (unit: "${unit}@${name}.service") ([ table.main ] ++ helpers);
       after = afterDirectories;
-      # A VM with an origin of its own for updates is installed once.
+      # A VM with updateFlake is installed only once.
       unitConfig.ConditionPathExists = lib.mkIf (isFlake && vm.updateFlake != null) "!${stateDir}/${name}";
       environment = settings;
       serviceConfig = {
         Type = "oneshot";
         SyslogIdentifier = "install-microvm-${name}";
       };
-      # A script, so that others can put commands before it (lib.mkBefore) and behind
-      # it, which run in the VM's directory.
+      # A script, so that other modules can add commands before it (lib.mkBefore) and
+      # after it; those run in the VM's directory.
       script = ''
         ${lib.escapeShellArgs (
           map toString (
@@ -358,15 +358,16 @@ let
       '';
     };
 
-  # The second one sets modes and owners at a switch.
+  # systemd-tmpfiles-resetup.service sets modes and owners at a switch.
   afterDirectories = [
     "local-fs.target"
     "systemd-tmpfiles-setup.service"
     "systemd-tmpfiles-resetup.service"
   ];
 
-  # The rules of others that would give the VMs' directories to somebody else than
-  # root: tmpfiles goes by the first of two for one directory, and ours come first.
+  # Rules of other modules that would give the VMs' directories to another user than
+  # root. systemd-tmpfiles uses the first of two rules for a directory, and those of this
+  # module come first.
   foreignRules =
     let
       ofText =
@@ -416,7 +417,7 @@ let
     "zz-microvm"
   ];
 
-  # What a VM's unit is told that takes it away from what the programs go by.
+  # Warnings about settings of a VM's unit that the programs cannot work with.
   unitWarnings =
     let
       services = hostConfig.systemd.services;
@@ -427,21 +428,21 @@ let
       account =
         unit: key: wanted: option:
         lib.optional (!(builtins.elem (said unit key) [ "" wanted ])) ''
-          systemd.services."${unit}".serviceConfig.${key} is "${said unit key}": VMs and their directories are ${wanted}'s, and a VM that runs as another one does not start.
-          hint: take it out; every VM has a user namespace and a view of the files of its own. For all VMs there is microvm.host.${option}.'';
+          systemd.services."${unit}".serviceConfig.${key} is "${said unit key}", but the VMs' directories belong to ${wanted}, so this VM will not start
+          hint: remove it, as every VM has its own user namespace and view of files; to change it for all VMs, set microvm.host.${option}'';
       capable =
         unit:
         lib.optional
           (said unit "AmbientCapabilities" != "" && !(builtins.elem (said unit "PrivateUsers") [ "no" "false" "" ] && (of unit) ? PrivateUsers))
           ''
-            systemd.services."${unit}".serviceConfig.AmbientCapabilities is "${said unit "AmbientCapabilities"}": a hypervisor runs in a user namespace of its own, where that is worth nothing on the host.
-            hint: for a port below 1024, forward one above it and lead the other there, with networking.nat or systemd-socket-proxyd. PrivateUsers = false on that VM makes it count, and lets the VM's hypervisor look into all others.'';
+            systemd.services."${unit}".serviceConfig.AmbientCapabilities is "${said unit "AmbientCapabilities"}", but a hypervisor runs in its own user namespace, where capabilities have no effect on the host
+            hint: for a port below 1024, forward a higher port and redirect the lower one to it, with networking.nat or systemd-socket-proxyd; PrivateUsers = false makes the capabilities effective, but lets the VM's hypervisor read the memory of all others'';
     in
     lib.concatMap (unit: account unit "User" user "user" ++ account unit "Group" group "group" ++ capable unit) all;
 
-  # Declared VMs are remembered, so that one that is gone is noticed, by what
-  # tells their directory from a later one of the same name. VMs of the microvm
-  # command are in no such list.
+  # The declared VMs are recorded, so that one that is no longer declared is found. The
+  # record has the identity of each VM's directory, which distinguishes it from a later
+  # one of the same name. VMs of the microvm command are not recorded.
   orphans = pkgs.writeShellScript "microvm-orphans" ''
     set -euo pipefail
     stateDir=${lib.escapeShellArg stateDir}
@@ -457,9 +458,9 @@ let
       fi
       case ${cfg.host.orphans} in
         keep)
-          echo "MicroVM $name is no longer declared and is left as it is; see microvm.host.orphans" ;;
+          echo "MicroVM $name is no longer declared and is left as it is (microvm.host.orphans)" ;;
         stop)
-          echo "MicroVM $name is no longer declared: stopping it, its data stays in $dir"
+          echo "MicroVM $name is no longer declared: stopping it and keeping its data in $dir"
           systemctl stop "microvm@$name.service" ;;
         purge)
           echo "MicroVM $name is no longer declared: stopping it and removing $dir"
@@ -476,16 +477,15 @@ let
     mv "$record.new" "$record"
   '';
 
-  # What comes of a VM that is being started: nothing says so of a try that has not
-  # ended yet, or that waits for the next one. A guest that reboots is started anew as
-  # well, once.
+  # Reports declared VMs that keep failing. It waits for starts that have not ended, and
+  # for one restart, which may be that of a guest that reboots.
   failing = pkgs.writeShellScript "microvm-failing" ''
     set -euo pipefail
     status=0
     for name in ${lib.escapeShellArgs names}; do
       while true; do
         state= sub= result= main= restarts=0
-        # In one look, for they belong together.
+        # All in one call, so that they are consistent.
         while IFS== read -r key value; do
           case $key in
             ActiveState) state=$value ;;
@@ -495,11 +495,12 @@ let
             NRestarts) restarts=$value ;;
           esac
         done < <(systemctl show -p ActiveState,SubState,Result,ExecMainStatus,NRestarts "microvm@$name.service")
-        # A switch resets the result of what has failed, and its count.
+        # A switch resets the result and the count of failed units.
         case $state:$sub:$result:$main:$restarts in
           active:* | reloading:* | inactive:* | activating:auto-restart*:success:0:*) ;;
           failed:* | activating:auto-restart*:[1-9] | activating:auto-restart*:[1-9][0-9]* | *ing:*:[2-9] | *ing:*:[1-9][0-9]*)
-            echo "MicroVM $name keeps failing; see: microvm status $name" >&2
+            echo "MicroVM $name keeps failing" >&2
+            echo "hint: run: microvm status $name" >&2
             status=1 ;;
           *ing:*)
             if [ "$SECONDS" -lt ${toString cfg.host.startupTimeout} ]; then
@@ -530,33 +531,33 @@ in
         in
         [
           (refuse (own && vm.flake != null)
-            "config and flake exclude each other; a VM that is declared here comes from no flake."
+            "config and flake are mutually exclusive"
           )
           (refuse (own && vm.updateFlake != null)
-            "config and updateFlake exclude each other; a VM that is declared here is updated with the host."
+            "config and updateFlake are mutually exclusive, as a VM with config is updated with the host"
           )
-          (refuse (own && vm.evaluatedConfig != null) "config and evaluatedConfig exclude each other; remove one.")
+          (refuse (own && vm.evaluatedConfig != null) "config and evaluatedConfig are mutually exclusive")
           (refuse (vm.flake != null && vm.evaluatedConfig != null)
-            "flake and evaluatedConfig exclude each other; each of them is the VM's whole system, so remove one."
+            "flake and evaluatedConfig are mutually exclusive"
           )
           (refuse (vm.updateFlake != null && vm.flake == null && !own)
-            "updateFlake is for a VM that is installed from a flake; set flake, too."
+            "updateFlake requires flake"
           )
           (refuse (builtins.match "[a-zA-Z0-9:_][a-zA-Z0-9:_.-]*" name == null || builtins.stringLength name > 63)
-            "the name is not allowed; use letters, digits, \":\", \"_\", \"-\" and \".\", start with a letter or a digit, and take at most 63."
+            "invalid name: must have at most 63 letters, digits, \":\", \"_\", \"-\" and \".\", and not start with \"-\" or \".\""
           )
         ]
         ++ lib.optional cfg.host.useNotifySockets (
           refuse (!(guest name).reports)
-            "microvm.host.useNotifySockets is set, and this VM's guest cannot report; set its microvm.vsock.cid, and a hypervisor that can."
+            "microvm.host.useNotifySockets is set, but this VM's guest cannot report readiness\nhint: set its microvm.vsock.cid, and use a hypervisor that supports it"
         )
       ) names;
 
     warnings =
       map (
         { rule, ... }: ''
-          systemd.tmpfiles has the rule "${rule}", which gives a directory of root's to somebody who runs VMs; root could not go by what is in it, and no VM would start after a boot, so it has no effect.
-          hint: take it out; the module makes ${stateDir}, and install-microvm the directories in it.''
+          systemd.tmpfiles has the rule "${rule}", which would give a directory owned by root to another user; root could not trust its content, and no VM would start after a boot, so the rule has no effect
+          hint: remove it; the module creates ${stateDir}, and install-microvm creates the directories in it''
       ) foreignRules
       ++ unitWarnings;
 
@@ -569,17 +570,16 @@ in
           notYet
           {
             microvm-orphans = {
-              description = "Look after MicroVMs that are no longer declared";
-              # As the installations: before what a switch starts.
+              description = "Handle MicroVMs that are no longer declared";
+              # As with the installations: before the units that a switch starts.
               wantedBy = [
                 "microvms.target"
                 "sysinit-reactivation.target"
               ];
-              # Which make the directories that it remembers.
+              # They create the directories that are recorded.
               after = afterDirectories ++ map (name: "install-microvm-${name}.service") names;
-              # A VM that has another name now, and the same tap or disk, starts when
-              # the one with the old name is down. One of microvm.nix that starts at
-              # boot is taken over before.
+              # A renamed VM with the same tap or disk starts when the one with the old
+              # name is down. A VM of microvm.nix that starts at boot is taken over before.
               before = lib.concatMap (name: map (unit: "${unit}@${name}.service") ([ table.main ] ++ helpers)) (
                 lib.unique (names ++ cfg.autostart)
               );
@@ -587,16 +587,17 @@ in
               serviceConfig = {
                 Type = "oneshot";
                 SyslogIdentifier = "microvm-orphans";
-                # An update of the programs: the VMs that nobody declares as well.
+                # After an update of the programs, also for VMs that are not declared.
                 ExecStartPre = "-${package}/bin/install-microvm --relink";
                 ExecStart = orphans;
               };
             };
-            # A VM that has failed and is tried again is no failed unit, so a switch
-            # that starts nothing would end well beside it. A switch starts what active
-            # targets want, at its end: before, a VM would fail that it has just mended.
+            # A unit that waits for its next restart is not a failed unit, so a switch
+            # would succeed although a VM keeps failing. A switch starts this unit, as one
+            # that an active target wants, at its end: earlier, it would report VMs that the
+            # switch is about to fix.
             microvm-failing = lib.mkIf (names != [ ]) {
-              description = "Look for declared MicroVMs that keep failing";
+              description = "Check for declared MicroVMs that keep failing";
               wantedBy = [ "microvms.target" ];
               after = map (name: "microvm@${name}.service") names;
               serviceConfig = {
@@ -618,7 +619,7 @@ in
 
       tmpfiles.settings =
         let
-          # virtiofsd's helper makes the sources inside a VM's directory itself.
+          # virtiofsd's helper creates the sources inside a VM's directory.
           made = builtins.filter (
             { source, ... }:
             lib.hasPrefix "/" source
@@ -632,20 +633,20 @@ in
           };
         in
         {
-          # Of two rules for one directory the first counts, and those of
+          # systemd-tmpfiles uses the first of two rules for a directory, and those of
           # systemd.tmpfiles.rules are in 00-nixos.conf.
           "00-microvm" = {
             ${stateDir}.d = ofRoot;
             "/run/microvm".d = ofRoot;
           };
           "10-microvm" = {
-            # A host that lost its power has unpinned nothing; at boot no VM runs.
+            # After a power loss the pins are still there; at boot no VM runs.
             "${stateDir}/*/booted"."r!" = { };
           }
           // lib.listToAttrs (
             map (
               { source, ... }:
-              # With a colon each holds for a directory that is created only.
+              # A colon means: only if the directory is created.
               lib.nameValuePair (cleanPath source) {
                 d = {
                   mode = ":0775";
@@ -655,8 +656,8 @@ in
               }
             ) made
           );
-          # Of those for a directory that is there the last one counts: as
-          # install-microvm makes it.
+          # For an existing directory the last rule is used: the same owner and mode as by
+          # install-microvm.
           "zz-microvm" = lib.listToAttrs (
             map (
               name:
@@ -680,7 +681,7 @@ in
       inherit group;
     };
     users.groups.${group} = { };
-    # For people who run a VM by hand as that user; the unit has its own limit.
+    # For VMs that are run manually as that user; the unit has its own limit.
     security.pam.loginLimits =
       map
         (type: {
@@ -702,8 +703,8 @@ in
     ];
     hardware.ksm.enable = lib.mkDefault true;
 
-    # For interfaces of type bridge: QEMU runs the helper, and the helper looks
-    # up which bridges are open to it. libvirt brings its own.
+    # For interfaces of type bridge: QEMU runs the helper, which reads bridge.conf.
+    # libvirt has its own wrapper.
     security.wrappers.qemu-bridge-helper = lib.mkIf (!config.virtualisation.libvirtd.enable) {
       source = "${pkgs.qemu-utils}/libexec/qemu-bridge-helper";
       owner = "root";

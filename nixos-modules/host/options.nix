@@ -12,8 +12,8 @@ let
 
   hostConfig = config.microvm;
 
-  # The value of `config` is the evaluated system: definitions are merged by
-  # evaluating NixOS with all of them as modules.
+  # The value of `config` is the evaluated system: merging evaluates NixOS with all
+  # definitions as modules.
   system =
     vm: name:
     lib.mkOptionType {
@@ -45,7 +45,8 @@ let
                   extraArgs
                   ;
               }
-              # A VM may be for another host's packages, so only a choice goes down.
+              # A VM may use other packages than this host, so the package is inherited only
+              # if it is set.
               // lib.optionalAttrs (options.microvm.virtiofsd.package.highestPrio < (lib.mkOptionDefault null).priority) {
                 package = lib.mkDefault hostConfig.virtiofsd.package;
               };
@@ -72,8 +73,8 @@ let
           type = types.nullOr types.unspecified;
           default = null;
           description = ''
-            A system that has been evaluated elsewhere, such as the result of
-            `nixpkgs.lib.nixosSystem`, instead of `config`.
+            An evaluated system, such as the result of `nixpkgs.lib.nixosSystem`, to
+            be used instead of `config`.
           '';
         };
 
@@ -82,7 +83,7 @@ let
           default = null;
           defaultText = literalExpression "flakeInputs.my-infra";
           description = ''
-            Flake whose `nixosConfigurations.NAME` is the VM, for its installation
+            Flake whose `nixosConfigurations.NAME` is the VM. The VM is installed
             together with the host.
           '';
         };
@@ -92,8 +93,8 @@ let
           default = null;
           defaultText = literalExpression ''"git+file:///etc/nixos"'';
           description = ''
-            Flake reference that `microvm update` takes from then on. With it, the
-            host installs the VM only where it is missing.
+            Flake reference from which `microvm update` updates the VM. If it is set,
+            the host installs the VM only if it does not exist yet.
           '';
         };
 
@@ -109,8 +110,8 @@ let
           default = pkgs;
           defaultText = literalExpression "pkgs";
           description = ''
-            Package set for `config`, which also says of what architecture the VM
-            is. `null` makes a new one.
+            Package set for `config`, which also determines the architecture of the
+            VM. `null` creates a new one.
           '';
         };
 
@@ -138,7 +139,7 @@ let
           defaultText = literalExpression "config.config != null";
           description = ''
             Restarts the VM when a rebuild of the host has changed it. Otherwise it
-            runs on, and its next start uses the new one.
+            keeps running, and the change takes effect at its next start.
           '';
         };
 
@@ -147,8 +148,8 @@ let
           default = false;
           description = ''
             With `restartIfChanged`, also restarts the VM when only
-            `microvm.host.package`, the programs that run it, was updated. Without, the
-            VM stays up, and its next start uses the new ones.
+            `microvm.host.package`, the programs that run it, has changed. Otherwise
+            the VM keeps running, and its next start uses the new programs.
           '';
         };
       };
@@ -195,9 +196,9 @@ in
         default = lib.max 150 hostConfig.host.startupTimeout;
         defaultText = literalExpression "lib.max 150 config.microvm.host.startupTimeout";
         description = ''
-          How many seconds a VM may take to go down. All but the last 15 of them,
-          or half where that is less, are the guest's own; then its hypervisor is
-          ended by force.
+          How many seconds a VM may take to shut down. The last 15 of them, or the
+          second half of a time below 30, are for ending the hypervisor by force; the
+          guest has the rest.
         '';
       };
 
@@ -205,9 +206,9 @@ in
         type = types.bool;
         default = false;
         description = ''
-          Insists that every declared VM is ready only when its guest says so: an
-          evaluation with a VM that cannot do that fails. Without it each VM
-          decides, by its option `microvm.readiness`.
+          Requires that the guest of every declared VM reports readiness; the
+          evaluation fails for a VM that cannot. Otherwise the option
+          `microvm.readiness` of each VM decides.
         '';
       };
 
@@ -235,9 +236,9 @@ in
         default = "keep";
         description = ''
           What the next switch does with a VM that is no longer declared: `keep`
-          lets it run on and says so, `stop` shuts it down and keeps its data,
-          `purge` removes its data, too. VMs that the `microvm` command created
-          are never touched.
+          leaves it running and logs a message, `stop` shuts it down and keeps its
+          data, `purge` also removes its data. VMs that the `microvm` command
+          created are never changed.
         '';
       };
 
@@ -245,8 +246,8 @@ in
         type = types.bool;
         default = false;
         description = ''
-          Whether `orphans` is `stop` where nothing else is set: the name that it
-          has in a proposal for microvm.nix.
+          Whether `orphans` defaults to `stop`. A proposal for microvm.nix uses this
+          name.
         '';
       };
     };
@@ -261,8 +262,7 @@ in
       type = types.listOf types.str;
       default = [ ];
       description = ''
-        VMs to start at boot: declared ones and those that the `microvm` command
-        manages.
+        VMs to start at boot, both declared VMs and those of the `microvm` command.
       '';
     };
 

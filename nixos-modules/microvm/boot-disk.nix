@@ -1,5 +1,5 @@
-# A disk that boots by itself, for a hypervisor that loads no kernel. Nothing
-# builds it unless it is asked for.
+# A bootable disk, for a hypervisor that cannot load a kernel. It is built only on
+# request.
 {
   config,
   lib,

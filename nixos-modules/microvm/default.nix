@@ -37,8 +37,8 @@ in
   ];
 
   config.microvm = {
-    # As lines of their own, so that commands before and behind them, and others in
-    # their place, are said as in microvm.nix.
+    # The package's own commands, on a line of their own, so that other definitions can
+    # come before or after them or replace them, as in microvm.nix.
     binScripts =
       let
         cfg = config.microvm;

@@ -1,4 +1,4 @@
-# What a guest with a display needs.
+# Modules and programs for a guest with a display.
 {
   config,
   lib,

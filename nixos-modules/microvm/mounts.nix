@@ -15,10 +15,10 @@ let
 
   hostStore = hostStoreShare cfg.shares;
   overlay = if cfg.writableStoreOverlay == null then null else cleanPath cfg.writableStoreOverlay;
-  # Modules that stage 2 loads for the initrd's mounts have to be there first.
+  # Modules that stage 2 loads for the initrd's mounts have to be loaded first.
   afterModules = "x-systemd.after=systemd-modules-load.service";
 
-  # squashfs has no label; the store disk is always the first.
+  # squashfs has no label, but the store disk is always the first disk.
   storeDevice = if cfg.storeDiskType == "erofs" then "/dev/disk/by-label/nix-store" else "/dev/vda";
 
   roStore = if cfg.storeOnDisk then "/nix/.ro-store" else cleanPath hostStore.mountPoint;
@@ -36,11 +36,11 @@ let
     };
   };
 
-  # The host's store at its place, where it is mounted somewhere else.
+  # A bind mount of the host's store to /nix/store, if the share is mounted elsewhere.
   hostStoreBind = lib.optionalAttrs (hostStore != null && !samePath hostStore.mountPoint "/nix/store") {
     "/nix/store" = {
       device = cleanPath hostStore.mountPoint;
-      # What a bind mount's type says is for findmnt and its like only.
+      # Mounting ignores the type of a bind mount; findmnt and similar programs show it.
       fsType = hostStore.proto;
       options = [
         "ro"
@@ -75,8 +75,8 @@ let
     else
       hostStoreBind;
 
-  # The letter counts on the order of the disks; a label or a serial number
-  # says which disk it is.
+  # The letter depends on the order of the disks; a label or a serial number identifies
+  # the disk.
   volumeDevice =
     {
       label,
@@ -115,7 +115,7 @@ let
       {
         device = tag;
         fsType = proto;
-        # There is no device to look at.
+        # There is no device to check.
         noCheck = true;
         options =
           {

@@ -11,10 +11,10 @@ let
   microvm-lib = import ../../nix/lib.nix { inherit lib; };
   inherit (lib) mkDefault;
 
-  # Options that some releases of NixOS do not have.
+  # For options that some releases of NixOS do not have.
   known = path: lib.optionalAttrs (lib.hasAttrByPath path options);
 
-  # A machine that is a host, boots by itself, and imports the guest's module too.
+  # Whether this is a host that also imports the guest's module.
   isHost = options.microvm ? host && cfg.host.enable;
   loaders = builtins.filter (name: config.boot.loader.${name}.enable or false) [
     "external"
@@ -26,7 +26,7 @@ let
   ];
   cannotSwitch = (known [ "system" "switch" ] config.system).switch.enable or true == false;
 
-  # Only a running system with an SSH server and the host's store can be switched.
+  # Only a guest with an SSH server and the host's store can be switched.
   switchable = config.services.openssh.enable && microvm-lib.hostStoreShare cfg.shares != null;
 in
 lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
@@ -34,7 +34,7 @@ lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
 
   boot = {
     initrd.systemd = {
-      # It boots faster, and does not find the store on the others.
+      # It boots faster, but does not find the store with the other hypervisors.
       enable = mkDefault (
         builtins.elem cfg.hypervisor [
           "qemu"
@@ -45,7 +45,7 @@ lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
       );
     }
     // known [ "boot" "initrd" "systemd" "tpm2" ] { tpm2.enable = mkDefault false; };
-    # The kernel would look for four serial ports.
+    # By default the kernel probes four serial ports.
     kernelParams = [ "8250.nr_uarts=1" ];
   }
   // known [ "boot" "swraid" ] { swraid.enable = mkDefault false; };
@@ -60,12 +60,12 @@ lib.mkIf (cfg.guest.enable && cfg.optimize.enable) {
     (_: prev: lib.optionalAttrs (prev ? stratovirt) { stratovirt = prev.stratovirt.override { gtk3 = null; }; })
   ];
 
-  # Says nothing where it could be used, so that others may have a default of
-  # their own.
+  # No definition if the guest can be switched, so that other modules can set their own
+  # default.
   system = known [ "system" "switch" ] {
     switch.enable = lib.mkIf (!switchable) (mkDefault false);
   };
 
   warnings = lib.optional (isHost && loaders != [ ] && cannotSwitch)
-    "This host of MicroVMs boots by ${toString loaders}, and its configuration has the module of a guest as well, which leaves switch-to-configuration out: nixos-rebuild switch cannot work. Import only the host's module, or set microvm.guest.enable = false.";
+    "this host of MicroVMs boots with ${toString loaders}, but also imports the guest's module, which removes switch-to-configuration, so nixos-rebuild switch cannot work\nhint: import only the host's module, or set microvm.guest.enable = false";
 }

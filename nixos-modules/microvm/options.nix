@@ -1,6 +1,6 @@
-# Every microvm.* option of a guest. The ones that describe the VM have the
-# names of the fields of the Go spec (internal/spec/spec.go), which a test holds
-# against this file; the others are this module's own.
+# The microvm.* options of a guest. Those that describe the VM have the names of the
+# fields of the Go spec (internal/spec/spec.go), which a test compares with this file;
+# the others belong to this module.
 {
   config,
   lib,
@@ -33,8 +33,8 @@ let
   host = cfg.vmHostPackages;
   kernelAtLeast = lib.versionAtLeast config.boot.kernelPackages.kernel.version;
 
-  # A QEMU without graphical libraries is a fraction of the size. In nixpkgs the
-  # flag is for NixOS' tests, and makes every file of a 9p share root's.
+  # A QEMU without graphical libraries is a fraction of the size. In nixpkgs the flag is
+  # for NixOS' tests, and makes root the owner of every file of a 9p share.
   smallQEMU =
     qemu:
     if
@@ -64,7 +64,7 @@ let
     address = mkOption {
       type = str;
       default = "";
-      description = "IPv4 address on the side of the ${side}; empty for any.";
+      description = "IPv4 address on the side of the ${side}; empty means any.";
     };
     port = mkOption {
       type = types.port;
@@ -75,7 +75,7 @@ in
 {
   imports = [
     ../virtiofsd-options.nix
-    # The handbook of microvm.nix calls it so.
+    # The name in the handbook of microvm.nix.
     (lib.doRename {
       from = [ "microvm" "runners" ];
       to = [ "microvm" "runner" ];
@@ -84,22 +84,22 @@ in
       use = lib.id;
     })
     (lib.mkRemovedOptionModule [ "microvm" "balloonMem" ] ''
-      Where the hypervisor has a balloon, set microvm.balloon = true instead, and
-      microvm.initialBalloonMem where it can inflate it from the start.
+      If the hypervisor has a balloon, set microvm.balloon = true instead, and
+      microvm.initialBalloonMem if it can inflate the balloon from the start.
     '')
   ];
 
   options.microvm = {
     guest.enable = flag true ''
-      Whether this system is made into a microVM guest at all.
+      Whether this system is a microVM guest.
     '';
 
     optimize.enable = flag true ''
-      Smaller closures and shorter boots, by changed defaults: no documentation,
-      an initrd with systemd where the hypervisor gets along with it,
-      systemd-networkd without waiting for the network, no software RAID, no TPM,
-      a QEMU without graphical libraries where no share needs the other, and no `switch-to-configuration` where
-      nobody could use it.
+      Smaller closures and faster boots through other defaults: no documentation, an
+      initrd with systemd if the hypervisor supports it, systemd-networkd without
+      waiting for the network, no software RAID, no TPM, a QEMU without graphical
+      libraries unless a display or a 9p share needs them, and no
+      `switch-to-configuration` in a guest that cannot be switched.
     '';
 
     hypervisor = mkOption {
@@ -107,15 +107,14 @@ in
       default = "qemu";
       description = ''
         Hypervisor that runs the VM. The chapter on hypervisors has a table of
-        what each of them can do.
+        their features.
       '';
     };
 
     cpu = maybe str ''
-      CPU model that the guest sees. `null` takes the host's own CPU, with KVM. A
-      model runs under KVM as well where guest and host have one architecture; a
-      guest of another architecture is emulated, which is slow and which only QEMU
-      has.
+      CPU model of the guest. `null` is the host's own CPU, with KVM. A model also
+      runs under KVM if guest and host have the same architecture. A guest of another
+      architecture is emulated, which is slow and which only QEMU supports.
     '';
 
     vcpu = mkOption {
@@ -130,36 +129,36 @@ in
       description = "Memory in MiB.";
     };
 
-    hugepageMem = flag false "Backs the guest's memory with huge pages, which the host has to have reserved.";
+    hugepageMem = flag false "Backs the guest's memory with huge pages, which the host must have reserved.";
 
     hotplugMem = number 0 ''
-      The most memory, in MiB, that virtio-mem may add while the VM runs.
+      Maximum amount of memory, in MiB, that virtio-mem can add while the VM runs.
     '';
 
     hotpluggedMem = mkOption {
       type = ints.unsigned;
       default = cfg.hotplugMem;
       defaultText = literalExpression "config.microvm.hotplugMem";
-      description = "How much of `hotplugMem`, in MiB, is there from the start.";
+      description = "Amount of `hotplugMem`, in MiB, that is plugged when the VM starts.";
     };
 
     balloon = flag false ''
-      Adds a balloon, by which the host can take memory back from the guest while
-      it runs. virtio-mem does that better, where the hypervisor has it.
+      Adds a balloon, with which the host can reclaim memory from the running guest.
+      If the hypervisor supports virtio-mem, that is better.
     '';
 
     initialBalloonMem = number 0 "Size of the balloon, in MiB, when the VM starts.";
 
-    deflateOnOOM = flag true "Lets the guest take memory back from the balloon before it kills a process.";
+    deflateOnOOM = flag true "Lets the guest reclaim memory from the balloon before it kills a process.";
 
     preStart = mkOption {
       type = types.lines;
       default = "";
       description = ''
-        Shell commands that run before all else of a start, in the VM's state
-        directory, as the hypervisor's user: before volumes are looked at and made.
-        What they export, their umask and their limits are those of
-        `extraArgsScript` and of the hypervisor.
+        Shell commands that run first at each start, before volumes are checked and
+        created, in the VM's state directory and as the hypervisor's user. Their
+        exported variables, umask and limits also apply to `extraArgsScript` and
+        the hypervisor.
       '';
     };
 
@@ -174,23 +173,23 @@ in
       defaultText = literalExpression ''"''${config.networking.hostName}.sock"'';
       description = ''
         The hypervisor's control socket, as a path relative to the VM's state
-        directory. Without it (`null`) the guest can be asked to shut down only
-        where `vsock.cid` is set, over SSH (see `vsock.ssh.shutdown`), `balloon` is
-        refused, and StratoVirt does not start.
+        directory. Without it (`null`), the guest can be asked to shut down only over
+        SSH, if `vsock.cid` is set (see `vsock.ssh.shutdown`), `balloon` is not
+        allowed, and StratoVirt does not start.
       '';
     };
 
-    user = maybe str "User that the runner becomes where root starts it, before it makes volumes or runs anything; with every hypervisor.";
+    user = maybe str "User that the runner switches to if root starts it, before it creates volumes or runs anything. Works with every hypervisor.";
 
     readiness = maybe (enum [
       "guest"
       "vmm"
       "none"
     ]) ''
-      What counts as up for systemd: the guest says so over vsock (`guest`), the
-      hypervisor's control socket says that the VM runs (`vmm`), or the
-      hypervisor was started (`none`). `null` takes `guest` where `vsock.cid` is
-      set and the hypervisor can tell the guest where to report, else `vmm`.
+      When the VM's unit is up: when the guest reports it over vsock (`guest`), when
+      the hypervisor's control socket reports that the VM runs (`vmm`), or when the
+      hypervisor has been started (`none`). `null` means `guest` if `vsock.cid` is
+      set and the hypervisor can tell the guest where to report, otherwise `vmm`.
     '';
 
     prettyProcnames = flag true "Names the hypervisor's process `microvm@NAME`.";
@@ -212,8 +211,8 @@ in
     kernelParams = mkOption {
       type = listOf str;
       description = ''
-        Words for the kernel's command line, in addition to `boot.kernelParams`.
-        They are no part of the guest's toplevel, so they may refer to it.
+        Parameters for the kernel's command line, in addition to `boot.kernelParams`.
+        They are not part of the guest's toplevel, so they may refer to it.
       '';
     };
 
@@ -229,7 +228,7 @@ in
               "macvtap"
               "bridge"
             ];
-            description = "Kind of the interface.";
+            description = "Type of the interface.";
           };
           id = mkOption {
             type = str;
@@ -240,10 +239,10 @@ in
             description = "The guest's Ethernet address, such as `02:00:00:00:00:01`.";
           };
           tap.vhost = flag false ''
-            Lets the host's kernel move the packets (vhost-net) instead of QEMU,
+            Lets the host's kernel transfer the packets (vhost-net) instead of QEMU,
             which is faster under load.
           '';
-          macvtap.link = maybe str "Interface of the host that a macvtap stands on.";
+          macvtap.link = maybe str "Interface of the host that a macvtap is attached to.";
           macvtap.mode = maybe (enum [
             "private"
             "vepa"
@@ -270,8 +269,8 @@ in
         ]
       '';
       description = ''
-        Ports that are forwarded through an interface of type `user` of QEMU.
-        IPv4 only. The guest's own firewall has to let them through.
+        Ports that are forwarded through an interface of type `user`, with QEMU
+        only. IPv4 only. The guest's own firewall must allow them.
       '';
       type = listOf (submodule {
         options = {
@@ -307,31 +306,31 @@ in
         options = {
           image = mkOption {
             type = str;
-            description = "Path of the image on the host; a relative one lies in the VM's state directory.";
+            description = "Path of the image on the host, relative to the VM's state directory unless absolute.";
           };
           serial = maybe str "Serial number that the guest sees, 1 to 20 bytes.";
-          direct = flag false "Goes past the host's page cache (O_DIRECT).";
-          readOnly = flag false "Lets the guest only read.";
+          direct = flag false "Bypasses the host's page cache (O_DIRECT).";
+          readOnly = flag false "Makes the volume read-only for the guest.";
           shared = flag false ''
-            For a disk that several VMs are meant to write at the same time, which
-            their guests have to agree on: nothing keeps them apart. Every VM that
-            has the disk has to say so.
+            For a disk that several VMs write at the same time. Nothing coordinates
+            their accesses, so the guests need a cluster file system. It must be set
+            in every VM that has the disk.
           '';
           label = maybe str ''
-            Label of the file system. It is set when the image is created; the
-            guest then finds the volume by it.
+            Label of the file system. It is set when the image is created, and the
+            guest finds the volume by it.
           '';
-          mountPoint = maybe types.path "Where the guest mounts the volume; `null` for nowhere.";
+          mountPoint = maybe types.path "Where the guest mounts the volume; `null` means that it does not.";
           size = mkOption {
             type = types.int;
             default = 0;
             description = ''
-              Size in MiB of an image that is created here. A larger number later
-              grows the image.
+              Size in MiB of an image that is created automatically. If it is raised
+              later, the image grows.
             '';
           };
-          autoCreate = flag true "Creates the image, with its file system, when it is missing.";
-          mkfsExtraArgs = words "More arguments for mkfs.";
+          autoCreate = flag true "Creates the image, with its file system, if it does not exist.";
+          mkfsExtraArgs = words "Further arguments for mkfs.";
           fsType = mkOption {
             type = str;
             default = microvm-lib.defaultFsType;
@@ -345,7 +344,7 @@ in
               "vhdx"
             ];
             default = "raw";
-            description = "Format of the image. Images that are created here are raw.";
+            description = "Format of the image. Images that are created automatically are raw.";
           };
         };
       });
@@ -365,7 +364,7 @@ in
               };
               source = mkOption {
                 type = types.nonEmptyStr;
-                description = "Directory on the host; a relative one lies in the VM's state directory.";
+                description = "Directory on the host, relative to the VM's state directory unless absolute.";
               };
               socket = mkOption {
                 type = nullOr str;
@@ -384,8 +383,8 @@ in
                 ];
                 default = "9p";
                 description = ''
-                  `9p` is built into some hypervisors; `virtiofs` is faster and
-                  needs a process on the host, which the host module starts.
+                  `9p` is built into some hypervisors. `virtiofs` is faster, and needs a
+                  process on the host, which the host module starts.
                 '';
               };
               securityModel = mkOption {
@@ -398,7 +397,7 @@ in
                 default = "none";
                 description = "How 9p stores the guest's owners and modes.";
               };
-              readOnly = flag false "Lets the guest only read.";
+              readOnly = flag false "Makes the share read-only for the guest.";
               cache = mkOption {
                 type = enum [
                   "auto"
@@ -407,13 +406,13 @@ in
                   "never"
                 ];
                 default = "auto";
-                description = "How long a virtiofs guest may trust what it has read.";
+                description = "How long the guest of a virtiofs share may cache what it has read.";
               };
               posixAcl = flag true ''
-                Passes extended attributes and ACLs on. Has to be off where
-                virtiofsd's `--translate-uid` or `--translate-gid` is used.
+                Supports extended attributes and ACLs. Must be off if virtiofsd's
+                `--translate-uid` or `--translate-gid` is used.
               '';
-              extraArgs = words "More arguments for this share's virtiofsd.";
+              extraArgs = words "Further arguments for this share's virtiofsd.";
             };
           }
         )
@@ -422,7 +421,7 @@ in
 
     devices = mkOption {
       default = [ ];
-      description = "Devices of the host that are handed to the guest.";
+      description = "Devices of the host that are passed through to the guest.";
       example = literalExpression ''
         [
           { bus = "pci"; path = "0000:01:00.0"; }
@@ -444,8 +443,8 @@ in
           };
           qemu = {
             id = maybe str "Name of the device in QEMU.";
-            bus = maybe str "QEMU's bus to put the device on, such as a port of `qemu.pcieRootPorts`.";
-            deviceExtraArgs = maybe str "More properties for QEMU's device, separated by commas.";
+            bus = maybe str "QEMU's bus for the device, such as a port of `qemu.pcieRootPorts`.";
+            deviceExtraArgs = maybe str "Further properties of QEMU's device, separated by commas.";
           };
         };
       });
@@ -453,20 +452,21 @@ in
 
     vsock = {
       cid = maybe types.int ''
-        The guest's address in AF_VSOCK, 3 or higher and unique on the host. It
-        turns vsock on, and with it readiness by the guest and `microvm ssh`.
+        The guest's address in AF_VSOCK, 3 or higher and unique on the host. Setting
+        it enables vsock, and with it readiness reports by the guest and
+        `microvm ssh`.
       '';
       ssh.enable = mkEnableOption "" // {
         description = ''
-          Runs an SSH server in the guest that the host reaches over vsock,
-          without any network: `microvm ssh NAME`. Needs `vsock.cid`.
+          Runs an SSH server in the guest that the host can reach over vsock,
+          without a network: `microvm ssh NAME`. Requires `vsock.cid`.
         '';
       };
       ssh.shutdown = flag true ''
-        Where the hypervisor cannot ask the guest to go down, asks the guest's own
-        SSH server over vsock, as root, with a key that is another one at every
-        start. Without, or where no SSH server answers, such a hypervisor gets
-        SIGTERM at once.
+        If the hypervisor cannot ask the guest to shut down, runs the shutdown through
+        the guest's SSH server, over vsock, as root and with a key that is new at
+        every start. Without this option, or if no SSH server answers, such a
+        hypervisor gets SIGTERM at once.
       '';
     };
 
@@ -496,7 +496,7 @@ in
       hostmem = mkOption {
         type = str;
         default = "256M";
-        description = "Size of the GPU's window into the host's memory, with the unit M or G. It is there with `vulkan` only.";
+        description = "Size of the GPU's window into the host's memory, with the unit M or G. It is used with `vulkan` only.";
       };
       crosvmPackage = program "the vhost-user GPU of cloud-hypervisor and crosvm" pkgs.crosvm "pkgs.crosvm";
     };
@@ -507,8 +507,8 @@ in
       defaultText = literalExpression "a UUID that is derived from config.networking.hostName";
       example = "a67472e5-570e-5c8a-b18c-ae3c77701050";
       description = ''
-        UUID of the VM: in the guest's SMBIOS where the hypervisor has one, in
-        its `/etc/machine-id`, and in systemd-machined.
+        UUID of the VM: in the guest's SMBIOS if the hypervisor has one, in its
+        `/etc/machine-id`, and in systemd-machined.
       '';
     };
 
@@ -522,7 +522,7 @@ in
       example = literalExpression ''{ SOPS_AGE_KEY = "/run/secrets/guest_age_key"; }'';
       description = ''
         Files of the host that the guest's systemd gets as credentials, by the
-        credential's name. The hypervisor's user has to be able to read them.
+        credential's name. The hypervisor's user must be able to read them.
       '';
     };
 
@@ -530,29 +530,29 @@ in
       type = attrsOf types.lines;
       default = { };
       description = ''
-        More shell scripts for the runner's `bin/`, by file name. The programs that
-        run the VM (`microvm-run` and its like) keep their own.
+        Further shell scripts for the runner's `bin/`, by file name. The programs that
+        run the VM (`microvm-run` and the like) cannot be replaced.
 
         `tap-up`, `tap-down`, `macvtap-up`, `macvtap-down`, `pci-setup` and
-        `virtiofsd-run` are for people, and for hosts of microvm.nix; what is set
-        here is added to their own commands, before with `lib.mkBefore` and behind
-        with `lib.mkAfter`, and takes their place with `lib.mkForce`. The units of
-        this project run none of them, because root runs nothing of a package.
+        `virtiofsd-run` are for manual use and for hosts of microvm.nix. Commands that
+        are set here come before (`lib.mkBefore`) or after (`lib.mkAfter`) the
+        package's own, or replace them (`lib.mkForce`). The units of this project run
+        none of these scripts, because root runs nothing of a package.
 
-        What is set for `tap-up` is run by a host that declares the VM with
-        `config`, as `microvm.host.tapScript` is, once all taps of the VM are up.
+        The commands of `tap-up` are run by a host that declares the VM with `config`,
+        like `microvm.host.tapScript`, once all taps of the VM are up.
       '';
     };
 
-    # Set by that host, too.
+    # Set by that host as well.
     hostStateDir = mkOption {
       type = types.path;
       default = "/var/lib/microvms";
       internal = true;
-      description = "The host's microvm.stateDir, by which paths in the VM's own directory are known.";
+      description = "The host's microvm.stateDir, to recognize paths in the VM's own directory.";
     };
 
-    # Set by that host.
+    # Set by a host that declares the VM.
     hostRunsTapUp = mkOption {
       type = bool;
       default = false;
@@ -567,15 +567,15 @@ in
         defaultText = literalExpression ''if pkgs.stdenv.hostPlatform.isAarch64 then "virt" else "microvm"'';
         description = "QEMU's machine model: `microvm`, `q35`, `virt`, …";
       };
-      machineOpts = maybe (attrsOf str) "Options of the machine, instead of the default ones.";
-      extraArgs = words "More arguments for QEMU.";
+      machineOpts = maybe (attrsOf str) "Options of the machine, which replace the defaults.";
+      extraArgs = words "Further arguments for QEMU.";
       serialConsole = flag true "Connects the guest's serial port to the journal and to a socket.";
       pcieRootPorts = mkOption {
         default = [ ];
         example = literalExpression ''[ { id = "port0"; bus = "pcie.0"; chassis = 0; } ]'';
         description = ''
           PCIe root ports of the machines `q35` and `virt`, for devices that are
-          plugged while the VM runs or that need a slot of their own.
+          hot-plugged or need a slot of their own.
         '';
         type = listOf (submodule {
           options = {
@@ -595,10 +595,10 @@ in
       )) "if config.microvm.cpu == null then config.microvm.vmHostPackages.qemu_kvm else config.microvm.vmHostPackages.qemu"
       // {
         description = ''
-          Package that provides QEMU. With `optimize.enable` the default is
-          built without graphical libraries, unless there is a display or a share
-          by 9p. A package that is set here is taken as it is, but for USB devices,
-          which need one that is built for them.
+          Package that provides QEMU. With `optimize.enable`, the default is built
+          without graphical libraries, unless the VM has a display or a 9p share. A
+          package that is set here is used unchanged, except that it is rebuilt with
+          USB support if the VM has USB devices.
         '';
       };
     };
@@ -609,8 +609,8 @@ in
         default = [ ];
         example = literalExpression ''[ "io.systemd.credential:APIKEY=supersecret" ]'';
         description = ''
-          SMBIOS OEM strings for the guest, each without `oem_strings=` and
-          brackets. They are merged with the one that says where to report
+          SMBIOS OEM strings for the guest, each without `oem_strings=` and brackets.
+          They are merged with the one that tells the guest where to report
           readiness, and with a `--platform` in `extraArgs`.
         '';
       };
@@ -618,19 +618,18 @@ in
         type = bool;
         default = true;
         description = ''
-          Confines cloud-hypervisor to the VM's files by Landlock, where it is of
-          version 41 or newer, the host's kernel is Linux 6.2 or newer, and the VM has
-          neither devices nor graphics. What is added to the running VM has to be in its
-          state directory then.
+          Confines cloud-hypervisor to the VM's files with Landlock, if it is version 41
+          or newer, the host's kernel is Linux 6.2 or newer, and the VM has neither
+          devices nor graphics. Files that are added to the running VM must then be in
+          its state directory.
         '';
       };
-      extraArgs = words "More arguments for cloud-hypervisor.";
+      extraArgs = words "Further arguments for cloud-hypervisor.";
       package = program "cloud-hypervisor" (
         if cfg.graphics.enable then
           host.cloud-hypervisor-graphics or (throw ''
-            microvm.graphics with cloud-hypervisor needs a cloud-hypervisor that is
-            patched for vhost-user GPUs. Add an overlay that provides
-            cloud-hypervisor-graphics, or set microvm.cloud-hypervisor.package.
+            microvm.graphics with cloud-hypervisor requires a cloud-hypervisor that is patched for vhost-user GPUs
+            hint: add an overlay with cloud-hypervisor-graphics, or set microvm.cloud-hypervisor.package
           '')
         else
           host.cloud-hypervisor
@@ -647,7 +646,7 @@ in
         default = "Async";
         description = "How Firecracker reads and writes its drives.";
       };
-      extraArgs = words "More arguments for Firecracker.";
+      extraArgs = words "Further arguments for Firecracker.";
       extraConfig = mkOption {
         type = submodule {
           freeformType = attrsOf types.anything;
@@ -659,23 +658,23 @@ in
         type = bool;
         default = false;
         description = ''
-          Gives the VM's unit a root directory of its own, with little more in it than
-          the VM's files, in place of Firecracker's jailer program.
+          Gives the VM's unit its own root directory, with little more than the VM's
+          files in it. This replaces Firecracker's jailer program.
         '';
       };
       package = program "Firecracker" host.firecracker "config.microvm.vmHostPackages.firecracker";
     };
 
     crosvm = {
-      extraArgs = words "More arguments for crosvm.";
-      pivotRoot = maybe str "Empty directory that crosvm's sandbox takes as its root.";
+      extraArgs = words "Further arguments for crosvm.";
+      pivotRoot = maybe str "Empty directory that crosvm's sandbox uses as its root.";
       package = program "crosvm" host.crosvm "config.microvm.vmHostPackages.crosvm";
     };
 
-    # Declared for configurations that are for macOS as well, which say this on a
-    # condition; an assertion is against what is defined.
+    # Declared for configurations that are also for macOS and set these options under a
+    # condition. An assertion fails if one is set here.
     vfkit = lib.mapAttrsRecursiveCond (o: !(lib.isOption o)) (_: o: o // { visible = false; }) {
-      extraArgs = words "More arguments for vfkit, which runs on macOS only.";
+      extraArgs = words "Further arguments for vfkit, which runs on macOS only.";
       logLevel = mkOption {
         type = nullOr (enum [
           "debug"
@@ -683,13 +682,13 @@ in
           "error"
         ]);
         default = "info";
-        description = "How much vfkit says. It runs on macOS only.";
+        description = "Log level of vfkit, which runs on macOS only.";
       };
       package = program "vfkit, which runs on macOS only" host.vfkit "config.microvm.vmHostPackages.vfkit";
       rosetta = {
         enable = flag false "Runs programs for x86_64 on a Mac with an ARM processor.";
-        install = flag false "Installs Rosetta where it is missing.";
-        ignoreIfMissing = flag false "Starts the VM without Rosetta where it is missing.";
+        install = flag false "Installs Rosetta if it is missing.";
+        ignoreIfMissing = flag false "Starts the VM without Rosetta if it is missing.";
       };
     };
 
@@ -729,8 +728,8 @@ in
         "erofs"
       ];
       description = ''
-        File system of the store's image: squashfs is smaller, erofs is faster.
-        It is erofs, except under the hardened profile, which forbids that.
+        File system of the store's image: squashfs is smaller, erofs is faster. The
+        default is erofs, except under the hardened profile, which forbids it.
       '';
     };
 
@@ -747,8 +746,8 @@ in
         ++ lib.optional (kernelAtLeast "6.1") "-Efragments"
       '';
       description = ''
-        Arguments for mkfs.erofs. `-Ededupe` makes smaller images and takes much
-        longer, because it works with one thread only.
+        Arguments for mkfs.erofs. `-Ededupe` creates smaller images but takes much
+        longer, because it is single-threaded.
       '';
     };
 
@@ -767,29 +766,29 @@ in
       type = listOf types.package;
       default = [ ];
       description = ''
-        Packages whose closures are left out of the store's image, though the
-        guest's system refers to them. What the guest then does without is up to
-        you.
+        Packages whose closures are left out of the store's image, although the
+        guest's system refers to them. You have to make sure that the guest works
+        without them.
       '';
     };
 
     bootDisk = mkOption {
       type = types.path;
-      description = "A bootable disk with kernel and initrd, for a hypervisor that loads neither. Generated when asked for.";
+      description = "A bootable disk with kernel and initrd, for a hypervisor that loads neither. Generated on request.";
     };
 
     registerClosure = mkEnableOption "" // {
       default = cfg.guest.enable;
       defaultText = literalExpression "config.microvm.guest.enable";
       description = ''
-        Tells the guest's Nix database at each boot what is in its store. May get
-        in the way of a writable overlay that lasts.
+        Registers the paths of the store in the guest's Nix database at each boot.
+        This may conflict with a persistent writable overlay.
       '';
     };
 
     writableStoreOverlay = maybe str ''
-      Directory, on a writable file system of the guest, that takes what is
-      written to `/nix/store`. With it, Nix can build inside the guest.
+      Directory, on a writable file system of the guest, for what is written to
+      `/nix/store`. With it, Nix can build inside the guest.
     '';
 
     systemSymlink = mkOption {
@@ -797,8 +796,8 @@ in
       default = !cfg.storeOnDisk;
       defaultText = literalExpression "!config.microvm.storeOnDisk";
       description = ''
-        Makes the runner refer to the guest's toplevel, which `microvm list`
-        shows. With a store on disk that would keep the uncompressed store alive.
+        Makes the runner refer to the guest's toplevel, which `microvm list` shows.
+        If the store is on a disk, this would also keep the uncompressed store.
       '';
     };
 
@@ -824,25 +823,25 @@ in
       installOnHost = mkOption {
         type = types.package;
         description = ''
-          Script that evaluates here, builds on the host that it is given, and
-          installs the VM there: `… root@host.example.com`. Generated.
+          Script that evaluates the VM locally, and builds and installs it on the given
+          host: `… root@host.example.com`. Generated.
         '';
       };
       sshSwitch = mkOption {
         type = nullOr types.package;
         default = null;
         description = ''
-          Script that switches the running guest to the new system by SSH instead
-          of restarting it: `… root@vm.example.com switch`. `null` where the
-          guest has no SSH server or no host's store. Generated.
+          Script that switches the running guest to the new system over SSH instead
+          of restarting it: `… root@vm.example.com switch`. `null` if the guest has no
+          SSH server or does not use the host's store. Generated.
         '';
       };
       rebuild = mkOption {
         type = nullOr types.package;
         default = null;
         description = ''
-          Both in one: `… root@host.example.com root@vm.example.com switch`. Where
-          the guest cannot be switched, it is restarted. Generated.
+          Script that does both: `… root@host.example.com root@vm.example.com switch`.
+          If the guest cannot be switched, it is restarted. Generated.
         '';
       };
     };

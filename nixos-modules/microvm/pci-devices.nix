@@ -1,3 +1,3 @@
-# microvm.nix has a module here, which others name in imports and disabledModules;
-# what it does is done by the programs.
+# microvm.nix has a module at this path, which configurations use in imports and
+# disabledModules. Here the programs do its work.
 { }

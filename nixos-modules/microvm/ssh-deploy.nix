@@ -1,4 +1,5 @@
-# Scripts that bring this VM to a host, and a running guest to a new system.
+# Scripts that install this VM on a host, and that switch a running guest to a new
+# system.
 {
   config,
   lib,
@@ -9,14 +10,14 @@
 let
   cfg = config.microvm;
   microvm-lib = import ../../nix/lib.nix { inherit lib; };
-  # These run where the VM is evaluated, which need not be what it runs on.
+  # The scripts run where the VM is evaluated, which may differ from its host.
   inherit (pkgs.buildPackages) writeShellScriptBin;
   inherit (config.networking) hostName;
   inherit (config.system.build) toplevel;
 
   closureInfo = pkgs.closureInfo { rootPaths = [ toplevel ]; };
 
-  # Names only: nothing of this is built here.
+  # Without context, so that nothing is built here.
   name = builtins.unsafeDiscardStringContext;
   runnerDrv = name cfg.declaredRunner.drvPath;
   drvs = map name [
@@ -30,7 +31,7 @@ let
     && config.services.openssh.enable
     && microvm-lib.hostStoreShare cfg.shares != null;
 
-  # Reads the addresses, and what the remote side is run with.
+  # Parses the addresses and the option for sudo.
   arguments = usage: addresses: ''
     set -euo pipefail
     usage() {
@@ -48,7 +49,7 @@ let
       shift
     fi
   '';
-  # What switch-to-configuration is to do.
+  # Parses the action of switch-to-configuration.
   action = ''
     action=''${1-switch}
     case $action in
@@ -64,19 +65,19 @@ in
       ${arguments "root@HOST [--use-remote-sudo]" [ "host" ]}
       [ $# -eq 0 ] || usage
 
-      echo "copying what to build to $host"
+      echo "copying derivations to $host"
       nix --extra-experimental-features nix-command copy --no-check-sigs --derivation \
         --to "ssh-ng://$host" ${
           lib.concatMapStringsSep " " (drv: "'${drv}^out'") ([ runnerDrv ] ++ drvs)
         }
 
-      # The script is quoted, so that only the remote shell expands it.
+      # The delimiter is quoted, so that only the remote shell expands the script.
       ssh "$host" -- "''${sudo[@]}" bash -euo pipefail -s <<'REMOTE'
       nix="nix --extra-experimental-features nix-command"
       echo "building the system of ${hostName}"
       $nix build -L --no-link ${lib.concatMapStringsSep " " (drv: "'${drv}^out'") drvs}
       echo "building the runner of ${hostName}"
-      # A link keeps the runner until install-microvm does.
+      # The link protects the runner from garbage collection until install-microvm does.
       work=$(mktemp -d)
       trap 'rm -rf "$work"' EXIT
       $nix build -L --out-link "$work/runner" '${runnerDrv}^out'
@@ -97,7 +98,8 @@ in
         ${action}
         ssh "$vm" -- "''${sudo[@]}" bash -euo pipefail -s "$action" <<'REMOTE'
         if [ "$(uname -n)" != ${lib.escapeShellArg hostName} ]; then
-          echo "this is $(uname -n), and the system is for ${hostName}; check the address" >&2
+          echo "the system is for ${hostName}, but this is $(uname -n)" >&2
+          echo "hint: check the address" >&2
           exit 1
         fi
         ${name config.nix.package.outPath}/bin/nix-store --load-db < ${name closureInfo.outPath}/registration
@@ -121,7 +123,7 @@ in
           ''${lib.getExe cfg.deploy.sshSwitch} "$vm" "''${remote[@]}" "$action"''
         else
           ''
-            echo "restarting ${hostName}: $vm has no SSH server or no host's store to switch with"
+            echo "restarting ${hostName}: it cannot be switched without an SSH server and the host's store"
             ssh "$host" -- "''${sudo[@]}" systemctl restart microvm@${hostName}.service''
       }
     '';

@@ -1,4 +1,5 @@
-# A read-only image of the guest's store, and what tells the guest's Nix of it.
+# A read-only image of the guest's store, and its registration in the guest's Nix
+# database.
 {
   config,
   lib,
@@ -13,7 +14,8 @@ let
 
   regInfo = pkgs.closureInfo { rootPaths = [ toplevel ]; };
 
-  # mkfs.erofs of nixpkgs works with one thread; only that one can deduplicate.
+  # mkfs.erofs of nixpkgs is single-threaded, which -Ededupe needs; otherwise use a
+  # build with several threads.
   erofs-utils =
     if builtins.elem "-Ededupe" cfg.storeDiskErofsFlags then
       build.erofs-utils
@@ -48,9 +50,9 @@ in
 {
   config = lib.mkMerge [
     (lib.mkIf (cfg.guest.enable && cfg.storeOnDisk) {
-      # The hardened profile forbids erofs. Its list of forbidden modules depends
-      # on the file systems, which depend on this, so a trait of the profile
-      # that nothing else depends on has to do.
+      # The hardened profile forbids erofs. Its list of forbidden modules depends on the
+      # file systems, which depend on this option, so the profile is recognized by a
+      # setting on which nothing else depends.
       microvm.storeDiskType = lib.mkDefault (
         if config.security.virtualisation.flushL1DataCache == "always" then "squashfs" else "erofs"
       );
@@ -67,7 +69,7 @@ in
               inherit regInfo;
             };
             __structuredAttrs = true;
-            # The image is all there is: it refers to nothing outside.
+            # The image is self-contained: it needs no other store paths.
             unsafeDiscardReferences.out = true;
           }
           ''
@@ -91,8 +93,7 @@ in
     })
 
     (lib.mkIf (cfg.guest.enable && cfg.registerClosure && config.nix.enable) {
-      # In the kernel's command line, because the toplevel cannot refer to its
-      # own closure.
+      # On the kernel's command line, as the toplevel cannot refer to its own closure.
       microvm.kernelParams = [
         "regInfo=${
           if cfg.storeOnDisk then builtins.unsafeDiscardStringContext "${regInfo}" else "${regInfo}"

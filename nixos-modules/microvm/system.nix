@@ -1,4 +1,4 @@
-# What makes the guest's system fit its virtual hardware.
+# Adapts the guest's system to its virtual hardware.
 {
   config,
   lib,
@@ -10,8 +10,8 @@ let
   cfg = config.microvm;
   overlay = cfg.writableStoreOverlay != null;
 
-  # The store disk holds the whole closure; a reference to it would make the
-  # runner keep, and copy, all of that once more.
+  # The store disk contains the whole closure. With a reference to the toplevel, the
+  # runner's closure would contain all of it a second time.
   toplevel =
     if cfg.storeOnDisk then
       builtins.unsafeDiscardStringContext "${config.system.build.toplevel}"
@@ -32,14 +32,14 @@ lib.mkIf cfg.guest.enable {
       "9p"
       "virtiofs"
     ]
-    # The keyboard controller brings Firecracker's ctrl-alt-del.
+    # Firecracker sends ctrl-alt-del through the keyboard controller.
     ++ lib.optional (cfg.hypervisor == "firecracker" && pkgs.stdenv.hostPlatform.isx86_64) "i8042"
     ++ lib.optional overlay "overlay";
 
-    # For readiness and ssh over vsock, also where the device is on virtio-mmio.
+    # For readiness and SSH over vsock, also if the device is on virtio-mmio.
     initrd.availableKernelModules = [ "vmw_vsock_virtio_transport" ];
 
-    # They take time at boot, and there is nothing for them in a VM.
+    # They take time at boot and are of no use in a VM.
     blacklistedKernelModules = [
       "rfkill"
       "intel_pstate"
@@ -48,15 +48,15 @@ lib.mkIf cfg.guest.enable {
   };
 
   systemd = {
-    # The daemon needs a store that it can write to.
+    # The daemon needs a writable store.
     services.nix-daemon.enable = lib.mkDefault overlay;
     sockets.nix-daemon.enable = lib.mkDefault overlay;
     services.mount-pstore.enable = false;
-    # There is no partition table to look at.
+    # There is no partition table to read.
     generators.systemd-gpt-auto-generator = "/dev/null";
   };
 
-  # One identity for SMBIOS, machined, the journal and whatever else asks.
+  # The same identity in SMBIOS, systemd-machined, the journal and elsewhere.
   environment.etc."machine-id" = lib.mkIf (cfg.machineId != null) {
     text = lib.replaceStrings [ "-" ] [ "" ] cfg.machineId + "\n";
   };

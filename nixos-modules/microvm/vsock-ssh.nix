@@ -1,5 +1,5 @@
-# SSH over vsock. systemd's ssh generator makes the socket by itself, on port 22
-# of every guest that has a vsock device; all it needs is the server.
+# SSH over vsock. systemd's ssh generator creates the socket, on port 22 of every
+# guest with a vsock device; only the server has to be enabled.
 {
   config,
   lib,
@@ -12,7 +12,7 @@ let
   microvm-lib = import ../../nix/lib.nix { inherit lib; };
   capability = microvm-lib.capabilities.${config.microvm.hypervisor};
 
-  # The hypervisor can ask the guest itself.
+  # Whether the hypervisor itself can ask the guest to shut down.
   asks =
     config.microvm.socket != null
     && builtins.elem pkgs.stdenv.hostPlatform.parsed.cpu.name capability.shutdown;
@@ -23,15 +23,15 @@ lib.mkIf config.microvm.guest.enable (
       assertions = [
         {
           assertion = cfg.cid != null;
-          message = "MicroVM ${config.networking.hostName}: microvm.vsock.ssh.enable needs an address: set microvm.vsock.cid.";
+          message = "MicroVM ${config.networking.hostName}: microvm.vsock.ssh.enable requires microvm.vsock.cid";
         }
       ];
       services.openssh.enable = true;
     })
-    # The key by which the host asks the guest to go down. The generator passes the
-    # credential on only where no sshd@.service is there, as services.openssh has
-    # it with startWhenNeeded. sshd reads the file as the user who logs in: root. Only
-    # a guest that cannot be asked otherwise is asked so.
+    # The key with which the host logs in to shut the guest down, if the hypervisor
+    # cannot ask the guest. systemd's generator uses the credential only if there is no
+    # sshd@.service, which services.openssh has with startWhenNeeded. sshd reads the
+    # file as the user who logs in, root.
     (lib.mkIf (microvm-lib.vsockCid config.microvm != null && cfg.ssh.shutdown && !asks && capability.vsock != "none") {
       services.openssh.authorizedKeysFiles = [
         "/run/credentials/@system/ssh.ephemeral-authorized_keys-all"

@@ -344,7 +344,7 @@ func TestAPCIDeviceOfMicrovmNixIsGivenBack(t *testing.T) {
 	if out, err := try("systemctl start microvm-pci-devices@wants"); err == nil {
 		t.Errorf("another VM got its card: %s", out)
 	}
-	sh(t, "journalctl -q -o cat -u microvm-pci-devices@wants | grep 'VM \"passed\" has it'; systemctl stop microvm-pci-devices@wants microvm-set-booted@wants")
+	sh(t, "journalctl -q -o cat -u microvm-pci-devices@wants | grep 'in use by VM \"passed\"'; systemctl stop microvm-pci-devices@wants microvm-set-booted@wants")
 	for starts := 1; starts <= 2; starts++ {
 		// Its script asks once, which a guest that still boots does not hear.
 		eventually(t, patience, fmt.Sprintf("test $(journalctl -q -o cat -u microvm@passed | grep -c 'test guest is up') = %d", starts))

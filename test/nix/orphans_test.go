@@ -155,7 +155,7 @@ printf 'NRestarts=%s\nResult=%s\nExecMainStatus=%s\nActiveState=%s\nSubState=%s\
 		cmd := exec.Command("bash", "-c", text)
 		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "LOOKS="+dir)
 		out, err := cmd.CombinedOutput()
-		if fails := err != nil; fails != c.fails || c.fails && !strings.Contains(string(out), "MicroVM web keeps failing; see: microvm status web") {
+		if fails := err != nil; fails != c.fails || c.fails && !strings.Contains(string(out), "MicroVM web keeps failing\nhint: run: microvm status web\n") {
 			t.Errorf("%q: %v: %s", c.looks, err, out)
 		}
 	}

@@ -1,12 +1,12 @@
-// Package seccomp keeps the programs that a thread starts from giving files modes
-// that would count on the host.
+// Package seccomp prevents the programs that a thread starts from setting the
+// set-user-ID and set-group-ID bits of files.
 //
-// A guest is root in its share. A file there that is set-user-ID root would
-// make root of any user of the host who runs it, now or long after the VM is
-// gone, so no mount option of ours helps. virtiofsd in a confined share
-// therefore runs under a seccomp filter, seccomp(2), that hands every call
-// with such a mode to the supervisor: set-group-ID on a directory, which only
-// hands down the group, passes; anything else is refused and logged.
+// A guest is root in its share. If it made a file there set-user-ID root, any user of
+// the host who ran the file would become root, even long after the VM has been removed,
+// so a mount option does not help. The virtiofsd of a confined share therefore runs
+// under a seccomp filter, seccomp(2), which reports every call with such a mode to the
+// supervisor. Set-group-ID on a directory, where it only passes on the group, is
+// allowed; everything else is refused and logged.
 package seccomp
 
 import (
@@ -19,16 +19,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// modeCall is a system call with a file mode among its arguments.
+// modeCall is a system call that has a file mode among its arguments.
 type modeCall struct {
 	nr uint32
-	// mode and flags count the arguments from 0. Where it has flags, the mode
-	// counts only with O_CREAT or O_TMPFILE.
+	// mode and flags are indices of arguments. If hasFlags is set, the mode is used
+	// only with O_CREAT or O_TMPFILE in the flags.
 	mode, flags int
 	hasFlags    bool
 }
 
-// commonModeCalls exist on every architecture.
+// commonModeCalls are those that exist on every architecture.
 var commonModeCalls = []modeCall{
 	{nr: unix.SYS_FCHMOD, mode: 1},
 	{nr: unix.SYS_FCHMODAT, mode: 2},
@@ -38,24 +38,25 @@ var commonModeCalls = []modeCall{
 }
 
 const (
-	// setID are the bits that the filter looks for.
+	// setID has the bits that the filter looks for.
 	setID = unix.S_ISUID | unix.S_ISGID
-	// createFlags are those with which open(2) takes a mode; O_TMPFILE without
-	// the O_DIRECTORY that is part of it.
+	// createFlags are the flags with which open(2) uses its mode: O_CREAT, and
+	// O_TMPFILE without the O_DIRECTORY that it includes.
 	createFlags = unix.O_CREAT | unix.O_TMPFILE&^unix.O_DIRECTORY
-	// Offsets in struct seccomp_data; the values are little-endian, so that the low
-	// half of an argument comes first.
+	// Offsets in struct seccomp_data. The values are little-endian: the low half of an
+	// argument comes first.
 	dataNr, dataArch, dataArgs = 0, 4, 16
 )
 
-// load puts a word of struct seccomp_data into the accumulator.
+// load returns the instruction that loads 32 bits of struct seccomp_data.
 func load(offset uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: offset, Size: 4} }
 
+// arg returns the offset of the low half of argument n.
 func arg(n int) uint32 { return dataArgs + 8*uint32(n) }
 
-// program is the filter; refuse is what it does with a mode it looks for.
-// openat2(2) passes its mode by reference, where no filter can see it; it is
-// declared missing, and virtiofsd has another way then.
+// program returns the filter; refuse is its action for a mode with a bit of setID.
+// openat2(2) passes its mode by reference, where a filter cannot read it. The filter
+// answers ENOSYS, and virtiofsd then falls back to openat(2).
 func program(refuse uint32) []bpf.Instruction {
 	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	prog := []bpf.Instruction{
@@ -74,7 +75,7 @@ func program(refuse uint32) []bpf.Instruction {
 	return append(prog, allow)
 }
 
-// body is run for one call and always returns.
+// body returns the instructions for one call; the last of them is a return.
 func (c modeCall) body(refuse uint32) []bpf.Instruction {
 	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	var body []bpf.Instruction
@@ -84,10 +85,10 @@ func (c modeCall) body(refuse uint32) []bpf.Instruction {
 	return append(body, load(arg(c.mode)), bpf.JumpIf{Cond: bpf.JumpBitsNotSet, Val: setID, SkipTrue: 1}, bpf.RetConstant{Val: refuse}, allow)
 }
 
-// Install puts the filter on the calling thread, which has to be locked
-// and never unlocked, and so on every program that it starts. The returned
-// file tells of the calls to decide on, see Judge; it is nil where an outer filter
-// has taken that place, and then they are all refused.
+// Install installs the filter on the calling thread, and so on every program that the
+// thread starts. The goroutine must be locked to its thread and never unlocked. The
+// returned file is for Judge; the caller closes it. It is nil if an outer filter already
+// has a listener: the filter then refuses all such calls with EPERM.
 func Install() (*os.File, error) {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("set no_new_privs: %w", err)
@@ -98,16 +99,17 @@ func Install() (*os.File, error) {
 		return nil, err
 	}
 	if err != nil {
-		return nil, fmt.Errorf("install the system call filter: %w", err)
+		return nil, fmt.Errorf("install seccomp filter: %w", err)
 	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("prepare the system call filter: %w", err)
+		return nil, fmt.Errorf("make seccomp listener non-blocking: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "seccomp"), nil
 }
 
-// set puts the filter that refuses so on the calling thread.
+// set installs the filter with the given action on the calling thread. With
+// SECCOMP_FILTER_FLAG_NEW_LISTENER it returns the listener's descriptor.
 func set(flags uintptr, refuse uint32) (int, error) {
 	raw, err := bpf.Assemble(program(refuse))
 	if err != nil {

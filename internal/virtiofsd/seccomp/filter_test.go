@@ -13,8 +13,8 @@ import (
 
 const refuse = unix.SECCOMP_RET_USER_NOTIF
 
-// call is struct seccomp_data as the machine of x/net reads it, which is made for
-// packets and takes each word for big-endian.
+// call returns a struct seccomp_data for bpf.VM of x/net, which is made for packets and
+// reads big-endian values.
 func call(nr, arch uint32, args ...uint64) []byte {
 	data := make([]byte, 64)
 	binary.BigEndian.PutUint32(data[dataNr:], nr)

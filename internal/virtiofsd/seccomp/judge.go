@@ -30,12 +30,12 @@ type response struct {
 	flags uint32
 }
 
-// respContinue lets the kernel run the call.
+// respContinue is SECCOMP_USER_NOTIF_FLAG_CONTINUE: the kernel runs the call.
 const respContinue = 1
 
-// Judge answers the calls that f, of Install, tells of until f is closed. refused
-// is called with the mode of each that it refuses. An error means that none was
-// answered.
+// Judge answers the calls that f, a file of Install, reports, until f is closed. It
+// calls refused with the mode of each call that it refuses. An error means that no call
+// was answered.
 func Judge(f *os.File, refused func(mode uint32)) error {
 	conn, err := f.SyscallConn()
 	if err != nil {
@@ -53,9 +53,9 @@ func Judge(f *os.File, refused func(mode uint32)) error {
 			return true
 		})
 		if err != nil {
-			return nil // it was closed
+			return nil // f was closed
 		}
-		// The caller was killed between the two calls.
+		// The caller was killed after poll had reported its call.
 		if received != nil {
 			continue
 		}
@@ -67,7 +67,7 @@ func Judge(f *os.File, refused func(mode uint32)) error {
 	}
 }
 
-// answer sends the verdict. An error means that the caller is gone.
+// answer sends the answer to a call. Errors are ignored: the caller has exited.
 func answer(conn syscall.RawConn, n *notification, allowed bool) {
 	resp := response{id: n.id, errno: -int32(unix.EPERM)}
 	if allowed {
@@ -78,14 +78,15 @@ func answer(conn syscall.RawConn, n *notification, allowed bool) {
 	})
 }
 
-// readable polls without waiting: the kernel's receive call waits even on a
-// descriptor that is non-blocking.
+// readable reports whether a call is waiting for an answer. Without this check,
+// SECCOMP_IOCTL_NOTIF_RECV would block, even on a non-blocking descriptor.
 func readable(fd uintptr) bool {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 	n, err := unix.Poll(fds, 0)
 	return err == nil && n == 1 && fds[0].Revents&unix.POLLIN != 0
 }
 
+// ioctl calls ioctl(2) and retries it when a signal interrupts it.
 func ioctl(fd uintptr, req uint, data unsafe.Pointer) error {
 	for {
 		_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, uintptr(req), uintptr(data))
@@ -99,10 +100,10 @@ func ioctl(fd uintptr, req uint, data unsafe.Pointer) error {
 	}
 }
 
-// decide says which mode was asked for and whether that may be: set-group-ID
-// for a directory. virtiofsd names a file by descriptor, or by its number in
-// /proc/self/fd. While it handles a request it keeps that descriptor open, so
-// a guest cannot make the number mean another file before the call goes on.
+// decide returns the mode that was asked for and reports whether it is allowed:
+// set-group-ID on a directory. virtiofsd names a file by a descriptor, or by the
+// descriptor's number in /proc/self/fd. It keeps the descriptor open while it handles
+// a request, so the number cannot come to mean another file before the call continues.
 func decide(n *notification) (mode uint32, allowed bool) {
 	nr := uint32(n.nr)
 	for _, c := range modeCalls {
@@ -124,7 +125,7 @@ func decide(n *notification) (mode uint32, allowed bool) {
 	return mode, false
 }
 
-// isDirectory says whether the descriptor of that number is a directory's.
+// isDirectory reports whether the descriptor number of the process pid is a directory.
 func isDirectory(pid uint32, number string) bool {
 	if _, err := strconv.ParseUint(number, 10, 31); err != nil {
 		return false
@@ -134,7 +135,7 @@ func isDirectory(pid uint32, number string) bool {
 	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
 }
 
-// readString reads the short string at an address of another process.
+// readString reads a string of at most 15 bytes at an address of the process pid.
 func readString(pid int, addr uintptr) (string, error) {
 	buf := make([]byte, 16)
 	local := []unix.Iovec{{Base: &buf[0], Len: uint64(len(buf))}}
@@ -147,5 +148,5 @@ func readString(pid int, addr uintptr) (string, error) {
 			return string(buf[:i]), nil
 		}
 	}
-	return "", errors.New("no short string")
+	return "", errors.New("string is too long")
 }
