@@ -60,7 +60,7 @@ func sync(path string, flags int) error {
 	f := os.NewFile(uintptr(fd), path)
 	defer func() { _ = f.Close() }()
 	err = f.Sync()
-	// Some file systems cannot sync directories; there is no more to be had of them.
+	// Some file systems cannot sync directories. Nothing more can be done on them.
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOTSUP) {
 		return nil
 	}
