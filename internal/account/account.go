@@ -1,4 +1,4 @@
-// Package account looks up users of the host with all that makes up their rights.
+// Package account looks up users of the host with all their groups.
 package account
 
 import (
@@ -11,14 +11,14 @@ import (
 // Account is a user of the host.
 type Account struct {
 	UID int
-	// GID is the group that what the user makes belongs to, Groups are all others
-	// that the user is in, and may have GID again.
+	// GID is the primary group. Groups are the supplementary groups and may contain
+	// GID again.
 	GID    int
 	Groups []int
 }
 
-// Lookup finds a user by name, in the group that the host has for him and all
-// others that he is in, group(5).
+// Lookup returns the user of that name with its primary and supplementary groups,
+// passwd(5) and group(5).
 func Lookup(name string) (Account, error) {
 	u, err := user.Lookup(name)
 	if err != nil {
@@ -26,17 +26,17 @@ func Lookup(name string) (Account, error) {
 	}
 	ids, err := u.GroupIds()
 	if err != nil {
-		return Account{}, fmt.Errorf("groups of user %s: %w", name, err)
+		return Account{}, fmt.Errorf("look up groups of user %s: %w", name, err)
 	}
 	var a Account
 	if a.UID, err = number("user", name, u.Uid); err != nil {
 		return Account{}, err
 	}
-	if a.GID, err = number("the group of user", name, u.Gid); err != nil {
+	if a.GID, err = number("primary group of user", name, u.Gid); err != nil {
 		return Account{}, err
 	}
 	for _, id := range ids {
-		n, err := number("a group of user", name, id)
+		n, err := number("group of user", name, id)
 		if err != nil {
 			return Account{}, err
 		}
@@ -45,7 +45,7 @@ func Lookup(name string) (Account, error) {
 	return a, nil
 }
 
-// Group finds a group by name.
+// Group returns the ID of the group of that name.
 func Group(name string) (int, error) {
 	g, err := user.LookupGroup(name)
 	if err != nil {
@@ -57,16 +57,16 @@ func Group(name string) (int, error) {
 func number(what, name, id string) (int, error) {
 	n, err := strconv.Atoi(id)
 	if err != nil {
-		return 0, fmt.Errorf("%s %s has id %q: %w", what, name, id, err)
+		return 0, fmt.Errorf("invalid ID of %s %s: %w", what, name, err)
 	}
 	return n, nil
 }
 
-// All are all groups of the user.
+// All returns all groups of the user, the primary one first.
 func (a Account) All() []int { return append([]int{a.GID}, a.Groups...) }
 
-// Credential is for programs that are to run as the user, with all groups, as
-// systemd does it for User= and Group=, systemd.exec(5).
+// Credential returns the credentials of a program that runs as the user with all
+// groups, as systemd does for User= and Group=, systemd.exec(5).
 func (a Account) Credential() *syscall.Credential {
 	c := a.Alone()
 	for _, g := range a.Groups {
@@ -75,8 +75,8 @@ func (a Account) Credential() *syscall.Credential {
 	return c
 }
 
-// Alone is for programs that somebody else named: the user in one group, without
-// what the others give.
+// Alone returns credentials without supplementary groups, for a program that a spec
+// or a package names: it gets no rights from the user's other groups.
 func (a Account) Alone() *syscall.Credential {
 	return &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID)}
 }

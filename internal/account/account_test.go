@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestAUserHasHisGroups asks id(1), too.
-func TestAUserHasHisGroups(t *testing.T) {
+// TestAUserHasItsGroups compares with id(1).
+func TestAUserHasItsGroups(t *testing.T) {
 	for _, name := range []string{"root", "nobody"} {
 		a, err := Lookup(name)
 		if err != nil {

@@ -1,10 +1,10 @@
-// Package exit says how a program of ours ends: with which code, and with what
-// it prints of the error that ended it.
+// Package exit turns an error into the exit code and the messages with which a
+// program ends.
 //
-// An error carries what the end depends on: whether the command line was wrong,
-// whether a retry can help, and the remedy. Every program and every package that
-// is not content with "failed" marks its errors by the functions of this package,
-// and main ends by Report.
+// An error carries what these depend on: whether the command line was wrong,
+// whether a retry can help, and hints. Packages mark their errors with the
+// functions of this package, and every main ends with Report. An error without a
+// mark exits with CodeFailed.
 package exit
 
 import (
@@ -16,22 +16,22 @@ import (
 	"microvm/internal/printable"
 )
 
-// Exit codes of every program. The microvm command has others besides.
+// Exit codes of every program. The microvm command has more of its own.
 const (
 	CodeOK     = 0
 	CodeFailed = 1
 	// CodeUsage is a wrong command line.
 	CodeUsage = 2
-	// CodeConfig is EX_CONFIG of sysexits(3): the package or its place is bad, and
-	// no retry can help. The units do not restart on it.
+	// CodeConfig is EX_CONFIG of sysexits(3): the package or where it is installed
+	// is invalid, and no retry can help. The units do not restart on it.
 	CodeConfig = 78
-	// CodeInterrupted is that of a program which SIGTERM or SIGINT ended while it
-	// waited, with nothing done yet. It is what a shell makes of SIGTERM, 128+15,
-	// and SuccessExitStatus= of the units.
+	// CodeInterrupted means that SIGTERM or SIGINT ended the program while it
+	// waited and had done nothing yet. It is a shell's code for SIGTERM, 128+15,
+	// and in SuccessExitStatus= of the units.
 	CodeInterrupted = 143
 )
 
-// class is what an error is marked as.
+// class is a kind of error, with an exit code of its own.
 type class int
 
 const (
@@ -41,7 +41,7 @@ const (
 	config
 )
 
-// marked is an error of a class; its text is that of its cause.
+// marked is an error with a class. Its text is that of its cause.
 type marked struct {
 	error
 	class class
@@ -60,31 +60,33 @@ func mark(err error, c class) error {
 // Usage marks err as a wrong command line. A nil err stays nil.
 func Usage(err error) error { return mark(err, usage) }
 
-// Usagef makes an error of a wrong command line, as fmt.Errorf does.
+// Usagef is Usage of fmt.Errorf.
 func Usagef(format string, args ...any) error { return Usage(fmt.Errorf(format, args...)) }
 
 // Config marks err as a fault of the package or of the host's configuration, which
 // no retry can help. A nil err stays nil.
 func Config(err error) error { return mark(err, config) }
 
-// Configf makes an error that no retry can help, as fmt.Errorf does.
+// Configf is Config of fmt.Errorf.
 func Configf(format string, args ...any) error { return Config(fmt.Errorf(format, args...)) }
 
-// Retry marks err as one that a retry can help, whatever it wraps: time mends it,
-// or the operator does, without a new installation. A nil err stays nil.
+// Retry marks err as one that a retry can help, whatever it wraps: it goes away
+// with time or when the operator fixes it, without a new installation. A nil err
+// stays nil.
 func Retry(err error) error { return mark(err, retry) }
 
 // Interrupted marks err as a wait that a signal ended. A nil err stays nil.
 func Interrupted(err error) error { return mark(err, interrupted) }
 
-// permanent is implemented by errors of other packages that no retry can help.
+// permanent is implemented by errors of other packages to report whether no retry
+// can help.
 type permanent interface{ Permanent() bool }
 
-// IsUsage reports whether err is, or wraps, a wrong command line.
+// IsUsage reports whether err is, or wraps, an error marked by Usage.
 func IsUsage(err error) bool { return is(err, usage) }
 
 // IsConfig reports whether err is, or wraps, an error that no retry can help: one
-// that Config made, or whose method Permanent() bool says so.
+// marked by Config, or one whose method Permanent() bool returns true.
 func IsConfig(err error) bool {
 	var p permanent
 	return is(err, config) || errors.As(err, &p) && p.Permanent()
@@ -100,8 +102,8 @@ func is(err error, c class) bool {
 	return found
 }
 
-// walk calls visit with every error of the tree that errors.Is looks at: causes
-// before what wraps them, joined ones in their order.
+// walk calls visit for every error of the tree that errors.Is searches: causes
+// before what wraps them, joined errors in their order.
 func walk(err error, visit func(error)) {
 	switch e := err.(type) {
 	case nil:
@@ -116,7 +118,8 @@ func walk(err error, visit func(error)) {
 	visit(err)
 }
 
-// Code returns the exit code that err deserves, CodeOK for nil.
+// Code returns the exit code for err: CodeOK for nil, CodeFailed for an error
+// without a mark.
 func Code(err error) int {
 	switch {
 	case err == nil:
@@ -133,9 +136,9 @@ func Code(err error) int {
 	return CodeFailed
 }
 
-// Report prints err with its hints, in lines that begin with the program's name
-// and the VM's, where there is one, and returns the exit code that err deserves.
-// A nil err prints nothing. Errors can contain text from hypervisors, guests and
+// Report prints err with its hints to stderr and returns the exit code for it.
+// Each line begins with the program's name and, unless vm is empty, the VM's. A
+// nil err prints nothing. Errors can contain text from hypervisors, guests and
 // builds, so control sequences are stripped.
 func Report(stderr io.Writer, program, vm string, err error) int {
 	if err == nil {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestNoErrorSpeaksToATerminal: a hypervisor's own words are part of some.
+// TestNoErrorSpeaksToATerminal: errors can contain a hypervisor's output.
 func TestNoErrorSpeaksToATerminal(t *testing.T) {
 	for said, want := range map[string]string{
 		"no \x1b]0;owned\x07balloon\x1b[2J\u009b1m":    "p: web: no ]0;ownedballoon1m\n",
@@ -136,7 +136,7 @@ func TestARemedyIsALineBelowItsCause(t *testing.T) {
 	}
 }
 
-// reworded says its cause in words of its own.
+// reworded does not contain the text of its cause.
 type reworded struct{ error }
 
 func (reworded) Error() string   { return "no space" }

@@ -6,8 +6,9 @@ import (
 	"strings"
 )
 
-// hinted is an error with its remedy, which is not part of its text: whoever wraps
-// it goes on with the sentence, and Text puts the remedy on a line of its own.
+// hinted is an error with a hint. The hint is not part of the error's text, so an
+// error that wraps it can continue the sentence; Text prints the hint on a line of
+// its own.
 type hinted struct {
 	error
 	hint string
@@ -16,18 +17,18 @@ type hinted struct {
 // Unwrap returns the cause.
 func (h *hinted) Unwrap() error { return h.error }
 
-// Hint returns the remedy.
+// Hint returns the hint.
 func (h *hinted) Hint() string { return h.hint }
 
-// hinter is an error that carries its remedy.
+// hinter is an error with a hint.
 type hinter interface {
 	error
 	Hint() string
 }
 
-// WithHint returns err with a remedy, formatted as by fmt.Sprintf. An error may be
-// given several, which are printed in the order in which they were given. A nil err
-// stays nil.
+// WithHint returns err with a hint, formatted by fmt.Sprintf: what the user can do.
+// An error may get several, which are printed in the order in which they were
+// added. A nil err stays nil.
 func WithHint(err error, format string, args ...any) error {
 	if err == nil {
 		return nil
@@ -35,8 +36,8 @@ func WithHint(err error, format string, args ...any) error {
 	return &hinted{err, fmt.Sprintf(format, args...)}
 }
 
-// Hint returns the remedies that err and the errors that it wraps carry, a line
-// each; "" where there is none.
+// Hint returns the hints of err and of the errors that it wraps, one a line, or ""
+// if there are none.
 func Hint(err error) string {
 	var lines []string
 	walk(err, func(err error) {
@@ -47,9 +48,9 @@ func Hint(err error) string {
 	return strings.Join(lines, "\n")
 }
 
-// Text returns the text of err with the remedies that it and the errors that it
-// wraps carry: each is a line "hint: …" below the line on which its cause ends, so
-// that of several joined errors each keeps its own. A nil err has the text "".
+// Text returns the text of err with its hints and those of the errors that it
+// wraps. Each hint is a line "hint: …" below the line on which its error's text
+// ends, so joined errors keep their own hints. Text of nil is "".
 func Text(err error) string {
 	if err == nil {
 		return ""
@@ -76,7 +77,7 @@ func Text(err error) string {
 		}
 		lines = append(lines, line{end, h.Hint()})
 	})
-	// A cause whose text was reworded on the way has its remedy at the end.
+	// If a wrapper does not contain its cause's text, the hint goes to the end.
 	slices.SortStableFunc(lines, func(a, b line) int { return a.at - b.at })
 	var b strings.Builder
 	done := 0

@@ -8,13 +8,13 @@ import (
 	"microvm/internal/printable"
 )
 
-// Logf logs a line about work that goes on. It takes what fmt.Errorf takes: the
-// hint of an error that is wrapped by %w comes along, on a line of its own.
+// Logf logs one message, formatted as by fmt.Errorf. The hint of an error that is
+// wrapped by %w follows on a line of its own.
 type Logf func(format string, args ...any)
 
-// Logger returns a Logf that writes to w, and begins each line with the name of
-// the program. Control sequences are stripped: hypervisors, their guests and a
-// package's programs have a say in what is logged.
+// Logger returns a Logf that writes to w and begins each line with the program's
+// name. Messages can contain text from hypervisors, guests and a package's
+// programs, so control sequences are stripped.
 func Logger(w io.Writer, program string) Logf {
 	return func(format string, args ...any) {
 		var lines strings.Builder

@@ -1,7 +1,6 @@
-// Package foreign runs programs that are not ours and that something else names:
-// a spec, a package, PATH. Each is bounded in time and in what it prints, whatever
-// it starts, and none of them runs as root unless only root can replace it and the
-// caller says so.
+// Package foreign runs programs that are not ours and that a spec, a package or PATH
+// names. Each is limited in time and output, including what it starts. None runs as
+// root unless only root can replace it and the caller asks for it.
 package foreign
 
 import (
@@ -20,19 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrTimeout is a program that was ended because it took too long.
-var ErrTimeout = errors.New("it did not end in time")
+// ErrTimeout means that a program was killed because it exceeded its Limit.
+var ErrTimeout = errors.New("timed out")
 
-// nobody is the overflow user of the kernel, whom nothing belongs to.
+// nobody is the kernel's overflow user, who owns no files.
 const nobody = 65534
 
 // slow is how long a program may take before Slow is called.
 const slow = time.Second
 
-// pipeDelay is how long what a program left behind may hold its output.
+// pipeDelay is how long Run waits for processes that the program left behind and
+// that keep its output open.
 const pipeDelay = 200 * time.Millisecond
 
-// DefaultOutput bounds what is kept of a program's output.
+// DefaultOutput is the most that is kept of a program's output, in bytes.
 const DefaultOutput = 1 << 20
 
 // Command is one call of a program.
@@ -40,31 +40,32 @@ type Command struct {
 	// Path is absolute.
 	Path string
 	Args []string
-	// Stdin is empty where it is nil.
+	// Stdin is the standard input; nil means empty.
 	Stdin io.Reader
 	// Dir is the working directory; empty means /.
 	Dir string
-	// As is whom root runs it as; nil is the caller himself.
+	// As are the credentials if the caller is root; nil means the caller's own.
 	As *syscall.Credential
-	// Apart takes from a program that root runs the sight of the host's processes
-	// and network, and ends with it all that it started.
+	// Apart puts the program into namespaces of its own if the caller is root: it sees
+	// neither the host's processes nor its network, and all that it started is killed
+	// when it exits.
 	Apart bool
 	// Limit is how long it may take.
 	Limit time.Duration
-	// MaxOutput bounds standard output; 0 means DefaultOutput. What is more is read
-	// and forgotten.
+	// MaxOutput limits standard output, in bytes; 0 means DefaultOutput. More output
+	// is read and discarded.
 	MaxOutput int
-	// Slow is called once where it takes longer than a second; nil is for no one.
+	// Slow is called once if the program takes longer than a second; it may be nil.
 	Slow func()
 }
 
-// environment is all that a program is told of the caller's: what it prints must
-// not depend on who asks.
+// environment is the program's whole environment: its output must not depend on the
+// caller's.
 var environment = []string{"PATH=" + UnitPath, "LC_ALL=C", "HOME=/"}
 
-// Run runs the program and returns what it printed on its standard output and on
-// its standard error. It returns when the program has ended, or its time is over:
-// what it started does not keep it.
+// Run runs the program and returns its standard output and standard error. It
+// returns when the program has exited or Limit is over, even if processes that the
+// program started still run.
 func (c *Command) Run(ctx context.Context) (out, log []byte, err error) {
 	if c.Slow != nil {
 		timer := time.AfterFunc(slow, c.Slow)
@@ -75,15 +76,16 @@ func (c *Command) Run(ctx context.Context) (out, log []byte, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// The thread ends with this goroutine, as it is never unlocked, and with it
-		// what the program inherits from it.
+		// The thread is never unlocked, so it exits with this goroutine, and
+		// no_new_privs does not stay behind in this process.
 		runtime.LockOSThread()
 		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			err = fmt.Errorf("forbid new privileges: %w", err)
+			err = fmt.Errorf("set no_new_privs: %w", err)
 			return
 		}
 		out, log, err = c.run(ctx, c.apart())
-		// No namespaces here, as in a container; or no more of them, or none at all.
+		// EPERM: not permitted, as in a container. ENOSPC: the limit of namespaces is
+		// reached. EINVAL: the kernel has none.
 		none := errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EINVAL)
 		if c.apart() != 0 && none {
 			out, log, err = c.run(ctx, 0)
@@ -99,21 +101,22 @@ func (c *Command) Run(ctx context.Context) (out, log []byte, err error) {
 	return out, log, err
 }
 
+// apart returns the clone flags of the program.
 func (c *Command) apart() uintptr {
 	if !c.Apart || os.Geteuid() != 0 {
 		return 0
 	}
-	// The first process of a PID namespace ends all others when it ends.
+	// When the first process of a PID namespace exits, the kernel kills all others.
 	return unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC
 }
 
 func (c *Command) run(ctx context.Context, namespaces uintptr) (out, log []byte, err error) {
-	cmd := exec.CommandContext(ctx, c.Path, c.Args...) //nolint:gosec // what this package is for
+	cmd := exec.CommandContext(ctx, c.Path, c.Args...) //nolint:gosec // the purpose of this package
 	cmd.Dir, cmd.Env, cmd.Stdin = c.Dir, environment, c.Stdin
 	if cmd.Dir == "" {
 		cmd.Dir = "/"
 	}
-	// A session of its own, to end all of it, and without a terminal to write to.
+	// A session of its own can be killed as a whole, and has no controlling terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: namespaces}
 	if os.Geteuid() == 0 {
 		cmd.SysProcAttr.Credential = c.As
@@ -128,8 +131,8 @@ func (c *Command) run(ctx context.Context, namespaces uintptr) (out, log []byte,
 	if err := cmd.Start(); err != nil {
 		return nil, nil, err
 	}
-	// While it is not reaped its number is nobody else's, and what it left in its
-	// session can be ended.
+	// Until the program is reaped its process ID is not reused, so what it left in its
+	// session can be killed by that ID.
 	for {
 		err := unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
 		if !errors.Is(err, unix.EINTR) {
@@ -138,7 +141,7 @@ func (c *Command) run(ctx context.Context, namespaces uintptr) (out, log []byte,
 	}
 	_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
 	err = cmd.Wait()
-	if errors.Is(err, exec.ErrWaitDelay) { // one that left the session holds a pipe
+	if errors.Is(err, exec.ErrWaitDelay) { // a process that left the session holds a pipe
 		err = nil
 	}
 	return stdout.kept.Bytes(), stderr.kept.Bytes(), err
@@ -156,10 +159,10 @@ func (b *bounded) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
-// As is whom root runs a program as that something else names: the account, which
-// may be nil, where only root can replace the program, and else nobody. What
-// somebody else put there is not to reach what the account has: the images of all
-// VMs. It is nil where the caller is not root.
+// As returns the credentials with which root runs a program: those of account if
+// only root can replace the program, else those of nobody, as a program that another
+// user planted must not get at the images of all VMs, which account can read. A nil
+// account means nobody. As returns nil if the caller is not root.
 func As(program string, account *syscall.Credential) *syscall.Credential {
 	if os.Geteuid() != 0 {
 		return nil
@@ -170,12 +173,12 @@ func As(program string, account *syscall.Credential) *syscall.Credential {
 	return &syscall.Credential{Uid: nobody, Gid: nobody}
 }
 
-// UnitPath is where a unit's programs are: the PATH that systemd gives to services,
-// and NixOS's.
+// UnitPath is the PATH in which a unit's programs are found: the one that systemd
+// sets for services, and NixOS's.
 const UnitPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin"
 
-// InUnit finds a program where a VM's unit will, whatever the caller's PATH is. An
-// absolute path is itself.
+// InUnit returns the path at which a VM's unit finds a program, whatever the caller's
+// PATH is. An absolute path is returned as it is.
 func InUnit(name string) (string, error) {
 	if filepath.IsAbs(name) {
 		return exec.LookPath(name)

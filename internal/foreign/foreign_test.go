@@ -18,8 +18,8 @@ import (
 	"microvm/test/need"
 )
 
-// program writes a program of that text where everybody can run it; of another
-// user than root where owner is not 0.
+// program writes a shell script of that text that every user can run. If the test
+// runs as root, owner owns it.
 func program(t *testing.T, text string, owner int) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/var/tmp", "microvm-foreign-")
@@ -90,11 +90,11 @@ func TestSlowProgramsAreSaidToBe(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(said) != 1 {
-		t.Error("nobody was told")
+		t.Error("Slow was not called")
 	}
 	cmd.Path = program(t, ":", 0)
 	if _, _, err := cmd.Run(context.Background()); err != nil || len(said) != 1 {
-		t.Errorf("of a fast one somebody was told, or: %v", err)
+		t.Errorf("Slow was called for a fast program, or: %v", err)
 	}
 }
 
@@ -110,8 +110,8 @@ func TestRootRunsNothingOfOthersAsRoot(t *testing.T) {
 		uid     int
 	}{
 		{"a program of another user", eve, account, nobody},
-		{"a program of root's", 0, account, 1234},
-		{"a program of root's, and no account", 0, nil, nobody},
+		{"a program of root", 0, account, 1234},
+		{"a program of root, and no account", 0, nil, nobody},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := program(t, `echo "$(id -u) $(id -G) $(pwd) ${SECRET_OF_ROOT-none}"; grep NoNewPrivs /proc/self/status; grep CapEff /proc/self/status`, c.owner)
@@ -119,7 +119,7 @@ func TestRootRunsNothingOfOthersAsRoot(t *testing.T) {
 			out, log, err := cmd.Run(context.Background())
 			want := fmt.Sprintf("%[1]d %[1]d / none\nNoNewPrivs:\t1\nCapEff:\t0000000000000000\n", c.uid)
 			if err != nil || string(out) != want {
-				t.Errorf("it is\n%swant\n%s%v %s", out, want, err, log)
+				t.Errorf("got\n%swant\n%s%v %s", out, want, err, log)
 			}
 		})
 	}
@@ -167,7 +167,7 @@ func TestVersionsAreAskedOnceAndFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		if again, _, _ := v.Of(path); again != major {
-			t.Errorf("%s: it was asked again", text)
+			t.Errorf("%s: the program was run again", text)
 		}
 	}
 }

@@ -11,16 +11,19 @@ import (
 	"time"
 )
 
-// VersionLimit is how long a program may take to say which it is, in all.
+// VersionLimit is how long a program may take to print its version, all calls
+// together.
 const VersionLimit = 10 * time.Second
 
-// Versions asks programs for their versions, each once. It is for one goroutine.
+// Versions asks programs for their versions, each program once. It is not safe for
+// concurrent use.
 type Versions struct {
-	// Account is whom root asks a program of root's as; nil is nobody.
+	// Account are the credentials with which root runs a program that only root can
+	// replace, see As; nil means nobody.
 	Account *syscall.Credential
-	// Find finds a program by its name, as exec.LookPath or InUnit do.
+	// Find returns the path of a program, as exec.LookPath and InUnit do.
 	Find func(name string) (string, error)
-	// Slow is called where one takes longer than a second; nil is for no one.
+	// Slow is called if a program takes longer than a second; it may be nil.
 	Slow func(program string)
 
 	answers map[string]answer
@@ -32,7 +35,7 @@ type answer struct {
 	err          error
 }
 
-// Of returns the version of a program as MAJOR, MINOR.
+// Of returns the version of a program. The answer is cached, errors included.
 func (v *Versions) Of(program string) (major, minor int, err error) {
 	a, ok := v.answers[program]
 	if !ok {
@@ -45,8 +48,8 @@ func (v *Versions) Of(program string) (major, minor int, err error) {
 	return a.major, a.minor, a.err
 }
 
-// Seccomp says whether a QEMU was built with its seccomp filter: one that was not
-// knows no -sandbox, and says so before anything else.
+// Seccomp reports whether a QEMU was built with its seccomp filter: without it, QEMU
+// refuses -sandbox before it does anything else.
 func (v *Versions) Seccomp(program string) (bool, error) {
 	if has, ok := v.seccomp[program]; ok {
 		return has, nil
@@ -54,7 +57,7 @@ func (v *Versions) Seccomp(program string) (bool, error) {
 	_, err := v.run(context.Background(), program, "-sandbox", "on", "-version")
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return false, fmt.Errorf("ask %s for its sandbox: %w", program, err)
+		return false, fmt.Errorf("check whether %s supports -sandbox: %w", program, err)
 	}
 	if v.seccomp == nil {
 		v.seccomp = map[string]bool{}
@@ -65,7 +68,7 @@ func (v *Versions) Seccomp(program string) (bool, error) {
 
 var versionNumber = regexp.MustCompile(`\bv?([0-9]+)\.([0-9]+)`)
 
-// ask runs program --version, or -version, which is how StratoVirt has it.
+// ask runs program --version, then -version, which is StratoVirt's option.
 func (v *Versions) ask(program string) (major, minor int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), VersionLimit)
 	defer cancel()
@@ -77,22 +80,22 @@ func (v *Versions) ask(program string) (major, minor int, err error) {
 		}
 	}
 	if err != nil {
-		return 0, 0, fmt.Errorf("ask %s for its version: %w", program, err)
+		return 0, 0, fmt.Errorf("get version of %s: %w", program, err)
 	}
 	return parseVersion(program, out)
 }
 
-// run returns what a program prints.
+// run returns a program's standard output.
 func (v *Versions) run(ctx context.Context, program string, args ...string) ([]byte, error) {
 	path, err := v.Find(program)
 	if err != nil {
 		return nil, err
 	}
-	var say func()
+	var slow func()
 	if v.Slow != nil {
-		say = func() { v.Slow(program) }
+		slow = func() { v.Slow(program) }
 	}
-	cmd := Command{Path: path, Args: args, As: As(path, v.Account), Apart: true, Limit: VersionLimit, Slow: say}
+	cmd := Command{Path: path, Args: args, As: As(path, v.Account), Apart: true, Limit: VersionLimit, Slow: slow}
 	out, _, err := cmd.Run(ctx)
 	return out, err
 }
@@ -100,7 +103,7 @@ func (v *Versions) run(ctx context.Context, program string, args ...string) ([]b
 func parseVersion(program string, out []byte) (major, minor int, err error) {
 	m := versionNumber.FindSubmatch(out)
 	if m == nil {
-		return 0, 0, fmt.Errorf("%s --version printed no version; is it the program that the spec means?", program)
+		return 0, 0, fmt.Errorf("%s --version printed no version number", program)
 	}
 	if major, err = strconv.Atoi(string(m[1])); err != nil {
 		return 0, 0, err

@@ -1,6 +1,5 @@
-// Package mode makes directories whose mode and owner do not depend on who makes
-// them: neither on the umask, nor on the caller's group, nor on the set-group-ID
-// bit of the directory around them.
+// Package mode creates directories whose mode and owner depend neither on the umask
+// nor on the caller's group nor on the parent's set-group-ID bit.
 package mode
 
 import (
@@ -15,10 +14,10 @@ import (
 	"microvm/internal/safepath"
 )
 
-// Public is the mode of a directory that root alone writes and everybody reads.
+// Public is the mode of a directory that only its owner writes and every user reads.
 const Public fs.FileMode = 0o755
 
-// Dir makes a directory. The error is fs.ErrExist where the name is taken.
+// Dir creates a directory. The error is fs.ErrExist if the name exists.
 func Dir(path string, mode fs.FileMode) error {
 	at, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
@@ -26,7 +25,7 @@ func Dir(path string, mode fs.FileMode) error {
 		safepath.Close(at)
 	}
 	if errors.Is(err, safepath.ErrReplaced) {
-		err = unix.EEXIST // removed and made again meanwhile, by another program of ours
+		err = unix.EEXIST // removed and created again meanwhile, by another program of ours
 	}
 	if err != nil {
 		return &fs.PathError{Op: "mkdir", Path: path, Err: err}
@@ -34,8 +33,8 @@ func Dir(path string, mode fs.FileMode) error {
 	return nil
 }
 
-// As is the mode with the owner of what root makes, which is root's group's, too;
-// what others make belongs to them anyway.
+// As returns the mode and the owner to give to a new directory. Root's belong to
+// root and its group; other users' keep the owner that they get.
 func As(mode fs.FileMode) safepath.As {
 	id := -1
 	if os.Geteuid() == 0 {
@@ -44,8 +43,8 @@ func As(mode fs.FileMode) safepath.As {
 	return safepath.As{Mode: uint32(mode.Perm()), UID: id, GID: id}
 }
 
-// DirAll makes a directory with those above it that are missing. Those that are
-// there stay as they are.
+// DirAll creates a directory with missing parents. Directories that exist are not
+// changed.
 func DirAll(path string, mode fs.FileMode) error {
 	path = filepath.Clean(path)
 	info, err := os.Stat(path)
@@ -59,21 +58,21 @@ func DirAll(path string, mode fs.FileMode) error {
 		return err
 	}
 	err = Dir(path, mode)
-	if errors.Is(err, fs.ErrExist) { // made meanwhile, by the same rule
+	if errors.Is(err, fs.ErrExist) { // created meanwhile, with the same mode
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	// What is committed in it is lost with it.
+	// If a power failure lost the directory, it would lose what is committed in it.
 	if err := durable.Dir(filepath.Dir(path)); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
 	return nil
 }
 
-// Ensure makes a directory as DirAll does. One that is there and is the caller's
-// gets the mode: it was made under another umask, or changed since.
+// Ensure creates a directory as DirAll does. If it exists and the caller owns it,
+// it gets the mode: it was created under another umask, or changed since.
 func Ensure(path string, mode fs.FileMode) error {
 	if err := DirAll(path, mode); err != nil {
 		return err
@@ -88,8 +87,9 @@ func Ensure(path string, mode fs.FileMode) error {
 	return set(path, mode)
 }
 
-// set gives a directory of ours its mode, and to root's own its owner. It works on
-// what has no permission at all, as a umask may make it, and follows no link.
+// set sets the mode of a directory that the caller owns and, if that is root, its
+// owner. It follows no link, and works on a directory without any permission, as a
+// umask may create it.
 func set(path string, mode fs.FileMode) error {
 	fd, err := safepath.OpenDir(path)
 	if err != nil {

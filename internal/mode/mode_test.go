@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// masks are a usual one, two strict ones, none, and all.
+// masks are a usual umask, two strict ones, none, and all bits.
 var masks = []int{0o022, 0o027, 0o077, 0, 0o777}
 
 func TestModesOfDirectoriesDoNotDependOnTheUmask(t *testing.T) {
 	for _, mask := range masks {
 		dir := t.TempDir()
-		// What is made in such a directory inherits its group and the bit.
+		// Directories that are created in this one inherit its group and the bit.
 		if err := unix.Chmod(dir, 0o2777); err != nil {
 			t.Fatal(err)
 		}

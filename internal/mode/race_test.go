@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestADirectoryThatOthersMakeAndRemoveIsTakenOrGone, as helpers of a VM do with its
-// runtime directory: nothing else is an error that they meet.
+// TestADirectoryThatOthersMakeAndRemoveIsTakenOrGone: helpers of a VM create and
+// remove its runtime directory concurrently, and get only these two errors.
 func TestADirectoryThatOthersMakeAndRemoveIsTakenOrGone(t *testing.T) {
 	dir := t.TempDir() + "/web"
 	var wait sync.WaitGroup

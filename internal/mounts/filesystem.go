@@ -8,21 +8,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// FileSystem says which file system a directory is on, so that it means the same
-// after a reboot: st_dev of stat(2) does not.
+// FileSystem identifies the file system of a directory across reboots, as st_dev of
+// stat(2) does not.
 type FileSystem struct {
 	// Type is f_type of statfs(2), a number.
 	Type uint32 `json:"type"`
-	// FSID is f_fsid of statfs(2); empty where it is 0 or changes with each boot.
-	// That of ext4 and btrfs is made from the UUID, that of ZFS is the data set's,
-	// and btrfs has one for each subvolume.
+	// FSID is f_fsid of statfs(2), empty if it is 0 or may change with each boot.
+	// ext4 and btrfs derive it from the UUID, btrfs per subvolume, and ZFS from the
+	// data set.
 	FSID string `json:"fsid,omitempty"`
-	// UUID is that of the block device's content, where udev knows it.
+	// UUID is the UUID of the block device's content, empty if udev does not know it.
 	UUID string `json:"uuid,omitempty"`
 }
 
-// byDevice are the file systems whose f_fsid is the number of their device, or made
-// up when they are mounted: it may be another after a reboot.
+// byDevice are the file systems whose f_fsid is the device number or chosen when
+// they are mounted, so that it may change with a reboot.
 var byDevice = map[uint32]bool{
 	unix.TMPFS_MAGIC: true, unix.RAMFS_MAGIC: true, unix.XFS_SUPER_MAGIC: true, unix.MSDOS_SUPER_MAGIC: true,
 	unix.OVERLAYFS_SUPER_MAGIC: true, unix.F2FS_SUPER_MAGIC: true, unix.NFS_SUPER_MAGIC: true, unix.FUSE_SUPER_MAGIC: true,
@@ -30,25 +30,25 @@ var byDevice = map[uint32]bool{
 	unix.SMB_SUPER_MAGIC: true, unix.SMB2_SUPER_MAGIC: true, unix.CIFS_SUPER_MAGIC: true, unix.V9FS_MAGIC: true,
 }
 
-// Of is the file system of a directory.
+// Of returns the file system of a directory.
 func Of(dir string) (FileSystem, error) {
 	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return FileSystem{}, fmt.Errorf("look at the file system of %s: %w", dir, err)
+		return FileSystem{}, fmt.Errorf("stat file system of %s: %w", dir, err)
 	}
 	defer func() { _ = f.Close() }()
 	return OfFile(f)
 }
 
-// OfFile is the file system of an open file, which may be open by O_PATH.
+// OfFile returns the file system of an open file, which may be opened with O_PATH.
 func OfFile(f *os.File) (FileSystem, error) {
 	var vol unix.Statfs_t
 	var st unix.Stat_t
 	if err := unix.Fstatfs(int(f.Fd()), &vol); err != nil {
-		return FileSystem{}, fmt.Errorf("look at the file system of %s: %w", f.Name(), err)
+		return FileSystem{}, fmt.Errorf("stat file system of %s: %w", f.Name(), err)
 	}
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return FileSystem{}, fmt.Errorf("look at %s: %w", f.Name(), err)
+		return FileSystem{}, fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
 	out := FileSystem{Type: uint32(vol.Type), UUID: uuidOf(st.Dev)}
 	if id := vol.Fsid.Val; id != [2]int32{} && !byDevice[out.Type] {
@@ -57,10 +57,10 @@ func OfFile(f *os.File) (FileSystem, error) {
 	return out, nil
 }
 
-// uuids is where udev has a link for each block device with a UUID.
+// uuids is the directory in which udev has a link for each block device with a UUID.
 const uuids = "/dev/disk/by-uuid"
 
-// uuidOf is the UUID of what is on a block device; empty where nobody knows.
+// uuidOf returns the UUID of a block device's content, "" if udev does not know it.
 func uuidOf(dev uint64) string {
 	entries, err := os.ReadDir(uuids)
 	if err != nil {
@@ -75,8 +75,8 @@ func uuidOf(dev uint64) string {
 	return ""
 }
 
-// Same says whether two may be one file system: what is not known of both makes
-// no difference.
+// Same reports whether two may be the same file system. Fields that are not known
+// of both are not compared.
 func (a FileSystem) Same(b FileSystem) bool {
 	switch {
 	case a.Type != b.Type:
@@ -89,14 +89,14 @@ func (a FileSystem) Same(b FileSystem) bool {
 	return true
 }
 
-// typeNames are those of the common ones.
+// typeNames are the names of the common types.
 var typeNames = map[uint32]string{
 	unix.EXT4_SUPER_MAGIC: "ext4", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.XFS_SUPER_MAGIC: "xfs", 0x2fc12fc1: "zfs",
 	unix.TMPFS_MAGIC: "tmpfs", unix.OVERLAYFS_SUPER_MAGIC: "overlay", unix.NFS_SUPER_MAGIC: "nfs", unix.MSDOS_SUPER_MAGIC: "vfat",
 	unix.F2FS_SUPER_MAGIC: "f2fs", unix.FUSE_SUPER_MAGIC: "fuse",
 }
 
-// String names it for people.
+// String returns the type with the UUID or FSID, for messages.
 func (a FileSystem) String() string {
 	name, ok := typeNames[a.Type]
 	if !ok {

@@ -1,9 +1,9 @@
-// Package mounts tells whether a directory is on the file system that it ought to
-// be on: whether a mount point that the host declares above it is mounted, and
-// whether its file system is the one that was seen there before.
+// Package mounts checks that a directory is on the expected file system: that the
+// mount points that the host declares above it are mounted, and that its file
+// system is the same as before.
 //
 // It works without privileges, in the mount namespace of a unit: it reads
-// fstab(5), the mount units of systemd.mount(5) and proc_pid_mountinfo(5).
+// fstab(5), mount units (systemd.mount(5)) and proc_pid_mountinfo(5).
 package mounts
 
 import (
@@ -20,26 +20,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Table is what a host declares, and what is mounted.
+// Table reads the mount points that a host declares and those that are mounted.
 type Table struct {
 	// Root is the host's root directory.
 	Root string
-	// MountInfo is the file that lists what is mounted.
+	// MountInfo is the path of the mountinfo file.
 	MountInfo string
 }
 
-// Host is the table of this host.
+// Host is the Table of this host.
 var Host = Table{Root: "/", MountInfo: "/proc/self/mountinfo"}
 
 // Point is a mount point that the host declares.
 type Point struct {
-	// Dir is its path, From the file that declares it.
+	// Dir is the mount point, From the file that declares it.
 	Dir, From string
 }
 
-// unitDirs are where systemd looks for units, in its order, systemd.unit(5).
-// Those of the vendor's are the API file systems of the OS for the most part, which
-// are not always used: they count where something pulls them in.
+// unitDirs are the directories in which systemd searches for units, in its order,
+// systemd.unit(5). The vendor's mount units are mostly API file systems that are
+// not always used, so they count only if another unit pulls them in.
 var unitDirs = []struct {
 	path   string
 	vendor bool
@@ -57,9 +57,8 @@ var unitDirs = []struct {
 	{"run/systemd/generator.late", false},
 }
 
-// Missing is a declared mount point at path, or above it, that is not mounted; nil
-// where there is none. The path need not exist. It has what is mounted on demand
-// mounted.
+// Missing returns a declared mount point at or above path that is not mounted, or
+// nil if all are. The path need not exist. Missing triggers automount points.
 func (t Table) Missing(path string) (*Point, error) {
 	existing, rest := path, ""
 	dir, err := realDir(existing)
@@ -83,7 +82,7 @@ func (t Table) Missing(path string) (*Point, error) {
 	if len(above) == 0 {
 		return nil, nil
 	}
-	// An automount point mounts what belongs there when it is opened.
+	// Opening the directory triggers an automount point.
 	if f, err := os.OpenFile(existing, unix.O_DIRECTORY, 0); err == nil {
 		_, _ = f.Readdirnames(1)
 		_ = f.Close()
@@ -100,23 +99,23 @@ func (t Table) Missing(path string) (*Point, error) {
 	return nil, nil
 }
 
-// realDir is the path of a directory without links. The directories on the way
-// need not be open to this user, who may be in one.
+// realDir returns the path of a directory without symbolic links. It needs no
+// permission to read the directories above.
 func realDir(dir string) (string, error) {
 	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return "", fmt.Errorf("look for mount points above %s: %w", dir, err)
+		return "", fmt.Errorf("find mount points above %s: %w", dir, err)
 	}
 	defer func() { _ = f.Close() }()
 	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
 	if err != nil {
-		return "", fmt.Errorf("look for mount points above %s: %w", dir, err)
+		return "", fmt.Errorf("find mount points above %s: %w", dir, err)
 	}
 	return path, nil
 }
 
-// resolve follows the links of a declared mount point, as systemd does, where it
-// is there.
+// resolve follows the symbolic links of a declared mount point, as systemd does. A
+// path that does not exist is returned as it is.
 func resolve(path string) string {
 	if real, err := filepath.EvalSymlinks(path); err == nil {
 		return real
@@ -124,7 +123,7 @@ func resolve(path string) string {
 	return path
 }
 
-// declared are the mount points of fstab and of mount units.
+// declared returns the mount points of fstab and of mount units.
 func (t Table) declared() ([]Point, error) {
 	out, err := t.fstab()
 	if err != nil {
@@ -135,7 +134,7 @@ func (t Table) declared() ([]Point, error) {
 		dir := filepath.Join(t.Root, d.path)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
-			continue // not there, or not for this user
+			continue // it does not exist, or this user may not read it
 		}
 		for _, e := range entries {
 			name := e.Name()
@@ -154,7 +153,8 @@ func (t Table) declared() ([]Point, error) {
 	return out, nil
 }
 
-// wanted says whether any unit pulls a unit in, by a link.
+// wanted reports whether a unit is pulled in by a link in another's .wants or
+// .requires directory.
 func (t Table) wanted(name string) bool {
 	for _, d := range unitDirs {
 		for _, kind := range []string{"*.wants", "*.requires"} {
@@ -166,8 +166,8 @@ func (t Table) wanted(name string) bool {
 	return false
 }
 
-// fstab lists the mount points of fstab(5). Those with noauto are among them: a
-// disk that somebody mounts by hand is the first to be forgotten.
+// fstab returns the mount points of fstab(5), including those with noauto: a disk
+// that is mounted manually is the first to be forgotten.
 func (t Table) fstab() ([]Point, error) {
 	path := filepath.Join(t.Root, "etc/fstab")
 	f, err := os.Open(path)
@@ -175,7 +175,7 @@ func (t Table) fstab() ([]Point, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the mount points: %w", err)
+		return nil, fmt.Errorf("read mount points: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	var out []Point
@@ -190,12 +190,12 @@ func (t Table) fstab() ([]Point, error) {
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read the mount points: %w", err)
+		return nil, fmt.Errorf("read mount points from %s: %w", path, err)
 	}
 	return out, nil
 }
 
-// whereOf is the mount point of a unit file; empty where it is masked, or has
+// whereOf returns the mount point of a unit file, "" if the unit is masked or has
 // none.
 func whereOf(path string) string {
 	data, err := os.ReadFile(path)
@@ -217,12 +217,12 @@ func whereOf(path string) string {
 
 // Mount is one mounted file system.
 type Mount struct {
-	// Dir is where it is mounted, Type what it is, such as ext4.
+	// Dir is the mount point, Type the file system's type, such as ext4.
 	Dir, Type string
 }
 
-// mounted are the directories on which something is mounted. One that only waits
-// to be mounted on demand is not.
+// mounted returns the directories on which a file system is mounted. An automount
+// point that has not been triggered is not among them.
 func (t Table) mounted() (map[string]bool, error) {
 	all, err := t.Mounts()
 	out := map[string]bool{}
@@ -234,11 +234,11 @@ func (t Table) mounted() (map[string]bool, error) {
 	return out, err
 }
 
-// Mounts lists what is mounted.
+// Mounts returns the mounted file systems.
 func (t Table) Mounts() ([]Mount, error) {
 	f, err := os.Open(t.MountInfo)
 	if err != nil {
-		return nil, fmt.Errorf("read what is mounted: %w", err)
+		return nil, fmt.Errorf("read mounted file systems: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	var out []Mount
@@ -254,12 +254,12 @@ func (t Table) Mounts() ([]Mount, error) {
 		out = append(out, Mount{Dir: Unescape(fields[where]), Type: fields[dash+1]})
 	}
 	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("read what is mounted: %w", err)
+		return nil, fmt.Errorf("read mounted file systems from %s: %w", t.MountInfo, err)
 	}
 	return out, nil
 }
 
-// Unescape turns \ and three octal digits into a byte, as in fstab(5) and
+// Unescape replaces \ and three octal digits by the byte, as in fstab(5) and
 // mountinfo.
 func Unescape(text string) string {
 	var out strings.Builder

@@ -107,8 +107,8 @@ func mount(t *testing.T, what, where, kind, data string) {
 	t.Cleanup(func() { _ = unix.Unmount(where, unix.MNT_DETACH) })
 }
 
-// TestFileSystemsAreToldApart on those that the kernel has here: the same one
-// mounted again is the same, another is another, and so is what is below.
+// TestFileSystemsAreToldApart for the types that this kernel supports: a file system
+// that is mounted again is the same, a second one and the one below it differ.
 func TestFileSystemsAreToldApart(t *testing.T) {
 	need.Root(t)
 	below, err := Of(t.TempDir())
@@ -152,13 +152,13 @@ func TestFileSystemsAreToldApart(t *testing.T) {
 		b, _ := look("b")
 		t.Logf("%s: %v, %+v", kind, a, a)
 		if !a.Same(again) {
-			t.Errorf("%s is another when it is mounted again: %+v, %+v", kind, a, again)
+			t.Errorf("%s differs when it is mounted again: %+v, %+v", kind, a, again)
 		}
 		if a.Same(b) && (a.FSID != "" || a.UUID != "") {
-			t.Errorf("two of %s are the same: %+v, %+v", kind, a, b)
+			t.Errorf("two %s file systems are the same: %+v, %+v", kind, a, b)
 		}
 		if a.Same(below) {
-			t.Errorf("%s is what is below: %+v, %+v", kind, a, below)
+			t.Errorf("%s is the same as the file system below it: %+v, %+v", kind, a, below)
 		}
 	}
 }
@@ -181,7 +181,7 @@ func TestMemoryAndOverlaysAreKnownByTheirKind(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("tmpfs %+v, overlay %+v", a, c)
-	// After a reboot it is another anyhow.
+	// A tmpfs does not survive a reboot, so any two are the same.
 	if !a.Same(b) || a.Same(c) {
 		t.Errorf("%+v, %+v, %+v", a, b, c)
 	}

@@ -1,5 +1,5 @@
-// Package printable makes what guests, hypervisors and builds wrote fit for a
-// line of a terminal or of the journal.
+// Package printable makes the output of guests, hypervisors and builds safe to
+// print to a terminal or the journal.
 package printable
 
 import (
@@ -8,9 +8,9 @@ import (
 	"unicode/utf8"
 )
 
-// Line is text without what a terminal would obey: control sequences (ECMA-48,
-// 5.4: ESC [ … final byte), other characters that do not print, and bytes that
-// are no UTF-8. Tabs and line breaks become spaces.
+// Line returns text as one line, without control sequences (ECMA-48, 5.4: ESC [ …
+// final byte), other non-printable characters, and bytes that are not UTF-8. Tabs
+// and line breaks become spaces.
 func Line(text string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -23,8 +23,7 @@ func Line(text string) string {
 	}, withoutSequences(text))
 }
 
-// Text is Line for a text of several lines: its line breaks stay, and its tabs,
-// which indent and align.
+// Text is like Line, but keeps line breaks and tabs.
 func Text(text string) string {
 	var b strings.Builder
 	for {
@@ -39,8 +38,8 @@ func Text(text string) string {
 	}
 }
 
-// Lines are the lines of a text, each as Line has it and without blanks around it;
-// empty ones are left out.
+// Lines returns the lines of a text, each cleaned by Line and trimmed. Empty lines
+// are left out.
 func Lines(text string) []string {
 	var lines []string
 	for line := range strings.Lines(text) {
@@ -51,13 +50,13 @@ func Lines(text string) []string {
 	return lines
 }
 
-// LastLines are the last n of Lines.
+// LastLines returns the last n of Lines.
 func LastLines(text string, n int) []string {
 	lines := Lines(text)
 	return lines[max(0, len(lines)-n):]
 }
 
-// Short is Line, cut to at most limit bytes, at the end of a character.
+// Short is Line, cut to at most limit bytes without splitting a character.
 func Short(text string, limit int) string {
 	text = Line(text)
 	if len(text) <= limit {

@@ -16,7 +16,7 @@ import (
 
 const role = "ROOTLOCK_TEST_OPEN"
 
-// TestMain lets this program be another user who tries the lock.
+// TestMain lets this program run as another user, who tries to open the lock.
 func TestMain(m *testing.M) {
 	path := os.Getenv(role)
 	if path == "" {
@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// soon takes the lock, and fails where it has to wait.
+// soon takes the lock, and fails if it has to wait for it.
 func soon(t *testing.T, dir string) func() {
 	t.Helper()
 	got := make(chan func(), 1)
@@ -44,7 +44,7 @@ func soon(t *testing.T, dir string) func() {
 	case unlock := <-got:
 		return unlock
 	case <-time.After(time.Minute):
-		t.Fatal("the lock is not had")
+		t.Fatal("timed out waiting for the lock")
 		return nil
 	}
 }
@@ -103,7 +103,7 @@ func TestOthersCannotOpenTheLock(t *testing.T) {
 }
 
 func othersCannotOpen(t *testing.T, dir string) {
-	need.Root(t) // without, the mode has to do
+	need.Root(t) // without root, only the mode was checked above
 	self, err := os.ReadFile("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)

@@ -72,7 +72,7 @@ func TestLinksThatStayInsideMayBeFollowed(t *testing.T) {
 			Close(fd)
 		}
 	}
-	// The kernel's own links, whose text is inside.
+	// Links of the kernel whose text does not lead out.
 	proc, err := OpenDir("/proc")
 	if err != nil {
 		t.Fatal(err)
@@ -87,8 +87,8 @@ func TestLinksThatStayInsideMayBeFollowed(t *testing.T) {
 	}
 }
 
-// TestAReopenedFileIsTheOneThatWasLookedAt exchanges it in between.
-func TestAReopenedFileIsTheOneThatWasLookedAt(t *testing.T) {
+// TestAReopenedFileIsTheOneOfTheHandle although the name has another file by then.
+func TestAReopenedFileIsTheOneOfTheHandle(t *testing.T) {
 	w := newWorld(t)
 	fd, err := OpenBeneath(w.dir, "file", unix.O_PATH)
 	if err != nil {
@@ -154,7 +154,7 @@ func TestMkdirFollowsNothing(t *testing.T) {
 		}
 		closes(t, func() {
 			_, err := MkdirBeneath(w.dir, h.name, As{0o755, 0, 0})
-			// Cleaned, they do not go through what is in the way.
+			// MkdirBeneath cleans the path first.
 			var at *ComponentError
 			if !errors.Is(err, h.dir) || !errors.As(err, &at) || at.Error() == "" {
 				t.Errorf("%q: %v, want %v", h.name, err, h.dir)
@@ -163,7 +163,7 @@ func TestMkdirFollowsNothing(t *testing.T) {
 	}
 }
 
-// TestMkdirAsAnybody is without any right of root's.
+// TestMkdirAsAnybody runs without privileges.
 func TestMkdirAsAnybody(t *testing.T) {
 	w := newWorld(t)
 	w.sh("chmod 777 inside")
@@ -193,7 +193,7 @@ func TestHandlesAreChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer Close(fd)
-	// Whatever has its name by now.
+	// A link has the file's name now.
 	w.sh("mv inside/link inside/file")
 	if err := errors.Join(Chmod(fd, 0o640), Chown(fd, attacker, -1)); err != nil {
 		t.Fatal(err)

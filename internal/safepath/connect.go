@@ -12,13 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connectTimeout is the longest that a connection is waited for.
+// connectTimeout is how long a connection may take.
 const connectTimeout = 10 * time.Second
 
-// ConnectBeneath connects to a Unix socket beneath the directory at dir, of a type
-// such as unix.SOCK_STREAM. No link is followed: it could lead the caller's words
-// to any other socket of the host. It waits until ctx ends, and 10 s at most,
-// where nobody takes connections.
+// ConnectBeneath connects to a Unix socket beneath the directory at dir. kind is its
+// type, such as unix.SOCK_STREAM. It follows no link, which could lead to any other
+// socket of the host. If the server accepts no connections, it waits until ctx ends,
+// and 10 s at most. The caller closes the file.
 func ConnectBeneath(ctx context.Context, dir, socket string, kind int) (*os.File, error) {
 	file, err := connect(ctx, dir, socket, kind)
 	if err != nil {
@@ -27,7 +27,7 @@ func ConnectBeneath(ctx context.Context, dir, socket string, kind int) (*os.File
 	return file, nil
 }
 
-// DialBeneath is ConnectBeneath for who wants a net.UnixConn.
+// DialBeneath is like ConnectBeneath, but returns a net.UnixConn.
 func DialBeneath(ctx context.Context, dir, socket string, kind int) (*net.UnixConn, error) {
 	file, err := ConnectBeneath(ctx, dir, socket, kind)
 	if err != nil {
@@ -58,13 +58,12 @@ func connect(ctx context.Context, dir, socket string, kind int) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
-	// Where nobody takes connections and the queue is full, the kernel waits for
-	// as long as a socket waits to send.
+	// If the queue of connections is full, connect(2) waits for the send timeout.
 	timeout := unix.NsecToTimeval(within(ctx).Nanoseconds())
 	err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout)
 	if err == nil {
-		// The name of the open file: no rename can come between, and no path is too
-		// long for an address, unix(7).
+		// The path in /proc leads to the open file whatever is renamed, and always fits
+		// into an address, unix(7).
 		err = retry(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: ProcPath(found)}) })
 	}
 	if err == nil {
@@ -77,13 +76,13 @@ func connect(ctx context.Context, dir, socket string, kind int) (*os.File, error
 	return os.NewFile(uintptr(fd), socket), nil
 }
 
-// within is how long a connection may take.
+// within returns how long a connection may take.
 func within(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return connectTimeout
 	}
-	// Not 0, by which the kernel would mean no limit, socket(7).
+	// Not 0, which means no limit, socket(7).
 	return min(connectTimeout, max(time.Until(deadline), time.Millisecond))
 }
 

@@ -33,7 +33,7 @@ func TestConnectionsFollowNothing(t *testing.T) {
 		})
 	}
 	if !quiet(t, theirs) {
-		t.Error("one was led out")
+		t.Error("a connection was made to the socket outside")
 	}
 	_, err := ConnectBeneath(t.Context(), w.inside+"/to-outside", "socket", unix.SOCK_STREAM)
 	mustBe(t, "in a directory that is a link", err, unix.ENOTDIR)
@@ -43,7 +43,7 @@ func TestConnectionsFollowNothing(t *testing.T) {
 	mustBe(t, "of no type", err, unix.EINVAL)
 }
 
-// TestAConnectionTakesTheTimeItHas, however full the queue of who listens is.
+// TestAConnectionTakesTheTimeItHas even if the server's queue is full.
 func TestAConnectionTakesTheTimeItHas(t *testing.T) {
 	w := newWorld(t)
 	listen(t, w.inside+"/socket", unix.SOCK_STREAM)
@@ -90,6 +90,6 @@ func TestADialledConnectionIsToTheSocket(t *testing.T) {
 		}
 	})
 	if quiet(t, fd) {
-		t.Error("nobody has connected to it")
+		t.Error("there was no connection to the socket")
 	}
 }

@@ -18,11 +18,11 @@ import (
 	"microvm/test/need"
 )
 
-// attacker is a user who may write where he should not be believed.
+// attacker is a user who may write in the directory but is not trusted.
 const attacker = 4321
 
-// world is a directory that hostile users write in, and one beside it that nothing
-// may happen to.
+// world is a directory that hostile users write in, and one next to it that must not
+// change.
 type world struct {
 	t               *testing.T
 	inside, outside string
@@ -50,7 +50,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// sh runs a script around both directories.
+// sh runs a script in the directory above both.
 func (w *world) sh(script string) {
 	w.t.Helper()
 	cmd := exec.Command("/bin/sh", "-ec", script)
@@ -60,13 +60,14 @@ func (w *world) sh(script string) {
 	}
 }
 
-// untouched fails the test if anything was made, changed or taken away outside.
+// untouched returns a function that fails the test if anything outside was created,
+// changed or removed since.
 func (w *world) untouched() func() {
 	before := w.list()
 	return func() {
 		w.t.Helper()
 		if after := w.list(); after != before {
-			w.t.Errorf("outside it was\n%s\nand is\n%s", before, after)
+			w.t.Errorf("outside changed from\n%s\nto\n%s", before, after)
 		}
 	}
 }
@@ -119,7 +120,7 @@ func forAWhile(do func(), seen ...*int) {
 	}
 }
 
-// inTime fails the test if do waits for something.
+// inTime fails the test if do blocks.
 func inTime(t *testing.T, what string, do func()) {
 	t.Helper()
 	done := make(chan struct{})
@@ -127,12 +128,12 @@ func inTime(t *testing.T, what string, do func()) {
 	select {
 	case <-done:
 	case <-time.After(20 * time.Second):
-		t.Fatalf("%s: it waits", what)
+		t.Fatalf("%s: timed out", what)
 	}
 }
 
-// asUser runs do as a user and in his group alone. The thread, and what it became,
-// end with it; the package os has these calls for all threads only.
+// asUser runs do as a user in no other group. It changes only its own thread, which
+// exits afterwards; package syscall changes all threads.
 func asUser(t *testing.T, uid int, do func()) {
 	t.Helper()
 	need.Root(t)
@@ -161,7 +162,7 @@ func mustBe(t *testing.T, what string, err, want error) {
 	}
 }
 
-// open counts the descriptors of this process: none may be left behind.
+// open returns the number of open descriptors of this process.
 func open(t *testing.T) int {
 	t.Helper()
 	names, err := os.ReadDir("/proc/self/fd")
@@ -177,17 +178,17 @@ func closes(t *testing.T, do func()) {
 	before := open(t)
 	do()
 	if after := open(t); after != before {
-		t.Errorf("%d descriptors were open and %d are", before, after)
+		t.Errorf("%d descriptors were open before, %d after", before, after)
 	}
 }
 
 var long = strings.Repeat("n", 256)
 
-// hostile are names inside, each with what is to come of it where a directory or a
-// file is wanted and nothing is to be followed.
+// hostile are names inside, each with the error that is expected if it is opened as a
+// directory or as a file without following links.
 var hostile = []struct {
 	name string
-	// dir and file are the errors of a directory and of a regular file wanted.
+	// dir is the error of opening a directory, file of opening a regular file.
 	dir, file error
 }{
 	{"to-outside", unix.ELOOP, unix.ELOOP},
@@ -225,7 +226,7 @@ var hostile = []struct {
 	{"a\x00b", unix.EINVAL, unix.EINVAL},
 }
 
-// fill makes the hostile names.
+// fill creates the hostile names.
 func (w *world) fill() {
 	w.t.Helper()
 	need.Root(w.t)
@@ -233,7 +234,7 @@ func (w *world) fill() {
 	listen(w.t, w.inside+"/socket", unix.SOCK_STREAM)
 }
 
-// listen makes a socket that nobody takes connections from.
+// listen creates a socket whose connections are not accepted.
 func listen(t *testing.T, path string, kind int) int {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC, 0)
@@ -250,7 +251,7 @@ func listen(t *testing.T, path string, kind int) int {
 	return fd
 }
 
-// quiet is whether nobody has connected to a listening socket.
+// quiet reports whether there was no connection to a listening socket.
 func quiet(t *testing.T, fd int) bool {
 	t.Helper()
 	if err := unix.SetNonblock(fd, true); err != nil {

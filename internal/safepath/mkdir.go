@@ -10,19 +10,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// As is the mode and the owner that something is to have. A user or group of -1 is
-// left as it is, chown(2).
+// As is the mode and the owner to set on a file. -1 leaves the user or group
+// unchanged, chown(2).
 type As struct {
 	Mode     uint32
 	UID, GID int
 }
 
-// Mkdir makes the directory name in dir. The error is EEXIST where the name is
-// taken.
+// Mkdir creates the directory name in dir. The error is EEXIST if the name exists.
 //
-// It is private at first: who may write in dir can move it away and put another
-// directory in its place, so what is found under the name is looked at before it
-// changes hands. ErrReplaced is the error where it is not what was made.
+// A user who may write in dir can move the new directory away and put another in its
+// place. So it is created with mode 0700, and what has the name then is checked
+// before mode and owner are set. The error is ErrReplaced if it is not what was
+// created.
 func Mkdir(dir int, name string, as As) error {
 	const private = 0o700
 	if err := unix.Mkdirat(dir, name, private); err != nil {
@@ -37,8 +37,8 @@ func Mkdir(dir int, name string, as As) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return err
 	}
-	// A umask may have taken more away. A directory that was just made has no
-	// directories in it, which would be links to it, too.
+	// The umask may have removed more bits. A new directory has no subdirectories,
+	// each of which would add a link.
 	if int(st.Uid) != os.Geteuid() || st.Mode&0o777&^private != 0 || st.Nlink > 2 {
 		return ErrReplaced
 	}
@@ -48,8 +48,8 @@ func Mkdir(dir int, name string, as As) error {
 	return Chmod(fd, as.Mode)
 }
 
-// MkdirBeneath opens the directory rel beneath dir, makes what is missing of it,
-// and follows no link. The caller closes the handle. The error is a
+// MkdirBeneath returns a handle of the directory rel beneath dir, creates what is
+// missing, and follows no link. The caller closes the handle. The error is a
 // *ComponentError.
 func MkdirBeneath(dir int, rel string, as As) (int, error) {
 	if filepath.IsAbs(rel) {
@@ -70,7 +70,7 @@ func MkdirBeneath(dir int, rel string, as As) (int, error) {
 	return at, nil
 }
 
-// ComponentError tells on which component of a path something failed.
+// ComponentError is an error at one component of a path.
 type ComponentError struct {
 	Name string
 	Err  error
@@ -82,13 +82,14 @@ func (e *ComponentError) Error() string { return fmt.Sprintf("directory %q: %v",
 // Unwrap returns the cause.
 func (e *ComponentError) Unwrap() error { return e.Err }
 
-// openOrMake returns a handle of the directory name in dir.
+// openOrMake returns a handle of the directory name in dir, which it creates if
+// missing.
 func openOrMake(dir int, name string, as As) (int, error) {
 	fd, err := OpenDirBeneath(dir, name)
 	if err != unix.ENOENT {
 		return fd, err
 	}
-	// Somebody who makes it at the same time is as good.
+	// Another process may have created it meanwhile.
 	if err := Mkdir(dir, name, as); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, err
 	}

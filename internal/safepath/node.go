@@ -6,11 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotDevice is the error where a character device was wanted.
+// ErrNotDevice means that a file is not a character device, as required.
 var ErrNotDevice = errors.New("not a character device")
 
-// OpenNode returns a handle of the character device at path and what stat(2) says
-// of it. The device itself is not opened, and path must not be a link.
+// OpenNode returns a handle of the character device at path and its stat(2). The
+// device itself is not opened, and path must not be a link. The caller closes the
+// handle.
 func OpenNode(path string) (int, *unix.Stat_t, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -28,11 +29,11 @@ func OpenNode(path string) (int, *unix.Stat_t, error) {
 	return fd, st, nil
 }
 
-// GiveNode gives a device node, of which fd is a handle, to a user and a group.
+// GiveNode sets the mode and the owner of a device node, of which fd is a handle.
 //
-// The mode comes first: once the node is another's, a change of the mode takes
-// CAP_FOWNER, which the callers do without. So one that is another's already is
-// root's again for a moment, and its former owner keeps what he has open.
+// The mode is set first: to change the mode of another user's file takes CAP_FOWNER,
+// which the callers do not have. A node of another user is therefore given to root
+// first. Descriptors that its former owner has open stay open.
 func GiveNode(fd int, as As) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

@@ -24,7 +24,7 @@ func TestADeviceNodeIsGivenAndTakenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer Close(fd)
-	// From the first line on it is another file's name.
+	// After the first line the name is that of another file.
 	w.sh("mv inside/file inside/device")
 	for _, as := range []As{{0o660, attacker, 7}, {0o660, attacker, 7}, {0o600, attacker + 1, 0}, {before.Mode & 0o7777, int(before.Uid), int(before.Gid)}} {
 		if err := GiveNode(fd, as); err != nil {

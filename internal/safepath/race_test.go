@@ -12,8 +12,8 @@ import (
 	"microvm/test/need"
 )
 
-// Each of these exchanges what is in the way in a loop, while what is attacked is
-// done in a loop. Both have to have happened, or nothing was shown.
+// Each of these tests replaces files in a loop while it calls the attacked function in a
+// loop. It fails unless both happened.
 
 func TestASwapNeverLeadsAnOpenOut(t *testing.T) {
 	w := newWorld(t)
@@ -39,8 +39,8 @@ func TestASwapNeverLeadsAnOpenOut(t *testing.T) {
 	}
 }
 
-// TestRenamesElsewhereHinderNobodyForLong is what openat2(2) says EAGAIN for: a
-// ".." beside renames. It is tried again, and not for ever.
+// TestRenamesElsewhereHinderNobodyForLong: openat2(2) returns EAGAIN for ".." during
+// renames. It is tried again, but not forever.
 func TestRenamesElsewhereHinderNobodyForLong(t *testing.T) {
 	w := newWorld(t)
 	w.sh("mkdir -p inside/sub/a/b/c outside/x outside/y")
@@ -61,8 +61,8 @@ func TestRenamesElsewhereHinderNobodyForLong(t *testing.T) {
 	}
 }
 
-// TestASwapNeverLeadsADirectoryOut has the parent exchanged while directories are
-// made in it.
+// TestASwapNeverLeadsADirectoryOut replaces the parent while directories are created in
+// it.
 func TestASwapNeverLeadsADirectoryOut(t *testing.T) {
 	w := newWorld(t)
 	w.sh("ln -s ../outside/sub inside/link")
@@ -86,12 +86,12 @@ func TestASwapNeverLeadsADirectoryOut(t *testing.T) {
 	}
 }
 
-// TestWhatIsMadeIsNotExchangedBeforeItChangesHands: somebody who may write in the
-// directory has another ready, of root's, with something in it.
+// TestWhatIsMadeIsNotExchangedBeforeItChangesHands: a user who may write in the
+// directory replaces the new one by another that root owns and that is not empty.
 func TestWhatIsMadeIsNotExchangedBeforeItChangesHands(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)
-	// What must not be given away: a directory of root's, and what a link leads to.
+	// Must not change owner: a directory that root owns, and the target of a link.
 	w.sh("mkdir -p inside/prize/in; chmod 700 inside/prize inside/prize/in; ln -s ../outside inside/link")
 	prize, err := OpenDirBeneath(w.dir, "prize")
 	if err != nil {
@@ -101,7 +101,7 @@ func TestWhatIsMadeIsNotExchangedBeforeItChangesHands(t *testing.T) {
 	defer w.untouched()()
 	made, replaced := 0, 0
 	for _, bait := range []string{"prize", "link"} {
-		// The name is free at first, so that an exchange hits what was just made.
+		// The name is free at first, so an exchange hits the new directory.
 		w.while(func() {
 			if unix.Renameat2(w.dir, bait, w.dir, "new", unix.RENAME_EXCHANGE) == nil {
 				_ = unix.Renameat2(w.dir, bait, w.dir, "new", unix.RENAME_EXCHANGE)
@@ -137,7 +137,7 @@ func TestASwapNeverLeadsARemovalOut(t *testing.T) {
 		forAWhile(func() {
 			_ = RemoveKind(w.dir, "sub/file", unix.S_IFREG)
 			_ = RemoveIfSame(w.dir, "sub/file", unix.S_IFREG, id)
-			// Made again through a handle that the swap does not bend.
+			// Created again through a handle that the swap does not affect.
 			for _, name := range []string{"sub/file", "link/file"} {
 				fd, err := OpenBeneath(w.dir, name, unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY)
 				if err == nil {
@@ -180,9 +180,8 @@ func TestASwapNeverLeadsAConnectionOut(t *testing.T) {
 	}
 }
 
-// TestASwapNeverLeadsATrustedWalkToOthers has somebody exchange a link of root's
-// for one of his own, in a directory that he may write in, and the directories
-// themselves.
+// TestASwapNeverLeadsATrustedWalkToOthers: a user replaces a link that root owns by
+// their own, in a directory in which they may write, and replaces the directories.
 func TestASwapNeverLeadsATrustedWalkToOthers(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)
@@ -216,7 +215,7 @@ func TestASwapNeverLeadsATrustedWalkToOthers(t *testing.T) {
 	}
 }
 
-// TestUpIsWhereTheWalkCameFrom has the directory moved elsewhere before "..".
+// TestUpIsWhereTheWalkCameFrom moves the directory before "..".
 func TestUpIsWhereTheWalkCameFrom(t *testing.T) {
 	w := newWorld(t)
 	w.sh("mkdir inside/sub/deep")

@@ -8,16 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// RemoveIfSame removes rel beneath dir if it still is the file id, of that kind: the
-// number of a file that is gone may be another's. What is gone, and what has taken
-// its name since, is left and is no error.
+// RemoveIfSame removes rel beneath dir if it still is the file id and of that kind:
+// the inode number of a removed file may be reused. It is not an error if rel does
+// not exist or is another file.
 func RemoveIfSame(dir int, rel string, kind uint32, id ID) error {
 	return removeIf(dir, rel, func(st *unix.Stat_t) bool { return idOf(st) == id && st.Mode&unix.S_IFMT == kind })
 }
 
-// RemoveKind removes rel beneath dir if it is of a kind, S_IFSOCK, S_IFREG or
-// S_IFDIR of inode(7). What is gone, anything of another kind and a directory that
-// is not empty are left and no error.
+// RemoveKind removes rel beneath dir if it is of a kind: S_IFSOCK, S_IFREG or S_IFDIR
+// of inode(7). It is not an error if rel does not exist, is of another kind, or is a
+// directory that is not empty.
 func RemoveKind(dir int, rel string, kind uint32) error {
 	err := removeIf(dir, rel, func(st *unix.Stat_t) bool { return st.Mode&unix.S_IFMT == kind })
 	if kind == unix.S_IFDIR && (errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST)) { // either, rmdir(2)
@@ -26,8 +26,8 @@ func RemoveKind(dir int, rel string, kind uint32) error {
 	return err
 }
 
-// RemoveStale removes what an earlier run left beneath the directory dir, as
-// RemoveKind does, and stops at the first that it cannot remove.
+// RemoveStale removes files that an earlier run left beneath the directory dir, as
+// RemoveKind does. It stops at the first error.
 func RemoveStale(dir string, kind uint32, names ...string) error {
 	root, err := OpenDir(dir)
 	if err != nil {
@@ -42,12 +42,12 @@ func RemoveStale(dir string, kind uint32, names ...string) error {
 	return nil
 }
 
-// removeIf removes rel beneath dir if wanted agrees to what is there. No link is
-// followed on the way, and one in the last place is what is looked at.
+// removeIf removes rel beneath dir if wanted returns true for it. It follows no link;
+// if the last component is a link, wanted gets the link.
 //
-// There is no call that removes an open file, so another can come under the name
-// in between. That one is of who may write in this directory, and is removed from
-// nowhere else; and it is never a directory in place of a file or the reverse.
+// No system call removes an open file, so another file can take the name between
+// check and removal. It can only be a file that a user who may write in this
+// directory put there, and never a directory instead of a file or the reverse.
 func removeIf(dir int, rel string, wanted func(*unix.Stat_t) bool) error {
 	parent, err := OpenDirBeneath(dir, filepath.Dir(rel))
 	if err == unix.ENOENT {

@@ -65,8 +65,8 @@ func TestARemovalFollowsNothing(t *testing.T) {
 	}
 }
 
-// TestOthersCannotMakeARemovalTakeWhatIsRoots: what is not the caller's in a sticky
-// directory stays.
+// TestOthersCannotMakeARemovalTakeWhatIsRoots: files of other users in a sticky
+// directory stay.
 func TestARemovalHasTheCallersRights(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)
@@ -94,7 +94,7 @@ func TestATreeIsRemovedAndNothingElse(t *testing.T) {
 	}
 }
 
-// TestATreeThatIsFilledMeanwhileIsRemoved once who fills it lets it be.
+// TestATreeThatIsFilledMeanwhileIsRemoved once it is no longer filled.
 func TestATreeThatIsFilledMeanwhileLeadsNowhere(t *testing.T) {
 	w := newWorld(t)
 	w.sh("mkdir -p inside/tree/sub; ln -s ../../outside inside/tree/link")

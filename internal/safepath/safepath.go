@@ -1,30 +1,31 @@
-// Package safepath opens, makes, removes and connects to what is beneath a
-// directory in which somebody else may write, and walks a path to find out
-// whether anybody but root could have made it lead where it leads.
+// Package safepath opens, creates, removes and connects to files beneath a directory
+// in which another user may write, and walks a path to check that only root could
+// have determined where it leads.
 //
-// Each of these is written here once, and attacked here once. Who may write in
-// such a directory can exchange any name in it at any moment, for a link, a pipe,
-// a device or another directory. So:
+// Each of these is implemented here once, and attacked by one suite of tests. A user
+// who may write in a directory can replace any name in it at any moment: by a link,
+// a FIFO, a device or another directory. So:
 //
-//   - nothing is looked up twice. A directory is held open and what is in it is
-//     looked up through that handle, which no rename can bend; what was looked at
-//     and what is used are the same open file.
-//   - beneath a directory the kernel itself refuses to follow links, openat2(2)
-//     with RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS and RESOLVE_NO_MAGICLINKS. The
-//     errors are ELOOP for a link, EXDEV for a path that leads out.
-//   - where links have to be followed, for operators make some, this package does
-//     it, one component a step, and asks for leave at each of them: see Walk and
-//     WalkTrusted.
-//   - an open file without access to its content, O_PATH in open(2), is a handle.
-//     It opens no device, waits for no pipe and needs no right to the file.
+//   - No path is looked up twice. A directory is held open, and names in it are
+//     looked up through that handle, which no rename can redirect. The file that is
+//     checked and the file that is used are the same open file.
+//   - Beneath a directory the kernel refuses to follow links, openat2(2) with
+//     RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS and RESOLVE_NO_MAGICLINKS. The errors are
+//     ELOOP for a link and EXDEV for a path that leads out.
+//   - Where links must be followed, since operators create some, this package
+//     resolves the path itself, one component at a time, and asks for permission at
+//     each: see Walk and WalkTrusted.
+//   - A handle is a file that is open with O_PATH, open(2), so its content cannot be
+//     accessed. To open one triggers no device driver, does not block on a FIFO and
+//     needs no permission on the file.
 //
-// Mount points on the way are crossed: only root makes them. The exception is
-// FUSE, by which a user can mount in a directory of his own; what such a file
-// system says of owners is that user's word, but others, root included, see
-// nothing of it unless root set user_allow_other, mount.fuse(8).
+// Mount points are crossed, as only root creates them. The exception is FUSE, with
+// which users can mount on directories of their own. The owners that such a file
+// system reports are made up by that user. But other users, root included, cannot
+// see into it unless root set user_allow_other, mount.fuse(8).
 //
-// The package imports nothing of this project. Errors of system calls are
-// returned as they are: the callers know what the path was for.
+// The package imports no other package of this project. Errors of system calls are
+// returned as they are; callers add what the path was for.
 package safepath
 
 import (
@@ -37,24 +38,24 @@ import (
 )
 
 const (
-	// handle is a directory that is held to look up names in, not to be read.
+	// handle are the flags for a directory in which names are looked up.
 	handle = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
-	// noLinks is how everything beneath a directory is looked up, openat2(2).
+	// noLinks is how everything beneath a directory is resolved, openat2(2).
 	noLinks = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
-	// maxTries bounds how often openat2(2) is called again: with EAGAIN it gives up
-	// on ".." beside a rename, and who renames all the time must not hold us up.
+	// maxTries limits how often openat2(2) is called: it returns EAGAIN if a rename
+	// interferes with "..", and a user who renames all the time must not block us.
 	maxTries = 16
 )
 
-// ErrReplaced means that somebody put something else in the place of what was
-// just made. It is an EPERM.
-var ErrReplaced = fmt.Errorf("it was replaced while it was made: %w", unix.EPERM)
+// ErrReplaced means that a file was replaced by another between two steps of an
+// operation. It wraps EPERM.
+var ErrReplaced = fmt.Errorf("replaced by another file meanwhile: %w", unix.EPERM)
 
-// ErrNotRegular is the error where a regular file was wanted.
+// ErrNotRegular means that a file is not a regular file, as required.
 var ErrNotRegular = errors.New("not a regular file")
 
-// openat2 opens path in dir and calls again where a signal or a rename came
-// between, openat2(2).
+// openat2 opens path in dir, and tries again if a signal or a rename interfered,
+// openat2(2).
 func openat2(dir int, path string, flags, resolve uint64) (int, error) {
 	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Resolve: resolve}
 	for try := 1; ; try++ {
@@ -66,8 +67,8 @@ func openat2(dir int, path string, flags, resolve uint64) (int, error) {
 	}
 }
 
-// OpenDir returns a handle of the directory at path, which the caller closes. The
-// directories above it are the caller's word; path itself must not be a link.
+// OpenDir returns a handle of the directory at path. The caller closes it, and
+// vouches for the directories above; path itself must not be a link.
 func OpenDir(path string) (int, error) {
 	return unix.Open(path, handle|unix.O_NOFOLLOW, 0)
 }
@@ -75,8 +76,8 @@ func OpenDir(path string) (int, error) {
 // OpenBeneath opens rel beneath the directory dir with the flags of open(2) and
 // follows no link. The caller closes the descriptor.
 //
-// Anything may be there: with flags that open for access add O_NONBLOCK, or a
-// pipe keeps the caller waiting, and better use OpenFile.
+// The file may be of any type. To read it, use OpenFile; without O_PATH, add
+// O_NONBLOCK, or a FIFO blocks the caller.
 func OpenBeneath(dir int, rel string, flags int) (int, error) {
 	return openat2(dir, rel, uint64(flags), noLinks)
 }
@@ -84,8 +85,9 @@ func OpenBeneath(dir int, rel string, flags int) (int, error) {
 // OpenDirBeneath returns a handle of the directory rel beneath dir.
 func OpenDirBeneath(dir int, rel string) (int, error) { return OpenBeneath(dir, rel, handle) }
 
-// OpenFile opens the regular file rel beneath dir for reading and follows no
-// link. Anything else is ErrNotRegular, and neither waited for nor set off.
+// OpenFile opens the regular file rel beneath dir for reading and follows no link.
+// For other types the error is ErrNotRegular: a FIFO does not block, and a device is
+// not opened.
 func OpenFile(dir int, rel string) (*os.File, error) {
 	fd, err := OpenBeneath(dir, rel, unix.O_PATH)
 	if err != nil {
@@ -99,26 +101,26 @@ func OpenFile(dir int, rel string) (*os.File, error) {
 	return f, err
 }
 
-// OpenInside opens rel beneath dir as OpenBeneath does, but follows links that
-// stay beneath dir. It is for directories in which only one party writes.
+// OpenInside is like OpenBeneath, but follows links that stay beneath dir. It is for
+// directories in which only one user writes.
 func OpenInside(dir int, rel string, flags int) (int, error) {
 	return openat2(dir, rel, uint64(flags), unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
 }
 
-// OpenPlain returns a handle of the directory at the absolute path, which goes
-// through no link; ELOOP where it does.
+// OpenPlain returns a handle of the directory at an absolute path. The error is
+// ELOOP if any component is a link.
 func OpenPlain(path string) (int, error) {
 	return openat2(unix.AT_FDCWD, path, handle, unix.RESOLVE_NO_SYMLINKS)
 }
 
-// ErrNoProc is the error where /proc is not mounted, as in the root directory of a
-// jail for a command that systemd runs with all privileges. A handle cannot be
-// opened for access there; see OpenSame.
+// ErrNoProc means that /proc is not mounted, as in the root directory of a jail for
+// commands that systemd runs with full privileges. Without /proc the content of a
+// handle cannot be opened; see OpenSame.
 var ErrNoProc = errors.New("/proc is not mounted")
 
-// OpenSame opens the regular file rel beneath dir for reading, where there is no
-// /proc. Links that stay beneath dir are followed. ErrReplaced is the error if it is
-// not what fd is a handle of: whoever writes in dir was faster.
+// OpenSame opens the regular file rel beneath dir for reading without /proc. It
+// follows links that stay beneath dir. The error is ErrReplaced if the file is not
+// the one of the handle fd, because it was replaced meanwhile.
 func OpenSame(dir int, rel string, fd int) (*os.File, error) {
 	var want, have unix.Stat_t
 	if err := unix.Fstat(fd, &want); err != nil {
@@ -127,7 +129,8 @@ func OpenSame(dir int, rel string, fd int) (*os.File, error) {
 	if want.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, ErrNotRegular
 	}
-	// Not waited for if it is a pipe by now, and no terminal of ours if it is one.
+	// By now it may be a FIFO, which must not block, or a terminal, which must not
+	// become our controlling terminal.
 	again, err := OpenInside(dir, rel, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -143,8 +146,8 @@ func OpenSame(dir int, rel string, fd int) (*os.File, error) {
 	return os.NewFile(uintptr(again), rel), nil
 }
 
-// ReopenFile opens the regular file that fd is a handle of for reading. name is
-// what the result calls itself. ErrNoProc is the error where there is no /proc.
+// ReopenFile opens the regular file of the handle fd for reading. name becomes the
+// name of the os.File. The error is ErrNoProc without /proc.
 func ReopenFile(fd int, name string) (*os.File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -153,9 +156,8 @@ func ReopenFile(fd int, name string) (*os.File, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, ErrNotRegular
 	}
-	// The way that proc(5) has to open what a descriptor stands for.
 	file, err := unix.Open(ProcPath(fd), unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err == unix.ENOENT { // the file itself is there: it is open
+	if err == unix.ENOENT { // the file itself exists, as it is open
 		return nil, ErrNoProc
 	}
 	if err != nil {
@@ -164,15 +166,14 @@ func ReopenFile(fd int, name string) (*os.File, error) {
 	return os.NewFile(uintptr(file), name), nil
 }
 
-// ProcPath is a path of what is open as fd in this process, proc_pid_fd(5): for
-// calls that take a path and no handle.
+// ProcPath returns a path of the open file fd, proc_pid_fd(5), for system calls that
+// take no descriptor.
 func ProcPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
 
-// Close closes a handle, where an error has no meaning.
+// Close closes a handle. Errors are ignored, as nothing was written.
 func Close(fd int) { _ = unix.Close(fd) }
 
-// ID identifies a file among all of the host while it is held open, or is not
-// removed, stat(2).
+// ID identifies a file of the host, stat(2), as long as it is open or not removed.
 type ID struct{ Dev, Ino uint64 }
 
 // IDOf returns the identity of an open file.
@@ -184,7 +185,7 @@ func IDOf(fd int) (ID, error) {
 	return idOf(&st), nil
 }
 
-// IDAt returns the identity of what path leads to.
+// IDAt returns the identity of the file at path. It follows links.
 func IDAt(path string) (ID, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {
@@ -195,18 +196,18 @@ func IDAt(path string) (ID, error) {
 
 func idOf(st *unix.Stat_t) ID { return ID{uint64(st.Dev), st.Ino} }
 
-// Chown gives what fd is open on, by a handle or otherwise, to a user and a group.
-// -1 leaves one of them, chown(2).
+// Chown changes the owner and group of an open file, which may be a handle. -1 leaves
+// either unchanged, chown(2).
 func Chown(fd, uid, gid int) error {
 	return unix.Fchownat(fd, "", uid, gid, unix.AT_EMPTY_PATH)
 }
 
-// Chmod sets the mode of what fd is open on. It goes through /proc because
-// fchmod(2) refuses a handle.
+// Chmod sets the mode of an open file, which may be a handle. It uses /proc because
+// fchmod(2) refuses handles.
 func Chmod(fd int, mode uint32) error { return unix.Chmod(ProcPath(fd), mode) }
 
-// ReadLink reads the link that the handle stands for, not one of its name,
-// readlink(2).
+// ReadLink returns the target of the symbolic link fd, readlink(2). It looks up no
+// name.
 func ReadLink(fd int) (string, error) {
 	buf := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(fd, "", buf)

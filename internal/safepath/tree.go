@@ -14,10 +14,10 @@ import (
 // namesAtOnce is how many entries of a directory are read at a time.
 const namesAtOnce = 1024
 
-// RemoveAll removes the entry name of dir with all that is in it, however deep that
-// is: it needs a few descriptors and no stack, because it moves what is in a
-// subdirectory up before it removes the subdirectory. It follows no link and no
-// mount; EBUSY where something is mounted.
+// RemoveAll removes the entry name of dir with all its content, at any depth: it
+// needs only a few descriptors and no stack, because it moves the entries of a
+// subdirectory up before it removes the subdirectory. It follows no link and crosses
+// no mount point, for which the error is EBUSY.
 func RemoveAll(dir int, name string) error {
 	err := unlink(dir, name)
 	if !errors.Is(err, unix.ENOTEMPTY) {
@@ -38,12 +38,12 @@ func RemoveAll(dir int, name string) error {
 // tree is a directory that is being removed.
 type tree struct {
 	top *os.File
-	// prefix begins the names of what was moved up.
+	// prefix begins the names of entries that were moved up.
 	prefix string
 	moved  int
 }
 
-// removeEntry removes an entry of top, after its own entries were moved up.
+// removeEntry removes an entry of top, after moving its entries up.
 func (t *tree) removeEntry(name string) error {
 	err := unlink(fd(t.top), name)
 	if !errors.Is(err, unix.ENOTEMPTY) {
@@ -60,8 +60,8 @@ func (t *tree) removeEntry(name string) error {
 	return unlink(fd(t.top), name)
 }
 
-// moveUp removes an entry of sub, or moves it to top if it is a directory that
-// has entries.
+// moveUp removes an entry of sub, or moves it to top if it is a directory that is not
+// empty.
 func (t *tree) moveUp(sub *os.File, name string) error {
 	err := unlink(fd(sub), name)
 	if !errors.Is(err, unix.ENOTEMPTY) {
@@ -70,13 +70,13 @@ func (t *tree) moveUp(sub *os.File, name string) error {
 	t.moved++
 	err = unix.Renameat(fd(sub), name, fd(t.top), t.prefix+strconv.Itoa(t.moved))
 	if errors.Is(err, unix.EXDEV) {
-		return RemoveAll(fd(sub), name) // a subvolume, or a layer of an overlay
+		return RemoveAll(fd(sub), name) // a btrfs subvolume or an overlay layer
 	}
 	return wrap(err, "move", name)
 }
 
-// empty calls remove for the entries of a directory until none is left or none
-// of them can be removed.
+// empty calls remove for the entries of a directory until none is left or none can be
+// removed.
 func empty(dir *os.File, remove func(name string) error) error {
 	for {
 		removed, failed, err := pass(dir, remove)
@@ -89,8 +89,8 @@ func empty(dir *os.File, remove func(name string) error) error {
 	}
 }
 
-// pass goes over the entries once. What is removed meanwhile may hide others
-// from it.
+// pass calls remove once for each entry that it sees. Removals may make readdir(3)
+// skip entries, so one pass may not be enough.
 func pass(dir *os.File, remove func(name string) error) (removed int, failed, err error) {
 	for {
 		names, err := dir.Readdirnames(namesAtOnce)
@@ -110,7 +110,7 @@ func pass(dir *os.File, remove func(name string) error) (removed int, failed, er
 	}
 }
 
-// unlink removes one entry; ENOTEMPTY is a directory that has entries.
+// unlink removes one entry. The error is ENOTEMPTY for a directory that is not empty.
 func unlink(dir int, name string) error {
 	err := unix.Unlinkat(dir, name, 0)
 	if errors.Is(err, unix.EISDIR) {

@@ -8,31 +8,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// otherWrite are the modes by which others than the owner write. Where there is
-// an access list, the bits of the group stand for the most that it allows,
-// acl(5).
+// otherWrite are the mode bits that let users other than the owner write. With an
+// access control list, the group bits are the most that the list allows, acl(5).
 const otherWrite = unix.S_IWGRP | unix.S_IWOTH
 
-// Sticky says which directories that others may write in are accepted for their
-// sticky bit, with which nobody but its owner, and the directory's, removes or
-// renames an entry, inode(7).
+// Sticky determines which directories that other users may write in are accepted
+// because of their sticky bit: in them only the owner of an entry and the owner of
+// the directory can remove or rename the entry, inode(7).
 //
-// That is less than it seems. Others cannot take an entry of root's away, but they
-// can bring one: a link that a guest's root made in a share belongs to root, and a
-// hypervisor can move it into any such directory of the same file system, under a
-// name that is free.
+// That protects less than it seems. Other users cannot remove an entry of root, but
+// they can add one: a link that a guest's root created in a share is owned by root,
+// and a hypervisor can move it into any sticky directory of the same file system,
+// under a name that is free.
 type Sticky int
 
 const (
 	// StickyNowhere accepts none.
 	StickyNowhere Sticky = iota
-	// StickyAtFirst accepts those that the path itself names, before the first
-	// link: whoever wrote the path knew what he named. Behind a link it accepts the
-	// package stores alone, whose builders root trusts with all that it runs.
+	// StickyAtFirst accepts those that the path itself names, before the first link:
+	// the author of the path chose them. Behind a link it accepts only the package
+	// stores, whose builders root trusts anyway.
 	StickyAtFirst
 )
 
-// stores are the directories in which a package manager has its builders write:
+// stores are the directories in which the builders of a package manager write:
 // /nix/store is root:nixbld 1775, /gnu/store root:guixbuild 1775.
 var stores = []string{"/nix/store", "/gnu/store"}
 
@@ -40,95 +39,95 @@ func (k Sticky) accepts(s *Step) bool {
 	return s.DirStat.Mode&unix.S_ISVTX != 0 && k == StickyAtFirst && (s.Links == 0 || slices.Contains(stores, s.DirPath))
 }
 
-// Policy says whom a walk trusts. The zero value is the strictest, but for what
-// the path leads to: each directory on the way is root's and nobody else writes in
-// it, and each link on the way is root's.
+// Policy determines which users a walk trusts. The zero value is the strictest for
+// everything but the file that the path leads to: root owns each directory and link
+// of the path, and no other user can write in the directories.
 type Policy struct {
-	// Caller trusts the user who calls as much as root.
+	// Caller trusts the calling user as much as root.
 	Caller bool
-	// Sticky accepts directories that others write in.
+	// Sticky accepts some directories in which other users can write.
 	Sticky Sticky
-	// LinksOnly looks at links and at the directories that they are in. It is for
-	// paths that are root's own word, where only a link could be somebody else's.
+	// LinksOnly checks only links and the directories that they are in. It is for
+	// paths that root chose, in which only a link could be another user's.
 	LinksOnly bool
-	// Target holds what the path leads to to the same rule: it is root's, and nobody
-	// else writes it.
+	// Target applies the rule to the file that the path leads to as well: root owns it,
+	// and no other user can write to it.
 	Target bool
-	// Missing makes it no error that there is nothing: only who is trusted can make
+	// Missing accepts a path that leads to no file, if only trusted users can create
 	// it later.
 	Missing bool
-	// Stop is that of Rules.
+	// Stop is Rules.Stop.
 	Stop func(path string) bool
 }
 
-// The policies of this project. What differs has its reason here.
+// The policies of this project, with the reasons for their differences.
 var (
-	// ForPackage is for a link to a package which root goes by. The VM's directory,
-	// in which the link is, is sticky; see statedir for why nobody can bring it.
+	// ForPackage is for a link to a package that root trusts. The link is in the VM's
+	// directory, which is sticky; package statedir explains why nobody can plant it.
 	ForPackage = Policy{Sticky: StickyAtFirst, Target: true}
-	// WithinPackage is for the files of such a package. There are no sticky
-	// directories in one, and none of its links leads out of it.
+	// WithinPackage is for the files of such a package, which has no sticky
+	// directories and no links that lead out of it.
 	WithinPackage = Policy{Target: true}
-	// ForProgram is for a program that root runs. Tests, and operators who try one,
-	// have them below /tmp.
+	// ForProgram is for a program that root runs. It may be below /tmp, for tests and
+	// for operators who try one.
 	ForProgram = Policy{Sticky: StickyAtFirst, Target: true}
-	// ForJail is for a file that the service manager, which is root, binds into a
-	// jail at any later start: there is time to bring something, so no directory
-	// is accepted for being sticky. The file is the hypervisor's to write, or not
-	// there yet.
+	// ForJail is for a file that the service manager, as root, binds into a jail at any
+	// later start. There is time to plant a file, so no sticky directory is accepted.
+	// The hypervisor may write to the file, and it need not exist yet.
 	ForJail = Policy{Missing: true}
-	// ForStateDir is for the state directory: it is root's word where that is, and
-	// who runs it all as himself is as good as root.
+	// ForStateDir is for the state directory. Root chose its path, and a user who runs
+	// everything as themselves is trusted as root is.
 	ForStateDir = Policy{Caller: true, LinksOnly: true, Missing: true}
-	// ForRecord is for a directory in which root keeps what it goes by. A test, or who
-	// runs it all as himself, has it below /tmp.
+	// ForRecord is for a directory of root's trusted records. It may be below /tmp, for
+	// tests and for users who run everything as themselves.
 	ForRecord = Policy{Caller: true, Sticky: StickyAtFirst, Target: true}
-	// ForNew is for what root is about to make, under a name that nobody knows.
+	// ForNew is for a file that root is about to create, under a name that nobody else
+	// knows.
 	ForNew = Policy{Sticky: StickyAtFirst, Missing: true}
-	// ForTargets is for finding out where the operator's paths lead, to mount or to
-	// show what is there. Who reads it then has rules of his own.
+	// ForTargets is for resolving the operator's paths, to mount or show what they lead
+	// to. Programs that read the files have rules of their own.
 	ForTargets = Policy{LinksOnly: true, Missing: true}
 )
 
-// UntrustedError says who else could make the path lead elsewhere, or change what
-// it leads to.
+// UntrustedError reports a file through which an untrusted user could make the path
+// lead elsewhere, or change what it leads to.
 type UntrustedError struct {
-	// Path has no links.
+	// Path is the file's path, without links.
 	Path string
-	// Dir says that it is a directory on the way.
+	// Dir reports whether the file is a directory of the path.
 	Dir bool
-	// Foreign says that it belongs to UID; otherwise others than its owner can
-	// write to it.
+	// Foreign reports whether the file is owned by UID, who is not trusted. Otherwise
+	// users other than its owner can write to it.
 	Foreign bool
 	UID     uint32
-	// Mode has the permissions and the sticky bit.
+	// Mode are the permissions and the sticky bit.
 	Mode uint32
 }
 
 // Error implements error.
 func (e *UntrustedError) Error() string { return e.Path + ": " + e.Reason() }
 
-// Reason is the error without the path.
+// Reason returns the error without the path.
 func (e *UntrustedError) Reason() string {
 	switch {
 	case e.Foreign && e.Dir:
-		return fmt.Sprintf("the directory belongs to user %d, not to root", e.UID)
+		return fmt.Sprintf("directory is owned by uid %d, not by root", e.UID)
 	case e.Foreign:
-		return fmt.Sprintf("it belongs to user %d, not to root", e.UID)
+		return fmt.Sprintf("owned by uid %d, not by root", e.UID)
 	case e.Dir:
-		return fmt.Sprintf("others than root can write to the directory (mode %04o)", e.Mode)
+		return fmt.Sprintf("directory is writable by non-root users (mode %04o)", e.Mode)
 	}
-	return fmt.Sprintf("others than root can write to it (mode %04o)", e.Mode)
+	return fmt.Sprintf("writable by non-root users (mode %04o)", e.Mode)
 }
 
-// WalkTrusted walks the absolute path and fails with an UntrustedError where
-// somebody whom the policy does not trust could have made it lead to where it
-// does, or could change that meanwhile: from the top down, each directory that
-// passed can only be changed by who is trusted.
+// WalkTrusted walks the absolute path. It fails with an *UntrustedError if a user whom
+// the policy does not trust could have determined where the path leads, or could
+// change that meanwhile. It checks from the top down, so only trusted users can change
+// a directory that was checked. The caller closes the place.
 func WalkTrusted(path string, p Policy) (*Place, error) { return p.end(Walk(path, p.rules())) }
 
-// WalkTrustedBeneath is WalkTrusted for a path beneath dir, which is trusted and
-// not left.
+// WalkTrustedBeneath is WalkTrusted for a path beneath dir, which is trusted. The walk
+// does not leave dir.
 func WalkTrustedBeneath(dir int, rel string, p Policy) (*Place, error) {
 	return p.end(WalkBeneath(dir, rel, p.rules()))
 }
@@ -151,7 +150,7 @@ func (p Policy) trusts(uid uint32) bool {
 	return uid == 0 || p.Caller && int(uid) == os.Geteuid()
 }
 
-// entry is asked about what a walk comes to.
+// entry is Rules.Entry of the policy.
 func (p Policy) entry(s *Step) error {
 	if p.LinksOnly && !s.IsLink() {
 		return nil
@@ -162,16 +161,16 @@ func (p Policy) entry(s *Step) error {
 	if len(s.Rest) == 0 && !s.IsLink() {
 		return nil // the target
 	}
-	// A link's mode has no meaning, symlink(7), and that of a directory counts once
-	// something is looked up in it.
+	// The mode of a link has no meaning, symlink(7). That of a directory is checked when
+	// a name is looked up in it.
 	if !p.trusts(s.Stat.Uid) {
 		return &UntrustedError{Path: s.Path(), Foreign: true, UID: s.Stat.Uid, Mode: s.Stat.Mode & 0o7777}
 	}
 	return nil
 }
 
-// end is about where a walk has ended. A path that ends with ".." leads to a
-// directory that it came through.
+// end checks the place at which a walk has ended. entry does not see it if the path
+// ends with "..".
 func (p Policy) end(place *Place, err error) (*Place, error) {
 	if err != nil || !p.Target || place.FD < 0 {
 		return place, err
@@ -184,7 +183,7 @@ func (p Policy) end(place *Place, err error) (*Place, error) {
 	return place, nil
 }
 
-// dir is about the directory that a walk is in.
+// dir checks the directory that a walk is in.
 func (p Policy) dir(s *Step) error {
 	st := s.DirStat
 	if !p.trusts(st.Uid) {

@@ -11,16 +11,16 @@ import (
 	"microvm/test/need"
 )
 
-// all are the policies, each by its name.
+// all are the policies by name.
 var all = map[string]Policy{"package": ForPackage, "within": WithinPackage, "program": ForProgram, "jail": ForJail, "state": ForStateDir, "targets": ForTargets, "record": ForRecord, "new": ForNew}
 
-// TestWhomEachPolicyTrusts says for each hostile file system which policies let a
-// path through. What a policy is not said to let through it has to refuse.
+// TestWhomEachPolicyTrusts lists for each hostile file system the policies that accept a
+// path. All others must refuse it.
 func TestWhomEachPolicyTrusts(t *testing.T) {
 	need.Root(t)
 	const (
 		everyone = "package within program jail state targets record new"
-		// Who looks at more than links.
+		// Policies that check more than links.
 		none    = ""
 		bylinks = "state targets"
 	)
@@ -72,14 +72,14 @@ func TestWhomEachPolicyTrusts(t *testing.T) {
 			for name, policy := range all {
 				inTime(t, name, func() {
 					closes(t, func() {
-						// Its directories above are a test's: root's, and below a sticky one.
+						// The directories above are those of a test: root owns them, below a sticky one.
 						p, err := WalkTrustedBeneath(w.dir, c.path, policy)
 						if lets := strings.Contains(c.lets, name); (err == nil) != lets {
 							t.Errorf("%s: let through %v, want %v: %v", name, err == nil, lets, err)
 						}
 						var u *UntrustedError
 						if errors.As(err, &u) && (u.Error() == "" || u.Path == "") {
-							t.Errorf("%s: the error says nothing: %+v", name, u)
+							t.Errorf("%s: the error is empty: %+v", name, u)
 						}
 						if err == nil {
 							p.Close()
@@ -109,24 +109,24 @@ func TestTheWholePathCounts(t *testing.T) {
 	mustBe(t, "relative", err, unix.EINVAL)
 }
 
-func TestWhatIsSaidOfThem(t *testing.T) {
+func TestAnUntrustedFileIsNamedWithItsReason(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)
 	w.sh("cd inside; chown 4321 sub; touch open; chmod 666 open; mkdir all; chmod 777 all; touch all/f; touch theirs; chown 4321 theirs")
 	for name, want := range map[string]string{
-		"sub/file": w.inside + "/sub: the directory belongs to user 4321, not to root",
-		"all/f":    w.inside + "/all: others than root can write to the directory (mode 0777)",
-		"open":     w.inside + "/open: others than root can write to it (mode 0666)",
-		"theirs":   w.inside + "/theirs: it belongs to user 4321, not to root",
+		"sub/file": w.inside + "/sub: directory is owned by uid 4321, not by root",
+		"all/f":    w.inside + "/all: directory is writable by non-root users (mode 0777)",
+		"open":     w.inside + "/open: writable by non-root users (mode 0666)",
+		"theirs":   w.inside + "/theirs: owned by uid 4321, not by root",
 	} {
 		if _, err := WalkTrusted(w.inside+"/"+name, ForProgram); err == nil || err.Error() != want &&
-			err.Error() != strings.Replace(want, "the directory", "it", 1) {
+			err.Error() != strings.Replace(want, "directory is ", "", 1) {
 			t.Errorf("%s: %v, want %s", name, err, want)
 		}
 	}
 }
 
-// TestTheCallerIsTrustedWhereThatIsSaid, and nobody else's user.
+// TestTheCallerIsTrustedWhereThatIsSaid, and no other user.
 func TestTheCallerIsTrustedWhereThatIsSaid(t *testing.T) {
 	w := newWorld(t)
 	w.sh("chmod 755 inside; cd inside; mkdir mine; touch mine/f; ln -s f mine/l; chown -hR 4321 mine; mkdir other; ln -s f other/l; chown -h 4322 other/l; chmod 755 .")
@@ -150,7 +150,7 @@ func TestTheCallerIsTrustedWhereThatIsSaid(t *testing.T) {
 	}
 }
 
-// TestStoresArePassedBehindLinks: their builders may write, and root trusts them.
+// TestStoresArePassedBehindLinks: root trusts the builders that write in them.
 func TestStoresArePassedBehindLinks(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)
@@ -173,7 +173,7 @@ func TestStoresArePassedBehindLinks(t *testing.T) {
 	}
 }
 
-// TestAnAccessListCounts: the bits of the group stand for it, acl(5).
+// TestAnAccessListCounts: the group bits are its mask, acl(5).
 func TestAnAccessListCounts(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)
@@ -195,7 +195,7 @@ func TestAnAccessListCounts(t *testing.T) {
 	}
 }
 
-// TestAVanishingComponentIsMissing has one come and go.
+// TestAVanishingComponentIsMissing renames a component back and forth.
 func TestAVanishingComponentIsMissing(t *testing.T) {
 	need.Root(t)
 	w := newWorld(t)

@@ -10,55 +10,56 @@ import (
 )
 
 const (
-	// maxLinks is the number of links on one path that is followed, as in
-	// path_resolution(7).
+	// maxLinks is how many links of one path are followed, as in path_resolution(7).
 	maxLinks = 40
-	// maxDepth is how deep a walk goes; it holds every directory open that it is in.
+	// maxDepth limits the depth of a walk, which holds all directories above open.
 	maxDepth = 512
 )
 
-// Rules are asked for leave at the steps of a walk. What a nil one is for is
-// allowed.
+// Rules are called at the steps of a walk, which ends with the error that one
+// returns. All may be nil.
 type Rules struct {
-	// Entry is asked about each entry that is there: a directory before it is
-	// entered, a link before it is followed, and the last one, whatever it is.
+	// Entry is called for each entry that exists: for a directory before it is
+	// entered, for a link before it is followed, and for the last one of any type. If
+	// it is nil, all are allowed.
 	Entry func(*Step) error
-	// Up is asked where "..", of the path or of a link, goes up.
+	// Up is called before "..", in the path or in a link, goes up. If it is nil, all
+	// are allowed.
 	Up func(*Step) error
-	// Missing is called where there is no entry of that name. It may make it and
-	// return a handle, which is asked about and gone on with, or return -1 to end
-	// the walk there. Without Missing the error is ENOENT.
+	// Missing is called if an entry does not exist. It may create the entry and return
+	// a handle, with which the walk goes on at Entry, or return -1 to end the walk
+	// there. If it is nil, the error is ENOENT.
 	Missing func(*Step) (fd int, err error)
-	// Stop reports whether the walk is to end at a path without links before that
-	// is looked at: a server that is away would hold it up.
+	// Stop reports whether the walk ends before it accesses path, which has no links,
+	// since the server of a network file system may not answer. If it is nil, no path
+	// does.
 	Stop func(path string) bool
 }
 
-// Step is where a walk is, and the entry that it has come to.
+// Step is one step of a walk: a directory and the entry to look up in it.
 type Step struct {
-	// Dir is a handle of the directory, DirPath its path without links and DirStat
-	// what stat(2) says of it.
+	// Dir is a handle of the directory, DirPath its path without links and DirStat its
+	// stat(2).
 	Dir     int
 	DirPath string
 	DirStat *unix.Stat_t
-	// Name is the entry's, Rest are the names that come after it.
+	// Name is the name of the entry, Rest are the names after it.
 	Name string
 	Rest []string
-	// FD is a handle of the entry, -1 where it is missing, and Stat is its own: a
-	// link's, where it is one.
+	// FD is a handle of the entry, -1 if it does not exist, and Stat its lstat(2).
 	FD   int
 	Stat unix.Stat_t
 	// Links is how many links were followed before.
 	Links int
 }
 
-// Path is the entry's, without links before the last name.
+// Path returns the path of the entry, without links before the last name.
 func (s *Step) Path() string { return filepath.Join(s.DirPath, s.Name) }
 
-// ID is the identity of the entry.
+// ID returns the identity of the entry.
 func (s *Step) ID() ID { return idOf(&s.Stat) }
 
-// DirID is the identity of the directory.
+// DirID returns the identity of the directory.
 func (s *Step) DirID() ID { return idOf(s.DirStat) }
 
 // IsLink reports whether the entry is a symbolic link.
@@ -67,18 +68,17 @@ func (s *Step) IsLink() bool { return s.Stat.Mode&unix.S_IFMT == unix.S_IFLNK }
 // IsDir reports whether the entry is a directory.
 func (s *Step) IsDir() bool { return s.Stat.Mode&unix.S_IFMT == unix.S_IFDIR }
 
-// Place is where a walk has ended.
+// Place is where a walk has ended. The caller closes it.
 type Place struct {
-	// FD is a handle, -1 where what the path leads to is missing, or was not looked
-	// at. Who called closes it.
+	// FD is a handle, -1 if the file does not exist or Stop ended the walk.
 	FD int
-	// Path has no links, as far as they were followed.
+	// Path is the path of the file. Links that the walk reached are resolved.
 	Path string
-	// Stat is what stat(2) says.
+	// Stat is the stat(2) of FD.
 	Stat unix.Stat_t
 }
 
-// Close closes the handle.
+// Close closes the handle, if there is one.
 func (p *Place) Close() {
 	if p.FD >= 0 {
 		Close(p.FD)
@@ -86,14 +86,14 @@ func (p *Place) Close() {
 	p.FD = -1
 }
 
-// Walk resolves the absolute path as path_resolution(7) has it, one component a
-// step, and asks the rules at each. It holds open every directory that it is in
-// and looks at each entry by a handle, so that nothing can be exchanged between
-// the look and the use, and ".." leads to where the walk came from, wherever
-// somebody moves the directory meanwhile.
+// Walk resolves the absolute path as path_resolution(7) describes, one component at a
+// time, and calls the rules at each. It holds open all directories above and checks
+// each entry through a handle, so no file can be replaced between check and use, and
+// ".." leads back to where the walk came from even if the directory is moved
+// meanwhile.
 //
-// Links of a process file system are not followed, ELOOP: those of proc(5) lead
-// elsewhere than their text says, or say what a process wants them to.
+// For links of a process file system, proc(5), the error is ELOOP: they lead elsewhere
+// than readlink(2) returns, or a process controls what it returns.
 func Walk(path string, rules Rules) (*Place, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%q is not an absolute path: %w", path, unix.EINVAL)
@@ -105,9 +105,9 @@ func Walk(path string, rules Rules) (*Place, error) {
 	return run(&walk{rules: rules}, root, "/", path)
 }
 
-// WalkBeneath is Walk for a path beneath the directory dir, which it does not
-// leave: an absolute link, and ".." that leads out, is EXDEV. The paths of steps
-// are relative to dir.
+// WalkBeneath is Walk for a path beneath the directory dir, which it does not leave:
+// the error is EXDEV for an absolute link and for a ".." that leads out. The paths of
+// steps are relative to dir.
 func WalkBeneath(dir int, rel string, rules Rules) (*Place, error) {
 	if filepath.IsAbs(rel) {
 		return nil, unix.EXDEV
@@ -130,11 +130,12 @@ type level struct {
 type walk struct {
 	rules   Rules
 	beneath bool
-	// levels are the directories from the first one down to where the walk is;
-	// there is at least one.
+	// levels are the directories from the first one down to the current one, at least
+	// one.
 	levels []level
-	todo   []string
-	links  int
+	// todo are the names that are left.
+	todo  []string
+	links int
 }
 
 // run walks from the directory root, which it closes.
@@ -161,12 +162,12 @@ func (w *walk) close() {
 	}
 }
 
-// enter makes the directory fd the one that the walk is in, or closes it.
+// enter makes fd the current directory of the walk, or closes it and fails.
 func (w *walk) enter(fd int, path string) error {
 	l := level{fd: fd, path: path}
 	err := unix.Fstat(fd, &l.stat)
 	if err == nil && len(w.levels) == maxDepth {
-		err = fmt.Errorf("%s is deeper than %d directories: %w", path, maxDepth, unix.ENAMETOOLONG)
+		err = fmt.Errorf("%s is nested deeper than %d directories: %w", path, maxDepth, unix.ENAMETOOLONG)
 	}
 	if err != nil {
 		Close(fd)
@@ -176,25 +177,25 @@ func (w *walk) enter(fd int, path string) error {
 	return nil
 }
 
-// push puts the components of a path before those that are left.
+// push puts the components of a path in front of those that are left.
 func (w *walk) push(path string) {
 	names := strings.Split(path, "/")
 	names = slices.DeleteFunc(names, func(name string) bool { return name == "" || name == "." })
 	w.todo = append(names, w.todo...)
 }
 
-// at is the step to the next component. It is taken from what is left to do.
-func (w *walk) at() *Step {
+// next returns the step to the next component, which it removes from w.todo.
+func (w *walk) next() *Step {
 	l := &w.levels[len(w.levels)-1]
 	s := &Step{Dir: l.fd, DirPath: l.path, DirStat: &l.stat, Name: w.todo[0], Rest: w.todo[1:], FD: -1, Links: w.links}
 	w.todo = w.todo[1:]
 	return s
 }
 
-// step goes one component further. It returns a place where the walk ends before
-// its last directory.
+// step goes one component further. It returns a place if the walk ends there, and nil
+// if it goes on or w has no component left.
 func (w *walk) step() (*Place, error) {
-	s := w.at()
+	s := w.next()
 	if s.Name == ".." {
 		return nil, w.up(s)
 	}
@@ -218,14 +219,14 @@ func (w *walk) step() (*Place, error) {
 	return w.take(s)
 }
 
-// unseen is the place of what is not opened.
+// unseen returns the place of an entry that is not opened.
 func unseen(s *Step) *Place {
 	return &Place{FD: -1, Path: filepath.Join(append([]string{s.Path()}, s.Rest...)...)}
 }
 
-// openEntry returns a handle of whatever has the name in dir.
+// openEntry returns a handle of the entry name of dir, of any type.
 func openEntry(dir int, name string) (int, error) {
-	// O_DIRECTORY makes an automount point mount, open(2) and autofs(5).
+	// O_DIRECTORY triggers an automount point, open(2) and autofs(5).
 	fd, err := unix.Openat(dir, name, handle|unix.O_NOFOLLOW, 0)
 	if err == unix.ENOTDIR || err == unix.ELOOP {
 		return unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
@@ -233,8 +234,9 @@ func openEntry(dir int, name string) (int, error) {
 	return fd, err
 }
 
-// take goes on with the entry that a step has opened, and closes it where it is no
-// directory to be in.
+// take goes on with the entry that a step has opened: it enters a directory, follows a
+// link, and returns the place if the entry is the last one. Otherwise it closes the
+// entry.
 func (w *walk) take(s *Step) (*Place, error) {
 	err := unix.Fstat(s.FD, &s.Stat)
 	if err == nil && w.rules.Entry != nil {
@@ -256,7 +258,7 @@ func (w *walk) take(s *Step) (*Place, error) {
 	return nil, err
 }
 
-// up goes to the directory that the walk came from. Above the first one is none.
+// up goes back to the parent directory. The first directory has none.
 func (w *walk) up(s *Step) error {
 	if w.rules.Up != nil {
 		if err := w.rules.Up(s); err != nil {
@@ -274,15 +276,15 @@ func (w *walk) up(s *Step) error {
 	return nil
 }
 
-// follow goes where a link points.
+// follow puts the target of a link in front of the components that are left.
 func (w *walk) follow(s *Step) error {
 	if w.links++; w.links > maxLinks {
-		return fmt.Errorf("follow %s: more than %d links on the way: %w", s.Path(), maxLinks, unix.ELOOP)
+		return fmt.Errorf("follow %s: more than %d symbolic links: %w", s.Path(), maxLinks, unix.ELOOP)
 	}
 	var fs unix.Statfs_t
 	err := unix.Fstatfs(s.FD, &fs)
 	if err == nil && fs.Type == unix.PROC_SUPER_MAGIC {
-		err = fmt.Errorf("it is a link of a process, which may lead anywhere: %w", unix.ELOOP)
+		err = fmt.Errorf("links of a process file system are not followed: %w", unix.ELOOP)
 	}
 	var target string
 	if err == nil {

@@ -100,8 +100,7 @@ func TestAWalkBeneathStaysThere(t *testing.T) {
 	}
 }
 
-// TestTheRulesAreAskedAtEachStep: in order, with what is there, and their no is
-// the walk's.
+// TestTheRulesAreAskedAtEachStep: in order, and the walk returns their errors.
 func TestTheRulesAreAskedAtEachStep(t *testing.T) {
 	w := newWorld(t)
 	w.sh("ln -s sub/../sub inside/link")
@@ -159,7 +158,7 @@ func TestTheRulesAreAskedAtEachStep(t *testing.T) {
 	}
 }
 
-// TestWhatIsMissingMayBeMade: what Missing returns is asked about as anything else.
+// TestWhatIsMissingMayBeMade: Entry is called for what Missing returns.
 func TestWhatIsMissingMayBeMade(t *testing.T) {
 	w := newWorld(t)
 	var entered []string
@@ -185,7 +184,7 @@ func TestWhatIsMissingMayBeMade(t *testing.T) {
 	}
 }
 
-// TestAWalkCrossesMounts, as the kernel would: only root makes them.
+// TestAWalkCrossesMounts as the kernel would, since only root creates them.
 func TestAWalkCrossesMounts(t *testing.T) {
 	w := newWorld(t)
 	w.fill()

@@ -1,8 +1,8 @@
-// Package shell writes words for the shell, sh(1).
+// Package shell quotes text for the shell, sh(1).
 package shell
 
 import "strings"
 
-// Quote returns word as one word of a shell's command line, whatever is in it but a
-// NUL byte.
-func Quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
+// Quote returns text quoted as one word of a shell command line. It may contain
+// anything but NUL bytes.
+func Quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

@@ -45,7 +45,7 @@ func TestAVMSeesWhatItUsesElsewhereInTheStateDirectory(t *testing.T) {
 	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "linked.img"}}}); got != "" {
 		t.Errorf("a link leads to %q", got)
 	}
-	// One elsewhere that only root can change is the host's.
+	// Elsewhere, links that only root can change are followed.
 	outside, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)

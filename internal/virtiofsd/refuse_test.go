@@ -391,14 +391,14 @@ func TestProgramsThatRootDoesNotRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		foreign:                 "root executes only what is root's",
-		link:                    "root executes only what is root's",
-		away:                    "writable by others", // a sticky directory behind a link
-		open:                    "writable by others",
-		script(t, touch, 0o775): "writable by others",
-		script(t, touch, 0o644): "is no program",
+		foreign:                 "root runs only programs that it owns",
+		link:                    "root runs only programs that it owns",
+		away:                    "writable by non-root users", // a sticky directory behind a link
+		open:                    "writable by non-root users",
+		script(t, touch, 0o775): "writable by non-root users",
+		script(t, touch, 0o644): "is not an executable file",
 		"virtiofsd":             "path must be absolute",
-		"/usr/bin":              "is no program",
+		"/usr/bin":              "is not an executable file",
 	} {
 		_, err := findProgram(path)
 		if err == nil || !strings.Contains(err.Error(), want) {

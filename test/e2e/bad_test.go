@@ -123,10 +123,10 @@ func TestBadHostsAreNamedInTheJournal(t *testing.T) {
 			func(s map[string]any) { s["qemu"] = map[string]any{"package": "/nowhere"} }},
 		{"a link that the VM's user made", "relinked",
 			"cd /var/lib/microvms/relinked && rm current && setpriv --reuid microvm --regid kvm --clear-groups ln -s /tmp current",
-			"is not trusted: it belongs to user", nil},
+			"is not trusted: owned by uid", nil},
 		{"a package where the VM's user can write", "writable",
 			"cd /var/lib/microvms/writable && cp -r $(readlink current) pkg && ln -sfn /var/lib/microvms/writable/pkg current",
-			"others than root can write to the directory", nil},
+			"directory is writable by non-root users", nil},
 	}
 	for _, c := range cases {
 		t.Run(c.title, func(t *testing.T) {
@@ -146,7 +146,7 @@ func TestRunnerThatBelongsToAnotherUserIsNotInstalled(t *testing.T) {
 	pkg := build(t, spec("other", nil))
 	sh(t, "chown -R nobody "+pkg)
 	out, err := try("install-microvm -p " + pkg + " other")
-	if err == nil || !strings.Contains(out, "is not trusted: it belongs to user") || !strings.Contains(out, "build it as root") {
+	if err == nil || !strings.Contains(out, "is not trusted: owned by uid") || !strings.Contains(out, "build it as root") {
 		t.Errorf("%v: %s", err, out)
 	}
 	if _, err := os.Stat("/var/lib/microvms/other"); err == nil {

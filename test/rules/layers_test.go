@@ -19,9 +19,10 @@ import (
 // belongs on the floor above the highest one that it imports.
 var floors = [][]string{
 	// What stands on nothing of ours.
-	{"account", "durable", "process", "safepath"},
-	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
-	{"askguest", "exit", "kernel", "notify", "rootlock", "term"},
+	{"account", "durable", "printable", "process", "safepath", "shell"},
+	{"exit"},
+	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "notify", "spec", "systemd", "term", "timeline", "virtiofsd/seccomp"},
+	{"askguest", "kernel", "rootlock"},
 	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
 	{"control", "netif", "unit"},
 	{"runner"},
