@@ -149,7 +149,7 @@ func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
 			return serve(0)("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")
 		}, 20 * time.Second, []string{"refuses the key", "SIGTERM"}, 0},
 		"fails": {serve(3), 20 * time.Second, []string{"status 3", "SIGTERM"}, 0},
-		// It has agreed to go down, and gets the time for it.
+		// It has accepted the command, and may use its time to go down.
 		"agrees and hangs": {serve(-1), 20 * time.Second, []string{`the guest runs "go down"`, "did not go down within", "SIGTERM"}, time.Second},
 	}
 	for name, c := range cases {
@@ -176,5 +176,5 @@ func TestAGuestWithoutAnSSHServerIsEndedAtOnce(t *testing.T) {
 	if err := os.Remove(filepath.Join(v.dir, hypervisor.ShutdownKeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	inOrder(t, stopOverSSH(t, v, sshTimes), "cannot be asked over ssh: read the key", "SIGTERM")
+	inOrder(t, stopOverSSH(t, v, sshTimes), "cannot be asked over ssh: read the shutdown key", "SIGTERM")
 }

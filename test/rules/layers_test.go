@@ -20,10 +20,10 @@ import (
 var floors = [][]string{
 	// What stands on nothing of ours.
 	{"account", "durable", "process", "safepath"},
-	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
-	{"askguest", "exit", "kernel", "notify", "rootlock", "term"},
-	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
-	{"control", "netif", "unit"},
+	{"foreign", "kvm", "mode", "mounts", "netif/event", "printable", "shell", "spec", "systemd", "timeline", "virtiofsd/seccomp"},
+	{"exit", "kernel", "notify", "rootlock", "term"},
+	{"console", "guest", "hypervisor", "vfio", "virtiofsd", "wait"},
+	{"askguest", "control", "netif", "unit"},
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
