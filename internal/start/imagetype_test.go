@@ -55,7 +55,7 @@ func TestImagesOfAnotherTypeAreRefused(t *testing.T) {
 				t.Error("the image was changed")
 			}
 			// For a raw disk whose guest wrote that header, the command in the hint helps.
-			_, command, _ := strings.Cut(exit.Text(err), "say so: ")
+			_, command, _ := strings.Cut(exit.Text(err), "mark it as raw: ")
 			output(t, "/bin/sh", "-c", command)
 			must(t, volumes(dir, ext4(16)))
 		})
