@@ -1,5 +1,5 @@
-// Command install-microvm puts a runner package in place for the next start of
-// a VM. It is run by install-microvm-NAME.service on NixOS and by people.
+// Command install-microvm installs a runner package for the next start of a VM. It is
+// run by install-microvm-NAME.service on NixOS, and by users.
 package main
 
 import (

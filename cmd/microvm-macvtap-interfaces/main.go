@@ -1,4 +1,4 @@
-// Command microvm-macvtap-interfaces makes and removes the macvtap interfaces
+// Command microvm-macvtap-interfaces creates and removes the macvtap interfaces
 // of a VM. It is run by microvm-macvtap-interfaces@.service.
 package main
 

@@ -1,4 +1,4 @@
-// Command microvm-set-booted pins the runner package that a start of a VM
+// Command microvm-set-booted pins and unpins the runner package that a start of a VM
 // uses. It is run by microvm-set-booted@.service.
 package main
 

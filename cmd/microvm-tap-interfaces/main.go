@@ -1,4 +1,4 @@
-// Command microvm-tap-interfaces makes and removes the tap interfaces of a VM.
+// Command microvm-tap-interfaces creates and removes the tap interfaces of a VM.
 // It is run by microvm-tap-interfaces@.service.
 package main
 

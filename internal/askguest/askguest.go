@@ -1,5 +1,5 @@
-// Package askguest asks a guest to go down by logging in to it over SSH on vsock.
-// The guest may be hostile: all that is read from it is bounded in size and time.
+// Package askguest asks a guest to go down by logging in to it over SSH on vsock. The
+// guest may be hostile: everything read from it is limited in size and time.
 package askguest
 
 import (
@@ -14,37 +14,38 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/guest"
 	"microvm/internal/printable"
 )
 
 const (
-	// port is where systemd-ssh-generator(8) has sshd listen in a guest.
+	// port is that of sshd in a guest, systemd-ssh-generator(8).
 	port = 22
-	// pause is between two attempts to reach a guest that still boots.
+	// pause is the time between two attempts to connect to a guest that is booting.
 	pause = 300 * time.Millisecond
-	// maxText is how much of what a guest says is repeated.
+	// maxText is how many bytes of a guest's text are repeated.
 	maxText = 200
 )
 
-// Request is what a guest is asked, and how.
+// Request describes how a guest is asked to go down.
 type Request struct {
 	Address guest.Address
-	// Key is the file, beneath the state directory, with the key to log in with.
+	// Key is the file with the key, beneath the state directory.
 	Key string
 	// Command makes the guest go down.
 	Command string
 	// Login is how long it may take until the command runs.
 	Login time.Duration
-	// Booting says that the guest's sshd may come up yet.
+	// Booting means that the guest may not have started its sshd yet.
 	Booting bool
 	// Asked is called when the guest runs the command.
 	Asked func()
 }
 
-// Ask logs in to the guest and has it shut down. It returns nil when the command
-// has succeeded or the guest has gone, and the cause in one line where the guest
-// could not be asked in time, or could not do it. The end of ctx ends it.
+// Ask logs in to the guest and runs the command. It returns nil if the command
+// succeeds or the guest goes down, and the cause in one line if the guest could not be
+// asked in time, the command fails, or ctx ends.
 func Ask(ctx context.Context, r Request) error {
 	key, err := guest.ReadKey(r.Address.Dir, r.Key)
 	if err != nil {
@@ -60,17 +61,17 @@ func Ask(ctx context.Context, r Request) error {
 	defer func() { _ = conn.Close() }()
 	run, err := start(conn, key, r.Command)
 	if err != nil {
-		return errors.New(trouble(login, err, r.Login))
+		return explain(login, err, r.Login)
 	}
 	r.Asked()
-	// From here on the guest has the time that any guest has.
+	// Only the login has a time of its own; from here on ctx limits the guest.
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("wait for the guest: %w", err)
 	}
 	return errors.Join(run.wait(), ctx.Err())
 }
 
-// reach connects to the guest's sshd.
+// reach connects to the guest's sshd, again and again if the guest is booting.
 func reach(ctx context.Context, r Request) (*connection, error) {
 	for {
 		file, err := guest.Dial(ctx, r.Address, port)
@@ -88,7 +89,7 @@ func reach(ctx context.Context, r Request) (*connection, error) {
 	}
 }
 
-// connection is one to the guest as package ssh wants it.
+// connection is a connection to the guest; it implements net.Conn.
 type connection struct{ *os.File }
 
 // LocalAddr implements net.Conn.
@@ -102,8 +103,8 @@ type address struct{}
 func (address) Network() string { return "vsock" }
 func (address) String() string  { return "guest" }
 
-// newConnection takes a connection over, with ctx's deadline on all that is read
-// and written. Only a descriptor that does not block can have one.
+// newConnection takes file over, with ctx's deadline for reads and writes. It makes the
+// descriptor non-blocking, as a deadline requires.
 func newConnection(ctx context.Context, file *os.File) (*connection, error) {
 	name := file.Name()
 	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
@@ -121,14 +122,14 @@ func newConnection(ctx context.Context, file *os.File) (*connection, error) {
 	return conn, nil
 }
 
-// command runs in the guest.
+// command is a command that runs in the guest.
 type command struct {
 	session *ssh.Session
 	stderr  firstBytes
 }
 
-// start logs in as root and starts a command, which the guest has agreed to when
-// it returns.
+// start logs in as root and starts a command. When it returns, the guest has accepted
+// the command.
 func start(conn *connection, key guest.Key, line string) (*command, error) {
 	signer, err := ssh.NewSignerFromKey(key.Private)
 	if err != nil {
@@ -137,11 +138,11 @@ func start(conn *connection, key guest.Key, line string) (*command, error) {
 	c, channels, requests, err := ssh.NewClientConn(conn, "guest", &ssh.ClientConfig{
 		User: "root",
 		Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)},
-		// The kernel, or the hypervisor, connects to this guest's address and to
-		// nothing else: nobody is in between. A guest's host key may be another
-		// one at every boot, and whoever poses as its sshd in there learns no more
-		// than that the guest is to go down: a signature is good for one session.
-		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // as said
+		// The kernel, or the hypervisor, connects to this guest's address only, so there
+		// is no one in between. A guest's host key may change at every boot. A program in
+		// the guest that poses as sshd only learns that the guest is to go down: a
+		// signature is valid for one session.
+		HostKeyCallback: ssh.InsecureIgnoreHostKey(), //nolint:gosec // see above
 	})
 	if err != nil {
 		return nil, err
@@ -155,34 +156,37 @@ func start(conn *connection, key guest.Key, line string) (*command, error) {
 	return run, session.Start(line)
 }
 
-// wait waits for the command to end. A guest that goes down may end its sshd
-// before that can say how.
+// wait waits for the command to end, and returns an error if it exits with a status. A
+// guest that goes down may end its sshd before that reports one.
 func (c *command) wait() error {
 	var failed *ssh.ExitError
 	if err := c.session.Wait(); errors.As(err, &failed) && failed.Signal() == "" {
-		return fmt.Errorf("the command ended with status %d: %s", failed.ExitStatus(), oneLine(string(c.stderr.data)))
+		return fmt.Errorf("the command exited with status %d: %s", failed.ExitStatus(), oneLine(string(c.stderr.data)))
 	}
 	return nil
 }
 
-// refusedKey is in the error of a client that no key of the server's lets in:
-// golang.org/x/crypto/ssh, clientAuthenticate in client_auth.go, which has no type for it.
+// refusedKey is part of the error if the server accepts none of the client's keys, for
+// which golang.org/x/crypto/ssh has no type: clientAuthenticate in client_auth.go.
 const refusedKey = "ssh: unable to authenticate"
 
-// trouble says in one line why a guest could not be asked.
-func trouble(ctx context.Context, err error, limit time.Duration) string {
+// explain returns the error of a failed login as one line, with a hint where there is
+// one. ctx is that of the login, and limit its time.
+func explain(ctx context.Context, err error, limit time.Duration) error {
 	text := oneLine(err.Error())
 	deadline, _ := ctx.Deadline()
 	switch {
 	case !time.Now().Before(deadline):
-		return fmt.Sprintf("its sshd does not answer within %s", limit)
+		return fmt.Errorf("its sshd does not answer within %s", limit)
 	case strings.Contains(text, refusedKey):
-		return "its sshd refuses the key: it has to let root in by the credential ssh.ephemeral-authorized_keys-all, see AuthorizedKeysFile and PermitRootLogin in its sshd_config"
+		return exit.WithHint(exit.WithHint(errors.New("its sshd refuses the key"),
+			"let root log in with the guest's credential ssh.ephemeral-authorized_keys-all"),
+			"check AuthorizedKeysFile and PermitRootLogin in the guest's sshd_config")
 	}
-	return "log in to the guest: " + text
+	return errors.New("log in to the guest: " + text)
 }
 
-// firstBytes keeps the first of what is written to it.
+// firstBytes keeps the first maxText bytes written to it.
 type firstBytes struct{ data []byte }
 
 // Write implements io.Writer.
@@ -191,7 +195,7 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// oneLine makes a guest's text one short line that a terminal does not obey.
+// oneLine returns a guest's text as one short line without control sequences.
 func oneLine(text string) string {
 	return printable.Short(strings.Join(strings.Fields(text), " "), maxText)
 }

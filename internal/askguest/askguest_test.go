@@ -30,7 +30,7 @@ type scripted struct {
 	dir string
 	// line of authorized_keys that it lets in.
 	line string
-	// config and session are how it behaves; raw, where set, in place of SSH.
+	// raw, mux and session are its behaviour; raw, if set, replaces SSH.
 	raw     func(net.Conn)
 	mux     func(net.Conn) bool
 	session func(*scripted, ssh.Channel, *ssh.Request)
@@ -137,7 +137,7 @@ func (s *scripted) speak(conn net.Conn) {
 	}
 }
 
-// status ends a command with a status and these words.
+// status ends a command with a status and that text.
 func status(code byte, words string) func(*scripted, ssh.Channel, *ssh.Request) {
 	return func(_ *scripted, c ssh.Channel, r *ssh.Request) {
 		_ = r.Reply(true, nil)
@@ -193,8 +193,7 @@ func TestAGuestIsAskedOverSSH(t *testing.T) {
 	}
 }
 
-// What a hostile or broken guest does instead: each ends in time, with one line
-// that says what it was.
+// Hostile or broken guests: each attempt ends in time, with an error of one line.
 func TestAGuestThatCannotBeAskedCostsNoMoreThanTheTimeForIt(t *testing.T) {
 	quick := func(r *Request) { r.Login = time.Second }
 	until := func(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
@@ -235,7 +234,7 @@ func TestAGuestThatCannotBeAskedCostsNoMoreThanTheTimeForIt(t *testing.T) {
 		}}, nil, "log in to the guest: ssh: command", false},
 		"never answers the command": {&scripted{session: func(*scripted, ssh.Channel, *ssh.Request) {
 		}}, quick, "does not answer within 1s", false},
-		"fails": {&scripted{session: status(1, "Failed to \x1b[31mpower\noff: no")}, nil, `the command ended with status 1: Failed to power off: no`, true},
+		"fails": {&scripted{session: status(1, "Failed to \x1b[31mpower\noff: no")}, nil, `the command exited with status 1: Failed to power off: no`, true},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -316,7 +315,7 @@ func TestAKeyThatIsNoneIsRefused(t *testing.T) {
 		if err := spoil(path); err != nil {
 			t.Fatal(err)
 		}
-		if asked, _, err := ask(t, s); asked || err == nil || !strings.Contains(err.Error(), "read the key") {
+		if asked, _, err := ask(t, s); asked || err == nil || !strings.Contains(err.Error(), "read the shutdown key") {
 			t.Errorf("%s: asked: %v, %v", name, asked, err)
 		}
 	}

@@ -22,8 +22,8 @@ func TestRunNamesWhatIsMissing(t *testing.T) {
 		t.Errorf("exit code %d", code)
 	}
 	for _, want := range []string{
-		`microvm: tap interface "vm-no-such-tap" is missing; make it with: sudo web/bin/tap-up`,
-		`microvm: socket web-virtiofs-home.sock of share "home" is missing; serve it, in another terminal, with: sudo web/bin/virtiofsd-run`,
+		"microvm: tap interface \"vm-no-such-tap\" not found\nmicrovm: hint: create it with: sudo web/bin/tap-up",
+		"microvm: socket web-virtiofs-home.sock of share \"home\" not found\nmicrovm: hint: serve it in another terminal with: sudo web/bin/virtiofsd-run",
 	} {
 		if !strings.Contains(h.stderr.String(), want) {
 			t.Errorf("printed %q, without %q", &h.stderr, want)

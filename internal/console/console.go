@@ -1,9 +1,8 @@
-// Package console attaches people to a VM's serial console.
+// Package console attaches users to a VM's serial console.
 //
-// A hypervisor serves one client of its console at a time. So the first who
-// attaches serves the others, for as long as it is there: they see what it
-// sees, and when it leaves one of them takes its place. No process has to stay
-// for that.
+// A hypervisor serves one client of its console at a time. So the first session leads
+// and serves the others: they see the same output, and when the leader leaves, one of
+// them takes its place. That needs no resident process.
 package console
 
 import (
@@ -29,43 +28,43 @@ import (
 const Escape = 0x1d
 
 const (
-	// history is what one who attaches later gets to see of before.
+	// history is how many bytes of earlier output a new session sees.
 	history = 8 << 10
-	// patience is how long a reader may keep the others waiting.
+	// patience is how long a reader may delay the others.
 	patience = 200 * time.Millisecond
 )
 
-// ErrClosed says that the VM went down.
+// ErrClosed means that the VM went down.
 var ErrClosed = errors.New("the VM went down")
 
-// Session is one person's, or one program's, at a console.
+// Session is the session of a user, or of a program, at a console.
 type Session struct {
-	// Dir is the VM's state directory, Socket the console's in it.
+	// Dir is the VM's state directory, Socket the console's socket in it.
 	Dir, Socket string
-	// Meeting is the path of the socket on which the first serves the others.
-	// Only root may be able to write its directory.
+	// Meeting is the path of the socket on which the leader serves the others. Its
+	// directory must be writable for root only.
 	Meeting string
 	In      io.Reader
 	Out     io.Writer
-	// Interactive says that In is a terminal, where Escape ends the session.
+	// Interactive means that In is a terminal, where Escape ends the session.
 	Interactive bool
-	// Say tells the person something.
+	// Say prints a message for the user.
 	Say func(format string, args ...any)
-	// Sizes gets text to type whenever the terminal's size changes; nil for none.
+	// Sizes receives text to type whenever the terminal's size changes; it may be nil.
 	Sizes <-chan string
 
 	mu sync.Mutex
-	// turn is told of each change of to.
+	// turn is signalled when to or attached changes.
 	turn *sync.Cond
-	// to is where keys go: the console, or nil in one who only reads.
+	// to receives what is typed: the console, or nil in a session that only reads.
 	to     io.Writer
 	warned bool
-	// attached says that we lead or follow.
+	// attached means that the session leads or follows.
 	attached bool
 }
 
-// Run attaches until the person leaves, which is no error, the VM goes down,
-// which is ErrClosed, or ctx ends.
+// Run attaches until the user leaves or ctx ends, when it returns nil, or the VM goes
+// down, when it returns ErrClosed.
 func (s *Session) Run(ctx context.Context) error {
 	ctx, leave := context.WithCancel(ctx)
 	defer leave()
@@ -79,21 +78,22 @@ func (s *Session) Run(ctx context.Context) error {
 		case errors.Is(err, errLeft):
 			continue
 		case err != nil && attached && gone(err):
-			// The one who served us left because of that.
+			// The leader left because the VM went down.
 			return ErrClosed
 		}
 		return err
 	}
 }
 
-// errLeft says that the one who served us has left.
-var errLeft = errors.New("the other console has left")
+// errLeft means that the leader has left.
+var errLeft = errors.New("the leading session has ended")
 
+// gone reports whether err means that no process listens on a Unix socket.
 func gone(err error) bool {
 	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
-// attach leads or follows.
+// attach leads or follows, until the leader or the VM ends.
 func (s *Session) attach(ctx context.Context) error {
 	listener, other, err := s.meet()
 	if err != nil {
@@ -102,12 +102,12 @@ func (s *Session) attach(ctx context.Context) error {
 	if other != nil {
 		return s.follow(ctx, other)
 	}
-	defer func() { _ = listener.Close() }() // removes the socket as well
+	defer func() { _ = listener.Close() }() // also removes the socket
 	return s.lead(ctx, listener)
 }
 
-// meet finds the one who leads, or becomes it. The directory is locked while
-// nobody knows who that is.
+// meet returns a connection to the leader, or a listener if this session becomes the
+// leader. It locks the directory meanwhile, so that only one session does.
 func (s *Session) meet() (net.Listener, net.Conn, error) {
 	unlock, err := rootlock.Take(filepath.Dir(s.Meeting))
 	if err != nil {
@@ -121,7 +121,7 @@ func (s *Session) meet() (net.Listener, net.Conn, error) {
 	if !gone(err) {
 		return nil, nil, err
 	}
-	// Of one who was killed.
+	// The socket of a leader that was killed.
 	if err := os.Remove(s.Meeting); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
@@ -135,12 +135,12 @@ func (s *Session) meet() (net.Listener, net.Conn, error) {
 	return listener, nil, nil
 }
 
-// follow shows what the one who leads sees.
+// follow shows the output that the leader passes on, until that leaves.
 func (s *Session) follow(ctx context.Context, conn net.Conn) error {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	s.Say("another console is attached and has the keyboard; this one reads, and takes over when that one leaves")
+	s.Say("another console is attached and has the keyboard; this one is read-only until that one detaches")
 	s.keysTo(nil)
 	if _, err := io.Copy(s.Out, conn); err != nil && !errors.Is(err, unix.ECONNRESET) {
 		return err
@@ -148,7 +148,7 @@ func (s *Session) follow(ctx context.Context, conn net.Conn) error {
 	return errLeft
 }
 
-// lead is connected to the hypervisor and serves those who come later.
+// lead connects to the hypervisor and serves the sessions that come later.
 func (s *Session) lead(ctx context.Context, listener net.Listener) error {
 	conn, err := safepath.DialBeneath(ctx, s.Dir, s.Socket, unix.SOCK_STREAM)
 	if err != nil {
@@ -168,7 +168,7 @@ func (s *Session) lead(ctx context.Context, listener net.Listener) error {
 		n, err := conn.Read(buf)
 		r.write(buf[:n])
 		if _, err := s.Out.Write(buf[:n]); err != nil {
-			return fmt.Errorf("write what the console says: %w", err)
+			return fmt.Errorf("write the console's output: %w", err)
 		}
 		if err != nil {
 			return ErrClosed
@@ -176,7 +176,7 @@ func (s *Session) lead(ctx context.Context, listener net.Listener) error {
 	}
 }
 
-// keysTo sets where keys go; nil for nowhere.
+// keysTo sets the receiver of what is typed; nil makes the session read-only.
 func (s *Session) keysTo(to io.Writer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -184,7 +184,7 @@ func (s *Session) keysTo(to io.Writer) {
 	s.turn.Broadcast()
 }
 
-// keys reads what is typed until its end, or calls leave at Escape.
+// keys reads and sends what is typed until its end. It calls leave at Escape.
 func (s *Session) keys(leave func()) {
 	buf := make([]byte, 4<<10)
 	for {
@@ -204,15 +204,15 @@ func (s *Session) keys(leave func()) {
 		}
 		if err != nil {
 			if s.Interactive {
-				leave() // the terminal is gone
+				leave() // the terminal was closed
 			}
 			return
 		}
 	}
 }
 
-// send types keys. A person who only reads is told so; a program's wait until it
-// is their turn, for it does not look.
+// send types keys. In a session that only reads, it warns a user; the keys of a
+// program, which would not notice, wait until the session leads.
 func (s *Session) send(typed []byte) {
 	if len(typed) == 0 {
 		return
@@ -226,13 +226,14 @@ func (s *Session) send(typed []byte) {
 	s.warned = s.warned || tell
 	s.mu.Unlock()
 	if tell {
-		s.Say("this console only reads; leave it with ctrl-]")
+		s.Say("this console is read-only; detach with ctrl-]")
 	}
 	if to != nil {
-		_, _ = to.Write(typed) // where the VM is gone, reading says so
+		_, _ = to.Write(typed) // if the VM went down, reading reports it
 	}
 }
 
+// sizes types the terminal's sizes until ctx ends.
 func (s *Session) sizes(ctx context.Context) {
 	for {
 		select {
@@ -244,7 +245,7 @@ func (s *Session) sizes(ctx context.Context) {
 	}
 }
 
-// readers are those who are served by one who leads.
+// readers are the sessions that a leader serves.
 type readers struct {
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -252,6 +253,7 @@ type readers struct {
 	ended bool
 }
 
+// accept adds readers until the listener is closed.
 func (r *readers) accept(listener net.Listener) {
 	for {
 		conn, err := listener.Accept()
@@ -262,6 +264,7 @@ func (r *readers) accept(listener net.Listener) {
 	}
 }
 
+// add sends the history to a new reader, and adds it.
 func (r *readers) add(conn net.Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -275,8 +278,8 @@ func (r *readers) add(conn net.Conn) {
 	r.conns[conn] = true
 }
 
-// write gives what the console said to all; one who does not take it is left
-// behind, for nobody is to wait for a terminal that was stopped.
+// write sends output of the console to all readers. It closes those that do not read
+// in time, for instance in a stopped terminal, as the others must not wait.
 func (r *readers) write(data []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -292,6 +295,7 @@ func (r *readers) write(data []byte) {
 	}
 }
 
+// give writes data within patience, and reports whether that succeeded.
 func give(conn net.Conn, data []byte) bool {
 	if len(data) == 0 {
 		return true

@@ -19,7 +19,7 @@ import (
 	"microvm/test/testutil"
 )
 
-// vm is the console of a VM: like QEMU's it serves one client at a time.
+// vm is the console of a VM. Like QEMU's, it serves one client at a time.
 type vm struct {
 	dir      string
 	listener net.Listener
@@ -83,7 +83,7 @@ func (v *vm) got() string {
 	return v.typed.String()
 }
 
-// person is one at the console.
+// person is a user at the console.
 type person struct {
 	mu        sync.Mutex
 	out, said strings.Builder
@@ -167,7 +167,7 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 	second, third := v.attach(t, true), v.attach(t, true)
 	testutil.Until(t, "those who come later see what was said before", func() bool { return second.sees() == "login: " && third.sees() == "login: " })
 	second.types(t, "nothing")
-	testutil.Until(t, "one who only reads is told", func() bool { return strings.Contains(second.told(), "this console only reads") })
+	testutil.Until(t, "one who only reads is told", func() bool { return strings.Contains(second.told(), "this console is read-only") })
 	v.print("welcome")
 	testutil.Until(t, "all see", func() bool {
 		return strings.HasSuffix(first.sees(), "welcome") && strings.HasSuffix(second.sees(), "welcome") && strings.HasSuffix(third.sees(), "welcome")
@@ -177,7 +177,7 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 	if err := first.end(t); err != nil {
 		t.Errorf("leaving with ctrl-] is %v", err)
 	}
-	// Whoever of the two was quicker has the keyboard.
+	// The quicker one of the two has the keyboard.
 	testutil.Until(t, "one of the others types", func() bool {
 		second.types(t, "2")
 		third.types(t, "3")
@@ -235,7 +235,7 @@ func TestSocketOfOneWhoWasKilledIsReplaced(t *testing.T) {
 	}
 }
 
-// TestLockOfAnotherUserHoldsNobodyUp: everybody can open /run/microvm, and lock it.
+// TestLockOfAnotherUserHoldsNobodyUp: every user can open /run/microvm, and lock it.
 func TestLockOfAnotherUserHoldsNobodyUp(t *testing.T) {
 	v := newVM(t)
 	run := filepath.Join(v.dir, "run")

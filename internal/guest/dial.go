@@ -1,5 +1,5 @@
-// Package guest reaches what listens in a guest: through the kernel's vsock, or
-// through the Unix socket on which some hypervisors multiplex it.
+// Package guest connects to servers in a guest: through the kernel's vsock, or through
+// the Unix socket on which some hypervisors multiplex it.
 package guest
 
 import (
@@ -12,28 +12,30 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/safepath"
 )
 
-// connectTimeout is how long a guest may take to answer. The kernel's own
-// default for vsock is 2 s, which a guest that boots on a busy host exceeds.
+// connectTimeout is how long a guest may take to answer. The kernel's default for
+// vsock, 2 s, is too short for a guest that boots on a busy host.
 const connectTimeout = 10 * time.Second
 
-// maxReply is more than any multiplexer answers.
+// maxReply is longer than any multiplexer's answer, in bytes.
 const maxReply = 64
 
-// Address is where a guest is.
+// Address is the address of a guest.
 type Address struct {
-	// CID is the guest's in AF_VSOCK.
+	// CID is the guest's address in AF_VSOCK.
 	CID uint32
-	// Socket is the hypervisor's multiplexer, relative to Dir; empty means
+	// Socket is the path of the hypervisor's multiplexer, relative to Dir; "" means
 	// AF_VSOCK.
 	Socket string
 	// Dir is the VM's state directory.
 	Dir string
 }
 
-// Dial connects to a port of the guest. Whoever calls it closes the connection.
+// Dial connects to a port of the guest, within some seconds or until ctx ends. The
+// caller closes the connection.
 func Dial(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	if a.Socket != "" {
 		return dialMux(ctx, a, port)
@@ -41,26 +43,28 @@ func Dial(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	return dialVsock(within(ctx), a.CID, port)
 }
 
-// within is how long a guest may take: until ctx ends, and connectTimeout at most.
+// within returns how long a guest may take: until ctx ends, and connectTimeout at most.
 func within(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return connectTimeout
 	}
-	// Not 0, by which the kernel would mean its default, or none.
+	// Never 0, which means the default, or no limit, to the kernel.
 	return min(connectTimeout, max(time.Until(deadline), time.Millisecond))
 }
 
+// dialVsock connects through AF_VSOCK. It does not use mdlayher/vsock, whose Dial has
+// no timeout.
 func dialVsock(limit time.Duration, cid, port uint32) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
-		return nil, fmt.Errorf("connect to port %d of the guest with CID %d: %w; %s", port, cid, err, vsockRemedy(err))
+		return nil, exit.WithHint(fmt.Errorf("connect to port %d of the guest with CID %d: %w", port, cid, err), "%s", vsockHint(err))
 	}
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fail(err)
 	}
 	timeout := unix.NsecToTimeval(limit.Nanoseconds())
-	// vm_sockets.h has it at the level of the family.
+	// The level of this option is the family, see vm_sockets.h.
 	err = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &timeout)
 	if err == nil {
 		err = retry(func() error { return unix.Connect(fd, &unix.SockaddrVM{CID: cid, Port: port}) })
@@ -72,29 +76,29 @@ func dialVsock(limit time.Duration, cid, port uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), fmt.Sprintf("vsock %d:%d", cid, port)), nil
 }
 
-func vsockRemedy(err error) string {
+// vsockHint returns the hint for an error of a vsock connection.
+func vsockHint(err error) string {
 	switch {
-	case errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.ENODEV):
-		if errors.Is(err, unix.ENODEV) {
-			return "no VM has that CID now, or vhost_vsock is not loaded; start the VM, or run: modprobe vhost_vsock"
-		}
-		return "this kernel has no vsock; run: modprobe vhost_vsock"
+	case errors.Is(err, unix.EAFNOSUPPORT):
+		return "load the module with: modprobe vhost_vsock"
+	case errors.Is(err, unix.ENODEV):
+		return "start the VM, as none has that CID, or load the module with: modprobe vhost_vsock"
 	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.ECONNREFUSED):
-		return "nothing listens there in the guest; systemd 256 and newer start sshd on it by themselves where sshd is installed"
+		return "nothing listens there in the guest: install sshd, which systemd 256 and newer start on vsock"
 	case errors.Is(err, unix.ETIMEDOUT):
-		return "the guest does not answer; it may still be booting, or have no vsock driver"
+		return "wait for the guest, which may still be booting, or load its vsock driver"
 	}
-	return "is the VM running?"
+	return "check that the VM is running"
 }
 
-// dialMux speaks the protocol of firecracker's vsock documentation, which
-// cloud-hypervisor has as well: "CONNECT port" on a line, answered by "OK" and
-// the port on the host's side.
+// dialMux connects through a multiplexer. Its protocol is in Firecracker's
+// docs/vsock.md, and Cloud Hypervisor has the same: "CONNECT port" on a line, answered
+// by "OK" and the port on the host's side.
 func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	limit := within(ctx)
 	file, err := safepath.ConnectBeneath(ctx, a.Dir, a.Socket, unix.SOCK_STREAM)
 	if err != nil {
-		return nil, fmt.Errorf("reach the guest: %w", err)
+		return nil, fmt.Errorf("connect to the guest: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = unix.Shutdown(int(file.Fd()), unix.SHUT_RDWR) })
 	defer stop()
@@ -108,8 +112,9 @@ func dialMux(ctx context.Context, a Address, port uint32) (*os.File, error) {
 	return file, nil
 }
 
-var errNoAnswer = errors.New("the hypervisor does not answer; it may still be starting")
+var errNoAnswer = exit.WithHint(errors.New("the hypervisor does not answer"), "it may still be starting: try again")
 
+// handshake asks the multiplexer for a connection to a port, and waits for its answer.
 func handshake(file *os.File, limit time.Duration, port uint32) error {
 	fd := int(file.Fd())
 	timeout := unix.NsecToTimeval(limit.Nanoseconds())
@@ -119,7 +124,7 @@ func handshake(file *os.File, limit time.Duration, port uint32) error {
 	if _, err := fmt.Fprintf(file, "CONNECT %d\n", port); err != nil {
 		return err
 	}
-	// A byte at a time: what comes after the line is the guest's.
+	// It reads single bytes, as what follows the line comes from the guest.
 	var reply strings.Builder
 	one := make([]byte, 1)
 	for one[0] != '\n' {
@@ -134,18 +139,20 @@ func handshake(file *os.File, limit time.Duration, port uint32) error {
 		case err != nil:
 			return err
 		case n == 0:
-			return errors.New("the hypervisor closed the connection: nothing listens there in the guest; install sshd in it, or name another port")
+			return exit.WithHint(errors.New("the hypervisor closed the connection: nothing listens there in the guest"),
+				"install sshd in the guest, or use another port")
 		case reply.Len() > maxReply:
-			return fmt.Errorf("the hypervisor answers %q, which is not the multiplexer's protocol", reply.String())
+			return fmt.Errorf("unexpected answer of the hypervisor's multiplexer: %q", reply.String())
 		}
 		reply.WriteByte(one[0])
 	}
 	if words := strings.Fields(reply.String()); len(words) == 0 || words[0] != "OK" {
-		return fmt.Errorf("the hypervisor answers %q in place of OK", strings.TrimSpace(reply.String()))
+		return fmt.Errorf("unexpected answer of the hypervisor's multiplexer: %q", strings.TrimSpace(reply.String()))
 	}
 	return unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{})
 }
 
+// retry calls call until it returns something other than EINTR.
 func retry(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {

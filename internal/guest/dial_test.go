@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mux answers one client as a multiplexer does: with reply, and then with what
-// the guest says at once. Cloud Hypervisor 54.0 and Firecracker 1.17.0-dev reply with
+// mux answers one client as a multiplexer does: with reply, followed by the guest's
+// first data. Cloud Hypervisor 54.0 and Firecracker 1.17.0-dev reply with
 // OK and a port of theirs, from 1<<30 on, and close where nobody listens in the guest.
 func mux(t *testing.T, reply, guest string) (dir string) {
 	t.Helper()
@@ -57,8 +57,8 @@ func TestMultiplexerGivesTheGuestsBytesAndNothingElse(t *testing.T) {
 func TestMultiplexerThatRefusesIsExplained(t *testing.T) {
 	for reply, want := range map[string]string{
 		"":                         "nothing listens there",
-		"SORRY\n":                  `answers "SORRY" in place of OK`,
-		strings.Repeat("OK ", 100): "not the multiplexer's protocol",
+		"SORRY\n":                  `unexpected answer of the hypervisor's multiplexer: "SORRY"`,
+		strings.Repeat("OK ", 100): `unexpected answer of the hypervisor's multiplexer: "OK OK OK`,
 	} {
 		dir := mux(t, reply, "")
 		if _, err := Dial(t.Context(), Address{Socket: "vm.vsock", Dir: dir}, 22); err == nil || !strings.Contains(err.Error(), want) {
@@ -67,7 +67,7 @@ func TestMultiplexerThatRefusesIsExplained(t *testing.T) {
 	}
 }
 
-// TestAMultiplexerThatIsALinkIsNotAsked: see safepath for what else is not followed.
+// TestAMultiplexerThatIsALinkIsNotAsked: safepath tests other links.
 func TestAMultiplexerThatIsALinkIsNotAsked(t *testing.T) {
 	elsewhere := mux(t, "OK 1073741825\n", "")
 	dir := t.TempDir()
@@ -85,9 +85,9 @@ func TestEachFailureOfVsockSaysWhatToDo(t *testing.T) {
 		unix.ENODEV:       "start the VM",
 		unix.ECONNRESET:   "sshd",
 		unix.ETIMEDOUT:    "booting",
-		unix.EACCES:       "running?",
+		unix.EACCES:       "running",
 	} {
-		if got := vsockRemedy(err); !strings.Contains(got, want) {
+		if got := vsockHint(err); !strings.Contains(got, want) {
 			t.Errorf("%v: %q does not say %q", err, got, want)
 		}
 	}

@@ -16,35 +16,36 @@ import (
 	"microvm/internal/safepath"
 )
 
-// Key is what a start leaves for the stop, in a file that nobody else reads.
+// Key is the shutdown key, which a start leaves for the stop in a file that only its
+// owner reads.
 type Key struct {
-	// PID became the hypervisor; it is for those who stop it by hand.
+	// PID is the hypervisor, for a stop without units.
 	PID int
-	// UID owns the file.
+	// UID is the file's owner.
 	UID int
-	// Private is what the guest lets in.
+	// Private is the key that the guest accepts.
 	Private ed25519.PrivateKey
 }
 
-// maxKeyFile is more than any key's file has.
+// maxKeyFile is larger than any key's file, in bytes.
 const maxKeyFile = 256
 
-// NewKey makes a key of a start by this process, writes it to path and returns
-// the line of authorized_keys that lets it in.
+// NewKey creates a key for a start by this process, writes it to path and returns the
+// line of authorized_keys that accepts it.
 func NewKey(path string) (line string, err error) {
 	public, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
-		return "", fmt.Errorf("make the key for the shutdown: %w", err)
+		return "", fmt.Errorf("create the shutdown key: %w", err)
 	}
 	text := fmt.Sprintf("%d %s\n", os.Getpid(), base64.StdEncoding.EncodeToString(private.Seed()))
 	if err := writeKey(path, text); err != nil {
-		return "", fmt.Errorf("write the key for the shutdown: %w", err)
+		return "", fmt.Errorf("write the shutdown key: %w", err)
 	}
 	return authorizedLine(public), nil
 }
 
-// authorizedLine is the key as sshd(8) has it in authorized_keys. It is written
-// out here for it is all that a start has to know of SSH.
+// authorizedLine returns the key as a line of authorized_keys, sshd(8). It is encoded
+// here, so that a start does not need package ssh.
 func authorizedLine(key ed25519.PublicKey) string {
 	const kind = "ssh-ed25519"
 	var wire []byte // RFC 8709, section 4
@@ -55,7 +56,7 @@ func authorizedLine(key ed25519.PublicKey) string {
 	return kind + " " + base64.StdEncoding.EncodeToString(wire)
 }
 
-// writeKey writes the file in one go: a reader finds the whole of it, or what was
+// writeKey writes the file atomically: a reader finds the whole of it, or what was
 // there before.
 func writeKey(path, text string) error {
 	tmp := path + ".new"
@@ -73,12 +74,12 @@ func writeKey(path, text string) error {
 	return os.Rename(tmp, path)
 }
 
-// ReadKey reads what NewKey wrote beneath dir, where the hypervisor may have put
-// anything else since: no link is followed and nothing is waited for.
+// ReadKey reads the key that NewKey wrote to name beneath dir. The hypervisor may have
+// replaced it, so ReadKey follows no links and does not block.
 func ReadKey(dir, name string) (Key, error) {
 	k, err := readKey(dir, name)
 	if err != nil {
-		return Key{}, fmt.Errorf("read the key for the shutdown, %s: %w", filepath.Join(dir, name), err)
+		return Key{}, fmt.Errorf("read the shutdown key %s: %w", filepath.Join(dir, name), err)
 	}
 	return k, nil
 }
@@ -111,11 +112,11 @@ func parseKey(data []byte) (Key, error) {
 	var k Key
 	var text string
 	if _, err := fmt.Fscanf(bytes.NewReader(data), "%d %s\n", &k.PID, &text); err != nil {
-		return Key{}, fmt.Errorf("it is no key: %w", err)
+		return Key{}, fmt.Errorf("invalid key: %w", err)
 	}
 	seed, err := base64.StdEncoding.DecodeString(text)
 	if err != nil || len(seed) != ed25519.SeedSize {
-		return Key{}, errors.New("it is no key")
+		return Key{}, errors.New("invalid key")
 	}
 	k.Private = ed25519.NewKeyFromSeed(seed)
 	return k, nil

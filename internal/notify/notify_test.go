@@ -73,7 +73,7 @@ func TestBarrierEndsWhenTheManagerHasTakenIt(t *testing.T) {
 		t.Fatalf("ended before anybody read it: %v", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	// A reader that takes no descriptor makes the kernel close it.
+	// The kernel closes the descriptor if the reader does not receive it.
 	if got := read(t, conn); got != "BARRIER=1" {
 		t.Errorf("got %q", got)
 	}

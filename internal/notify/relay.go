@@ -15,80 +15,79 @@ import (
 	"microvm/internal/printable"
 )
 
-// Bounds on what a guest, which may be hostile, can make us take.
+// Bounds on what is accepted from a guest, which may be hostile.
 const (
-	maxMessage = 4096 // systemd's own guests send far less
+	maxMessage = 4096 // bytes; systemd in a guest sends far less
 	maxStatus  = 256  // bytes of a STATUS text
-	// readTimeout is for a guest that says half a message. One writes and shuts down
-	// at once, but on a busy host it may be a while until it comes to it, and a
-	// READY=1 that is lost is not said again.
+	// readTimeout is for a guest that sends an incomplete message. A guest writes and
+	// shuts down at once, but a busy host may delay that, and a lost READY=1 is not
+	// sent again.
 	readTimeout = 30 * time.Second
-	maxParallel = 64
-	maxRate     = 200 // messages a second that are passed on
+	maxParallel = 64  // connections
+	maxRate     = 200 // messages a second that are forwarded
 
-	// linger is for what a guest says right after READY=1: that it is read, and
-	// the connection closed as the guest expects. READY=1 itself does not wait.
+	// linger is how long messages are still accepted after READY=1: the guest expects
+	// that each is read and its connection closed. It does not delay READY=1.
 	linger = 50 * time.Millisecond
 )
 
-// Relay passes a guest's notifications on until it says READY=1.
+// Relay forwards a guest's notifications until READY=1.
 type Relay struct {
-	// Listener is where the guest reports: vsock, or the Unix socket that a
+	// Listener accepts the guest's connections: on vsock, or on the Unix socket that a
 	// hypervisor's multiplexer connects to.
 	Listener net.Listener
-	// CID, where not 0, is the only vsock address that is listened to.
+	// CID is the only vsock address that is accepted; 0 accepts all.
 	CID uint32
-	// Forward gets the assignments of one message, those that are passed on. It
-	// is called from one goroutine.
+	// Forward is called with the assignments of a message that Parse returns, from one
+	// goroutine.
 	Forward func(assignments []string) error
 }
 
-// Run takes messages until READY=1 was forwarded, ctx ends, or forwarding
-// fails. Each connection is read and closed at once, because the guest's PID 1
-// waits for that, and in parallel, so that a slow one holds up no other. In the
-// end it closes the listener.
+// Run forwards messages until READY=1 was forwarded, ctx ends, or forwarding fails.
+// Each connection is read and closed at once, as the guest's PID 1 waits for that, and
+// in parallel, so a slow one delays no other. Run closes the listener.
 func (r *Relay) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// This wakes accept, too, which has then nothing more to do.
+	// This also ends accept.
 	defer func() { _ = r.Listener.Close() }()
 	messages := make(chan []string, maxParallel)
 	failed := make(chan error, 1)
 	go func() { failed <- r.accept(ctx, messages) }()
 	budget := budget{rate: maxRate}
-	var ready <-chan time.Time // until then nil, which never is
+	var done <-chan time.Time // nil, which blocks, until READY=1
 	for {
 		select {
 		case m := <-messages:
-			says := slices.Contains(m, "READY=1")
-			if !says && !budget.take(time.Now()) {
+			ready := slices.Contains(m, "READY=1")
+			if !ready && !budget.take(time.Now()) {
 				continue
 			}
 			if err := r.Forward(m); err != nil {
 				return err
 			}
-			if says && ready == nil {
-				ready = time.After(linger)
+			if ready && done == nil {
+				done = time.After(linger)
 			}
-		case <-ready:
+		case <-done:
 			return nil
 		case <-ctx.Done():
-			return ended(ready != nil, ctx.Err())
+			return unlessReady(done != nil, ctx.Err())
 		case err := <-failed:
-			return ended(ready != nil, fmt.Errorf("wait for the guest's notifications: %w", err))
+			return unlessReady(done != nil, fmt.Errorf("accept the guest's notifications: %w", err))
 		}
 	}
 }
 
-// ended is what the end of waiting means: nothing any more after READY=1.
-func ended(ready bool, err error) error {
+// unlessReady returns err, or nil after READY=1, when an error no longer matters.
+func unlessReady(ready bool, err error) error {
 	if ready {
 		return nil
 	}
 	return err
 }
 
-// accept takes connections and reads each on its own.
+// accept accepts connections and reads each in a goroutine of its own.
 func (r *Relay) accept(ctx context.Context, messages chan<- []string) error {
 	slots := make(chan struct{}, maxParallel)
 	for {
@@ -108,9 +107,9 @@ func (r *Relay) accept(ctx context.Context, messages chan<- []string) error {
 	}
 }
 
-// take reads a connection's message, closes it and passes the message on. Where
-// there is room, it does so before it closes: a guest that waits for the end
-// of one notification before the next finds them passed on in that order.
+// take reads a connection's message, closes the connection and passes the message on.
+// If messages has room, it passes the message on first: the messages of a guest that
+// waits for each connection to be closed then keep their order.
 func take(ctx context.Context, conn net.Conn, messages chan<- []string) {
 	m := Parse(receive(conn))
 	if len(m) == 0 {
@@ -133,6 +132,7 @@ func take(ctx context.Context, conn net.Conn, messages chan<- []string) {
 	}
 }
 
+// fromGuest reports whether a connection is from the guest, as far as its type tells.
 func (r *Relay) fromGuest(conn net.Conn) bool {
 	addr, ok := conn.RemoteAddr().(*vsock.Addr)
 	return !ok || r.CID == 0 || addr.ContextID == r.CID
@@ -143,14 +143,14 @@ func receive(conn net.Conn) []byte {
 	if err := conn.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
 		return nil
 	}
-	// What has arrived counts, however the connection ends.
+	// However the connection ends, the data counts.
 	data, _ := io.ReadAll(io.LimitReader(conn, maxMessage))
 	return data
 }
 
-// Parse returns the assignments of a message that are passed on: READY,
-// STATUS, STOPPING, EXIT_STATUS and ERRNO. Anything else is dropped: MAINPID=
-// or FDSTORE=, say, are no guest's to set.
+// Parse returns the assignments of a message that are forwarded: READY, STATUS,
+// STOPPING, EXIT_STATUS and ERRNO. It drops all others: a guest must not set MAINPID=
+// or FDSTORE=, for instance.
 func Parse(data []byte) []string {
 	var out []string
 	for line := range bytes.Lines(data) {
@@ -174,12 +174,13 @@ func Parse(data []byte) []string {
 	return out
 }
 
-// budget lets so many events through a second.
+// budget allows rate events a second.
 type budget struct {
 	rate, left int
 	until      time.Time
 }
 
+// take reports whether an event at that time is allowed.
 func (b *budget) take(now time.Time) bool {
 	if now.After(b.until) {
 		b.left, b.until = b.rate, now.Add(time.Second)

@@ -18,8 +18,8 @@ import (
 	"github.com/mdlayher/vsock"
 )
 
-// relay is a running Relay behind a Unix socket, as with the hypervisors that
-// put vsock on one.
+// relay is a running Relay behind a Unix socket, as with the hypervisors that have a
+// vsock multiplexer.
 type relay struct {
 	t    *testing.T
 	path string
@@ -120,7 +120,7 @@ func TestReadyIsNotHeldUpByTheLinger(t *testing.T) {
 	}
 }
 
-// A guest's PID 1 stands still while its notification is not taken.
+// A guest's PID 1 blocks until its notification is received.
 func TestSlowConnectionHoldsUpNoOther(t *testing.T) {
 	r := start(t, context.Background())
 	for range maxParallel / 2 {
@@ -186,7 +186,7 @@ func TestReadyIsNeverLost(t *testing.T) {
 				guests.Add(1)
 				go func() {
 					defer guests.Done()
-					// Who comes too long after READY=1 may find nobody.
+					// Too long after READY=1, the listener may be closed.
 					_ = r.report(text)
 				}()
 			}
@@ -219,7 +219,7 @@ func TestHugeMessageIsCutAndItsConnectionClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	// It is closed under the writer's hands, which is what it deserves.
+	// The relay closes the connection of a guest that sends too much.
 	_, _ = conn.Write([]byte("STATUS=" + strings.Repeat("x", 1<<20)))
 	if _, err := conn.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection gave data")

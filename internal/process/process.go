@@ -1,5 +1,5 @@
-// Package process holds other processes by a descriptor that cannot come to mean
-// another one, pidfd_open(2), and says what /proc has of them.
+// Package process holds other processes by a descriptor that always refers to the
+// same one, pidfd_open(2), and reads their attributes from /proc.
 package process
 
 import (
@@ -15,22 +15,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process is a process that is held. Its number means no other for as long as
+// Process is a process that is held. Its ID belongs to no other process as long as
 // Exists reports true.
 type Process struct {
 	pid, fd int
 	gone    <-chan struct{}
 }
 
-// Hold holds the process of that number until Release. It returns nil where there
-// is none.
+// Hold returns the process with that ID, nil if there is none. The caller calls
+// Release.
 func Hold(pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("hold process %d: %w", pid, err)
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
 	}
 	gone, err := ended(fd)
 	if err != nil {
@@ -40,11 +40,11 @@ func Hold(pid int) (*Process, error) {
 	return &Process{pid: pid, fd: fd, gone: gone}, nil
 }
 
-// HoldInUnit is Hold for a process of the unit that this one is of. It returns nil
-// for one of another unit, too: the number may mean another process since the
-// service manager told it to us.
+// HoldInUnit is Hold for a process of the unit of this process. It also returns nil
+// for a process of another unit: the ID may have been reused since the service
+// manager passed it on.
 func HoldInUnit(pid int) (*Process, error) {
-	// Held before it is looked at, so that it is what was looked at.
+	// It is held before it is checked, so that both mean the same process.
 	p, err := Hold(pid)
 	if p == nil || err != nil {
 		return nil, err
@@ -56,24 +56,22 @@ func HoldInUnit(pid int) (*Process, error) {
 	return p, nil
 }
 
-// PID returns its number.
+// PID returns the process's ID.
 func (p *Process) PID() int { return p.pid }
 
-// Gone returns a channel that is closed when the process has ended. That happens
-// after Release as well.
+// Gone returns a channel that is closed when the process exits, even after Release.
 func (p *Process) Gone() <-chan struct{} { return p.gone }
 
-// Release ends the hold.
+// Release closes the descriptor.
 func (p *Process) Release() { _ = unix.Close(p.fd) }
 
-// Exists reports whether the process is there, if only as a zombie: its number is
-// its own then.
+// Exists reports whether the process exists, even as a zombie, which still has its ID.
 func (p *Process) Exists() bool {
 	err := unix.PidfdSendSignal(p.fd, 0, nil, 0)
 	return err == nil || errors.Is(err, unix.EPERM)
 }
 
-// Signal sends a signal. A process that has ended takes it without an error.
+// Signal sends a signal. If the process has exited, it does nothing.
 func (p *Process) Signal(s unix.Signal) error {
 	err := unix.PidfdSendSignal(p.fd, s, nil, 0)
 	if errors.Is(err, unix.ESRCH) {
@@ -82,12 +80,12 @@ func (p *Process) Signal(s unix.Signal) error {
 	return err
 }
 
-// ended returns a channel that is closed when the process of a pidfd is gone. The
-// pidfd stays the caller's.
+// ended returns a channel that is closed when the process of a pidfd exits. The
+// caller may close the pidfd.
 func ended(pidfd int) (<-chan struct{}, error) {
 	fd, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("watch a process: %w", err)
+		return nil, fmt.Errorf("duplicate a pidfd: %w", err)
 	}
 	gone := make(chan struct{})
 	go func() {
@@ -103,9 +101,9 @@ func ended(pidfd int) (<-chan struct{}, error) {
 	return gone, nil
 }
 
-// UserOf returns the user of a process, whose real, effective, saved and file
-// system IDs have to be the same, proc_pid_status(5). The owner of /proc/PID is not
-// asked: it is root for a process that may not be dumped.
+// UserOf returns the user ID of a process. It returns an error if the real, effective,
+// saved and file system IDs differ, proc_pid_status(5). The owner of /proc/PID would
+// not do: it is root for a process that is not dumpable.
 func UserOf(pid int) (int, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -118,16 +116,16 @@ func UserOf(pid int) (int, error) {
 		}
 		ids := strings.Fields(rest)
 		if len(slices.Compact(ids)) != 1 {
-			return 0, errors.New("it has several users")
+			return 0, fmt.Errorf("process %d has several user IDs", pid)
 		}
 		return strconv.Atoi(ids[0])
 	}
-	return 0, errors.New("it has no user")
+	return 0, fmt.Errorf("/proc/%d/status has no user IDs", pid)
 }
 
-// SameUnit reports whether a process is of the unit that this one is of.
+// SameUnit reports whether a process belongs to the unit of this process.
 func SameUnit(pid int) bool {
-	// A unit with Delegate= has its control processes in a group of their own.
+	// The control processes of a unit with Delegate= are in a cgroup of their own.
 	const control = "/.control"
 	ours, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -140,12 +138,12 @@ func SameUnit(pid int) bool {
 	return bytes.Equal(bytes.ReplaceAll(ours, []byte(control), nil), theirs)
 }
 
-// Self returns the path of this program. A name of its own makes a child known by
-// that in ps and in the journal.
+// Self returns the path of this program, by which ps and the journal name a child. It
+// is /proc/self/exe if the file was replaced.
 func Self() string {
 	path, err := os.Executable()
 	if err != nil || unix.Access(path, unix.X_OK) != nil {
-		return "/proc/self/exe" // replaced while it runs
+		return "/proc/self/exe"
 	}
 	return path
 }

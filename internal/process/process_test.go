@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// child starts a program of this test's own, which ends with it.
+// child starts a program, which is killed when the test ends.
 func child(t *testing.T, argv ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -23,7 +23,7 @@ func child(t *testing.T, argv ...string) *exec.Cmd {
 	return cmd
 }
 
-// over returns the number of a process that is gone.
+// over returns the ID of a process that has exited.
 func over(t *testing.T) int {
 	t.Helper()
 	cmd := child(t, "/bin/true")
@@ -118,7 +118,7 @@ func TestOnlyProcessesOfTheUnitAreOfIt(t *testing.T) {
 	if err != nil || ourErr != nil {
 		t.Fatal(err, ourErr)
 	}
-	// Where no service manager runs, both may be in one control group.
+	// Without a service manager, both may be in one control group.
 	if p, err := HoldInUnit(1); err != nil || (p != nil) != (string(other) == string(ours)) {
 		t.Errorf("process 1, of %q beside %q: %v, %v", other, ours, p, err)
 	}

@@ -13,12 +13,12 @@ import (
 	"microvm/internal/unit"
 )
 
-// What microvm-run-wrapper has another process of its own do, outside of the unit
-// of the VM, because it changes what that unit is in.
+// What microvm-run-wrapper leaves to another process of its own, outside of the VM's
+// unit, because it changes that unit's state.
 
-// startOver starts the count of a unit's restarts over. That resets the result of
-// the run as well, which systemd logs when this process has ended; so for a run that
-// failed it is left to a process outside of the unit.
+// startOver resets the count of a unit's restarts. That also resets the result of the
+// run, which systemd logs when this process has ended; so after a failed run, a
+// process outside of the unit does it.
 func startOver(ctx context.Context, vm statedir.VM, result string) error {
 	if result == "success" {
 		return systemd.ResetFailed(ctx, unit.VM(vm.Name))
@@ -26,29 +26,30 @@ func startOver(ctx context.Context, vm statedir.VM, result string) error {
 	return systemd.RunApart(ctx, unit.Apart(wrapper, "settle", vm.Name), []string{process.Self(), settleCommand, vm.Name})
 }
 
-// renewCommand is the word by which this program restarts a VM with its helpers,
+// renewCommand is the argument with which this program restarts a VM with its helpers,
 // after a run that microvm.nix or an earlier version began.
 const renewCommand = "renew"
 
+// renew restarts vm with its helpers.
 func renew(ctx context.Context, vm statedir.VM, _ exit.Logf) error {
 	var failed error
 	err := systemd.RunJobs(ctx, systemd.Restart, []string{unit.VM(vm.Name)}, func(r systemd.Result) { failed = r.Err })
 	return errors.Join(err, failed)
 }
 
-// settleCommand is the word by which this program starts a unit's count of restarts
-// over, once systemd has logged how its last run ended.
+// settleCommand is the argument with which this program resets a unit's count of
+// restarts, once systemd has logged the result of its last run.
 const settleCommand = "settle"
 
 const (
-	// settleTimeout is longer than systemd takes to end a unit whose processes are
-	// gone.
+	// settleTimeout is longer than systemd takes to end a unit whose processes have
+	// exited.
 	settleTimeout = 10 * time.Second
 	settlePause   = 20 * time.Millisecond
 )
 
-// settle waits until the unit of vm has ended its last run, and starts the count of
-// its restarts over.
+// settle waits until the unit of vm has ended its last run, and resets the count of
+// its restarts.
 func settle(ctx context.Context, vm statedir.VM, _ exit.Logf) error {
 	name := unit.VM(vm.Name)
 	for deadline := time.Now().Add(settleTimeout); time.Now().Before(deadline); time.Sleep(settlePause) {

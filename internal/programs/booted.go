@@ -10,8 +10,8 @@ import (
 	"microvm/internal/unit"
 )
 
-// SetBooted is microvm-set-booted up|down NAME: it pins and unpins the runner
-// that a start uses.
+// SetBooted is microvm-set-booted up|down NAME: it pins and unpins the package that a
+// start uses. It returns the exit code.
 func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
 	program := unit.SetBooted.Program
 	if len(args) != 2 || args[0] != "up" && args[0] != "down" {
@@ -22,23 +22,22 @@ func SetBooted(args []string, host statedir.Host, stderr io.Writer) int {
 		return exit.Report(stderr, program, "", exit.Config(err))
 	}
 	if args[0] == "down" {
-		// Before the runner is forgotten, which says what the images are.
+		// Before the package is unpinned, which names the images.
 		_ = exit.Report(stderr, program, vm.Name, recordVolumes(vm))
 		return exit.Report(stderr, program, vm.Name, vm.ClearBooted())
 	}
 	if err := vm.SetBooted(); err != nil {
 		return exit.Report(stderr, program, vm.Name, vm.PackageError(err))
 	}
-	// A start is worth more than the record.
+	// A failure to record does not prevent the start.
 	_ = exit.Report(stderr, program, vm.Name, recordVolumes(vm))
 	return exit.CodeOK
 }
 
-// recordVolumes notes on which file systems the images of the VM that is booted
-// are.
+// recordVolumes records the file systems of the booted VM's images.
 func recordVolumes(vm statedir.VM) error {
 	if !vm.Adopted() {
-		return nil // microvm.nix's, which keeps no record
+		return nil // a VM of microvm.nix, which has no record
 	}
 	p, err := vm.Booted()
 	if errors.Is(err, fs.ErrNotExist) {

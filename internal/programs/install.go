@@ -19,15 +19,21 @@ import (
 const installUsage = `usage: install-microvm -p PACKAGE [--flake REF | --spec FILE] [--toplevel PATH] NAME
        install-microvm --relink
 
-Makes the runner package PACKAGE the one that the next start of VM NAME uses.
-A running VM keeps what it was started with.
+Install the runner package PACKAGE for the next start of VM NAME. A running VM
+keeps the package that it was started with.
 
-With --relink, after an upgrade of microvm, it makes the drop-ins of the units of
-all installed VMs anew.
+Options:
+  -p, --package PACKAGE  directory of the runner package
+  --flake REF            flake that updates are built from
+  --spec FILE            spec that updates are built from
+  --toplevel PATH        the NixOS system of the guest
+  --relink               rewrite the drop-ins of all installed VMs' units, which
+                         is necessary after an upgrade of microvm
 `
 
-// Install is install-microvm: it puts a runner package in place for the next start
-// of a VM. reload tells the service manager of new drop-ins.
+// Install is install-microvm: it installs a runner package for the next start of a
+// VM. reload makes the service manager load new drop-ins. Install returns the exit
+// code.
 func Install(ctx context.Context, args []string, host statedir.Host, reload func(context.Context) error, stdout, stderr io.Writer) int {
 	const program = "install-microvm"
 	flags := flag.NewFlagSet(program, flag.ContinueOnError)
@@ -45,16 +51,16 @@ func Install(ctx context.Context, args []string, host statedir.Host, reload func
 		return exit.CodeOK
 	}
 	if err == nil && *relink && len(args) == 1 {
-		return exit.Report(stderr, program, "", errors.Join(believeAnother(ctx, host), host.Relink(ctx, reload)))
+		return exit.Report(stderr, program, "", errors.Join(findForeignStarts(ctx, host), host.Relink(ctx, reload)))
 	}
 	if err == nil && *relink {
 		err = errors.New("--relink takes no other arguments")
 	}
 	if err == nil && (flags.NArg() != 1 || *pkg == "") {
-		err = errors.New("a package and exactly one name are needed, as in: install-microvm -p PACKAGE NAME")
+		err = errors.New("-p PACKAGE and exactly one NAME are required")
 	}
 	if err == nil && from.Flake != "" && from.Spec != "" {
-		err = errors.New("--flake and --spec exclude each other; name the one that updates are to come from")
+		err = errors.New("--flake and --spec are mutually exclusive")
 	}
 	if err != nil {
 		code := exit.Report(stderr, program, "", exit.Usage(err))
@@ -65,12 +71,13 @@ func Install(ctx context.Context, args []string, host statedir.Host, reload func
 	if err != nil {
 		return exit.Report(stderr, program, "", exit.Config(err))
 	}
-	return exit.Report(stderr, program, vm.Name, errors.Join(believeAnother(ctx, host), vm.Install(ctx, *pkg, from, reload)))
+	return exit.Report(stderr, program, vm.Name, errors.Join(findForeignStarts(ctx, host), vm.Install(ctx, *pkg, from, reload)))
 }
 
-// believeAnother looks for VMs that microvm.nix started after we did, on a host that
-// went back and comes again. Once they are installed, nobody can tell any more.
-func believeAnother(ctx context.Context, host statedir.Host) error {
+// findForeignStarts records which VMs microvm.nix started last, on a host that went
+// back to microvm.nix and returns now. After an installation that can no longer be
+// found out.
+func findForeignStarts(ctx context.Context, host statedir.Host) error {
 	if os.Geteuid() != 0 || !systemd.Running() {
 		return nil
 	}

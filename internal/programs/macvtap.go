@@ -12,7 +12,8 @@ import (
 	"microvm/internal/wait"
 )
 
-// Macvtap is microvm-macvtap-interfaces up|down NAME.
+// Macvtap is microvm-macvtap-interfaces up|down NAME: it creates and removes a VM's
+// macvtap interfaces. It returns the exit code.
 func Macvtap(args []string, host statedir.Host, stderr io.Writer) int {
 	program := unit.Macvtaps.Program
 	t, err := parse(program, args, host)

@@ -17,7 +17,8 @@ import (
 	"microvm/internal/wait"
 )
 
-// PCI is microvm-pci-devices up|down NAME.
+// PCI is microvm-pci-devices up|down NAME: it takes a VM's PCI devices from the host,
+// and gives them back. It returns the exit code.
 func PCI(args []string, host statedir.Host, stderr io.Writer) int {
 	program := unit.PCI.Program
 	t, err := parse(program, args, host)
@@ -32,7 +33,7 @@ func PCI(args []string, host statedir.Host, stderr io.Writer) int {
 	return exit.Report(stderr, program, t.vm.Name, err)
 }
 
-// pciUp waits for the devices before it takes the lock, which other VMs need.
+// pciUp waits for the devices before it takes the lock, which other VMs need as well.
 func pciUp(program string, t target, stderr io.Writer) error {
 	plan, err := t.plan()
 	if err != nil {
@@ -82,7 +83,7 @@ func pciDown(t target) error {
 	return t.vm.RemoveRecord(unit.PCI.Record)
 }
 
-// savePCI keeps a record, or removes one that names nothing.
+// savePCI writes a record, or removes it if r has no devices.
 func savePCI(vm statedir.VM, r vfio.Record) error {
 	if len(r.Devices) == 0 {
 		return vm.RemoveRecord(unit.PCI.Record)
@@ -90,11 +91,11 @@ func savePCI(vm statedir.VM, r vfio.Record) error {
 	return vm.WriteRecord(unit.PCI.Record, r)
 }
 
-// pciHolders reads what the other VMs have.
+// pciHolders returns the PCI devices of the other VMs, by VM.
 func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
 	entries, err := os.ReadDir(vm.Host.RuntimeDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("look for VMs that have devices: %w", err)
+		return nil, fmt.Errorf("list VMs with PCI devices: %w", err)
 	}
 	holders := map[string]vfio.Record{}
 	for _, entry := range entries {
@@ -108,7 +109,7 @@ func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
 			return nil, err
 		}
 		if !found {
-			// A VM whose package nobody can go by keeps no other from its devices.
+			// A VM with an unreadable package does not block its devices for others.
 			record, _ = takenByAnother(other)
 		}
 		if len(record.Devices) > 0 {
@@ -118,8 +119,8 @@ func pciHolders(vm statedir.VM) (map[string]vfio.Record, error) {
 	return holders, nil
 }
 
-// takenByAnother is the record of the devices that microvm.nix, which keeps none, has
-// taken for the run of the VM.
+// takenByAnother returns a record of the devices that microvm.nix, which keeps no
+// records, has taken for this run of the VM.
 func takenByAnother(vm statedir.VM) (vfio.Record, error) {
 	if !vm.StartedByAnother() {
 		return vfio.Record{}, nil
@@ -135,8 +136,8 @@ func takenByAnother(vm statedir.VM) (vfio.Record, error) {
 	return vfio.TakenByAnother(addresses)
 }
 
-// withPCILock runs do while no other VM's devices change hands: between seeing
-// that nobody has a device and recording who does, nobody else may look.
+// withPCILock calls do while no other VM takes or returns devices: the check whether a
+// device is free and the record of who takes it have to be one step.
 func withPCILock(host statedir.Host, do func() error) error {
 	unlock, err := rootlock.Take(host.RuntimeDir)
 	if err != nil {

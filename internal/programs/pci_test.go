@@ -9,8 +9,7 @@ import (
 	"microvm/internal/statedir"
 )
 
-// TestLockOfAnotherUserHoldsNoDevicesUp: everybody can open /run/microvm, and
-// lock it.
+// TestLockOfAnotherUserHoldsNoDevicesUp: every user can open /run/microvm, and lock it.
 func TestLockOfAnotherUserHoldsNoDevicesUp(t *testing.T) {
 	host := statedir.Host{RuntimeDir: t.TempDir()}
 	fd, err := unix.Open(host.RuntimeDir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)

@@ -16,12 +16,11 @@ import (
 	"microvm/internal/unit"
 )
 
-// goodRun is how long a VM has to have been up for its next restart to count
-// as the first again.
+// goodRun is the uptime after which a VM's next restart counts as the first again.
 const goodRun = 10 * time.Second
 
-// post cleans up after a run of vm, as root, when its hypervisor is gone.
-// result is $SERVICE_RESULT and status $EXIT_STATUS, systemd.exec(5).
+// post cleans up after a run of vm, as root, when its hypervisor has exited. result is
+// $SERVICE_RESULT and status $EXIT_STATUS, systemd.exec(5).
 func post(ctx context.Context, vm statedir.VM, result, status string, logf exit.Logf) error {
 	if !vm.Exists() {
 		return nil
@@ -38,31 +37,32 @@ func post(ctx context.Context, vm statedir.VM, result, status string, logf exit.
 		}
 		_ = p.Close()
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		// What the run made stays, and whoever asks why finds it here.
-		logf("nothing is removed: %v", err)
+		logf("not cleaning up after the run: %w", err)
 	}
 	run, err := systemd.LastRun(ctx, unit.VM(vm.Name), unit.SetBooted.Of(vm.Name))
 	if err != nil {
 		return errors.Join(errs, err)
 	}
 	if text := neverReady(run, mode, result); text != "" {
-		logf("%s", text)
+		err := errors.New(text)
 		if result == "timeout" {
-			logf("hint: raise TimeoutStartSec= of its unit for a guest that takes longer; for one that does not report, set readiness to %q in its spec", hypervisor.ReadyVMM)
+			err = exit.WithHint(exit.WithHint(err, "if the guest needs longer, raise TimeoutStartSec= of its unit"),
+				"if the guest does not report, set readiness to %q in the spec", hypervisor.ReadyVMM)
 		}
+		logf("%w", err)
 	}
 	final := run.Stopping || status == fmt.Sprint(exit.CodeConfig)
 	if final && !run.Pinned {
 		errs = errors.Join(errs, vm.ClearBooted())
 	}
-	// Where it is not tried again, the service manager ends the job itself.
+	// If there is no further attempt, the service manager ends the job itself.
 	if !run.Ready && run.StartJob != 0 && run.TriedAgain(result, status) {
-		// Recorded first: who waits for the job reads it when the job is gone.
+		// Recorded first: who waits for the job reads the record when the job has ended.
 		attempt := statedir.Attempt{Job: run.StartJob, Result: result, Status: status, Helper: failedHelper(ctx, vm)}
 		errs = errors.Join(errs, vm.WriteAttempt(attempt), systemd.CancelJob(ctx, run.StartJob))
 	}
 	if run.TriedAgain(result, status) && vm.StartedByAnother() {
-		// What its helpers made has no record, and no start goes by that.
+		// The helpers of microvm.nix left no records, which a start needs.
 		return errors.Join(errs, systemd.RunApart(ctx, unit.Apart(wrapper, "renew", vm.Name), []string{process.Self(), renewCommand, vm.Name}))
 	}
 	if !run.Stopping && run.Ready && run.Uptime >= goodRun && result != "" {
@@ -71,12 +71,12 @@ func post(ctx context.Context, vm statedir.VM, result, status string, logf exit.
 	return errs
 }
 
-// failedHelper is the unit of a helper of vm that has failed, which is why the
-// attempt did. It is started anew with the next one.
+// failedHelper returns the unit of a helper of vm whose failure made the attempt fail,
+// or "". The next attempt starts it again.
 func failedHelper(ctx context.Context, vm statedir.VM) string {
 	units, err := systemd.ListUnits(ctx, unit.HelpersOf(vm.Name))
 	if err != nil {
-		return "" // the VM's own unit says as much
+		return "" // the VM's own unit has logged the failure as well
 	}
 	for _, u := range units {
 		if u.Active == "failed" {
@@ -86,24 +86,24 @@ func failedHelper(ctx context.Context, vm statedir.VM) string {
 	return ""
 }
 
-// neverReady says how far a run got that ended before it was ready. The
-// readiness child cannot say that: the service manager kills it as soon as the
-// hypervisor is gone. It is empty where the hypervisor itself is to say.
+// neverReady returns how far a run got that ended before the VM was ready; "" for other
+// runs, and where the hypervisor's own messages explain it. The readiness child cannot
+// log that: the service manager kills it as soon as the hypervisor exits.
 func neverReady(run systemd.Run, mode, result string) string {
 	if run.Ready || run.Stopping || run.Status == "" && result != "timeout" {
 		return ""
 	}
-	text := "the hypervisor ended before the VM was ready"
+	text := "the hypervisor exited before the VM was ready"
 	if result == "timeout" {
-		text = "the VM was not ready within the time that its unit gives, TimeoutStartSec="
+		text = "the VM was not ready within TimeoutStartSec= of its unit"
 	}
 	switch {
 	case run.Status != "":
 		text += fmt.Sprintf("; its last report was %q", run.Status)
 	case mode == hypervisor.ReadyGuest:
-		text += "; its guest has not reported anything"
+		text += "; its guest did not report anything"
 	case mode == hypervisor.ReadyVMM:
-		text += "; its control socket did not say that it runs"
+		text += "; its hypervisor did not report that it runs"
 	}
 	return text
 }

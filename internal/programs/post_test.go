@@ -17,10 +17,10 @@ func TestHowFarARunGotIsSaid(t *testing.T) {
 		"one that was ready":                   {systemd.Run{Ready: true, Status: "up"}, hypervisor.ReadyGuest, "signal", ""},
 		"one that was stopped on purpose":      {systemd.Run{Stopping: true, Status: "Starting a"}, hypervisor.ReadyGuest, "success", ""},
 		"a hypervisor that says why it died":   {systemd.Run{}, hypervisor.ReadyVMM, "protocol", ""},
-		"a guest that stopped on its way":      {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "timeout", `TimeoutStartSec=; its last report was "Starting a"`},
-		"a guest that never said anything":     {systemd.Run{}, hypervisor.ReadyGuest, "timeout", "TimeoutStartSec=; its guest has not reported anything"},
-		"a hypervisor that hangs":              {systemd.Run{}, hypervisor.ReadyVMM, "timeout", "TimeoutStartSec=; its control socket did not say that it runs"},
-		"a hypervisor that died while booting": {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "protocol", `ended before the VM was ready; its last report was "Starting a"`},
+		"a guest that stopped on its way":      {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "timeout", `TimeoutStartSec= of its unit; its last report was "Starting a"`},
+		"a guest that never said anything":     {systemd.Run{}, hypervisor.ReadyGuest, "timeout", "TimeoutStartSec= of its unit; its guest did not report anything"},
+		"a hypervisor that hangs":              {systemd.Run{}, hypervisor.ReadyVMM, "timeout", "TimeoutStartSec= of its unit; its hypervisor did not report that it runs"},
+		"a hypervisor that died while booting": {systemd.Run{Status: "Starting a"}, hypervisor.ReadyGuest, "protocol", `exited before the VM was ready; its last report was "Starting a"`},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

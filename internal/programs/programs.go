@@ -1,4 +1,4 @@
-// Package programs holds the small programs behind the unit templates, and
-// install-microvm: each reads the VM's package and hands plain values to the
-// package that does the work.
+// Package programs contains the small programs of the unit templates, and
+// install-microvm. Each reads the VM's package and passes plain values to the package
+// that does the work.
 package programs

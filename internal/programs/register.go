@@ -11,15 +11,15 @@ import (
 	"microvm/internal/unit"
 )
 
-// register registers a running VM with systemd-machined, as root, with the
-// interfaces of the host's side.
+// register registers a running VM with systemd-machined, as root, with its interfaces
+// on the host.
 func register(ctx context.Context, vm statedir.VM, logf exit.Logf) error {
 	plan, _, err := running(vm)
 	if err != nil {
 		return err
 	}
 	if plan.Machined == nil {
-		return exit.Config(errors.New("its package does not ask to be registered with systemd-machined; install it again"))
+		return exit.WithHint(exit.Config(errors.New("the VM's package has no settings for systemd-machined")), "install the VM again")
 	}
 	leader, err := systemd.MainPID(ctx, unit.VM(vm.Name))
 	if err != nil {
@@ -35,6 +35,7 @@ func register(ctx context.Context, vm statedir.VM, logf exit.Logf) error {
 	return systemd.Register(ctx, m)
 }
 
+// appendIndex appends the index of an interface, or logs that it has none.
 func appendIndex(list []int, id string, logf exit.Logf) []int {
 	index, err := netif.Index(id)
 	if err != nil {

@@ -6,8 +6,7 @@ import (
 	"microvm/internal/statedir"
 )
 
-// running returns the plan that vm was started with, and the directory of the
-// package that has it.
+// running returns the plan that vm was started with, and the directory of its package.
 func running(vm statedir.VM) (*hypervisor.Plan, string, error) {
 	p, err := vm.Booted()
 	if err != nil {

@@ -2,7 +2,7 @@ package programs
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"os"
 	"strconv"
 
@@ -12,23 +12,24 @@ import (
 	"microvm/internal/stop"
 )
 
-// stopUnit is the verb stop, ExecStop= of the unit, which names the hypervisor. Within
-// the unit's TimeoutStopSec= it is gone, by force in the end.
+// stopUnit is ExecStop= of the VM's unit: it ends the hypervisor, $MAINPID, within the
+// unit's TimeoutStopSec=, if necessary by force.
 func stopUnit(ctx context.Context, vm statedir.VM, logf exit.Logf) error {
 	text := os.Getenv("MAINPID")
 	if text == "" {
-		return nil // systemd knows of no process: it is gone already
+		return nil // there is no main process: it has exited already
 	}
 	pid, err := strconv.Atoi(text)
 	if err != nil || pid <= 1 {
-		return errors.New("MAINPID is " + text + ", which is no hypervisor's; this is run by microvm@.service")
+		return exit.WithHint(fmt.Errorf("invalid MAINPID %q: must be the hypervisor's process ID", text),
+			"this command is for microvm@.service; stop a VM with: microvm stop %s", vm.Name)
 	}
 	target, err := process.HoldInUnit(pid)
 	if err != nil {
 		return err
 	}
 	if target == nil {
-		logf("process %d, the hypervisor, is gone already", pid)
+		logf("the hypervisor, process %d, has already exited", pid)
 		return nil
 	}
 	times := stopTimes(ctx, vm, logf)

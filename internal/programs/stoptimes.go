@@ -16,12 +16,12 @@ import (
 	"microvm/internal/unit"
 )
 
-// askManager is how long systemd may take to say what its unit's time is: it
-// answers in a millisecond, and a stop that waits for it comes too late.
+// askManager is how long systemd may take to return a unit's timeout. It answers in a
+// millisecond, and a stop must not lose its time by waiting.
 const askManager = time.Second
 
-// stopTimes divides MICROVM_STOP_TIMEOUT seconds, or else the unit's
-// TimeoutStopSec=, or where systemd cannot be asked, as in a jail, the default.
+// stopTimes returns the times within MICROVM_STOP_TIMEOUT seconds, or else within the
+// unit's TimeoutStopSec=, or the default if systemd cannot be asked, as in a jail.
 func stopTimes(ctx context.Context, vm statedir.VM, logf exit.Logf) stop.Times {
 	if s, err := strconv.Atoi(os.Getenv("MICROVM_STOP_TIMEOUT")); err == nil && s > 0 {
 		return stop.Within(time.Duration(s) * time.Second)
@@ -31,15 +31,14 @@ func stopTimes(ctx context.Context, vm statedir.VM, logf exit.Logf) stop.Times {
 	})
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) { // a jail has no bus
-			logf("%w; the guest gets what TimeoutStopSec=90 leaves it", err)
+			logf("%w; assuming TimeoutStopSec=90", err)
 		}
 		return stop.DefaultTimes
 	}
 	return stop.Within(limit)
 }
 
-// bounded calls ask, and waits for it no longer than limit, whatever it waits
-// for itself.
+// bounded calls ask, and returns an error after limit even if ask does not return.
 func bounded[T any](ctx context.Context, limit time.Duration, ask func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -14,14 +14,16 @@ import (
 	"microvm/internal/unit"
 )
 
-// target is what a helper works on: a VM, and its plan where one is needed.
+// target is the command line of a helper.
 type target struct {
+	// verb is "up" or "down".
 	verb string
 	vm   statedir.VM
-	pkg  string
+	// pkg is the directory of a package, "" for the pinned one.
+	pkg string
 }
 
-// parse reads "up|down [--package DIR] NAME".
+// parse parses "up|down [--package DIR] NAME".
 func parse(program string, args []string, host statedir.Host) (target, error) {
 	usage := exit.Usagef("usage: %s up|down [--package DIR] NAME", program)
 	if len(args) < 2 || args[0] != "up" && args[0] != "down" {
@@ -37,15 +39,15 @@ func parse(program string, args []string, host statedir.Host) (target, error) {
 		return target{}, usage
 	}
 	if os.Geteuid() != 0 {
-		return target{}, errors.New("needs root; run it with sudo")
+		return target{}, exit.WithHint(errors.New("needs root"), "run it with sudo")
 	}
 	var err error
 	t.vm, err = host.VM(args[0])
 	return t, exit.Config(err)
 }
 
-// plan reads the plan that this start uses: the one pinned by booted, or that
-// of a package named by hand, which has to be root's as well.
+// plan reads the plan of the pinned package, or of the one on the command line, which
+// must also be owned by root.
 func (t target) plan() (*hypervisor.Plan, error) {
 	var p *runner.Package
 	var err error
@@ -62,7 +64,8 @@ func (t target) plan() (*hypervisor.Plan, error) {
 	return plan, t.vm.PackageError(err)
 }
 
-// Tap is microvm-tap-interfaces up|down NAME.
+// Tap is microvm-tap-interfaces up|down NAME: it creates and removes a VM's tap
+// interfaces. It returns the exit code.
 func Tap(args []string, host statedir.Host, stderr io.Writer) int {
 	program := unit.Taps.Program
 	t, err := parse(program, args, host)
@@ -103,8 +106,8 @@ func tapUp(program string, t target, stderr io.Writer) error {
 	return taps.Up(before, func(r netif.Record) error { return t.vm.WriteRecord(unit.Taps.Record, r) })
 }
 
-// interfacesDown removes what the record of the VM names, and the record. A VM that
-// microvm.nix started has none: what was made for it has the names of its plan.
+// interfacesDown removes the interfaces in the VM's record, and the record. For a VM
+// that microvm.nix started, which has none, it removes those that names returns.
 func interfacesDown(vm statedir.VM, piece string, names func(*hypervisor.Plan) []string) error {
 	var record netif.Record
 	found, err := vm.ReadRecord(piece, &record)
@@ -122,7 +125,7 @@ func interfacesDown(vm statedir.VM, piece string, names func(*hypervisor.Plan) [
 	return vm.RemoveRecord(piece)
 }
 
-// removeUnclaimed removes what microvm.nix made for the run of the VM that ends.
+// removeUnclaimed removes the interfaces that microvm.nix created for this run.
 func removeUnclaimed(vm statedir.VM, names func(*hypervisor.Plan) []string) error {
 	plan, err := bootedPlan(vm)
 	if err != nil || plan == nil {
@@ -135,8 +138,8 @@ func removeUnclaimed(vm statedir.VM, names func(*hypervisor.Plan) []string) erro
 	return netif.RemoveUnclaimed(names(plan), account.UID, "/dev")
 }
 
-// bootedPlan is the plan of what the VM was started with, by whichever program; nil
-// where it was not started, or all is undone.
+// bootedPlan returns the plan that the VM was started with, by this program or by
+// microvm.nix; nil if it is not running.
 func bootedPlan(vm statedir.VM) (*hypervisor.Plan, error) {
 	p, err := vm.Booted()
 	if errors.Is(err, fs.ErrNotExist) {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"os/exec"
 	"os/signal"
 	"os/user"
@@ -21,15 +20,16 @@ import (
 
 	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
+	"microvm/internal/notify"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
 	"microvm/internal/unit"
 	"microvm/internal/virtiofsd"
 )
 
-// Virtiofsd is microvm-virtiofsd [up] NAME, which serves the VM's shares until
-// SIGTERM, and microvm-virtiofsd down NAME, which removes the sockets of one
-// that was killed.
+// Virtiofsd is microvm-virtiofsd [up] NAME, which serves the VM's shares until SIGTERM,
+// and microvm-virtiofsd down NAME, which removes the sockets of a process that was
+// killed. It returns the exit code.
 func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
 	program := unit.Virtiofsd.Program
 	if len(args) == 1 && !strings.HasPrefix(args[0], "-") {
@@ -46,7 +46,7 @@ func Virtiofsd(args []string, host statedir.Host, stderr io.Writer) int {
 }
 
 func virtiofsdUp(t target, stderr io.Writer) error {
-	// It waits nearly all the time; more threads would only cost memory.
+	// The process is idle nearly always; more threads would only cost memory.
 	runtime.GOMAXPROCS(1)
 	plan, err := t.plan()
 	if err != nil {
@@ -56,7 +56,7 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	// The record makes the directory that the shares are mounted on.
+	// Writing the record creates the directory that the shares are mounted on.
 	if err := virtiofsdDown(t.vm); err != nil {
 		return err
 	}
@@ -66,7 +66,7 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	cfg.Others = func() ([]virtiofsd.Writable, error) { return writtenByOthers(t.vm) }
 	cfg.Bound = func(s []virtiofsd.Socket) error { return t.vm.WriteRecord(unit.Virtiofsd.Record, s) }
 	cfg.Ready = func() error {
-		return notifyManager(fmt.Sprintf("READY=1\nSTATUS=Serving %d shares\n", len(cfg.Shares)))
+		return notify.Send(notify.Socket(), "READY=1", fmt.Sprintf("STATUS=Serving %d shares", len(cfg.Shares)))
 	}
 	cfg.Lost = func(string) {
 		if err := restartVM(t.vm); err != nil {
@@ -78,21 +78,22 @@ func virtiofsdUp(t target, stderr io.Writer) error {
 	return errors.Join(virtiofsd.Run(ctx, cfg), t.vm.RemoveRecord(unit.Virtiofsd.Record))
 }
 
-// restartVM asks the service manager to restart the VM that has lost a share. That
-// stops the VM first, while its other shares are still served, and then restarts
-// this unit, which is part of the VM's. A VM that is not up stays so. It asks by
-// systemctl: D-Bus would stay in the memory of each supervisor, for what hardly
-// ever happens.
+// restartVM makes the service manager restart a VM that has lost a share. That stops
+// the VM first, while its other shares are still served, and then restarts this unit,
+// which is part of the VM's. A VM that is not up stays down. It runs systemctl: D-Bus
+// would stay in the memory of each supervisor, for a rare event.
 func restartVM(vm statedir.VM) error {
 	name := unit.VM(vm.Name)
-	remedy := "restart it with: systemctl restart " + name
-	// In the foreground somebody else waits for readiness.
-	if !strings.HasPrefix(os.Getenv("NOTIFY_SOCKET"), "/run/systemd/") {
-		return errors.New("the VM runs without the service manager, and nobody restarts it; stop it, and run it again")
+	failed := func(err error) error {
+		return exit.WithHint(fmt.Errorf("restart the VM: %w", err), "restart it with: systemctl restart %s", name)
+	}
+	// In the foreground, the socket is that of microvm run.
+	if !strings.HasPrefix(notify.Socket(), "/run/systemd/") {
+		return exit.WithHint(errors.New("the VM runs without the service manager, so it is not restarted"), "stop it, and run it again")
 	}
 	systemctl, err := exec.LookPath("systemctl")
 	if err != nil {
-		return fmt.Errorf("restart the VM: %w; %s", err, remedy)
+		return failed(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), restartTimeout)
 	defer cancel()
@@ -100,7 +101,7 @@ func restartVM(vm statedir.VM) error {
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("restart the VM: systemctl: %w: %s; %s", err, bytes.TrimSpace(out), remedy)
+		return failed(fmt.Errorf("systemctl: %w: %s", err, bytes.TrimSpace(out)))
 	}
 	return nil
 }
@@ -126,9 +127,9 @@ func virtiofsdDown(vm statedir.VM) error {
 	return vm.RemoveRecord(unit.Virtiofsd.Record)
 }
 
-// removeSupervisord removes what microvm.nix's supervisord and its virtiofsds, which
-// are gone, left of a run that they served: what has the names of supervisord in the
-// directory where it ran, the sockets, and virtiofsd's locks on those.
+// removeSupervisord removes what microvm.nix's supervisord and its virtiofsds left
+// behind, after they have exited: supervisord's files in the VM's directory, the
+// sockets, and virtiofsd's lock files of those.
 func removeSupervisord(vm statedir.VM) error {
 	if !vm.StartedByAnother() {
 		return nil
@@ -146,9 +147,9 @@ func removeSupervisord(vm statedir.VM) error {
 	return virtiofsd.RemoveLeft(vm.Dir(), left)
 }
 
-// virtiofsdConfig turns the plan's shares into plain values. A share whose socket is
-// not in the VM's directory is left out: root makes nothing where others can, and
-// takes nobody's socket away.
+// virtiofsdConfig converts the plan's shares to plain values. It leaves out, and logs,
+// a share whose socket is not in the VM's directory: root must not create files where
+// other users can, or replace another program's socket.
 func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virtiofsd.Config, error) {
 	account, err := vm.Host.Account()
 	if err != nil {
@@ -164,7 +165,9 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virt
 	}
 	for _, s := range plan.Shares {
 		if _, here := s.SocketIn(vm.Dir()); !here {
-			_ = exit.Report(log, "microvm-virtiofsd", vm.Name, fmt.Errorf("share %q: its socket %s is not in %s, so it is not served here\nhint: build the package with a socket in there, or start what serves it before the VM", s.Tag, s.Socket, vm.Dir()))
+			_ = exit.Report(log, unit.Virtiofsd.Program, vm.Name, exit.WithHint(
+				fmt.Errorf("share %q: socket %s is not in %s, so the share is not served here", s.Tag, s.Socket, vm.Dir()),
+				"build the package with a socket in that directory, or start the share's server before the VM"))
 			continue
 		}
 		share := virtiofsd.Share{
@@ -176,7 +179,7 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virt
 		if s.ThreadPoolNProc {
 			share.Threads = runtime.NumCPU()
 		}
-		// A package without a plan says nothing of the group: the host's own.
+		// A package without a plan names no group; its shares have the host's.
 		if s.SocketGroup != "" && s.SocketGroup != vm.Host.Group && (!plan.Foreign || plan.Programs != nil) {
 			if share.SocketGID, err = lookupGroup(s.SocketGroup); err != nil {
 				return cfg, fmt.Errorf("share %q: socket group: %w", s.Tag, err)
@@ -187,8 +190,8 @@ func virtiofsdConfig(vm statedir.VM, plan *hypervisor.Plan, log io.Writer) (virt
 	return cfg, nil
 }
 
-// writtenByOthers lists the directories that the guests of other VMs write, or
-// will after their next start.
+// writtenByOthers returns the directories that the guests of other VMs can write to,
+// now or after their next start.
 func writtenByOthers(vm statedir.VM) ([]virtiofsd.Writable, error) {
 	names, err := vm.Host.Names()
 	if err != nil {
@@ -211,8 +214,8 @@ func writtenByOthers(vm statedir.VM) ([]virtiofsd.Writable, error) {
 	return all, nil
 }
 
-// writtenBy lists the directories that a VM's guest writes with one of its
-// packages; none where there is no such package.
+// writtenBy returns the directories that a VM's guest can write to with the package
+// that open returns; none if there is no such package.
 func writtenBy(vm statedir.VM, open func() (*runner.Package, error)) ([]virtiofsd.Writable, error) {
 	p, err := open()
 	if errors.Is(err, fs.ErrNotExist) {
@@ -240,30 +243,11 @@ func writtenBy(vm statedir.VM, open func() (*runner.Package, error)) ([]virtiofs
 	return all, nil
 }
 
-// lookupGroup returns the id of a group.
+// lookupGroup returns the ID of a group.
 func lookupGroup(name string) (int, error) {
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return 0, fmt.Errorf("%w; create the group or set virtiofsd.group to another", err)
+		return 0, exit.WithHint(err, "create the group, or set virtiofsd.group to another one")
 	}
 	return strconv.Atoi(g.Gid)
-}
-
-// notifyManager sends a state to the service manager, sd_notify(3), where one
-// asked for it.
-func notifyManager(state string) error {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
-		return nil
-	}
-	// A leading "@" is an abstract address to x/sys as well.
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("notify the service manager: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Sendto(fd, []byte(state), unix.MSG_NOSIGNAL, &unix.SockaddrUnix{Name: name}); err != nil {
-		return fmt.Errorf("notify the service manager at %q: %w", name, err)
-	}
-	return nil
 }

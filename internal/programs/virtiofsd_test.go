@@ -8,7 +8,7 @@ import (
 	"microvm/internal/statedir"
 )
 
-// TestNobodyElsesSocketIsMadeHere: a package of microvm.nix can name any.
+// TestNobodyElsesSocketIsMadeHere: a package of microvm.nix can name any path.
 func TestNobodyElsesSocketIsMadeHere(t *testing.T) {
 	vm := statedir.VM{Host: statedir.Host{StateDir: "/var/lib/microvms", User: "nobody", Group: "nogroup"}, Name: "web"}
 	plan := &hypervisor.Plan{Foreign: true}
@@ -27,7 +27,7 @@ func TestNobodyElsesSocketIsMadeHere(t *testing.T) {
 	if len(served) != 2 || !served["own"] || !served["whole"] {
 		t.Errorf("served are %v", served)
 	}
-	for _, want := range []string{"microvm-virtiofsd: web: share \"run\": its socket /run/run.sock", "share \"other\"", "microvm-virtiofsd: web: hint: "} {
+	for _, want := range []string{"microvm-virtiofsd: web: share \"run\": socket /run/run.sock", "share \"other\"", "microvm-virtiofsd: web: hint: "} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("%q is not in %q", want, log.String())
 		}

@@ -18,8 +18,8 @@ import (
 	"microvm/internal/wait"
 )
 
-// waiting calls do with the patience that the environment asks for, until a
-// signal ends it.
+// waiting calls do with the environment's Patience, and a context that SIGTERM or
+// SIGINT ends.
 func waiting(program, vm string, stderr io.Writer, do func(context.Context, *wait.Patience) error) error {
 	p, err := wait.FromEnv(func(line string) { _, _ = fmt.Fprintf(stderr, "%s: %s: %s\n", program, vm, line) })
 	if err != nil {
@@ -34,11 +34,11 @@ func waiting(program, vm string, stderr io.Writer, do func(context.Context, *wai
 	return err
 }
 
-// tunDevice is what makes taps.
+// tunDevice is the device that creates taps.
 const tunDevice = "/dev/net/tun"
 
-// awaitTun waits for the module tun. What it does not get is left to who opens the
-// device, and says what is wrong.
+// awaitTun waits for the module tun. It returns nil if that does not come: opening the
+// device reports it.
 func awaitTun(ctx context.Context, p *wait.Patience) error {
 	err := p.For(ctx, "device "+tunDevice, func() (bool, error) { return wait.Usable(tunDevice, unix.O_RDWR), nil },
 		wait.Dir("/dev/net"), event.Devices)
@@ -48,13 +48,13 @@ func awaitTun(ctx context.Context, p *wait.Patience) error {
 	return err
 }
 
-// awaitParents waits for the interfaces that macvtaps stand on.
+// awaitParents waits for the links of macvtaps.
 func awaitParents(ctx context.Context, p *wait.Patience, list []hypervisor.Macvtap) error {
 	for _, m := range list {
 		err := p.For(ctx, "interface "+m.Link, func() (bool, error) { return netif.Exists(m.Link), nil }, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
-			return exit.WithHint(fmt.Errorf("interface %q %w, and macvtap %q is to stand on it", m.Link, err, m.ID),
-				"correct macvtap.link, or bring that interface up before the VM%s", longer(p))
+			return p.WithHint(exit.WithHint(fmt.Errorf("interface %q %w, the link of macvtap %q", m.Link, err, m.ID),
+				"correct macvtap.link, or bring that interface up before the VM"))
 		}
 		if err != nil {
 			return err
@@ -63,16 +63,11 @@ func awaitParents(ctx context.Context, p *wait.Patience, list []hypervisor.Macvt
 	return nil
 }
 
-// longer says what a wait that is too short is changed by.
-func longer(p *wait.Patience) string {
-	return fmt.Sprintf("; it was waited for %.0f s, which %s changes", p.Limit.Seconds(), wait.Variable)
-}
-
-// heard is how long udev may take to begin with a device.
+// heard is how long udev may take to begin with a new device.
 const heard = 200 * time.Millisecond
 
-// awaitDevices waits for PCI devices. Those that do not come are refused later,
-// with whatever else is wrong.
+// awaitDevices waits for PCI devices. It returns nil for those that do not come: they
+// are reported later, with all other faults.
 func awaitDevices(ctx context.Context, p *wait.Patience, list []hypervisor.PCI) error {
 	for _, d := range list {
 		if !vfio.ValidAddress(d.Address) {
@@ -86,8 +81,8 @@ func awaitDevices(ctx context.Context, p *wait.Patience, list []hypervisor.PCI) 
 			if !vfio.Present(d.Address) {
 				return false, nil
 			}
-			// One that came just now has to get its driver, from udev: that is the
-			// one to give it back to. udev heard of it when we did.
+			// A new device must get its driver from udev first, as that is the one to
+			// give it back to. udev learns of the device when we do.
 			if !settled {
 				time.Sleep(heard)
 				settled = true

@@ -21,7 +21,7 @@ import (
 	"microvm/internal/wait"
 )
 
-// TestWhatIsTriedAgain: only what a retry can never help is not.
+// TestWhatIsTriedAgain: every failure, unless a retry can never help.
 func TestWhatIsTriedAgain(t *testing.T) {
 	host := statedir.Host{StateDir: t.TempDir()}
 	installed, absent := statedir.VM{Host: host, Name: "web"}, statedir.VM{Host: host, Name: "typo"}
@@ -61,7 +61,7 @@ func TestAParentThatDoesNotComeIsNamedWithWhatHelps(t *testing.T) {
 	}
 }
 
-// TestPCIDevicesAreWaitedForWithoutTheLock: the VMs that wait for nothing need it.
+// TestPCIDevicesAreWaitedForWithoutTheLock: VMs that do not wait need it.
 func TestPCIDevicesAreWaitedForWithoutTheLock(t *testing.T) {
 	host := statedir.Host{RuntimeDir: t.TempDir()}
 	waited := make(chan error, 1)

@@ -12,11 +12,11 @@ import (
 	"microvm/internal/unit"
 )
 
-// wrapper is the program that the units of a VM and of its registration run.
+// wrapper is the program of a VM's unit, and of the unit that registers it.
 var wrapper = unit.Main.Program
 
-// verbs are what RunWrapper does for a VM, by the first argument. The last two are
-// not in its usage: it runs itself with them.
+// verbs are the commands of RunWrapper. The last two are not in its usage: only the
+// program itself runs them.
 var verbs = map[string]func(ctx context.Context, vm statedir.VM, logf exit.Logf) error{
 	"run": func(_ context.Context, vm statedir.VM, logf exit.Logf) error {
 		return start.Unit(vm, start.Options{Logf: logf, Notify: notify.Socket()})
@@ -30,9 +30,9 @@ var verbs = map[string]func(ctx context.Context, vm statedir.VM, logf exit.Logf)
 	renewCommand:  renew,
 }
 
-// RunWrapper is microvm-run-wrapper: run becomes the hypervisor of a VM, stop asks
-// its guest to go down, post cleans up, register registers it with
-// systemd-machined. It is its own readiness child as well.
+// RunWrapper is microvm-run-wrapper: run executes the hypervisor of a VM, stop stops
+// it, post cleans up, and register registers it with systemd-machined. It is also its
+// own readiness child. It returns the exit code.
 func RunWrapper(args []string, host statedir.Host, stderr io.Writer) int {
 	usage := exit.Usagef("usage: %s run|stop|post|register NAME", wrapper)
 	if len(args) != 2 {

@@ -17,16 +17,16 @@ import (
 	"microvm/internal/wait"
 )
 
-// await waits for what the host may have a moment later, and which nobody but
-// this program looks for: bridges, and devices. What does not come is named by
-// who needs it; only what the hypervisor would be left to say is named here.
+// await waits for bridges and devices that the host may have a moment later, and
+// that no other program waits for. What is still missing then is reported by the
+// program that needs it, except where that would be the hypervisor.
 func (s *start) await() error {
 	plan := s.plan
-	ctx := context.Background() // SIGTERM ends this process, which has done nothing yet
+	ctx := context.Background() // SIGTERM just ends this process: there is nothing to undo
 	if err := s.awaitBridges(ctx, plan.Bridges()); err != nil {
 		return err
 	}
-	// What a jail has was put there when this process was started.
+	// The contents of a jail are fixed since this process was started.
 	if plan.Jail != nil {
 		return nil
 	}
@@ -54,7 +54,7 @@ func (s *start) await() error {
 	return nil
 }
 
-// patience is shared by all waits of a start.
+// patience returns the Patience that all waits of a start share.
 func (s *start) patience() (*wait.Patience, error) {
 	if s.waits != nil {
 		return s.waits, nil
@@ -68,10 +68,10 @@ func (s *start) patience() (*wait.Patience, error) {
 	return p, nil
 }
 
-// wait is For of the start's patience.
+// wait calls For of the start's patience.
 func (s *start) wait(ctx context.Context, what string, ready func() bool, events ...wait.Events) error {
 	if ready() {
-		return nil // nearly always, and without a look at the environment
+		return nil // the usual case, which does not read the environment
 	}
 	p, err := s.patience()
 	if err != nil {
@@ -86,8 +86,7 @@ func (s *start) awaitBridges(ctx context.Context, bridges []string) error {
 		there := func() bool { return netif.Exists(name) }
 		err := s.wait(ctx, "bridge "+name, there, event.Links)
 		if errors.Is(err, wait.ErrNotThere) {
-			return exit.WithHint(fmt.Errorf("bridge %q %w", name, err),
-				"make it before the VM, or correct bridge in the spec; it was waited for %.0f s, which %s changes", s.waits.Limit.Seconds(), wait.Variable)
+			return s.waits.WithHint(exit.WithHint(fmt.Errorf("bridge %q %w", name, err), "create it before the VM, or correct bridge in the spec"))
 		}
 		if err != nil {
 			return err
@@ -96,12 +95,12 @@ func (s *start) awaitBridges(ctx context.Context, bridges []string) error {
 	return nil
 }
 
-// devicePaths are the disks among what the VM uses.
+// devicePaths returns the paths of the VM's files and volumes that are devices.
 func devicePaths(plan *hypervisor.Plan) []string {
 	var out []string
 	add := func(path string) {
 		path = filepath.Clean(path)
-		// Files in memory are there, or are made.
+		// Files in memory exist already, or are created.
 		if strings.HasPrefix(path, "/dev/") && !strings.HasPrefix(path, "/dev/shm/") {
 			out = append(out, path)
 		}
@@ -115,8 +114,8 @@ func devicePaths(plan *hypervisor.Plan) []string {
 	return out
 }
 
-// awaitPath waits for a disk, or a link to one that udev makes, until this
-// process may read it.
+// awaitPath waits until this process may read a disk, or the link that udev
+// creates to it.
 func (s *start) awaitPath(ctx context.Context, path string) error {
 	there := func() bool {
 		err := unix.Access(path, unix.R_OK)
@@ -125,9 +124,8 @@ func (s *start) awaitPath(ctx context.Context, path string) error {
 	return optional(s.wait(ctx, path, there, wait.Dir(filepath.Dir(path)), event.Devices, wait.UdevQueue()))
 }
 
-// awaitUdev waits for a device for as long as udev is at work: a host that is
-// starting loads its modules then. A host that has not got it, and does not come
-// to, is the usual case later.
+// awaitUdev waits for a device as long as udev is busy: that is when a host that
+// boots loads its modules. Later, a device that is missing stays missing.
 func (s *start) awaitUdev(ctx context.Context, path string) error {
 	there := func() bool {
 		fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -140,7 +138,7 @@ func (s *start) awaitUdev(ctx context.Context, path string) error {
 }
 
 // awaitVsock waits for the module vhost_vsock, and with it for the socket family
-// by which a guest reports.
+// through which a guest reports.
 func (s *start) awaitVsock(ctx context.Context) error {
 	there := func() bool {
 		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -151,13 +149,13 @@ func (s *start) awaitVsock(ctx context.Context) error {
 	}
 	err := s.wait(ctx, hypervisor.VhostVsock, there, wait.Dir(filepath.Dir(hypervisor.VhostVsock)), event.Devices, wait.UdevQueue())
 	if errors.Is(err, wait.ErrNotThere) {
-		return exit.WithHint(fmt.Errorf("%s %w, and this VM has a vsock", hypervisor.VhostVsock, err),
-			"load the module with: modprobe vhost_vsock; or leave vsock.cid out of the spec")
+		return exit.WithHint(fmt.Errorf("%s %w, which the VM's vsock needs", hypervisor.VhostVsock, err),
+			"load the module with modprobe vhost_vsock, or remove vsock.cid from the spec")
 	}
 	return err
 }
 
-// optional is for what somebody else names when it is not there.
+// optional drops wait.ErrNotThere, for what another program reports as missing.
 func optional(err error) error {
 	if errors.Is(err, wait.ErrNotThere) {
 		return nil

@@ -2,8 +2,8 @@ package start
 
 import "slices"
 
-// become starts the readiness child and becomes the hypervisor; it returns only on
-// failure.
+// become starts the readiness child and executes the hypervisor. It returns only
+// on failure.
 func (s *start) become() error {
 	listener, err := s.listen()
 	if err != nil {

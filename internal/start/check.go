@@ -2,15 +2,15 @@ package start
 
 import (
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/exit"
 )
 
-// check waits for what the host may have a moment later, and looks for all that has
-// to be there before the hypervisor starts. It changes nothing.
+// check waits for what the host may have a moment later, and returns an error that
+// names everything that the hypervisor needs and that is missing. It changes
+// nothing.
 func (s *start) check() (err error) {
 	if s.program, err = findProgram(s.plan.Argv[0]); err != nil {
 		return exit.WithHint(fmt.Errorf("hypervisor %w", err), "install it, or correct %s.package in the spec", s.plan.Hypervisor)
@@ -18,14 +18,11 @@ func (s *start) check() (err error) {
 	if err := s.await(); err != nil {
 		return err
 	}
-	s.sayVersion()
+	s.warnOfVersion()
 	for _, f := range s.plan.Files {
 		if err := unix.Access(f.Path, unix.R_OK); err != nil {
-			return fmt.Errorf("%s %s: %w; put the file there, or correct the spec and install it again", f.Role, f.Path, err)
+			return exit.WithHint(fmt.Errorf("%s %s: %w", f.Role, f.Path, err), "put a readable file there, or correct the spec and install the VM again")
 		}
 	}
-	if missing := notMade(s.plan, ".", s.remedies()); len(missing) > 0 {
-		return fmt.Errorf("%s", strings.Join(missing, "\n"))
-	}
-	return nil
+	return missing(s.plan, ".", s.remedies())
 }

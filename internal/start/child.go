@@ -16,31 +16,31 @@ import (
 	"microvm/internal/process"
 )
 
-// ChildCommand is the word by which this program runs its readiness child.
+// ChildCommand is the argument with which this program runs its readiness child.
 const ChildCommand = "await-ready"
 
-// childListenerFD is where the child finds the guest listener: the first
+// childListenerFD is the descriptor of the guest listener in the child: the first
 // after standard error.
 const childListenerFD = 3
 
-// childOrders is what the child is told.
+// childOrders are the instructions for the child.
 type childOrders struct {
 	Readiness  hypervisor.Readiness `json:"readiness"`
 	CID        int64                `json:"cid"`
 	Hypervisor string               `json:"hypervisor"`
-	// PID of what is about to become the hypervisor.
+	// PID is the process that is about to become the hypervisor.
 	PID int `json:"pid"`
 	// Listener is the path of the guest listener where it is a Unix socket.
 	Listener string `json:"listener,omitempty"`
-	// VM is the name by which the unit's journal knows who speaks.
+	// VM is the VM's name, for the identifier of journal entries.
 	VM string `json:"vm,omitempty"`
-	// Keep says to do nothing but to ask for patience, until it is ended.
+	// Keep makes the child only prolong the start, until it is ended.
 	Keep bool `json:"keep,omitempty"`
-	// Look is the time between two looks at the progress of the start.
+	// Look is the time between two checks of the start's progress.
 	Look time.Duration `json:"look"`
 }
 
-// announce says READY=1 now, or starts the child that will.
+// announce sends READY=1, or starts the child that will send it.
 func (s *start) announce(listener *guestListener) error {
 	if s.Notify == "" {
 		return nil
@@ -51,9 +51,9 @@ func (s *start) announce(listener *guestListener) error {
 	return s.startChild(listener)
 }
 
-// startChild starts the child that will say READY=1. Its parent is ours, the
-// service manager, which reaps it: the hypervisor that this process becomes
-// does not know of it.
+// startChild starts the child that will send READY=1. Its parent is this process's
+// parent, the service manager, which reaps it: the hypervisor that this process
+// becomes does not know of the child.
 func (s *start) startChild(listener *guestListener) error {
 	plan := s.plan
 	orders := childOrders{Readiness: plan.Readiness, Hypervisor: plan.Hypervisor, PID: os.Getpid(), VM: s.vm.Name}
@@ -64,7 +64,8 @@ func (s *start) startChild(listener *guestListener) error {
 	return err
 }
 
-// startChildWith starts this program as its child with these orders.
+// startChildWith starts this program as a child with the given orders, and returns
+// its process ID. listener may be nil.
 func (s *start) startChildWith(orders childOrders, listener *guestListener) (pid int, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -86,7 +87,7 @@ func (s *start) startChildWith(orders childOrders, listener *guestListener) (pid
 		Env:   []string{"NOTIFY_SOCKET=" + s.Notify, "JOURNAL_STREAM=" + os.Getenv("JOURNAL_STREAM"), "GOMAXPROCS=1"},
 		Sys:   &syscall.SysProcAttr{Cloneflags: unix.CLONE_PARENT},
 	})
-	runtime.KeepAlive(listener) // its descriptor has to stay open until here
+	runtime.KeepAlive(listener) // a finalizer would close its descriptor
 	if err != nil {
 		return 0, fmt.Errorf("start the readiness child: %w", errors.Join(err, null.Close()))
 	}

@@ -10,9 +10,9 @@ import (
 	"microvm/internal/safepath"
 )
 
-// CleanUp removes from dir, the state directory, what a run of plan left that is
-// over: sockets, the key of a shutdown, what else its hypervisor makes and does not
-// take away, and what was written for it. Whatever else lies there stays.
+// CleanUp removes from dir, the state directory, what a run of plan left behind:
+// sockets, the shutdown key, generated files, and what the hypervisor creates and
+// does not remove. Everything else stays.
 func CleanUp(dir string, plan *hypervisor.Plan) error {
 	sockets, files := slices.Clone(plan.StaleSockets), slices.Clone(plan.StaleFiles)
 	if plan.Readiness.VsockSocket != "" {

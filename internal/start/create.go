@@ -17,17 +17,17 @@ import (
 // fsNoCOW is FS_NOCOW_FL of linux/fs.h.
 const fsNoCOW = 0x00800000
 
-// create makes the image under a temporary name and renames it when its file
-// system is complete and on disk. It is locked from the first moment on: another
-// start may be making the same one.
+// create creates the image under a temporary name, and renames it once its file
+// system is complete and on disk. The image is locked from the beginning, as
+// another start may be creating the same one.
 func (w *volumeWork) create() (err error) {
 	how, known := fileSystems[w.v.FSType]
 	if !known {
-		return exit.Configf("no way is known to make a file system of type %q; make the image yourself and set autoCreate to false, or choose ext4", w.v.FSType)
+		return exit.WithHint(exit.Configf("unsupported file system type %q", w.v.FSType), "create the image manually and set autoCreate to false, or choose ext4")
 	}
-	mkfs, err := findProgram(how.program)
+	mkfs, err := findTool(how.program, how.debianPackage)
 	if err != nil {
-		return exit.Configf("%s is not installed; on Debian it is in package %s", how.program, how.debianPackage)
+		return err
 	}
 	tmp := beside(w.path, volumeTemp)
 	im, err := w.openNew(tmp)
@@ -41,7 +41,7 @@ func (w *volumeWork) create() (err error) {
 	}()
 	noCopyOnWrite(im.file)
 	if err := im.file.Truncate(int64(w.v.SizeMiB) * mib); err != nil {
-		return explain(tmp, fmt.Errorf("make the image %d MiB large: %w", w.v.SizeMiB, err))
+		return explain(tmp, fmt.Errorf("resize the image to %d MiB: %w", w.v.SizeMiB, err))
 	}
 	args := append([]string{}, w.v.MkfsExtraArgs...)
 	if w.v.Label != "" {
@@ -50,9 +50,9 @@ func (w *volumeWork) create() (err error) {
 	if err := run(mkfs, append(args, tmp)...); err != nil {
 		return explain(tmp, err)
 	}
-	sayRaw(im.file)
+	markRaw(im.file)
 	if err := im.file.Sync(); err != nil {
-		return explain(tmp, fmt.Errorf("write the image to disk: %w", err))
+		return explain(tmp, fmt.Errorf("sync the image: %w", err))
 	}
 	if err := putInPlace(tmp, w.path); err != nil {
 		return err
@@ -61,19 +61,19 @@ func (w *volumeWork) create() (err error) {
 	return syncDir(filepath.Dir(w.path))
 }
 
-// openNew opens and locks an empty file of that name.
+// openNew opens tmp as an empty file, and locks it.
 func (w *volumeWork) openNew(tmp string) (*image, error) {
 	for range volumeAttempts {
 		f, err := os.OpenFile(tmp, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o660)
 		switch {
 		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO), errors.Is(err, fs.ErrPermission) && exists(tmp):
-			// Not what a start leaves, or not of this user's.
+			// Not a file that a start leaves behind, or another user's.
 			if err := removeExisting(tmp); err != nil {
-				return nil, cannotMake(filepath.Dir(tmp), err)
+				return nil, cannotCreate(filepath.Dir(tmp), err)
 			}
 			continue
 		case err != nil:
-			return nil, cannotMake(filepath.Dir(tmp), err)
+			return nil, cannotCreate(filepath.Dir(tmp), err)
 		}
 		im, err := w.lockNew(f)
 		if err == nil {
@@ -84,38 +84,38 @@ func (w *volumeWork) openNew(tmp string) (*image, error) {
 			return nil, err
 		}
 	}
-	return nil, fmt.Errorf("%s is replaced again and again; find out what does that", tmp)
+	return nil, fmt.Errorf("%s keeps being replaced", tmp)
 }
 
-// lockNew empties what an interrupted start left. A start that goes on has it
-// locked.
+// lockNew locks f, and empties it where an interrupted start left data. It fails
+// where another start, still running, has locked it.
 func (w *volumeWork) lockNew(f *os.File) (*image, error) {
 	im := &image{path: w.path, file: f, use: useOf(w.v), keep: w.v.KeepLock, exclusive: true}
 	err := setLock(f, unix.F_WRLCK, 0, 0)
 	if errors.Is(err, errBusy) {
-		return nil, fmt.Errorf("another start is making %s just now", w.path)
+		return nil, fmt.Errorf("another start is creating %s", w.path)
 	}
 	if err != nil {
-		w.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
+		w.warnUnlocked(err)
 		im.unlockable = true
 	}
 	ours, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("make the image: %w", err)
+		return nil, fmt.Errorf("create the image: %w", err)
 	}
 	now, err := os.Lstat(f.Name())
 	if err != nil || !os.SameFile(ours, now) {
 		return nil, errReplaced
 	}
-	// One that has another name is somebody's: it is not to be emptied.
+	// A file with a second name must not be emptied: its data is in use.
 	if st, ok := ours.Sys().(*syscall.Stat_t); !ok || st.Nlink > 1 || !ours.Mode().IsRegular() {
 		return nil, errors.Join(errReplaced, removeExisting(f.Name()))
 	}
-	if exists(w.path) { // somebody was faster
+	if exists(w.path) { // another start was faster
 		return nil, errors.Join(errReplaced, removeExisting(f.Name()))
 	}
 	if err := f.Truncate(0); err != nil {
-		return nil, explain(f.Name(), fmt.Errorf("make the image: %w", err))
+		return nil, explain(f.Name(), fmt.Errorf("create the image: %w", err))
 	}
 	return im, nil
 }
@@ -127,13 +127,13 @@ func exists(path string) bool {
 
 func removeExisting(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove what an interrupted start left: %w", err)
+		return fmt.Errorf("remove the file of an interrupted start: %w", err)
 	}
 	return nil
 }
 
-// putInPlace gives the image its name, never over one that somebody put there
-// meanwhile. Not every network file system has the flag for that.
+// putInPlace renames tmp to path, and returns errReplaced where path exists. It
+// falls back to a hard link, as not every network file system has RENAME_NOREPLACE.
 func putInPlace(tmp, path string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
@@ -145,25 +145,27 @@ func putInPlace(tmp, path string) error {
 		return errReplaced
 	}
 	if err != nil {
-		return fmt.Errorf("put the image in place: %w", err)
+		return fmt.Errorf("rename the new image: %w", err)
 	}
 	return nil
 }
 
-// cannotMake says why an image cannot be made in dir, and what helps.
-func cannotMake(dir string, err error) error {
+// cannotCreate explains, with a hint, an error that creating an image in dir met.
+func cannotCreate(dir string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return exit.Configf("make the image: %w; the hypervisors' user has to be able to write to %s", err, dir)
+		return exit.WithHint(exit.Configf("create the image: %w", err), "make %s writable for the hypervisors' user", dir)
 	case errors.Is(err, fs.ErrNotExist):
 		// It may be on a disk that is not mounted yet.
-		return fmt.Errorf("make the image: %w; make the directory %s, writable for the hypervisors' user, or mount the disk it is on", err, dir)
+		return exit.WithHint(fmt.Errorf("create the image: %w", err),
+			"create the directory %s, writable for the hypervisors' user, or mount its disk", dir)
 	}
-	return explain(filepath.Join(dir, "x"), fmt.Errorf("make the image: %w", err))
+	return explain(filepath.Join(dir, "x"), fmt.Errorf("create the image: %w", err))
 }
 
-// explain adds what helps where there is no room for what was to be written to
-// path. Programs do not say that by their exit code.
+// explain adds a hint to err where the file system of path is full, or refuses a
+// file of that size. A full file system is also looked for, as programs do not
+// report it by their exit code. A nil err stays nil.
 func explain(path string, err error) error {
 	dir := filepath.Dir(path)
 	var st unix.Statfs_t
@@ -174,24 +176,24 @@ func explain(path string, err error) error {
 	case errors.Is(err, unix.EDQUOT):
 		return exit.WithHint(err, "raise the quota of the hypervisors' user on the file system of %s", dir)
 	case errors.Is(err, unix.EFBIG):
-		return exit.WithHint(exit.Config(err), "the file system of %s, or LimitFSIZE= of the unit, allows no file of that size; put the image elsewhere", dir)
+		return exit.WithHint(exit.Config(err), "put the image elsewhere, or raise LimitFSIZE= of the unit: no file of that size is allowed in %s", dir)
 	case errors.Is(err, unix.ENOSPC), full:
-		return exit.WithHint(err, "make room on the file system of %s, which is full", dir)
+		return exit.WithHint(err, "free some space on the file system of %s", dir)
 	}
 	return err
 }
 
-// syncDir makes a rename in dir last over a power failure.
+// syncDir makes a rename in dir survive a power failure.
 func syncDir(dir string) error {
 	err := durable.Dir(dir)
 	if errors.Is(err, fs.ErrPermission) {
-		return nil // it may be written and not be read; the file system does it in a while
+		return nil // dir is writable but not readable; the file system syncs it later
 	}
 	return err
 }
 
-// noCopyOnWrite asks file systems that copy on write (btrfs) not to, which
-// would fragment the image. Others refuse, and that is fine; ioctl_iflags(2).
+// noCopyOnWrite turns off copy-on-write (btrfs), which would fragment the image.
+// File systems without that flag refuse, which does no harm; ioctl_iflags(2).
 func noCopyOnWrite(f *os.File) {
 	flags, err := unix.IoctlGetUint32(int(f.Fd()), unix.FS_IOC_GETFLAGS)
 	if err != nil {

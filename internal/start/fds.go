@@ -6,12 +6,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/netif"
 )
 
-// macvtapFiles are the open queues of a VM's macvtap interfaces, by the names
-// that placeholders have.
+// macvtapFiles are the open queues of a VM's macvtap interfaces, by the names of
+// their placeholders.
 type macvtapFiles struct {
 	fds   map[string]int
 	order []int
@@ -22,12 +23,13 @@ func (f *macvtapFiles) inherited() []int { return f.order }
 func (f *macvtapFiles) fd(name string) (string, error) {
 	fd, ok := f.fds[name]
 	if !ok {
-		return "", fmt.Errorf("placeholder %q is not known; update microvm on this host", name)
+		return "", exit.WithHint(fmt.Errorf("unknown placeholder %q", name), "update microvm on this host")
 	}
 	return strconv.Itoa(fd), nil
 }
 
-// macvtaps are the open queues of the VM's interfaces.
+// macvtaps returns the open queues of the VM's interfaces: those that root opened
+// before preStart, or newly opened ones.
 func (s *start) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 	if s.preStarted == nil || s.preStarted.Macvtaps == nil {
 		return openMacvtaps(list)
@@ -45,9 +47,9 @@ func (s *start) macvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 	return files, nil
 }
 
-// openMacvtaps opens each queue of each interface. /dev/tapN, N being the
-// interface's index, was handed to the hypervisors' user by
-// microvm-macvtap-interfaces; each open is one more queue.
+// openMacvtaps opens each queue of each interface. microvm-macvtap-interfaces has
+// given /dev/tapN, where N is the interface's index, to the hypervisors' user; each
+// open adds a queue.
 func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 	files := &macvtapFiles{fds: map[string]int{}}
 	for _, m := range list {
@@ -68,7 +70,7 @@ func openMacvtaps(list []hypervisor.Macvtap) (*macvtapFiles, error) {
 	return files, nil
 }
 
-// macvtapName is the name of a queue's placeholder.
+// macvtapName returns the name of a queue's placeholder.
 func macvtapName(id string, queue int) string { return fmt.Sprintf("macvtap:%s:%d", id, queue) }
 
 func openQueue(path string, multi bool) (int, error) {

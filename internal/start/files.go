@@ -9,11 +9,11 @@ import (
 	"microvm/internal/safepath"
 )
 
-// makeFiles makes the volumes, removes what an earlier run left and makes the
-// directories of 9p shares.
+// makeFiles creates the volumes, removes what an earlier run left behind and
+// creates the directories of 9p shares.
 func (s *start) makeFiles() (err error) {
-	// First: where the VM runs already, by hand say, it has its images, and its
-	// sockets are in use.
+	// The volumes come first: if the VM is already running, for instance in a
+	// foreground, its images are locked, and its sockets must stay.
 	if s.disks, err = s.volumes("."); err != nil {
 		return exit.Retry(err)
 	}
@@ -26,7 +26,7 @@ func (s *start) makeFiles() (err error) {
 	return makeSources(s.dir(), s.plan.NinePShares)
 }
 
-// dir is the VM's directory, which is the current one, as specs have it.
+// dir returns the absolute path of the VM's directory, which is the current one.
 func (s *start) dir() string {
 	if hasState(s.vm) {
 		return s.vm.Dir()

@@ -17,7 +17,7 @@ import (
 	"microvm/internal/exit"
 )
 
-// growing is the mark of a growth that was cut off, or "".
+// growing returns the mark of a growth that was interrupted, or "".
 func (w *volumeWork) growing() string {
 	for _, mark := range w.marks() {
 		if exists(mark) {
@@ -27,8 +27,8 @@ func (w *volumeWork) growing() string {
 	return ""
 }
 
-// marks are where the mark of a growth may be: beside the image, or where that
-// directory cannot be written, in the state directory.
+// marks returns the paths that the mark of a growth may have: next to the image,
+// or, where that directory is not writable, in the state directory.
 func (w *volumeWork) marks() []string {
 	abs, err := filepath.Abs(w.path)
 	if err != nil {
@@ -38,7 +38,7 @@ func (w *volumeWork) marks() []string {
 	return []string{beside(w.path, volumeGrowing), filepath.Join(w.dir, volumeGrowing+hex.EncodeToString(sum[:8]))}
 }
 
-// mark leaves the mark of a growth.
+// mark creates the mark of a growth, unless there is one.
 func (w *volumeWork) mark() error {
 	if w.growing() != "" {
 		return nil
@@ -58,8 +58,8 @@ func (w *volumeWork) mark() error {
 	return err
 }
 
-// unmark takes the mark away. One that stays has the file system checked again,
-// which does no harm.
+// unmark removes the mark. If that fails, the next start checks the file system
+// again, which does no harm.
 func (w *volumeWork) unmark() {
 	for _, mark := range w.marks() {
 		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) && exists(mark) {
@@ -68,9 +68,9 @@ func (w *volumeWork) unmark() {
 	}
 }
 
-// grow enlarges an image and an ext file system in it. Others grow mounted,
-// which is the guest's to do. A mark makes the next start go on where this one
-// is cut off.
+// grow enlarges an image and the ext file system in it. Other file systems grow
+// while mounted, which is up to the guest. A mark makes the next start continue
+// where this one was interrupted.
 func (w *volumeWork) grow(size int64) error {
 	ext, err := holdsExt(w.image.file)
 	if err != nil {
@@ -79,13 +79,13 @@ func (w *volumeWork) grow(size int64) error {
 	if !strings.HasPrefix(w.v.FSType, "ext") || !ext {
 		return w.enlarge(size)
 	}
-	fsck, err := findProgram("e2fsck")
+	fsck, err := findTool("e2fsck", "e2fsprogs")
 	if err != nil {
-		return exit.Configf("e2fsck is not installed; on Debian it is in package e2fsprogs")
+		return err
 	}
-	resize, err := findProgram("resize2fs")
+	resize, err := findTool("resize2fs", "e2fsprogs")
 	if err != nil {
-		return exit.Configf("resize2fs is not installed; on Debian it is in package e2fsprogs")
+		return err
 	}
 	if err := w.mark(); err != nil {
 		return err
@@ -94,9 +94,9 @@ func (w *volumeWork) grow(size int64) error {
 		return err
 	}
 	var ended *exec.ExitError
-	// 1 says that errors were corrected, e2fsck(8).
+	// Exit code 1 means that errors were corrected, e2fsck(8).
 	if err := run(fsck, "-f", "-p", w.path); err != nil && (!errors.As(err, &ended) || ended.ExitCode() != 1) {
-		return explain(w.path, fmt.Errorf("grow the file system: %w; repair it by hand with: e2fsck -f %s", err, w.path))
+		return exit.WithHint(explain(w.path, fmt.Errorf("grow the file system: %w", err)), "repair it manually with: e2fsck -f %s", w.path)
 	}
 	if err := run(resize, w.path); err != nil {
 		return explain(w.path, fmt.Errorf("grow the file system: %w", err))
@@ -105,8 +105,8 @@ func (w *volumeWork) grow(size int64) error {
 	return nil
 }
 
-// holdsExt says whether there is an ext file system in an image: the guest may
-// have made another since. The magic number is in the super block, see
+// holdsExt reports whether an image contains an ext file system: the guest may have
+// created another one since. The magic number is in the superblock, see
 // Documentation/filesystems/ext4 of the kernel.
 func holdsExt(r io.ReaderAt) (bool, error) {
 	magic, err := readAt(r, 1024+0x38, 2)

@@ -15,9 +15,9 @@ import (
 	"microvm/internal/unit"
 )
 
-// checkHelpers wants each helper that the plan needs to have recorded what it did
-// for vm. The helpers are not required by the VM's unit, and what one of them did
-// not make may be there all the same: an interface of that name, of another VM.
+// checkHelpers checks that each helper that the plan needs has recorded its work
+// for vm. The VM's unit does not require its helpers, and an interface that a failed
+// helper did not create may still exist under that name, for another VM.
 func checkHelpers(vm statedir.VM, plan *hypervisor.Plan) error {
 	var errs error
 	for _, h := range []struct {
@@ -35,7 +35,7 @@ func checkHelpers(vm statedir.VM, plan *hypervisor.Plan) error {
 			errs = errors.Join(errs, err)
 		case !done:
 			errs = errors.Join(errs, exit.WithHint(fmt.Errorf("%s has not done its work", h.Of(vm.Name)),
-				"see why with: journalctl -u %s", unit.Short(h.Of(vm.Name))))
+				"find the cause with: journalctl -u %s", unit.Short(h.Of(vm.Name))))
 		}
 	}
 	return errs
@@ -57,8 +57,8 @@ func macvtapNames(plan *hypervisor.Plan) []string {
 	return out
 }
 
-// recordedInterfaces reports whether the interfaces of those names are the ones that
-// a helper has recorded. The index is 0 in a record of one that did not finish.
+// recordedInterfaces reports whether the interfaces with those names are the ones
+// that a helper has recorded. The record of a helper that did not finish has index 0.
 func recordedInterfaces(vm statedir.VM, piece string, names []string) (bool, error) {
 	if len(names) == 0 {
 		return true, nil
@@ -71,7 +71,7 @@ func recordedInterfaces(vm statedir.VM, piece string, names []string) (bool, err
 	}
 	for _, name := range names {
 		if index, err := netif.Index(name); err != nil || index != record.Interfaces[name] {
-			return false, nil // it is gone
+			return false, nil // it no longer exists
 		}
 	}
 	return true, nil
@@ -125,8 +125,8 @@ func recordedSockets(vm statedir.VM, plan *hypervisor.Plan) (bool, error) {
 	return true, nil
 }
 
-// handedOver reports whether a PCI device has the driver vfio-pci, and who runs this
-// may use its IOMMU group: Documentation/driver-api/vfio.rst of the kernel.
+// handedOver reports whether a PCI device has the driver vfio-pci and this process
+// may use its IOMMU group, see Documentation/driver-api/vfio.rst of the kernel.
 func handedOver(address string) bool {
 	device := "/sys/bus/pci/devices/" + address
 	driver, err := os.Readlink(device + "/driver")

@@ -16,14 +16,14 @@ import (
 	"microvm/internal/unit"
 )
 
-// use is how a VM uses an image, which decides who else may have it.
+// use is how a VM uses an image, which decides who else may use it.
 type use int
 
 const (
-	alone          use = iota // it writes, and nobody else even reads
-	reading                   // it reads, and nobody writes
-	sharing                   // it writes, and others may as well
-	sharingReading            // it reads what others may write
+	alone          use = iota // it writes, and no others read
+	reading                   // it reads, and no others write
+	sharing                   // it writes, and so may others
+	sharingReading            // it reads, and others may write
 )
 
 func useOf(v hypervisor.Volume) use {
@@ -38,24 +38,24 @@ func useOf(v hypervisor.Volume) use {
 	return alone
 }
 
-// What QEMU locks, by open file description (block/file-posix.c): byte 100+N of
-// an image while it has permission N, and byte 200+N while nobody else may have
-// it, each by a read lock. It looks for locks of others on the bytes that say the
-// opposite. Cloud Hypervisor (since 46) locks the whole image, to read or to
-// write; StratoVirt bytes 101, 102 and 202, in the same way, by process. Locks of
-// processes and of descriptions are one to the kernel.
+// What hypervisors lock. QEMU (block/file-posix.c) takes read locks that belong to
+// the open file description: byte 100+N of an image while it has permission N, and
+// byte 200+N while no others may have it. It then looks for other locks on the
+// opposite bytes. Cloud Hypervisor (since 46) locks the whole image, for reading or
+// for writing. StratoVirt locks bytes 101, 102 and 202 as QEMU does, but by process;
+// to the kernel, both kinds of lock conflict alike.
 const (
 	qemuHas, qemuKeeps                                   = 100, 200
 	permRead, permWrite, permUnchanged, permResize int64 = 0, 1, 2, 3
 )
 
-// gate is a byte that no hypervisor locks by itself: it keeps other launchers
-// off while the VM's own commands may use the image.
+// gate is a byte that no hypervisor locks. It keeps other starts off while the VM's
+// own commands use the image.
 const gate = 300
 
-// bytes are what is locked, to read, for each use but alone, which locks all, to
-// write. Each is in the way of those whom it has to keep off, and of no other:
-// 202 is for StratoVirt.
+// bytes returns the bytes that a use locks for reading; alone, which locks the whole
+// image for writing, has none. They conflict with just those uses that they have to
+// exclude. 202 is for StratoVirt.
 func (u use) bytes() []int64 {
 	switch u {
 	case reading:
@@ -74,18 +74,19 @@ type image struct {
 	path string
 	file *os.File
 	use  use
-	// keep says that the hypervisor inherits the descriptor, and the lock with it.
+	// keep makes the hypervisor inherit the descriptor, and the lock with it.
 	keep bool
-	// exclusive says that nobody else has the image, so that it can be changed.
+	// exclusive means that no other process uses the image, so it can be changed.
 	exclusive bool
-	// unlockable says that its file system has no locks.
+	// unlockable means that the file system has no locks.
 	unlockable bool
 }
 
-// errBusy is an image that somebody else has.
+// errBusy means that another process uses the image.
 var errBusy = errors.New("in use")
 
-// setLock locks, or unlocks, length bytes from start on; 0 is to the end.
+// setLock locks or unlocks length bytes from start on, up to the end if length is 0.
+// It returns errBusy where another lock conflicts.
 func setLock(f *os.File, kind int16, start, length int64) error {
 	for {
 		l := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: start, Len: length}
@@ -100,15 +101,16 @@ func setLock(f *os.File, kind int16, start, length int64) error {
 	}
 }
 
-// conflict is the lock of somebody else that is in the way of one of that kind.
+// conflict returns a lock of another process that conflicts with one of that kind,
+// and whether there is one.
 func conflict(f *os.File, kind int16, start, length int64) (unix.Flock_t, bool, error) {
 	l := unix.Flock_t{Type: kind, Whence: io.SeekStart, Start: start, Len: length}
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &l)
 	return l, err == nil && l.Type != unix.F_UNLCK, err
 }
 
-// lock takes the image for its use. For a while only, where nobody else has it,
-// it is taken whole, also where others may share it later: see settle.
+// lock locks the image for its use. An image that others may share is first locked
+// as a whole, if possible, so that it can be changed; see settle.
 func (im *image) lock() error {
 	if im.use == alone || im.use == sharing {
 		err := setLock(im.file, unix.F_WRLCK, 0, 0)
@@ -147,19 +149,19 @@ func (im *image) settle() error {
 	if err := setLock(im.file, unix.F_UNLCK, from, 0); err != nil {
 		return err
 	}
-	return im.lookAround()
+	return im.checkOthers()
 }
 
-// lookAround looks for locks that stand beside ours and mean that we may not have
-// the image.
-func (im *image) lookAround() error {
+// checkOthers returns errBusy if there are locks that do not conflict with ours for
+// the kernel, but mean that the image must not be used.
+func (im *image) checkOthers() error {
 	if _, found, err := conflict(im.file, unix.F_RDLCK, 0, 0); err != nil || found {
-		return errors.Join(err, errBusy) // somebody writes
+		return errors.Join(err, errBusy) // a writer
 	}
 	switch im.use {
 	case reading:
-		// QEMU writes by a read lock. So it is with others that read; theirs begins
-		// elsewhere, as QEMU always reads what it writes.
+		// A QEMU that writes has a read lock here, and so have other readers. QEMU's
+		// begins at permRead, as it always reads what it writes; theirs do not.
 		l, found, err := conflict(im.file, unix.F_WRLCK, qemuHas+permWrite, 1)
 		if err != nil || found && l.Start == qemuHas+permRead {
 			return errors.Join(err, errBusy)
@@ -173,7 +175,7 @@ func (im *image) lookAround() error {
 		if _, found, err := conflict(im.file, unix.F_WRLCK, qemuKeeps+permRead, 1); err != nil || found {
 			return errors.Join(err, errBusy)
 		}
-		// A QEMU that writes, and wants to be the only one.
+		// A QEMU that writes, and excludes other writers.
 		l, writes, err := conflict(im.file, unix.F_WRLCK, qemuHas+permWrite, 1)
 		if err != nil || !writes || l.Start != qemuHas+permRead {
 			return err
@@ -186,9 +188,11 @@ func (im *image) lookAround() error {
 	return nil
 }
 
-// askCrosvm looks whether a crosvm has the image, which locks by flock(2). That
-// is taken for a moment only: a program that makes or checks a file system may
-// want it. Network file systems make the other kind of lock of it, statfs(2).
+// askCrosvm returns errBusy if a crosvm uses the image, which locks by flock(2). It
+// does so by taking that lock, only for a moment, as a program that creates or
+// checks a file system may need it. It skips network file systems, which turn
+// flock(2) into the other kind of lock. before is the result of that other lock: an
+// error means that there is nothing more to check.
 func (im *image) askCrosvm(before error) error {
 	var st unix.Statfs_t
 	var file unix.Stat_t
@@ -211,10 +215,10 @@ func (im *image) askCrosvm(before error) error {
 	return nil
 }
 
-// images are those of a VM.
+// images are the images of a VM.
 type images struct{ list []*image }
 
-// Close gives them up.
+// Close closes and so unlocks the images. i may be nil.
 func (i *images) Close() {
 	if i == nil {
 		return
@@ -224,8 +228,8 @@ func (i *images) Close() {
 	}
 }
 
-// inherited are the descriptors that the hypervisor is to have. The others close
-// when it is executed, as it could not lock its own images otherwise.
+// inherited returns the descriptors that the hypervisor inherits. The others close
+// when it is executed, or it could not lock its own images.
 func (i *images) inherited() []int {
 	var out []int
 	for _, im := range i.list {
@@ -236,8 +240,8 @@ func (i *images) inherited() []int {
 	return out
 }
 
-// lend calls commands of the VM's own, which may use its images: a hypervisor's
-// tools lock them as well. Other launchers are kept off.
+// lend calls commands, which run programs of the VM that may use and lock its images,
+// with the images unlocked but for gate, which keeps other starts off.
 func (i *images) lend(vm string, commands func() error) error {
 	for _, im := range i.list {
 		if im.use != alone || im.unlockable {
@@ -261,8 +265,8 @@ func (i *images) lend(vm string, commands func() error) error {
 	return nil
 }
 
-// cannotLock says who has an image, as far as that can be known: the kernel does
-// not tell whose a lock of an open file description is.
+// cannotLock returns err, with the image's user if that can be found: the kernel does
+// not report who owns a lock of an open file description. vm may be empty.
 func (im *image) cannotLock(vm string, err error) error {
 	if !errors.Is(err, errBusy) {
 		return fmt.Errorf("lock %s: %w", im.path, err)
@@ -274,13 +278,13 @@ func (im *image) cannotLock(vm string, err error) error {
 	if vm == "" {
 		vm = "NAME"
 	}
-	return exit.WithHint(
-		exit.WithHint(fmt.Errorf("%s is in use by %s; it was left as it is", im.path, who),
-			"stop that, or give this VM an image of its own; microvm doctor %s compares the VMs", vm),
-		"a disk that several VMs are meant to write needs shared in each")
+	return exit.WithHint(exit.WithHint(exit.WithHint(fmt.Errorf("%s is in use by %s", im.path, who),
+		"stop it, or give this VM its own image"),
+		"compare the VMs with: microvm doctor %s", vm),
+		"if several VMs are meant to write this disk, set shared in each of them")
 }
 
-// holder is who has the path among the arguments that it was started with.
+// holder returns the VM or process that has path among its arguments, or "".
 func holder(path string) string {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -310,7 +314,7 @@ func holder(path string) string {
 	return ""
 }
 
-// hasPath says whether an argument is a path, or has it as the value of an option.
+// hasPath reports whether an argument is path, or an option with path as its value.
 func hasPath(arg, path string) bool {
 	before, after, found := strings.Cut(arg, path)
 	return found && (before == "" || strings.HasSuffix(before, "=")) && (after == "" || after[0] == ',')

@@ -20,7 +20,7 @@ import (
 	"microvm/test/testutil"
 )
 
-// blank makes an image of some size without anything in it.
+// blank creates an empty image of some size.
 func blank(t *testing.T, path string, mibs int64) string {
 	t.Helper()
 	if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, mibs*mib)); err != nil {
@@ -89,7 +89,7 @@ func stratovirtLocks(kind int16) func(*testing.T, *os.File) {
 	}
 }
 
-// TestWhoMayHaveAnImageBesideWhom: none says that a use finds the image busy.
+// TestWhoMayHaveAnImageBesideWhom: a use that is not listed finds the image busy.
 func TestWhoMayHaveAnImageBesideWhom(t *testing.T) {
 	beside := map[string][]use{
 		"a QEMU that writes":             nil,
@@ -118,7 +118,7 @@ func TestWhoMayHaveAnImageBesideWhom(t *testing.T) {
 	}
 }
 
-// TestTwoVMsOfOurs: what the launcher leaves with hypervisors that lock nothing.
+// TestTwoVMsOfOurs: the locks that remain with hypervisors that lock nothing themselves.
 func TestTwoVMsOfOurs(t *testing.T) {
 	may := map[use][]use{reading: {reading}, sharing: {sharing, sharingReading}, sharingReading: {sharing, sharingReading, reading}, alone: nil}
 	for first, others := range may {
@@ -130,7 +130,7 @@ func TestTwoVMsOfOurs(t *testing.T) {
 			if err == nil {
 				err = other.settle()
 			}
-			// A reader that lets others write stands beside one that does not.
+			// A reader that allows writers is compatible with one that does not.
 			want := slices.Contains(others, second) || first == reading && second == sharingReading
 			if want != (err == nil) {
 				t.Errorf("use %d beside use %d: %v, want it to work: %v", second, first, err, want)
@@ -139,7 +139,7 @@ func TestTwoVMsOfOurs(t *testing.T) {
 	}
 }
 
-// qemuWith starts a QEMU that has the image, and waits until it has locked it.
+// qemuWith starts a QEMU that uses the image, and waits until it has locked it.
 func qemuWith(t *testing.T, path, drive, device string) *exec.Cmd {
 	t.Helper()
 	qemu := need.Program(t, "qemu-system-x86_64")
@@ -157,7 +157,7 @@ func qemuWith(t *testing.T, path, drive, device string) *exec.Cmd {
 	return cmd
 }
 
-// TestAnImageThatAQEMUHasIsLeftAlone is the fault that was found: the second VM
+// TestAnImageThatAQEMUHasIsLeftAlone is the test of a fixed fault: the second VM
 // declares the image larger.
 func TestAnImageThatAQEMUHasIsLeftAlone(t *testing.T) {
 	dir := t.TempDir()
@@ -191,8 +191,8 @@ func TestAnImageThatAQEMUHasIsLeftAlone(t *testing.T) {
 	must(t, volumes(dir, ext4(48)))
 }
 
-// TestQEMUTakesWhatWeLeaveIt: locks that the launcher leaves with a hypervisor keep
-// QEMU from what it may not have, and from nothing else.
+// TestQEMUTakesWhatWeLeaveIt: the locks that remain after a start keep QEMU from
+// images that it must not use, and from no others.
 func TestQEMUTakesWhatWeLeaveIt(t *testing.T) {
 	qemu := need.Program(t, "qemu-system-x86_64")
 	for name, c := range map[string]struct {
@@ -211,7 +211,7 @@ func TestQEMUTakesWhatWeLeaveIt(t *testing.T) {
 		path := blank(t, filepath.Join(t.TempDir(), "x.img"), 1)
 		im := &image{path: path, file: openImage(t, path), use: c.ours}
 		must(t, errors.Join(im.lock(), im.settle()))
-		// The monitor ends it as soon as it is up.
+		// The monitor quits QEMU as soon as it is up.
 		cmd := exec.Command(qemu, "-M", "microvm", "-accel", "tcg", "-m", "64", "-nodefaults", "-display", "none", "-S", "-monitor", "stdio",
 			"-drive", "id=d,if=none,format=raw,"+c.drive+",file="+path, "-device", "virtio-blk-device,drive=d"+c.device)
 		cmd.Stdin = strings.NewReader("quit\n")
@@ -270,7 +270,7 @@ func TestTwoStartsThatMakeOneImage(t *testing.T) {
 		switch {
 		case err == nil:
 			made++
-		case !strings.Contains(err.Error(), "is in use by") && !strings.Contains(err.Error(), "another start is making"):
+		case !strings.Contains(err.Error(), "is in use by") && !strings.Contains(err.Error(), "another start is creating"):
 			t.Error(err)
 		}
 	}

@@ -16,11 +16,11 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// volumeRaw is what begins the name of a mark beside an image: an operator says
-// by it that the image is raw, whatever its guest wrote into it.
+// volumeRaw is the prefix of a mark's name next to an image. With it, an operator
+// declares that the image is raw, whatever its guest wrote into it.
 const volumeRaw = ".microvm-raw-"
 
-// rawAttribute says the same of an image that was made here; xattr(7).
+// rawAttribute is the same mark for an image that was created here; xattr(7).
 const rawAttribute = "user.microvm.type"
 
 const (
@@ -28,11 +28,11 @@ const (
 	vhdType = "vhd"
 )
 
-// headerSize is what is read of an image, more than any signature needs.
+// headerSize is how much of an image is read: more than any signature needs.
 const headerSize = 4096
 
-// signatures at the beginning of images, as QEMU looks for them (block/*.c), but
-// for what guests legitimately have on a disk, as LUKS.
+// signatures are at the beginning of images, as QEMU detects them (block/*.c),
+// without formats that a guest may rightly have on its disk, such as LUKS.
 var signatures = []struct {
 	kind   string
 	offset int
@@ -49,14 +49,14 @@ var signatures = []struct {
 	{"bochs", 0, "Bochs Virtual HD Image"},
 }
 
-// crosvmType is what crosvm opens a disk as that nobody else knows, in
-// disk/src/disk.rs: lists of files, and compressed images.
+// crosvmType returns the type of an image in a format that only crosvm knows
+// (disk/src/disk.rs), such as a list of files or a compressed image, or raw.
 func crosvmType(r io.ReaderAt) (string, error) {
 	header, err := readAt(r, 0, headerSize)
 	if err != nil || len(header) < 4 {
 		return rawType, err
 	}
-	// Frames of zstd, and those that it passes over.
+	// A zstd frame, and a skippable one.
 	const zstd, zstdSkip, sparse = 0xfd2fb528, 0x184d2a50, 0xed26ff3a
 	switch magic := binary.LittleEndian.Uint32(header); {
 	case bytes.HasPrefix(header, []byte("composite_disk\x1d")):
@@ -69,8 +69,8 @@ func crosvmType(r io.ReaderAt) (string, error) {
 	return rawType, nil
 }
 
-// imageType is what an image of that size looks like; raw where it is nothing
-// that is known.
+// imageType returns the type that an image of that size seems to have: raw where no
+// signature is found.
 func imageType(r io.ReaderAt, size int64) (string, error) {
 	header, err := readAt(r, 0, headerSize)
 	if err != nil {
@@ -89,7 +89,7 @@ func imageType(r io.ReaderAt, size int64) (string, error) {
 			return s.kind, nil
 		}
 	}
-	// The footer, of which a dynamic disk has a copy in front.
+	// The footer; a dynamic disk has a copy of it at its beginning.
 	if isVHD(header) {
 		return vhdType, nil
 	}
@@ -104,19 +104,20 @@ func readAt(r io.ReaderAt, offset int64, length int) ([]byte, error) {
 	buf := make([]byte, length)
 	n, err := r.ReadAt(buf, offset)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("look at the image: %w", err)
+		return nil, fmt.Errorf("read the image: %w", err)
 	}
 	return buf[:n], nil
 }
 
-// The footer of a VHD: its size, and where its checksum is. See Microsoft's
-// Virtual Hard Disk Image Format Specification.
+// The size of a VHD's footer and the offset of its checksum, by Microsoft's Virtual
+// Hard Disk Image Format Specification.
 const (
 	vhdFooter   = 512
 	vhdChecksum = 64
 )
 
-// isVHD checks the checksum as well: the end of a disk is anybody's.
+// isVHD reports whether footer is that of a VHD. It verifies the checksum, as any
+// data may be at the end of a disk.
 func isVHD(footer []byte) bool {
 	if len(footer) < vhdFooter || !bytes.HasPrefix(footer, []byte("conectix")) {
 		return false
@@ -130,12 +131,12 @@ func isVHD(footer []byte) bool {
 	return ^sum == binary.BigEndian.Uint32(footer[vhdChecksum:])
 }
 
-// checkType compares what an image is with what it is declared to be. dir is the
-// state directory.
+// checkType returns an error if an image seems not to have its declared type. dir is
+// the state directory.
 func checkType(dir, hyp string, im *image, v hypervisor.Volume) error {
 	info, err := im.file.Stat()
 	if err != nil {
-		return fmt.Errorf("look at the image: %w", err)
+		return fmt.Errorf("stat the image: %w", err)
 	}
 	declared := v.ImageType
 	if declared == "" {
@@ -153,29 +154,29 @@ func checkType(dir, hyp string, im *image, v hypervisor.Volume) error {
 			"set imageType to %s, or convert the image: qemu-img convert -O %s %s NEW", kind, qemuName(declared), im.path)
 	}
 	if v.Probed {
-		// The guest of a raw disk would have its host open what it names in it.
-		return exit.WithHint(
-			exit.WithHint(exit.Configf("%s is a %s image, and imageType is raw; %s goes by what is in the image, which the guest can write", im.path, kind, hyp),
-				"%s", convert(hyp, kind, im.path)),
+		// The guest of a raw disk could make the host open a file named in the header.
+		return exit.WithHint(exit.WithHint(
+			exit.Configf("%s is a %s image, and imageType is raw: %s would detect the type from data which the guest can write", im.path, kind, hyp),
+			"%s", convert(hyp, kind, im.path)),
 			"if it is a raw disk, clear its beginning: dd if=/dev/zero of=%s bs=512 count=1 conv=notrunc", im.path)
 	}
 	mark := beside(im.path, volumeRaw)
 	if info.Mode()&os.ModeDevice != 0 {
 		mark = filepath.Join(dir, volumeRaw+filepath.Base(im.path))
 	}
-	if saidRaw(im.file, mark) {
+	if markedRaw(im.file, mark) {
 		return nil
 	}
 	if abs, err := filepath.Abs(mark); err == nil {
 		mark = abs
 	}
-	return exit.WithHint(
-		exit.WithHint(exit.Configf("%s is a %s image, and imageType is raw; it was left as it is", im.path, kind), "%s", convert(hyp, kind, im.path)),
-		"if it is a raw disk, and its guest wrote that there, say so: touch %s", mark)
+	return exit.WithHint(exit.WithHint(exit.Configf("%s is a %s image, and imageType is raw", im.path, kind), "%s", convert(hyp, kind, im.path)),
+		"if it is a raw disk whose guest wrote that header, mark it as raw: touch %s", mark)
 }
 
-// saidRaw says whether somebody other than the guest says that the image is raw.
-func saidRaw(f *os.File, mark string) bool {
+// markedRaw reports whether this program or an operator has marked the image as raw,
+// by the attribute or by the file mark.
+func markedRaw(f *os.File, mark string) bool {
 	buf := make([]byte, len(rawType)+1)
 	n, err := unix.Fgetxattr(int(f.Fd()), rawAttribute, buf)
 	if err == nil && string(buf[:n]) == rawType {
@@ -185,10 +186,10 @@ func saidRaw(f *os.File, mark string) bool {
 	return err == nil
 }
 
-// sayRaw marks an image that was made here. Not every file system can.
-func sayRaw(f *os.File) { _ = unix.Fsetxattr(int(f.Fd()), rawAttribute, []byte(rawType), 0) }
+// markRaw marks an image that was created here. Not every file system has attributes.
+func markRaw(f *os.File) { _ = unix.Fsetxattr(int(f.Fd()), rawAttribute, []byte(rawType), 0) }
 
-// convert says what to do about an image of that kind.
+// convert returns the hint for an image of that type, which hyp may support.
 func convert(hyp, kind, path string) string {
 	table, err := hypervisor.Table()
 	if err == nil && slices.Contains(table[hyp].ImageTypes, kind) {
@@ -197,7 +198,7 @@ func convert(hyp, kind, path string) string {
 	return fmt.Sprintf("convert it: qemu-img convert -O raw %s NEW", path)
 }
 
-// qemuName is what QEMU calls an image type.
+// qemuName returns QEMU's name of an image type.
 func qemuName(kind string) string {
 	if kind == vhdType {
 		return "vpc"

@@ -13,7 +13,7 @@ import (
 	"microvm/test/need"
 )
 
-// footer is that of a VHD.
+// footer returns the footer of a VHD.
 func footer() []byte {
 	out := make([]byte, 512)
 	copy(out, "conectix\x00\x00\x00\x02\x00\x01\x00\x00")
@@ -25,7 +25,7 @@ func footer() []byte {
 	return out
 }
 
-// images that begin as those of qemu-img 7.2 do.
+// images begin like those of qemu-img 7.2.
 var imageHeads = map[string][]byte{
 	"qcow":      []byte("QFI\xfb\x00\x00\x00\x01"),
 	"qcow2":     []byte("QFI\xfb\x00\x00\x00\x03"),
@@ -54,8 +54,8 @@ func TestImagesOfAnotherTypeAreRefused(t *testing.T) {
 			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, data) {
 				t.Error("the image was changed")
 			}
-			// The way on for a raw disk whose guest wrote that: the command in the hint.
-			_, command, _ := strings.Cut(exit.Text(err), "say so: ")
+			// For a raw disk whose guest wrote that header, the command in the hint helps.
+			_, command, _ := strings.Cut(exit.Text(err), "mark it as raw: ")
 			output(t, "/bin/sh", "-c", command)
 			must(t, volumes(dir, ext4(16)))
 		})
@@ -88,14 +88,14 @@ func TestARawFileIsNoQcow2(t *testing.T) {
 	}
 }
 
-// TestWhatAGuestWritesToItsRawDiskDoesNotLockItOut: an image that was made here is
-// raw, whatever is in it.
+// TestWhatAGuestWritesToItsRawDiskDoesNotLockItOut: an image that was created here is
+// raw, whatever its content.
 func TestWhatAGuestWritesToItsRawDiskDoesNotLockItOut(t *testing.T) {
 	dir := t.TempDir()
 	must(t, volumes(dir, ext4(16)))
 	path := filepath.Join(dir, "data.img")
 	f := openImage(t, path)
-	if !saidRaw(f, "") {
+	if !markedRaw(f, "") {
 		t.Skip("the file system of the temporary directory has no attributes of users, xattr(7)")
 	}
 	if _, err := f.WriteAt(imageHeads["qcow2"], 0); err != nil {
@@ -104,8 +104,8 @@ func TestWhatAGuestWritesToItsRawDiskDoesNotLockItOut(t *testing.T) {
 	must(t, volumes(dir, ext4(16)))
 }
 
-// TestAHypervisorThatLooksIsNotTrustedWithARawDisk: its guest would choose which
-// files of the host it opens.
+// TestAHypervisorThatLooksIsNotTrustedWithARawDisk: the guest could choose which files
+// of the host are opened.
 func TestAHypervisorThatLooksIsNotTrustedWithARawDisk(t *testing.T) {
 	for hyp, heads := range map[string][]string{
 		"crosvm":           {"QFI\xfb\x00\x00\x00\x03", "composite_disk\x1d", "\x3a\xff\x26\xed", "\x28\xb5\x2f\xfd", "\x50\x2a\x4d\x18"},
@@ -129,7 +129,7 @@ func TestAHypervisorThatLooksIsNotTrustedWithARawDisk(t *testing.T) {
 	}
 }
 
-// TestImagesOfQemuImg holds the signatures against the real ones.
+// TestImagesOfQemuImg checks the signatures with real images.
 func TestImagesOfQemuImg(t *testing.T) {
 	qemuImg := need.Program(t, "qemu-img")
 	for kind, args := range map[string][]string{

@@ -13,9 +13,9 @@ import (
 	"microvm/internal/unit"
 )
 
-// logReady logs how long the start took: a line for people, and fields that microvm
-// analyze reads. It comes before READY=1, so that it is in the journal when a start
-// returns.
+// logReady logs how long the start took, as a line for people and as fields that
+// microvm analyze reads. It is called before READY=1 is sent, so the entry is in the
+// journal when the start job ends.
 func (c *child) logReady() {
 	ready := time.Since(c.began)
 	text := fmt.Sprintf("%s: ready %.3f s after the hypervisor was started", wrapper, ready.Seconds())
@@ -27,10 +27,10 @@ func (c *child) logReady() {
 	c.log(text, fields...)
 }
 
-// log writes a line to the journal by a way of its own: on standard error, which
-// is the hypervisor's as well, systemd-journald would take the change of the
-// sender for the end of a line, and the guest is just writing one. Fields, each
-// NAME=VALUE, go only to the journal.
+// log writes a line directly to the journal, or else to standard error. The
+// hypervisor writes the guest's console to the same standard error, and
+// systemd-journald ends a line when the sending process changes: an own line there
+// would split the guest's. Fields, each NAME=VALUE, go only to the journal.
 func (c *child) log(text string, fields ...string) {
 	if ours, err := journal.StderrIsJournalStream(); ours && err == nil && c.toJournal(text, fields) == nil {
 		return
@@ -38,15 +38,14 @@ func (c *child) log(text string, fields ...string) {
 	_, _ = fmt.Fprintln(os.Stderr, text)
 }
 
-// journalSocket and what is sent there: systemd's JOURNAL_NATIVE_PROTOCOL.
+// journalSocket receives entries in systemd's JOURNAL_NATIVE_PROTOCOL.
 const journalSocket = "/run/systemd/journal/socket"
 
 // journalTimeout is how long a busy journal may take to receive a line.
 const journalTimeout = 5 * time.Second
 
-// toJournal sends an entry and waits until the journal has received it: which unit
-// it is from, the journal reads from the process that sent it, and this one ends
-// soon after.
+// toJournal sends an entry and waits until the journal has received it: journald
+// looks up the unit of the sending process, and this one ends soon after.
 func (c *child) toJournal(text string, fields []string) error {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// newKey makes the key of this start where the plan has the guest asked over SSH.
-// It returns the public half as the plan's placeholder stands for it.
+// newKey creates the key of this start, if the plan shuts the guest down over SSH. It
+// returns the public key, encoded as the value of the plan's placeholder.
 func newKey(plan *hypervisor.Plan) (string, error) {
 	if plan.Shutdown.SSH == nil {
 		return "", nil

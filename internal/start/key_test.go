@@ -12,7 +12,7 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// TestAGuestGetsAKeyOfItsOwn, and the stop has the other half, which nobody else
+// TestAGuestGetsAKeyOfItsOwn, and the stop has its private key, which no other user
 // may read.
 func TestAGuestGetsAKeyOfItsOwn(t *testing.T) {
 	given, cid := map[string]bool{}, int64(3)

@@ -10,8 +10,8 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// TestAVMThatNeedsKVMSaysWhatHelps where this host's KVM is none for it: that of a
-// guest of another architecture.
+// TestAVMThatNeedsKVMSaysWhatHelps for a guest of another architecture, which this
+// host's KVM cannot run.
 func TestAVMThatNeedsKVMSaysWhatHelps(t *testing.T) {
 	other := map[string]string{"amd64": "aarch64", "arm64": "x86_64"}[runtime.GOARCH]
 	for _, c := range []struct {
@@ -19,7 +19,7 @@ func TestAVMThatNeedsKVMSaysWhatHelps(t *testing.T) {
 		want string
 	}{
 		{hypervisor.Plan{Hypervisor: "qemu", Arch: other, KVM: hypervisor.KVMRequired}, "set cpu in the spec to a model that QEMU emulates as well"},
-		{hypervisor.Plan{Hypervisor: "firecracker", Arch: other, KVM: hypervisor.KVMRequired}, "take hypervisor qemu"},
+		{hypervisor.Plan{Hypervisor: "firecracker", Arch: other, KVM: hypervisor.KVMRequired}, "use hypervisor qemu"},
 		{hypervisor.Plan{Hypervisor: "qemu", Arch: other, KVM: hypervisor.KVMWanted}, ""},
 		{hypervisor.Plan{Hypervisor: "qemu", Arch: other, KVM: hypervisor.KVMUnused}, ""},
 	} {

@@ -10,18 +10,18 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// landlockABI is the version of the kernel's Landlock that Cloud Hypervisor asks
-// for, of Linux 6.2; with an older one it does not start (vmm/src/landlock.rs).
+// landlockABI is the version of Landlock that Cloud Hypervisor requires
+// (vmm/src/landlock.rs), that of Linux 6.2. With an older one it does not start.
 const landlockABI = 3
 
-// scopeABI is the version of Landlock that knows scopes, of Linux 6.12.
+// scopeABI is the first version of Landlock with scopes, that of Linux 6.12.
 const scopeABI = 6
 
 // scopeSignals keeps this thread, and what it executes, from sending signals to
-// processes that it did not start: all VMs have one user, which would let one
-// hypervisor end the others, and the program that is there to stop it. It does
-// nothing where the kernel is older or where the unit may gain privileges, as
-// QEMU's bridge helper wants; landlock(7).
+// processes that it did not start, landlock(7). All VMs run as one user, so a
+// hypervisor could otherwise end the others, and the program that stops it. It does
+// nothing where the kernel is older, or where the unit may gain privileges, as
+// QEMU's bridge helper requires.
 func scopeSignals() error {
 	if kernelLandlock() < scopeABI {
 		return nil
@@ -32,29 +32,30 @@ func scopeSignals() error {
 	attr := unix.LandlockRulesetAttr{Scoped: unix.LANDLOCK_SCOPE_SIGNAL}
 	fd, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
 	if errno != 0 {
-		return fmt.Errorf("keep the hypervisor's signals to itself: make a Landlock ruleset: %w", errno)
+		return fmt.Errorf("restrict the hypervisor's signals: create a Landlock ruleset: %w", errno)
 	}
 	defer func() { _ = unix.Close(int(fd)) }()
 	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
-		return fmt.Errorf("keep the hypervisor's signals to itself: enforce a Landlock ruleset: %w", errno)
+		return fmt.Errorf("restrict the hypervisor's signals: enforce a Landlock ruleset: %w", errno)
 	}
 	return nil
 }
 
-// landlock are the plan's arguments for Landlock, where the kernel has that.
+// landlock returns the plan's arguments for Landlock, none where the kernel's is
+// missing or too old.
 func landlock(plan *hypervisor.Plan, logf exit.Logf) []string {
 	if len(plan.Landlock) == 0 {
 		return nil
 	}
 	if have := kernelLandlock(); have < landlockABI {
-		logf("the kernel has Landlock of version %d, and %s wants %d (Linux 6.2): it runs without", have, plan.Hypervisor, landlockABI)
+		logf("running %s without Landlock: the kernel has version %d of it, version %d (Linux 6.2) is required", plan.Hypervisor, have, landlockABI)
 		return nil
 	}
 	return plan.Landlock
 }
 
-// kernelLandlock is the version of the kernel's Landlock, 0 where it has none or
-// where that is turned off: landlock_create_ruleset(2).
+// kernelLandlock returns the version of the kernel's Landlock, 0 where it is missing
+// or turned off: landlock_create_ruleset(2).
 func kernelLandlock() int {
 	version, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {

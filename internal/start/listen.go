@@ -7,19 +7,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/safepath"
 )
 
 // muxPort is the port on which the host listens behind a hypervisor's vsock
-// multiplexer. Each VM has its own socket, so one number does for all.
+// multiplexer. Each VM has its own socket, so all can use the same port.
 const muxPort = 28022
 
-// guestListener is where the guest will report.
+// guestListener is the socket on which the guest will report.
 type guestListener struct {
 	file *os.File
 	num  uint32
-	// path of the socket where it is a Unix socket, relative to the state directory
+	// path is that of a Unix socket, relative to the state directory; "" for vsock.
 	path string
 }
 
@@ -30,8 +31,8 @@ func (g *guestListener) port() uint32 {
 	return g.num
 }
 
-// listen opens where the guest will report, before the hypervisor starts, so
-// that nothing it says is lost. It is nil where the guest reports nothing.
+// listen opens the guest's listener before the hypervisor starts, so no report is
+// lost. It returns nil if the guest does not report.
 func (s *start) listen() (*guestListener, error) {
 	if s.plan.Readiness.Mode != hypervisor.ReadyGuest || s.Notify == "" {
 		return nil, nil
@@ -42,13 +43,14 @@ func (s *start) listen() (*guestListener, error) {
 	return listenVsock()
 }
 
-// listenVsock listens where guests reach the host through vhost-vsock, on a
-// port that the kernel chooses. It takes streams only, which is what the guest
-// is told to use; ports are not kept apart by type.
+// listenVsock listens on vhost-vsock, on a port that the kernel chooses. It accepts
+// streams only, which the guest is told to use; socket types share one port space.
+// It does not use mdlayher/vsock, whose listener has no file that a child could
+// inherit.
 func listenVsock() (*guestListener, error) {
 	fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open vsock: %w; load the module with: modprobe vhost_vsock", err)
+		return nil, exit.WithHint(fmt.Errorf("create a vsock socket: %w", err), "load the module with: modprobe vhost_vsock")
 	}
 	file := os.NewFile(uintptr(fd), "vsock")
 	err = unix.Bind(fd, &unix.SockaddrVM{CID: unix.VMADDR_CID_ANY, Port: unix.VMADDR_PORT_ANY})
@@ -64,14 +66,14 @@ func listenVsock() (*guestListener, error) {
 	}
 	addr, ok := name.(*unix.SockaddrVM)
 	if !ok {
-		return nil, errors.Join(errors.New("listen on vsock: the kernel gave an address of another family"), file.Close())
+		return nil, errors.Join(errors.New("listen on vsock: unexpected address family"), file.Close())
 	}
 	return &guestListener{file: file, num: addr.Port}, nil
 }
 
-// muxPath is where a hypervisor that multiplexes vsock on a Unix socket connects
-// to when its guest connects to a port of the host (firecracker's vsock
-// documentation; cloud-hypervisor does the same).
+// muxPath returns the path of the Unix socket that a hypervisor with a vsock
+// multiplexer connects to when its guest connects to a port of the host, see
+// Firecracker's docs/vsock.md; Cloud Hypervisor does the same.
 func muxPath(socket string, port uint32) string {
 	return fmt.Sprintf("%s_%d", socket, port)
 }

@@ -12,31 +12,32 @@ import (
 	"microvm/internal/notify"
 )
 
-// How long a start may go on that shows progress: the unit's time is prolonged
-// step by step, sd_notify(3), and once the bound is reached it ends in its time.
+// How long a start may take as long as it shows progress. The unit's time is extended
+// step by step, sd_notify(3), until one of these bounds is reached; then the unit's
+// own timeout applies.
 const (
 	// maxPrepare is for the host's part, such as copying or checking an image.
 	maxPrepare = time.Hour
-	// maxBoot is for a guest that has reported something: it can, and will say when
-	// it is up.
+	// maxBoot is for a guest that has reported something: it is able to, so it will
+	// report when it is up.
 	maxBoot = time.Hour
-	// maxSilent is for one that has not, and for a hypervisor that does not answer,
-	// as long as it works: whether it ever reports, nobody knows.
+	// maxSilent is for a guest that has not, and for a hypervisor that does not
+	// answer, while it uses the CPU: it may never report.
 	maxSilent = 10 * time.Minute
-	// extendStep is what each sign of progress gains. systemd only ever prolongs its
-	// own time by it.
+	// extendStep is how much time each sign of progress adds. systemd never shortens
+	// the unit's own timeout by it.
 	extendStep = 30 * time.Second
-	// lookPause is the time between two looks.
+	// lookPause is the time between two checks.
 	lookPause = extendStep / 3
-	// working is the part of a CPU that a VM uses, or waits for, which does something:
-	// one divided by this. The timers of a guest that only waits use less.
+	// working divides a CPU's time: a VM that uses, or waits for, at least 1/working
+	// of it is making progress. The timers of an idle guest use less.
 	working = 4
 )
 
-// extend is the message that prolongs a start.
+// extend returns the message that extends a start.
 func extend() string { return fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", extendStep.Microseconds()) }
 
-// pause is the time between two looks.
+// pause returns the time between two checks.
 func (s *start) pause() time.Duration {
 	if s.look == 0 {
 		return lookPause
@@ -44,7 +45,7 @@ func (s *start) pause() time.Duration {
 	return s.look
 }
 
-// patiently calls work, and asks the service manager for patience meanwhile.
+// patiently calls work, and meanwhile asks the service manager for more time.
 func (s *start) patiently(work func() error) error {
 	if s.Notify == "" {
 		return work()
@@ -55,7 +56,7 @@ func (s *start) patiently(work func() error) error {
 		defer close(ended)
 		_ = keep(ctx, s.Notify, s.pause())
 	}()
-	// Nothing of it comes after what the work leads to.
+	// No request may arrive after READY=1.
 	defer func() {
 		cancel()
 		<-ended
@@ -63,7 +64,7 @@ func (s *start) patiently(work func() error) error {
 	return work()
 }
 
-// keep prolongs a start until ctx ends.
+// keep extends a start until ctx ends.
 func keep(ctx context.Context, socket string, pause time.Duration) error {
 	for {
 		select {
@@ -77,8 +78,8 @@ func keep(ctx context.Context, socket string, pause time.Duration) error {
 	}
 }
 
-// watchProgress prolongs the start of a VM that shows progress, until ctx ends:
-// its guest reports something, or it works.
+// watchProgress extends the start of a VM that shows progress, until ctx ends: whose
+// guest reports something, or which uses the CPU.
 func (c *child) watchProgress(ctx context.Context, pause time.Duration) {
 	used, reports := cpuWanted(c.orders.PID), c.reports.Load()
 	for {
@@ -109,16 +110,16 @@ func (c *child) prolong() {
 	}
 }
 
-// startIsOver lets nothing ask for more time after it: the next message is READY=1.
+// startIsOver stops all requests for more time: the next message is READY=1.
 func (c *child) startIsOver() {
 	c.sending.Lock()
 	defer c.sending.Unlock()
 	c.over = true
 }
 
-// cpuWanted is the CPU time that a process has used and that it has waited for, with
-// all its threads: on a host that is busy, a guest that works gets little. 0 is a
-// process that is gone.
+// cpuWanted returns the CPU time that all threads of a process have used or waited
+// for: on a busy host, a working guest gets little of it. It returns 0 for a process
+// that no longer exists.
 func cpuWanted(pid int) time.Duration {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/schedstat", pid))
 	var sum time.Duration
@@ -144,13 +145,14 @@ func cpuWanted(pid int) time.Duration {
 // that run VMs here.
 const userHZ = 100
 
-// cpuTime is what a process has used, with all its threads; 0 where it is gone.
+// cpuTime returns the CPU time that all threads of a process have used; 0 for one
+// that no longer exists.
 func cpuTime(pid int) time.Duration {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0
 	}
-	// The name, in parentheses, may hold anything.
+	// The name, in parentheses, may contain any character.
 	fields := bytes.Fields(line[bytes.LastIndexByte(line, ')')+1:])
 	const utime, stime = 11, 12 // fields 14 and 15, the state being field 3
 	if len(fields) <= stime {

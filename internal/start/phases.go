@@ -9,7 +9,7 @@ import (
 	"microvm/internal/wait"
 )
 
-// start is one start, and what it gathers until this process becomes the
+// start is a start of a VM, with what it collects until this process becomes the
 // hypervisor.
 type start struct {
 	Options
@@ -17,12 +17,12 @@ type start struct {
 	pkg  *runner.Package
 	plan *hypervisor.Plan
 
-	// waits is how long this start waits for things; nil until it does.
+	// waits is shared by all waits; nil until the first.
 	waits *wait.Patience
-	// preStarted is what the run of this program before preStart has left; nil where
-	// there was none.
+	// preStarted is from the run of this program before preStart; nil if there was
+	// none.
 	preStarted *preStarted
-	// program is the hypervisor's path.
+	// program is the path of the hypervisor.
 	program string
 	files   *macvtapFiles
 	disks   *images
@@ -31,10 +31,11 @@ type start struct {
 }
 
 // run goes through the phases of a start: check, prepare and become. The spec's
-// preStart comes before them all, for what it makes is looked for.
+// preStart comes before them, as check finds what it creates. run returns only on
+// failure.
 func (s *start) run() error {
-	// Credentials belong to a thread, and the one that executes the hypervisor
-	// decides what that has.
+	// Credentials belong to a thread, and the hypervisor gets those of the thread that
+	// executes it.
 	runtime.LockOSThread()
 	if s.plan.Foreign {
 		return s.becomeForeign()
@@ -45,8 +46,8 @@ func (s *start) run() error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	// After the hypervisor was executed it is not called: what is to be closed then
-	// has the flag for it.
+	// Not reached if the hypervisor is executed: what must be closed then is
+	// close-on-exec.
 	defer s.close()
 	if err := s.prepare(); err != nil {
 		return err
@@ -54,9 +55,9 @@ func (s *start) run() error {
 	return s.become()
 }
 
-// close closes what is open for the start.
+// close closes the images.
 func (s *start) close() { s.disks.Close() }
 
-// hasState reports whether vm has a state directory of its own: one that is run by
-// hand has only a name.
+// hasState reports whether vm has a state directory: one that is run without units
+// has only a name.
 func hasState(vm statedir.VM) bool { return vm.Host.StateDir != "" }

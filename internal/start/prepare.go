@@ -1,13 +1,13 @@
 package start
 
-// prepare opens the devices, becomes the hypervisors' user, makes the volumes and
-// runs what the spec has run before a start.
+// prepare opens the devices, switches to the hypervisors' user, creates the volumes
+// and runs the commands that come before the hypervisor.
 func (s *start) prepare() (err error) {
 	if s.files, err = s.macvtaps(s.plan.Macvtaps); err != nil {
 		return err
 	}
-	// What follows makes files that the hypervisor has to write, and runs what the
-	// package names.
+	// What follows creates files that the hypervisor writes, and runs programs of the
+	// package.
 	if err := switchUser(s.plan.User); err != nil {
 		return err
 	}

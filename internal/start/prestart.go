@@ -16,43 +16,43 @@ import (
 	"microvm/internal/shell"
 )
 
-// The spec's preStart comes before all else of a start, as in microvm.nix: the
-// files that it makes are looked for, and the volumes that it makes or removes are
-// found so. Its shell goes on as this program again, in the same process: what it
-// exports, its umask and its limits are those of extraArgsScript and of the
-// hypervisor.
+// The spec's preStart comes first in a start, as in microvm.nix: it may create the
+// files that check looks for, and create or remove volumes. Its shell then executes
+// this program again, in the same process, so that its exported variables, umask and
+// limits apply to extraArgsScript and to the hypervisor.
 
-// preStartedVariable tells the second run of this program that preStart is over.
-// It counts in the process that it names only.
+// preStartedVariable holds a preStarted, for the second run of this program. It is
+// ignored in a process with another ID than the one it names.
 const preStartedVariable = "MICROVM_PRESTARTED"
 
-// preStarted is what the first run of this program hands to the second.
+// preStarted is what the first run of this program passes to the second.
 type preStarted struct {
-	// PID of this process.
+	// PID is this process.
 	PID int `json:"pid"`
-	// Stale are the sockets of an earlier run that were there before preStart, and
-	// which files they were. What was made since is no leftover.
+	// Stale are the sockets of an earlier run that existed before preStart, by path,
+	// with the identity of each. Later ones are not stale.
 	Stale map[string]string `json:"stale,omitempty"`
 	// Program, Package and Dir are the descriptors of this program, of the package and
-	// of the directory that the start began in: the account need not reach them by
-	// their paths.
+	// of the directory that the start began in: the account may be unable to reach
+	// them by their paths.
 	Program int `json:"program"`
 	Package int `json:"package"`
 	Dir     int `json:"dir"`
-	// Keeper is the process that asks the service manager for patience; 0 for none.
+	// Keeper is the process that extends the start's time; 0 for none.
 	Keeper int `json:"keeper,omitempty"`
 	// Macvtaps are the descriptors that root has opened, in the plan's order.
 	Macvtaps []int `json:"macvtaps,omitempty"`
 }
 
-// preStart runs the spec's commands, unprivileged as everything here. It returns
-// where there are none, and in the run of this program that comes after them.
+// preStart executes a shell with the spec's commands, unprivileged like everything
+// here. It returns nil where there are none, and in the second run of this program,
+// which comes after them.
 func (s *start) preStart() error {
 	plan := s.plan
 	if plan.PreStart == "" {
 		return nil
 	}
-	if again, err := s.goOn(); again || err != nil {
+	if second, err := s.resume(); second || err != nil {
 		return err
 	}
 	mark := preStarted{PID: os.Getpid(), Stale: map[string]string{}}
@@ -61,7 +61,7 @@ func (s *start) preStart() error {
 			mark.Stale[path] = which
 		}
 	}
-	if os.Geteuid() == 0 && plan.User != "" { // which may not open them itself
+	if os.Geteuid() == 0 && plan.User != "" { // the user may not open them
 		files, err := openMacvtaps(plan.Macvtaps)
 		if err != nil {
 			return err
@@ -91,15 +91,15 @@ func (s *start) preStart() error {
 	sh, args := shellFor()
 	for _, fd := range append(mark.Macvtaps, mark.Program, mark.Package, mark.Dir) {
 		if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, 0); err != nil {
-			return fmt.Errorf("preStart: hand descriptor %d on: %w", fd, err)
+			return fmt.Errorf("preStart: pass descriptor %d on: %w", fd, err)
 		}
 	}
 	err = unix.Exec(sh, append(args, "-c", script), os.Environ())
 	return fmt.Errorf("preStart: execute %s: %w", sh, err)
 }
 
-// shellFor is bash where the host has it, for which preStart is written in
-// microvm.nix, and sh where it has not.
+// shellFor returns the shell for preStart: bash where the host has it, as microvm.nix
+// uses it, or else sh.
 func shellFor() (path string, args []string) {
 	if bash, err := findProgram("bash"); err == nil {
 		return bash, []string{"bash", "-eu", "-o", "pipefail"}
@@ -107,8 +107,8 @@ func shellFor() (path string, args []string) {
 	return "/bin/sh", []string{"sh", "-eu"}
 }
 
-// preStartScript is the spec's commands, and then this program with the words that
-// it was called with.
+// preStartScript returns a script that runs the spec's commands, and then executes
+// this program again with its arguments.
 func (s *start) preStartScript(commands string, mark preStarted) (string, error) {
 	text, err := json.Marshal(mark)
 	if err != nil {
@@ -118,23 +118,24 @@ func (s *start) preStartScript(commands string, mark preStarted) (string, error)
 	if s.ByHand {
 		who = "microvm"
 	}
-	// A shell that goes on does not exit.
-	failed := `echo ` + shell.Quote(who) + `": preStart: exit status $?; correct the commands in the spec" >&2`
+	// The trap is for a failure: exec does not run it.
+	failed := `echo ` + shell.Quote(who) + `": preStart: exit status $?" >&2; ` +
+		`echo ` + shell.Quote(who) + `": hint: correct the commands of preStart in the spec" >&2`
 	again := []string{"exec", fmt.Sprintf("/proc/self/fd/%d", mark.Program)}
-	for _, word := range os.Args[1:] {
-		again = append(again, shell.Quote(word))
+	for _, arg := range os.Args[1:] {
+		again = append(again, shell.Quote(arg))
 	}
 	return strings.Join([]string{
-		// On one line, so that the shell counts the lines of the spec's commands.
+		// On one line, so that the shell's line numbers are those of the commands.
 		"trap " + shell.Quote(failed) + " EXIT; " + commands,
 		"export " + preStartedVariable + "=" + shell.Quote(string(text)),
 		strings.Join(again, " "),
 	}, "\n"), nil
 }
 
-// markOf is what the first run of this program has left, in the one that comes
-// after preStart.
-func markOf() (*preStarted, bool) {
+// firstRun returns what the first run of this program has passed on; false if this is
+// the first run.
+func firstRun() (*preStarted, bool) {
 	var mark preStarted
 	text := os.Getenv(preStartedVariable)
 	if text == "" || json.Unmarshal([]byte(text), &mark) != nil || mark.PID != os.Getpid() {
@@ -143,23 +144,23 @@ func markOf() (*preStarted, bool) {
 	return &mark, true
 }
 
-// Resume returns to the directory that a start by hand began in, where this is the
-// run of the program that comes after preStart.
+// Resume returns to the directory that the start began in, if this is the run of the
+// program after preStart. It is for starts without units.
 func Resume() error {
-	mark, ok := markOf()
+	mark, ok := firstRun()
 	if !ok {
 		return nil
 	}
 	if err := unix.Fchdir(mark.Dir); err != nil {
-		return fmt.Errorf("return from where preStart went: %w", err)
+		return fmt.Errorf("return to the directory before preStart: %w", err)
 	}
-	return os.Unsetenv("PWD") // which may name another now
+	return os.Unsetenv("PWD") // preStart may have changed it
 }
 
-// OpenPackage opens a package that a person has named. Behind preStart it is the
-// one that was open before.
+// OpenPackage opens the package in dir, as a user named it. After preStart it is the
+// package that was opened before.
 func OpenPackage(dir string) (*runner.Package, error) {
-	mark, ok := markOf()
+	mark, ok := firstRun()
 	if !ok {
 		return runner.Open(dir)
 	}
@@ -171,10 +172,10 @@ func OpenPackage(dir string) (*runner.Package, error) {
 	return p, nil
 }
 
-// goOn says whether this is the run that comes after preStart, and takes over what
-// the first one left it.
-func (s *start) goOn() (bool, error) {
-	mark, ok := markOf()
+// resume reports whether this is the run after preStart, and if so takes over what
+// the first run passed on.
+func (s *start) resume() (bool, error) {
+	mark, ok := firstRun()
 	err := Resume()
 	_ = os.Unsetenv(preStartedVariable)
 	if !ok || err != nil {
@@ -183,15 +184,15 @@ func (s *start) goOn() (bool, error) {
 	for _, fd := range append(mark.Macvtaps, mark.Program, mark.Package, mark.Dir) {
 		unix.CloseOnExec(fd)
 	}
-	// The name of a descriptor is none for ps.
+	// Or ps would show the number of a descriptor.
 	_ = os.WriteFile("/proc/self/comm", []byte(wrapper), 0)
 	s.preStarted = mark
 	endKeeper(mark.Keeper)
 	return true, nil
 }
 
-// identity tells a file from another that has its name later; it is empty where
-// there is none.
+// identity returns a text that distinguishes a file from a later one of the same name,
+// "" if there is none.
 func identity(path string) string {
 	var st unix.Stat_t
 	if unix.Lstat(path, &st) != nil {
@@ -200,8 +201,8 @@ func identity(path string) string {
 	return fmt.Sprintf("%d:%d:%d", st.Dev, st.Ino, st.Ctim.Nano())
 }
 
-// stale are those of the sockets that were there before preStart, which may have
-// started what serves one.
+// stale returns those of the sockets that are older than preStart, which may have
+// started a server for a new one.
 func (s *start) stale(sockets []string) []string {
 	if s.preStarted == nil {
 		return sockets
@@ -211,9 +212,9 @@ func (s *start) stale(sockets []string) []string {
 	})
 }
 
-// startKeeper starts the process that asks the service manager for patience while
-// preStart runs: copying an image may take longer than a start may. It returns 0
-// where nobody listens.
+// startKeeper starts the process that extends the start's time while preStart runs:
+// it may take long, for instance to copy an image. It returns 0 without a service
+// manager.
 func (s *start) startKeeper() (int, error) {
 	if s.Notify == "" {
 		return 0, nil
@@ -225,15 +226,15 @@ func (s *start) startKeeper() (int, error) {
 	return pid, nil
 }
 
-// endKeeper ends it, if it is that still, and waits until it is gone: nothing that
-// it sends may come after READY=1.
+// endKeeper ends that process, if pid is still its, and waits until it has exited:
+// nothing that it sends may arrive after READY=1.
 func endKeeper(pid int) {
 	if pid <= 1 {
 		return
 	}
 	keeper, err := process.Hold(pid)
 	if err != nil || keeper == nil {
-		return // it is gone
+		return // it has exited
 	}
 	defer keeper.Release()
 	line, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")

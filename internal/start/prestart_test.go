@@ -14,8 +14,8 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// run launches a plan whose hypervisor ends, and returns what it left in the file
-// of that name.
+// run starts a plan whose hypervisor exits, and returns the content of the file of
+// that name.
 func runs(t *testing.T, plan *hypervisor.Plan, file string, change ...func(*exec.Cmd)) string {
 	t.Helper()
 	s := launch(t, pack(t, plan), change...)
@@ -29,8 +29,8 @@ func runs(t *testing.T, plan *hypervisor.Plan, file string, change ...func(*exec
 	return string(data)
 }
 
-// TestTheStepsOfAStartComeInOrder: preStart is the first, and what it makes counts
-// for all that come after.
+// TestTheStepsOfAStartComeInOrder: preStart comes first, and the later steps see what
+// it creates.
 func TestTheStepsOfAStartComeInOrder(t *testing.T) {
 	there := func(step, path string) string {
 		return "if [ -e " + path + " ]; then echo " + step + ": " + path + "; fi >> steps"
@@ -77,12 +77,11 @@ func TestTheStepsOfAStartComeInOrder(t *testing.T) {
 	}
 }
 
-// TestWhatPreStartSetsIsTheHypervisors: its shell goes on.
+// TestWhatPreStartSetsIsTheHypervisors: the same process continues.
 func TestWhatPreStartSetsIsTheHypervisors(t *testing.T) {
 	const show = `echo "$SET $(umask) $(ulimit -n) $(ulimit -Hn) $(pwd -P)`
 	plan := &hypervisor.Plan{
-		// bash, and what else the shell has on its way; and a directory that is not
-		// the VM's.
+		// Bash syntax, shell state that is not passed on, and another directory.
 		PreStart:        "export SET='a  b'; umask 0027; ulimit -n 77; list=(x y); [[ ${list[1]} == y ]]; cd /; set -- no words",
 		ExtraArgsScript: show + `" > script; echo more`,
 		Argv:            []string{"/bin/sh", "-c", show + ` $*" > hypervisor; cat script >> hypervisor`, "sh"},
@@ -95,7 +94,7 @@ func TestWhatPreStartSetsIsTheHypervisors(t *testing.T) {
 	}
 }
 
-// TestTheMainProcessStaysTheSame, and has nothing of the way there.
+// TestTheMainProcessStaysTheSame, and inherits nothing of the first run.
 func TestTheMainProcessStaysTheSame(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "seen")
 	s := launch(t, pack(t, &hypervisor.Plan{PreStart: "true", Argv: []string{self(t), "-x"}, Env: []string{roleShow + "=" + file}}))
@@ -142,7 +141,7 @@ func TestAnImageThatPreStartRemovesIsMadeAnew(t *testing.T) {
 	}
 }
 
-// TestPreStartsEndIsTheStarts, with its exit code.
+// TestPreStartsEndIsTheStarts: a failure of preStart ends the start, with its exit code.
 func TestPreStartsEndIsTheStarts(t *testing.T) {
 	for commands, want := range map[string]int{"exit 7": 7, "false | true": 1, "echo $UNSET_VARIABLE": 1, "if": 2, "exit 0": 0} {
 		s := launch(t, pack(t, &hypervisor.Plan{PreStart: commands, Argv: []string{"/bin/sh", "-c", "touch started"}}))
@@ -153,7 +152,7 @@ func TestPreStartsEndIsTheStarts(t *testing.T) {
 		if commands == "if" { // of which the shell itself tells
 			continue
 		}
-		if !strings.Contains(s.log(), fmt.Sprintf("microvm-run-wrapper: web: preStart: exit status %d; correct the commands", want)) {
+		if !strings.Contains(s.log(), fmt.Sprintf("microvm-run-wrapper: web: preStart: exit status %d\nmicrovm-run-wrapper: web: hint: correct the commands", want)) {
 			t.Errorf("%s: the log is %q", commands, s.log())
 		}
 		if left := names(t, s.dir); len(left) != 0 {
@@ -162,7 +161,7 @@ func TestPreStartsEndIsTheStarts(t *testing.T) {
 	}
 }
 
-// TestALongPreparationIsWaitedFor: the service manager is asked for patience while
+// TestALongPreparationIsWaitedFor: the service manager is asked for more time while
 // preStart and the package's script run, and not after.
 func TestALongPreparationIsWaitedFor(t *testing.T) {
 	for name, plan := range map[string]*hypervisor.Plan{

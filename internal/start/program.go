@@ -8,10 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
-// findProgram looks where administrators' programs are, too: a service's PATH
-// may not have them.
+// findProgram returns the path of a program. It also searches the directories of
+// administrators' programs, which may not be in a service's PATH.
 func findProgram(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	switch {
@@ -30,8 +32,17 @@ func findProgram(name string) (string, error) {
 	return "", fmt.Errorf("%s not found in PATH", name)
 }
 
-// cause is an error of a program without the program's name, which exec.Error and
-// fs.PathError both repeat.
+// findTool is findProgram for a program that is in a Debian package of that name.
+func findTool(name, debianPackage string) (string, error) {
+	path, err := findProgram(name)
+	if err != nil {
+		return "", exit.WithHint(exit.Config(err), "install it, on Debian with: apt-get install %s", debianPackage)
+	}
+	return path, nil
+}
+
+// cause returns err without the program's name, which both exec.Error and fs.PathError
+// repeat.
 func cause(err error) error {
 	var path *fs.PathError
 	var program *exec.Error
@@ -44,7 +55,7 @@ func cause(err error) error {
 	return err
 }
 
-// run runs a program and puts what it says into the error.
+// run runs a program. The error contains its output.
 func run(program string, args ...string) error {
 	cmd := exec.Command(program, args...) //nolint:gosec // mkfs and its kin, with the operator's arguments
 	var out bytes.Buffer

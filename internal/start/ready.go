@@ -26,8 +26,9 @@ import (
 	"microvm/internal/wait"
 )
 
-// AwaitReady is the readiness child: it says READY=1 when it is true, and is
-// gone then, or when the hypervisor is.
+// AwaitReady is the readiness child. text is its orders in JSON. It sends READY=1 to
+// notifySocket once the VM is ready, then returns; it also returns if the hypervisor
+// exits.
 func AwaitReady(text string, notifySocket string) error {
 	var orders childOrders
 	if err := json.Unmarshal([]byte(text), &orders); err != nil {
@@ -42,7 +43,7 @@ func AwaitReady(text string, notifySocket string) error {
 	if launched == nil {
 		cancel()
 	} else {
-		launched.Release() // its end is seen all the same
+		launched.Release() // Gone works all the same
 		go func() {
 			<-launched.Gone()
 			cancel()
@@ -62,41 +63,42 @@ func AwaitReady(text string, notifySocket string) error {
 		err = c.vmm(ctx)
 	}
 	if ctx.Err() != nil {
-		return nil // the hypervisor is gone; post tells how far it got
+		return nil // the hypervisor has exited; post logs how far it got
 	}
 	if err != nil {
 		err = errors.Join(err, notify.Send(notifySocket, "STATUS="+err.Error()))
 	}
 	err = errors.Join(err, notify.Send(notifySocket, notify.NoMore))
-	// Its sender's unit is found by its process, which has to be there still.
+	// The manager finds the sender's unit by its process, which must still exist then.
 	return errors.Join(err, notify.Barrier(notifySocket, barrierTimeout))
 }
 
 // barrierTimeout is how long a busy service manager may take.
 const barrierTimeout = 5 * time.Second
 
+// child is the readiness child.
 type child struct {
 	orders childOrders
 	notify string
 	began  time.Time
-	// reports is how often the guest has said something, first is when it did first.
+	// reports counts the guest's reports, and first is when the first one came.
 	reports atomic.Int64
 	first   time.Duration
-	// over says that READY=1 is being sent; sending keeps the order.
+	// over means that READY=1 is being sent; sending guards it.
 	sending sync.Mutex
 	over    bool
 }
 
-// vmm waits until the control socket says that the VM runs.
+// vmm waits until the hypervisor reports on its control socket that the VM runs.
 func (c *child) vmm(ctx context.Context) error {
 	how := c.orders.Readiness.Control
 	if how == nil {
-		return errors.New("the plan names no control socket")
+		return errors.New("the plan has no control socket")
 	}
 	if err := waitFile(ctx, how.Socket); err != nil {
 		return err
 	}
-	// It may be bound and not listen yet, for which there is no event.
+	// The socket may be bound and not yet listen. There is no event for that.
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
 		if awaitRunning(ctx, *how) == nil {
 			c.logReady()
@@ -111,8 +113,8 @@ func (c *child) vmm(ctx context.Context) error {
 	}
 }
 
-// awaitRunning returns nil once the VM runs. It opens one connection for that, and
-// closes it after some seconds: some hypervisors serve one at a time.
+// awaitRunning returns nil once the VM runs, and an error after some seconds: it then
+// closes its connection, as some hypervisors serve only one at a time.
 func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -124,8 +126,8 @@ func awaitRunning(ctx context.Context, how hypervisor.Control) error {
 	return client.AwaitRunning(ctx)
 }
 
-// waitFile waits for a file to appear, and before that for the
-// directory that it will be in: kvmtool makes its own.
+// waitFile waits until a file exists, and before that until its directory does, which
+// kvmtool creates.
 func waitFile(ctx context.Context, path string) error {
 	if dir := filepath.Dir(path); dir != "." && dir != "/" {
 		if err := waitFile(ctx, dir); err != nil {
@@ -142,7 +144,7 @@ func waitFile(ctx context.Context, path string) error {
 	return err
 }
 
-// guest relays what the guest says until it is ready.
+// guest relays the guest's reports until the guest is ready.
 func (c *child) guest(ctx context.Context) error {
 	listener, err := c.listener()
 	if err != nil {
@@ -156,17 +158,18 @@ func (c *child) guest(ctx context.Context) error {
 	return err
 }
 
-// listener is the one that was inherited.
+// listener returns the inherited listener.
 func (c *child) listener() (net.Listener, error) {
 	file := os.NewFile(childListenerFD, "guest")
-	defer func() { _ = file.Close() }() // the listener has its own
+	defer func() { _ = file.Close() }() // the listener has its own descriptor
 	if c.orders.Listener != "" {
 		return net.FileListener(file)
 	}
 	return vsock.FileListener(file)
 }
 
-// forward passes a guest's message on, and gives it more time while it boots.
+// forward sends a guest's message to the service manager, with a request for more
+// time while the guest boots.
 func (c *child) forward(assignments []string) error {
 	if c.reports.Add(1) == 1 {
 		c.first = time.Since(c.began)

@@ -21,9 +21,9 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// The test program plays every part that is not under test itself: the
-// launcher runs in a process of its own, which becomes the hypervisor, for
-// which this program stands in as well.
+// The test program plays every part that is not under test itself: the start runs in
+// a process of its own, which then executes the hypervisor, and that is this program
+// as well.
 const (
 	rolePackage = "START_TEST_PACKAGE" // run the launcher on this package
 	roleBound   = "START_TEST_BOUND"   // without new privileges, as in a unit
@@ -66,7 +66,7 @@ func launchPackage(dir string) int {
 	if err == nil {
 		plan, err = p.Plan()
 	}
-	// The run of this program behind preStart wants it as well.
+	// The run of this program after preStart needs it as well.
 	if err == nil && (plan.PreStart == "" || os.Getenv(preStartedVariable) != "") {
 		err = os.Unsetenv(rolePackage)
 	}
@@ -76,7 +76,7 @@ func launchPackage(dir string) int {
 	return exit.Report(os.Stderr, wrapper, "web", err)
 }
 
-// inherited is what show has seen.
+// inherited is what show has found.
 type inherited struct {
 	Args []string
 	Env  []string
@@ -91,7 +91,7 @@ func show(file string) int {
 		return 1
 	}
 	for _, e := range entries {
-		// Go's own are not inherited; they would be gone after an exec.
+		// Go's own are close-on-exec.
 		target, err := os.Readlink("/proc/self/fd/" + e.Name())
 		if err == nil && !strings.HasPrefix(target, "anon_inode:") && !strings.HasPrefix(target, "/proc/") {
 			got.FDs[e.Name()] = target
@@ -107,15 +107,14 @@ func show(file string) int {
 	if err := os.Rename(file+".new", file); err != nil {
 		return 1
 	}
-	// Until it is killed: an empty select is a deadlock to Go's runtime, which
-	// then ends the process.
+	// Until it is killed: Go's runtime would end an empty select as a deadlock.
 	for {
 		time.Sleep(time.Hour)
 	}
 }
 
-// serveQMP is a hypervisor whose guest goes down at the second request, which
-// it takes some time for: behaviour is the time. It speaks as QEMU 7.2.22 did on
+// serveQMP is a hypervisor whose guest goes down at the second request, after the time
+// in behaviour. It speaks as QEMU 7.2.22 did on
 // 2026-11-26, whose event of a request comes before the answer to it.
 func serveQMP(behaviour string) int {
 	signal.Ignore(syscall.SIGTERM)
@@ -171,7 +170,7 @@ func beGuest(messages string) int {
 	return 0
 }
 
-// started is a launcher at work.
+// started is a start in progress.
 type started struct {
 	t       *testing.T
 	dir     string
@@ -205,8 +204,8 @@ func pack(t *testing.T, plan *hypervisor.Plan) string {
 	return dir
 }
 
-// launch runs the launcher on a package in a new state directory, with a
-// service manager that listens.
+// launch starts a package in a new state directory, with a service manager that
+// listens.
 func launch(t *testing.T, pkg string, change ...func(*exec.Cmd)) *started {
 	t.Helper()
 	s := &started{t: t, dir: t.TempDir(), ended: make(chan error, 1)}
@@ -247,15 +246,15 @@ func launch(t *testing.T, pkg string, change ...func(*exec.Cmd)) *started {
 	return s
 }
 
-// reap takes away the readiness children, whose parent is this process, as the
-// service manager would.
+// reap reaps the readiness children, whose parent is this process, as the service
+// manager would.
 func reap() {
 	for _, pid := range children() {
 		_, _ = unix.Wait4(pid, nil, 0, nil)
 	}
 }
 
-// children are the readiness children of this process, living or dead.
+// children returns the readiness children of this process, running or zombies.
 func children() []int {
 	tasks, _ := filepath.Glob("/proc/self/task/*/children")
 	var out []int
@@ -278,7 +277,7 @@ func children() []int {
 	return out
 }
 
-// exit waits for the launcher, or the hypervisor it became, to exit.
+// exit waits for the start, or the hypervisor that it executed, to exit.
 func (s *started) exit() error {
 	s.t.Helper()
 	select {
@@ -314,7 +313,7 @@ func (s *started) told() string {
 	return string(buf[:n])
 }
 
-// silent says that the service manager is told nothing.
+// silent checks that the service manager gets no message.
 func (s *started) silent(d time.Duration) {
 	s.t.Helper()
 	if err := s.manager.SetReadDeadline(time.Now().Add(d)); err != nil {

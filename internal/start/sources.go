@@ -13,14 +13,15 @@ import (
 	"microvm/internal/safepath"
 )
 
-// sourceMode is that of a directory that is made for a share, as virtiofs has it.
+// sourceMode is the mode of a directory that is created for a share, the same as for
+// virtiofs.
 const sourceMode = 0o775
 
-// makeSources makes the 9p shares' directories beneath the state directory, where
-// they are missing, and says which of the others is.
+// makeSources creates missing directories of 9p shares beneath the state directory,
+// and returns an error for one that is missing elsewhere.
 func makeSources(dir string, shares []hypervisor.NinePShare) error {
 	for _, s := range shares {
-		// One that is written as a whole path lies beneath it all the same.
+		// An absolute path may be beneath it as well.
 		if rel, err := filepath.Rel(dir, s.Source); err == nil && filepath.IsLocal(rel) && rel != "." {
 			s.Source = rel
 		}
@@ -30,19 +31,19 @@ func makeSources(dir string, shares []hypervisor.NinePShare) error {
 				err = unix.ENOTDIR
 			}
 			if err != nil {
-				return exit.WithHint(fmt.Errorf("share %q: source %s: %w", s.Tag, s.Source, cause(err)), "make the directory, or correct shares[].source in the spec")
+				return exit.WithHint(fmt.Errorf("share %q: source %s: %w", s.Tag, s.Source, cause(err)), "create the directory, or correct shares[].source in the spec")
 			}
 			continue
 		}
 		if err := makeSource(dir, s.Source); err != nil {
-			return exit.WithHint(fmt.Errorf("share %q: make source %s: %w", s.Tag, s.Source, err),
-				"no link is followed inside the state directory; remove what is in its place")
+			return exit.WithHint(fmt.Errorf("share %q: create source %s: %w", s.Tag, s.Source, err),
+				"put a directory there: links inside the state directory are not followed")
 		}
 	}
 	return nil
 }
 
-// makeSource makes a directory beneath dir, level by level, and follows no link.
+// makeSource creates a directory beneath dir with its parents, following no links.
 func makeSource(dir, source string) error {
 	at, err := safepath.OpenDir(dir)
 	if err != nil {

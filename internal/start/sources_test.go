@@ -30,9 +30,9 @@ func TestSourcesOf9pSharesAreMadeBeneathTheStateDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for source, want := range map[string]string{
-		"link/x":           "hint: no link is followed",
+		"link/x":           "hint: put a directory there: links",
 		"file":             "not a directory",
-		outside + "/gone":  "gone: no such file or directory\nhint: make the directory",
+		outside + "/gone":  "gone: no such file or directory\nhint: create the directory",
 		dir + "/file":      "not a directory\nhint: ",
 		"../" + "escaping": "invalid",
 	} {

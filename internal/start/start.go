@@ -1,7 +1,7 @@
-// Package start starts a VM's hypervisor, unprivileged: it checks that all is there
-// that the VM needs, makes the volumes, opens what the hypervisor is to inherit,
-// starts the readiness child and then becomes the hypervisor, so that nothing of
-// ours stays.
+// Package start starts a VM's hypervisor, unprivileged. It checks that everything the
+// VM needs exists, creates the volumes, opens the descriptors that the hypervisor
+// inherits, starts the readiness child and then executes the hypervisor in its own
+// place, so no process of this program remains.
 package start
 
 import (
@@ -17,25 +17,24 @@ import (
 	"microvm/internal/unit"
 )
 
-// wrapper is the program that a unit runs to get here, and that is run again as the
-// readiness child.
+// wrapper is the program of the VM's unit, which also runs as the readiness child.
 var wrapper = unit.Main.Program
 
 // Options are how a VM is started.
 type Options struct {
-	// Logf gets a line for each thing that takes time.
+	// Logf logs warnings, and each step that takes time.
 	Logf exit.Logf
 	// Notify is the service manager's socket, or "".
 	Notify string
-	// ByHand says that a person runs the package, without units: what is missing
-	// is made by the package's own scripts.
+	// ByHand means that a user runs the package without units: hints then name the
+	// package's own scripts.
 	ByHand bool
-	// look is the time between two looks at the progress of a start; 0 is lookPause.
+	// look is the time between two checks of the start's progress; 0 means lookPause.
 	look time.Duration
 }
 
-// Unit becomes the hypervisor of vm, with the package that microvm-set-booted@
-// has pinned. It returns only on failure.
+// Unit executes the hypervisor of vm, from the package that microvm-set-booted@ has
+// pinned, in place of this process. It returns only on failure.
 func Unit(vm statedir.VM, o Options) error {
 	p, err := vm.Pinned()
 	if errors.Is(err, fs.ErrNotExist) && vm.Exists() {
@@ -45,7 +44,7 @@ func Unit(vm statedir.VM, o Options) error {
 		return vm.PackageError(err)
 	}
 	if err := os.Chdir(vm.Dir()); err != nil {
-		return fmt.Errorf("enter the state directory: %w", err)
+		return fmt.Errorf("change to the state directory: %w", err)
 	}
 	plan, err := p.Plan()
 	if err != nil {
@@ -58,9 +57,9 @@ func Unit(vm statedir.VM, o Options) error {
 	return s.run()
 }
 
-// Package becomes the hypervisor of package p, in the current directory. The VM
-// has the name that is given, and no directory of its own. It returns only on
-// failure.
+// Package executes the hypervisor of package p in place of this process, in the
+// current directory. name is the VM's, which has no state directory. It returns only
+// on failure.
 func Package(p *runner.Package, name string, o Options) error {
 	plan, err := p.Plan()
 	if err != nil {
@@ -70,7 +69,8 @@ func Package(p *runner.Package, name string, o Options) error {
 	return s.run()
 }
 
-// notPinned says why microvm-set-booted@ has pinned nothing.
+// notPinned returns an error that explains why microvm-set-booted@ has pinned no
+// package.
 func notPinned(vm statedir.VM) error {
 	p, err := vm.Current()
 	if err != nil {
@@ -78,6 +78,6 @@ func notPinned(vm statedir.VM) error {
 	}
 	_ = p.Close()
 	pinner := unit.SetBooted.Of(vm.Name)
-	return exit.WithHint(errors.New("no runner was pinned for this start"),
-		"%s failed, see: journalctl -u %s", pinner, unit.Short(pinner))
+	return exit.WithHint(fmt.Errorf("no package was pinned for this start: %s failed", pinner),
+		"find the cause with: journalctl -u %s", unit.Short(pinner))
 }

@@ -24,7 +24,7 @@ import (
 	"microvm/test/testutil"
 )
 
-// self is this program, as the hypervisor of a plan.
+// self returns the path of this program, for the hypervisor of a plan.
 func self(t *testing.T) string {
 	t.Helper()
 	path, err := os.Executable()
@@ -49,8 +49,8 @@ func seen(t *testing.T, file string) inherited {
 	return got
 }
 
-// onlyStandard checks that the hypervisor inherited nothing of the launcher's.
-// What whoever runs the tests left open for every process is not the launcher's.
+// onlyStandard checks that the hypervisor inherited no descriptors of the start. Those
+// that the caller of the tests left open for every process do not count.
 func onlyStandard(t *testing.T, got inherited) {
 	t.Helper()
 	left := map[string]bool{}
@@ -75,8 +75,8 @@ func onlyStandard(t *testing.T, got inherited) {
 	}
 }
 
-// gone waits for the readiness child to have ended. It is this process's, and
-// not the hypervisor's, which would never reap it.
+// gone waits until the readiness child has exited. Its parent is this process, not the
+// hypervisor, which would never reap it.
 func gone(t *testing.T) {
 	t.Helper()
 	testutil.Until(t, "the end of the readiness child", func() bool {
@@ -293,8 +293,8 @@ func TestGeneratedFilesAreThereForTheHypervisorAlone(t *testing.T) {
 	}
 }
 
-// TestRootBecomesTheUserThatThePlanNames before anything is made that the
-// hypervisor writes, and before anything of the package runs.
+// TestRootBecomesTheUserThatThePlanNames before it creates files that the hypervisor
+// writes, and before it runs programs of the package.
 func TestRootBecomesTheUserThatThePlanNames(t *testing.T) {
 	need.Root(t)
 	s := launch(t, pack(t, &hypervisor.Plan{
@@ -331,13 +331,13 @@ func TestRefusedStarts(t *testing.T) {
 		code int
 	}{
 		"a missing kernel": {hypervisor.Plan{Files: []hypervisor.File{{Role: "kernel", Path: "/absent/vmlinuz"}}},
-			"kernel /absent/vmlinuz: no such file or directory; put the file there", exit.CodeFailed},
+			"kernel /absent/vmlinuz: no such file or directory\nmicrovm-run-wrapper: web: hint: put a readable file there", exit.CodeFailed},
 		"a missing hypervisor": {hypervisor.Plan{Argv: []string{"no-such-hypervisor"}},
 			"hypervisor no-such-hypervisor not found in PATH\n", exit.CodeFailed},
 		"a missing tap": {hypervisor.Plan{Taps: []hypervisor.Tap{{ID: "vm-absent"}}},
-			`tap interface "vm-absent" is missing`, exit.CodeFailed},
+			`tap interface "vm-absent" not found`, exit.CodeFailed},
 		"a missing share": {hypervisor.Plan{Shares: []hypervisor.Share{{Tag: "home", Source: "/home", Socket: "home.sock"}}},
-			`home.sock of share "home" is missing`, exit.CodeFailed},
+			`home.sock of share "home" not found`, exit.CodeFailed},
 		"a failing preStart": {hypervisor.Plan{PreStart: "true\nfalse\ntouch too-far"},
 			"preStart: exit status 1", exit.CodeFailed},
 		"a failing extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "exit 4"},
@@ -345,7 +345,7 @@ func TestRefusedStarts(t *testing.T) {
 		"a talkative extraArgsScript": {hypervisor.Plan{ExtraArgsScript: "echo a; echo b"},
 			"more than one line", exit.CodeFailed},
 		"an unknown placeholder": {hypervisor.Plan{Argv: []string{"/bin/true", "@{moon-phase}"}},
-			`"moon-phase" is not known`, exit.CodeFailed},
+			`unknown placeholder "moon-phase"`, exit.CodeFailed},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -358,7 +358,7 @@ func TestRefusedStarts(t *testing.T) {
 				t.Errorf("it ended with %v, want exit code %d", err, c.code)
 			}
 			log := s.log()
-			// One line says what is wrong, and one more may say what to do.
+			// One line has the error, and others may have hints.
 			lines := strings.Count(log, "\n") - strings.Count(log, ": hint: ")
 			if !strings.Contains(log, c.want) || lines != 1 {
 				t.Errorf("the log is %q, want one line with %q", log, c.want)
@@ -375,7 +375,7 @@ func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
 	need.Root(t)
 	v := ext4(16)
 	s := launch(t, pack(t, &hypervisor.Plan{Argv: []string{"/bin/true"}, Volumes: []hypervisor.Volume{v}}), func(c *exec.Cmd) {
-		// The test's own directories are closed to others, and so is this program.
+		// Other users cannot reach the test's directories or this program.
 		data, err := os.ReadFile(c.Path)
 		if err != nil {
 			t.Fatal(err)
@@ -392,12 +392,12 @@ func TestUnwritableStateDirectoryIsRefused(t *testing.T) {
 	if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != exit.CodeFailed {
 		t.Errorf("it ended with %v", err)
 	}
-	if log := s.log(); !strings.Contains(log, "permission denied; the hypervisors' user has to be able to write to") {
+	if log := s.log(); !strings.Contains(log, "permission denied\nmicrovm-run-wrapper: web: hint: make ") {
 		t.Errorf("the log is %q", log)
 	}
 }
 
-// open lets others reach the package of a test.
+// open lets other users reach the package of a test.
 func open(t *testing.T, env []string) {
 	t.Helper()
 	for _, v := range env {
@@ -409,7 +409,7 @@ func open(t *testing.T, env []string) {
 	}
 }
 
-// foreign is a package as microvm.nix makes it.
+// foreign is a package as microvm.nix builds it.
 func foreign(t *testing.T, programs map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -475,7 +475,7 @@ func TestABridgeThatDoesNotComeIsNamed(t *testing.T) {
 		if err := s.exit(); !errors.As(err, &ended) || ended.ExitCode() != exit.CodeFailed || time.Since(began) > most {
 			t.Errorf("MICROVM_WAIT=%s: it ended with %v after %s", limit, err, time.Since(began))
 		}
-		if log := s.log(); !strings.Contains(log, `web: bridge "absent0" not found`) || !strings.Contains(log, "web: hint: make it") {
+		if log := s.log(); !strings.Contains(log, `web: bridge "absent0" not found`) || !strings.Contains(log, "web: hint: create it") {
 			t.Errorf("MICROVM_WAIT=%s: the log is %q", limit, log)
 		}
 	}
@@ -493,7 +493,7 @@ func TestAWaitEndsAtOnceWithSIGTERM(t *testing.T) {
 	}
 }
 
-// TestOnlyDisksAreWaitedForByTheirPath: an image in memory is made.
+// TestOnlyDisksAreWaitedForByTheirPath: an image in memory is created.
 func TestOnlyDisksAreWaitedForByTheirPath(t *testing.T) {
 	got := devicePaths(&hypervisor.Plan{
 		Files:   []hypervisor.File{{Role: "kernel", Path: "/boot/vmlinuz"}, {Role: "storeDisk", Path: "/dev/vg/store"}},
@@ -504,7 +504,7 @@ func TestOnlyDisksAreWaitedForByTheirPath(t *testing.T) {
 	}
 }
 
-// TestADiskThatComesLaterIsWaitedFor: a disk of a bus that is slow to be found.
+// TestADiskThatComesLaterIsWaitedFor, for instance one on a slow bus.
 func TestADiskThatComesLaterIsWaitedFor(t *testing.T) {
 	need.Root(t)
 	link := fmt.Sprintf("/dev/microvm-test-%d", os.Getpid())

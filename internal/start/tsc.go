@@ -5,10 +5,10 @@ import (
 	"strconv"
 )
 
-// tscPlaceholder is the value of a placeholder for the rate of the time stamp
-// counter; 0 says to the guest that it has to find out itself. Only a guest
-// without KVM gets it, for which 10 ms do not matter. native is for one that KVM
-// could run.
+// tscPlaceholder returns the rate of the time stamp counter in kHz, for a placeholder;
+// "0" makes the guest measure it itself. unlessKVM returns "0" for a guest that runs
+// on KVM; the 10 ms of the measurement do not matter to an emulated one. native
+// reports whether KVM can run the guest's architecture.
 func tscPlaceholder(unlessKVM, native bool) (string, error) {
 	if unlessKVM && native && usableKVM() == nil {
 		return "0", nil

@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readTSC reads the time stamp counter, after what comes before it is done.
+// readTSC returns the time stamp counter, after all earlier instructions are done.
 func readTSC() uint64
 
-// tscWindow is how long the counter is watched. Each end is known to some tens
-// of nanoseconds, so the rate is right to about 10 ppm: as good as the quartz.
+// tscWindow is how long the counter is measured. Each end is known to some tens of
+// nanoseconds, so the rate is right to about 10 ppm, as good as the quartz.
 const tscWindow = 10 * time.Millisecond
 
-// tscKHz measures the rate of the time stamp counter.
+// tscKHz measures the rate of the time stamp counter in kHz.
 func tscKHz() (int, error) {
 	from, err := sampleTSC()
 	if err != nil {
@@ -35,8 +35,8 @@ type tscSample struct {
 	nanos int64
 }
 
-// sampleTSC reads the counter between two looks at the clock. Of several tries
-// the one that took least is taken: in others, something came in between.
+// sampleTSC reads the counter between two readings of the clock. It returns the
+// shortest of several tries, as others were interrupted.
 func sampleTSC() (tscSample, error) {
 	var best tscSample
 	shortest := int64(math.MaxInt64)
@@ -58,7 +58,7 @@ func sampleTSC() (tscSample, error) {
 	return best, nil
 }
 
-// rawClock is the time in nanoseconds, by a clock that nobody adjusts.
+// rawClock returns the time in nanoseconds, by a clock that is never adjusted.
 func rawClock() (int64, error) {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC_RAW, &t); err != nil {

@@ -2,5 +2,5 @@
 
 package start
 
-// tscKHz is 0, for not known: this machine has no time stamp counter.
+// tscKHz returns 0, for unknown: this machine has no time stamp counter.
 func tscKHz() (int, error) { return 0, nil }

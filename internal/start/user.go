@@ -9,7 +9,8 @@ import (
 	"microvm/internal/account"
 )
 
-// switchUser becomes another user when started as root by hand.
+// switchUser switches to a user if this process runs as root, without a unit. name
+// may be "", for none.
 func switchUser(name string) error {
 	if name == "" || os.Geteuid() != 0 {
 		return nil
@@ -26,11 +27,11 @@ func becomeUser(name string) error {
 	return setIDs(a.UID, a.GID, a.Groups)
 }
 
-// setIDs gives up root for good. The syscall package changes every thread.
+// setIDs gives up root for good, in every thread, as the syscall package does.
 func setIDs(uid, gid int, groups []int) error {
 	err := errors.Join(syscall.Setgroups(groups), syscall.Setresgid(gid, gid, gid), syscall.Setresuid(uid, uid, uid))
 	if err != nil {
-		return fmt.Errorf("become user %d, group %d: %w", uid, gid, err)
+		return fmt.Errorf("switch to uid %d, gid %d: %w", uid, gid, err)
 	}
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"microvm/internal/netif"
 )
 
-// startValues are what is known only now, for the placeholders of a plan.
+// startValues are the values of a plan's placeholders, which only a start knows.
 type startValues struct {
 	files       *macvtapFiles
 	listener    *guestListener
@@ -39,27 +39,27 @@ func (v *startValues) value(name string) (string, error) {
 	return v.files.fd(name)
 }
 
-// expandAll fills in a command line.
+// expandAll expands the placeholders of a command line.
 func (v *startValues) expandAll(argv []string) ([]string, error) {
 	out := make([]string, len(argv))
 	for i, arg := range argv {
 		var err error
 		if out[i], err = hypervisor.Expand(arg, v.value); err != nil {
-			return nil, fmt.Errorf("the plan's command line: %w", err)
+			return nil, fmt.Errorf("expand the plan's command line: %w", err)
 		}
 	}
 	return out, nil
 }
 
-// write writes the files that the hypervisor reads.
+// write writes the generated files that the hypervisor reads.
 func (v *startValues) write(files []hypervisor.GeneratedFile) error {
 	for _, g := range files {
 		content, err := hypervisor.Expand(g.Content, v.value)
 		if err != nil {
-			return fmt.Errorf("the plan's %s: %w", g.Path, err)
+			return fmt.Errorf("expand the plan's file %s: %w", g.Path, err)
 		}
 		if err := os.WriteFile(g.Path, []byte(content), 0o600); err != nil {
-			return explain(g.Path, fmt.Errorf("write %s: %w", g.Path, err))
+			return explain(g.Path, fmt.Errorf("write %s: %w", g.Path, cause(err)))
 		}
 	}
 	return nil

@@ -14,9 +14,9 @@ import (
 	"microvm/internal/statedir"
 )
 
-// Names beside an image that say how far the work on it got, for the start
-// after a crash: one that is not finished, and one whose file system may be
-// smaller than the image.
+// Prefixes of names next to an image, which tell the start after a crash how far the
+// last one got: a new image that is not finished, and the mark of an image whose file
+// system may be smaller than the image.
 const (
 	volumeTemp    = ".microvm-new-"
 	volumeGrowing = ".microvm-grow-"
@@ -24,7 +24,7 @@ const (
 
 const mib = 1 << 20
 
-// fileSystem is how a file system is made and labelled.
+// fileSystem is how a file system is created and labelled.
 type fileSystem struct {
 	program, labelFlag, debianPackage string
 }
@@ -38,11 +38,10 @@ var fileSystems = map[string]fileSystem{
 	"vfat":  {"mkfs.vfat", "-n", "dosfstools"},
 }
 
-// volumes opens and locks the images, makes those that are missing and grows
-// those that are declared larger than they are. Nothing is done to one before it
-// is locked. dir is the state directory. Paths are followed as the hypervisor's
-// user, who may put links there: it can reach nothing by them that it cannot
-// reach anyhow.
+// volumes opens and locks the images, creates missing ones and grows those that are
+// smaller than declared. No image is changed before it is locked. dir is the state
+// directory. Links are followed with the rights of the hypervisors' user, who can
+// create them: they give that user access to nothing new.
 func (s *start) volumes(dir string) (*images, error) {
 	held := &images{}
 	for _, v := range s.plan.Volumes {
@@ -66,20 +65,21 @@ func (s *start) volumes(dir string) (*images, error) {
 	return held, nil
 }
 
-// volumeWork is what is to be done about one volume.
+// volumeWork is the work on one volume.
 type volumeWork struct {
 	vm   statedir.VM
 	logf exit.Logf
-	// dir is the state directory, hyp the hypervisor.
+	// dir is the state directory, hyp the hypervisor, and path that of the image.
 	dir, hyp, path string
 	v              hypervisor.Volume
-	// image is open, and locked, once it is there.
+	// image is open and locked; nil until then, and for a character device.
 	image *image
 }
 
 // volumeAttempts is how often an image may be replaced while it is opened.
 const volumeAttempts = 10
 
+// do opens and locks the image, after creating or growing it if necessary.
 func (w *volumeWork) do() error {
 	for range volumeAttempts {
 		info, err := os.Stat(w.path)
@@ -93,19 +93,18 @@ func (w *volumeWork) do() error {
 			return err
 		}
 	}
-	return fmt.Errorf("%s is replaced again and again; find out what does that", w.path)
+	return fmt.Errorf("%s keeps being replaced", w.path)
 }
 
-// errReplaced is an image that is another file now, or that somebody made
-// meanwhile.
+// errReplaced means that an image was created, or replaced by another file, meanwhile.
 var errReplaced = errors.New("replaced")
 
-// notTwice refuses an image that is another volume of the VM as well, under
-// another name: it could not lock it against itself.
+// notTwice returns an error for an image that is also another volume of the VM, under
+// another name: no lock protects it from the VM itself.
 func (w *volumeWork) notTwice(held *images) error {
 	info, err := os.Stat(w.path)
 	if err != nil {
-		return nil // it is looked at again
+		return nil // do handles it
 	}
 	for _, other := range held.list {
 		have, err := other.file.Stat()
@@ -117,16 +116,16 @@ func (w *volumeWork) notTwice(held *images) error {
 	return nil
 }
 
-// missing makes an image that is not there. What may yet come, as a disk that is
-// not mounted, is tried again.
+// missing creates an image that does not exist. It fails without exit.Config where a
+// later start may succeed, for instance if a disk is not mounted yet.
 func (w *volumeWork) missing() error {
-	if target, linked := os.Readlink(w.path); linked == nil {
-		// The disk it is on may not be mounted: no time for an empty image.
-		return exit.WithHint(fmt.Errorf("%s is a link to %s, which does not exist, or which the VM's unit does not see", w.path, target),
+	if target, err := os.Readlink(w.path); err == nil {
+		// The target's disk may not be mounted, so no empty image is created.
+		return exit.WithHint(fmt.Errorf("%s is a link to %s, which does not exist or is hidden from the VM's unit", w.path, target),
 			"mount the disk it is on, name %s itself as the image in the spec, or remove the link", target)
 	}
 	if !w.v.AutoCreate {
-		return fmt.Errorf("the image %s does not exist and autoCreate is off; put it there, or turn autoCreate on", w.path)
+		return exit.WithHint(fmt.Errorf("image %s not found, and autoCreate is off", w.path), "put the image there, or turn autoCreate on")
 	}
 	if err := w.mayCreate(filepath.Dir(w.path)); err != nil {
 		return err
@@ -138,12 +137,13 @@ func (w *volumeWork) missing() error {
 	return w.settle()
 }
 
-// existing checks an image that is there, which is never formatted.
+// existing checks and locks an image that exists, and grows it if necessary. It never
+// formats one.
 func (w *volumeWork) existing(info fs.FileInfo) error {
 	mode := info.Mode()
-	device := mode&fs.ModeDevice != 0 // a disk or a logical volume of the operator's
+	device := mode&fs.ModeDevice != 0 // such as a logical volume
 	if !device && !mode.IsRegular() {
-		return exit.Configf("%s is a %s, not an image; remove it or name another image", w.path, fileKind(mode))
+		return exit.WithHint(exit.Configf("%s is a %s, not an image", w.path, fileKind(mode)), "remove it, or name another image")
 	}
 	if mode&fs.ModeCharDevice != 0 {
 		return w.usable(usable(w.path, w.v.ReadOnly))
@@ -162,11 +162,13 @@ func (w *volumeWork) existing(info fs.FileInfo) error {
 	return w.settle()
 }
 
-// usable adds what helps where an image cannot be opened.
+// usable explains, with a hint, an error that opening the image met. A nil err stays
+// nil.
 func (w *volumeWork) usable(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
-		return exit.Configf("%s: %w; let the hypervisors' user use it, or set readOnly where it only has to read", w.path, err)
+		return exit.WithHint(exit.Configf("%s: %w", w.path, err),
+			"give the hypervisors' user access to it, or set readOnly if the guest only reads")
 	case errors.Is(err, fs.ErrNotExist):
 		return errReplaced
 	case err != nil:
@@ -197,7 +199,8 @@ func (w *volumeWork) open() error {
 	return nil
 }
 
-// lock locks an open image, and says whether it is still the one of that name.
+// lock locks an open image. It returns errReplaced if the image's path names another
+// file by now.
 func (w *volumeWork) lock(f *os.File) (*image, error) {
 	im := &image{path: w.path, file: f, use: useOf(w.v), keep: w.v.KeepLock}
 	err := im.lock()
@@ -205,14 +208,14 @@ func (w *volumeWork) lock(f *os.File) (*image, error) {
 	case errors.Is(err, errBusy):
 		return nil, im.cannotLock(w.vm.Name, err)
 	case err != nil:
-		// A network file system without locks, say. Hypervisors that lock do not
-		// start then; the others have no other protection, either.
-		w.logf("warning: cannot lock %s: %w; see that no other VM uses it", w.path, err)
+		// For instance a network file system without locks. Hypervisors that lock their
+		// images fail on it; the others run unprotected in any case.
+		w.warnUnlocked(err)
 		im.exclusive, im.unlockable = true, true
 	}
 	ours, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("look at the image: %w", err)
+		return nil, fmt.Errorf("stat the image: %w", err)
 	}
 	if now, err := os.Stat(f.Name()); err != nil || !os.SameFile(ours, now) {
 		return nil, errReplaced
@@ -220,7 +223,12 @@ func (w *volumeWork) lock(f *os.File) (*image, error) {
 	return im, nil
 }
 
-// settle leaves the image to those who may share it.
+// warnUnlocked logs that locking the image failed with err.
+func (w *volumeWork) warnUnlocked(err error) {
+	w.logf("%w", exit.WithHint(fmt.Errorf("warning: lock %s: %w", w.path, err), "make sure that no other VM uses it"))
+}
+
+// settle narrows the lock of an image that others may share.
 func (w *volumeWork) settle() error {
 	if w.image == nil || w.image.use == alone {
 		return nil
@@ -231,7 +239,8 @@ func (w *volumeWork) settle() error {
 	return nil
 }
 
-// fit enlarges an image that is smaller than declared.
+// fit grows an image that is smaller than declared, and returns an error for one that
+// is larger.
 func (w *volumeWork) fit() error {
 	size := int64(w.v.SizeMiB) * mib
 	if !w.v.AutoCreate || w.v.ReadOnly || size == 0 {
@@ -239,29 +248,30 @@ func (w *volumeWork) fit() error {
 	}
 	info, err := w.image.file.Stat()
 	if err != nil {
-		return fmt.Errorf("look at the image: %w", err)
+		return fmt.Errorf("stat the image: %w", err)
 	}
 	if info.Size() > size {
-		return exit.Configf("the image has %d MiB and %d are declared; shrinking would lose data: declare at least %d, or make a new image and copy",
-			(info.Size()+mib-1)/mib, w.v.SizeMiB, (info.Size()+mib-1)/mib)
+		have := (info.Size() + mib - 1) / mib
+		return exit.WithHint(exit.Configf("the image has %d MiB, but size is %d: shrinking would lose data", have, w.v.SizeMiB),
+			"set size to at least %d, or copy the data to a new image", have)
 	}
 	if info.Size() == size && w.growing() == "" {
 		return nil
 	}
 	if !w.image.exclusive {
-		w.logf("volume %s is to grow from %d to %d MiB, and another VM has it; it grows when that is down", w.v.Image, info.Size()/mib, w.v.SizeMiB)
+		w.logf("not growing volume %s from %d to %d MiB while another VM uses it", w.v.Image, info.Size()/mib, w.v.SizeMiB)
 		return nil
 	}
 	w.logf("growing volume %s from %d to %d MiB", w.v.Image, info.Size()/mib, w.v.SizeMiB)
 	return w.grow(size)
 }
 
-// beside is the path of a name made from an image's, in the same directory.
+// beside returns path with prefix in front of its last element.
 func beside(path, prefix string) string {
 	return filepath.Join(filepath.Dir(path), prefix+filepath.Base(path))
 }
 
-// usable says why the hypervisor could not open an image.
+// usable returns an error if this process cannot open an image.
 func usable(path string, readOnly bool) error {
 	if readOnly {
 		return unix.Access(path, unix.R_OK)
@@ -269,6 +279,7 @@ func usable(path string, readOnly bool) error {
 	return unix.Access(path, unix.R_OK|unix.W_OK)
 }
 
+// fileKind returns what a file that is neither regular nor a disk is.
 func fileKind(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():

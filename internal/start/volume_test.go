@@ -21,14 +21,14 @@ func quiet(plan *hypervisor.Plan) *start {
 	return &start{Options: Options{Logf: func(string, ...any) {}}, plan: plan}
 }
 
-// volumes makes and grows volumes as a start does, and gives them up again.
+// volumes creates and grows volumes as a start does, and closes them.
 func volumes(dir string, list ...hypervisor.Volume) error {
 	held, err := quiet(&hypervisor.Plan{Hypervisor: "qemu", Volumes: list}).volumes(dir)
 	held.Close()
 	return err
 }
 
-// output is what a program prints.
+// output returns the output of a program.
 func output(t *testing.T, program string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()
@@ -106,7 +106,7 @@ func TestMkfsArgumentsArePassedOn(t *testing.T) {
 	}
 }
 
-// write puts a file into an ext file system, without mounting it.
+// write creates a file in an ext file system, without mounting it.
 func write(t *testing.T, image, text string) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "text")
@@ -116,8 +116,8 @@ func write(t *testing.T, image, text string) {
 	output(t, need.Program(t, "debugfs"), "-w", "-R", "write "+file+" kept", image)
 }
 
-// holds says whether write's file is still there and the file system is sound
-// and as large as the image.
+// holds checks that write's file still exists, and that the file system is sound and
+// as large as the image.
 func holds(t *testing.T, image, text string, sizeMiB int) {
 	t.Helper()
 	if got := output(t, need.Program(t, "debugfs"), "-R", "cat kept", image); !strings.HasSuffix(got, text) {
@@ -173,7 +173,7 @@ func TestGrowthThatWasCutOffIsFinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, image, "precious")
-	// The image was enlarged, and then the power went.
+	// The image was enlarged, and then the power failed.
 	if err := errors.Join(os.WriteFile(beside(image, volumeGrowing), nil, 0o600), os.Truncate(image, 48*mib)); err != nil {
 		t.Fatal(err)
 	}
@@ -249,8 +249,8 @@ func TestRefusedVolumes(t *testing.T) {
 		want   string
 		code   int
 	}{
-		"one that shrank":            {big, ext4(16), "has 20 MiB and 16 are declared", exit.CodeConfig},
-		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "does not exist and autoCreate is off", exit.CodeFailed},
+		"one that shrank":            {big, ext4(16), "has 20 MiB, but size is 16", exit.CodeConfig},
+		"a missing one that is kept": {nil, hypervisor.Volume{Image: "data.img", FSType: "ext4"}, "data.img not found, and autoCreate is off", exit.CodeFailed},
 		"a directory": {func(t *testing.T, dir string) {
 			if err := os.Mkdir(filepath.Join(dir, "data.img"), 0o700); err != nil {
 				t.Fatal(err)
@@ -260,8 +260,8 @@ func TestRefusedVolumes(t *testing.T) {
 			if err := os.Symlink("/mnt/absent/data.img", filepath.Join(dir, "data.img")); err != nil {
 				t.Fatal(err)
 			}
-		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist, or", exit.CodeFailed},
-		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "make the directory", exit.CodeFailed},
+		}, ext4(16), "is a link to /mnt/absent/data.img, which does not exist or", exit.CodeFailed},
+		"one in a directory that is missing": {nil, hypervisor.Volume{Image: "sub/data.img", SizeMiB: 16, AutoCreate: true, FSType: "ext4"}, "\nhint: create the directory", exit.CodeFailed},
 		"an unknown file system":             {nil, hypervisor.Volume{Image: "data.img", SizeMiB: 16, AutoCreate: true, FSType: "zfs"}, `"zfs"`, exit.CodeConfig},
 	}
 	for name, c := range cases {
@@ -272,10 +272,10 @@ func TestRefusedVolumes(t *testing.T) {
 			}
 			before := names(t, dir)
 			err := volumes(dir, c.volume)
-			if err == nil || !strings.Contains(err.Error(), c.want) {
+			if err == nil || !strings.Contains(exit.Text(err), c.want) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
-			// What may be on a disk that is not mounted yet is tried again.
+			// A later start may find a disk mounted.
 			if exit.Code(err) != c.code {
 				t.Errorf("exit code %d, want %d", exit.Code(err), c.code)
 			}
@@ -315,8 +315,8 @@ func TestVolumeThatALinkLeadsToIsUsed(t *testing.T) {
 	holds(t, target, "precious", 32)
 }
 
-// TestGrowthWhereTheDirectoryIsNotWritable: as a user who may write to the image
-// alone. The mark is in the state directory then.
+// TestGrowthWhereTheDirectoryIsNotWritable: as a user who may write to the image, but
+// not to its directory. The mark is then in the state directory.
 func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 	if os.Getenv(roleUnprivileged) == "" {
 		need.Root(t)
@@ -326,7 +326,7 @@ func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 	dir, other := os.Getenv(roleUnprivileged), filepath.Join(os.Getenv(roleUnprivileged), "other")
 	v := ext4(48)
 	v.Image = filepath.Join(other, "data.img")
-	// The growth was cut off before.
+	// An earlier growth was interrupted.
 	work := &volumeWork{dir: dir, path: v.Image}
 	if err := work.mark(); err != nil || work.growing() != work.marks()[1] {
 		t.Fatalf("%v, %q", err, work.growing())
@@ -338,7 +338,7 @@ func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 	if left := names(t, dir); len(left) != 1 {
 		t.Errorf("left behind: %q", left)
 	}
-	// Nowhere to leave a mark.
+	// No directory for a mark.
 	v.SizeMiB = 64
 	if err := os.Chmod(dir, 0o555); err != nil {
 		t.Fatal(err)
@@ -347,14 +347,14 @@ func TestGrowthWhereTheDirectoryIsNotWritable(t *testing.T) {
 	if err == nil || !strings.Contains(exit.Text(err), "\nhint: let the hypervisors' user write to "+other) || exit.Code(err) != exit.CodeConfig {
 		t.Errorf("%v", err)
 	}
-	// Nor to make another.
+	// No directory for a new image.
 	v.Image = filepath.Join(other, "new.img")
-	if err := volumes(dir, v); err == nil || !strings.Contains(err.Error(), "has to be able to write to "+other) {
+	if err := volumes(dir, v); err == nil || !strings.Contains(exit.Text(err), "\nhint: make "+other+" writable for the hypervisors' user") {
 		t.Errorf("%v", err)
 	}
 }
 
-// asNobody runs this test again, as nobody, with an image in a directory of root's.
+// asNobody runs this test again, as nobody, with an image in a directory owned by root.
 func asNobody(t *testing.T) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "launch")
@@ -388,7 +388,7 @@ func asNobody(t *testing.T) {
 	}
 }
 
-// TestAFullDiskIsNamed: on a file system that has room for nothing.
+// TestAFullDiskIsNamed: on a file system without free space.
 func TestAFullDiskIsNamed(t *testing.T) {
 	need.Root(t)
 	dir := t.TempDir()
@@ -397,7 +397,7 @@ func TestAFullDiskIsNamed(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	err := volumes(dir, ext4(64))
-	if err == nil || !strings.Contains(exit.Text(err), "\nhint: make room on the file system of "+dir) {
+	if err == nil || !strings.Contains(exit.Text(err), "\nhint: free some space on the file system of "+dir) {
 		t.Errorf("%v", err)
 	}
 	if left := names(t, dir); len(left) != 0 {

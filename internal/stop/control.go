@@ -10,12 +10,12 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// askByControl sends the request, again and again until the guest reacts or the
-// hypervisor is gone.
+// askByControl sends the request, again and again, until the guest reacts or the
+// hypervisor has exited.
 func (s *stopping) askByControl(ctx context.Context) error {
 	how := s.Plan.Shutdown
 	if how.Control == nil {
-		return errors.New("the plan names no control socket")
+		return errors.New("the plan has no control socket")
 	}
 	s.Logf("asking the guest to go down by %s", how.Method)
 	trouble, pause := "", 500*time.Millisecond
@@ -38,20 +38,21 @@ func (s *stopping) askByControl(ctx context.Context) error {
 			trouble = err.Error()
 			s.Logf("asking the guest to go down: %w; trying again", err)
 		}
-		// The socket is not there yet, or answers late.
+		// The socket does not exist yet, or the hypervisor is slow.
 		s.pause(ctx, pause)
 		pause = min(2*pause, s.Times.Again)
 	}
 }
 
-// over reports whether ctx has ended. Its own timer may be later than that of a
-// connection with the same deadline.
+// over reports whether ctx has ended. It also checks the deadline, as the timer of a
+// connection with the same deadline may fire before ctx's.
 func over(ctx context.Context) bool {
 	deadline, ok := ctx.Deadline()
 	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
-// pause keeps a control socket that fails at once from being hammered.
+// pause waits for d, or until the hypervisor exits or ctx ends, so that a control
+// socket which fails at once is not tried in a busy loop.
 func (s *stopping) pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-time.After(d):
@@ -60,8 +61,8 @@ func (s *stopping) pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// askOnce sends one request and waits for the guest to react to it: the
-// hypervisor reports that, or exits.
+// askOnce sends one request, and reports whether the guest reacts to it until ctx
+// ends: the hypervisor reports that, or exits.
 func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown) (reacted bool, err error) {
 	ctx, cancel := s.untilExit(ctx)
 	defer cancel()
@@ -81,7 +82,7 @@ func (s *stopping) askOnce(ctx context.Context, how hypervisor.Shutdown) (reacte
 	return client.AwaitShutdown(ctx) == nil || s.exited(), nil
 }
 
-// untilExit returns a context that ends with ctx, and when the process is gone.
+// untilExit returns a context that ends with ctx, and when the hypervisor exits.
 func (s *stopping) untilExit(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {

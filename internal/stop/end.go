@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// force ends a hypervisor whose guest does not go down.
+// force ends the hypervisor by SIGTERM, and by SIGKILL if it ignores that.
 func (s *stopping) force(ctx context.Context) error {
 	s.Logf("sending SIGTERM to the hypervisor after %s", s.elapsed())
 	if err := s.Process.Signal(unix.SIGTERM); err != nil {

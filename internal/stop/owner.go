@@ -14,21 +14,22 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/control"
+	"microvm/internal/exit"
 	"microvm/internal/guest"
 	"microvm/internal/process"
 	"microvm/internal/safepath"
 )
 
-// ownerTimeout bounds the connection to a control socket. Who listens there need
-// not take it.
+// ownerTimeout bounds the connection to a control socket, whose listener may never
+// accept it.
 const ownerTimeout = 10 * time.Second
 
-// SocketOwner returns the process that listens on a Unix socket beneath dir: the
-// hypervisor of a control socket. The caller releases it.
+// SocketOwner returns the hypervisor that listens on socket, a control socket
+// beneath dir. The caller releases it.
 //
-// The hypervisor's user can put anything in the socket's place, and whoever acts
-// on the answer may be root. So no link is followed, and only a process of one of
-// users, in dir itself, is a hypervisor.
+// The hypervisor's user can replace the socket by anything, and the caller may be
+// root. So no links are followed, and the process must run as one of users, with dir
+// as its current directory.
 func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*process.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
@@ -38,36 +39,37 @@ func SocketOwner(ctx context.Context, dir, socket string, users ...int) (*proces
 		conn, err = safepath.DialBeneath(ctx, dir, socket, unix.SOCK_SEQPACKET)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w; is the VM running?", err)
+		return nil, exit.WithHint(err, "check that the VM is running")
 	}
 	defer func() { _ = conn.Close() }()
 	cred, err := control.Listener(conn)
 	if err != nil {
-		return nil, fmt.Errorf("ask who listens on %s: %w", path, err)
+		return nil, fmt.Errorf("find the process that listens on %s: %w", path, err)
 	}
 	return hypervisorIn(dir, int(cred.Pid), users)
 }
 
-// hypervisorIn holds process pid, if it is one of users and runs in dir. The
-// number is the word of somebody who may lie, and may have come to mean another
-// process since he said it; so the process is held first and looked at then.
+// hypervisorIn holds process pid, or returns an error if it is not the hypervisor
+// that one of users runs in dir. The number may be forged, or belong to another
+// process by now; so the process is held first and checked then.
 func hypervisorIn(dir string, pid int, users []int) (*process.Process, error) {
 	fail := func(why string) (*process.Process, error) {
-		return nil, fmt.Errorf("process %d, which was to be the hypervisor, %s; the VM is down, or runs as another user: stop it as that user, or with: microvm stop NAME", pid, why)
+		return nil, exit.WithHint(fmt.Errorf("process %d is not the VM's hypervisor: %s", pid, why),
+			"if the VM runs as another user, stop it as that user, or with: microvm stop NAME")
 	}
 	if pid <= 1 {
-		return fail("is none of this host's")
+		return fail("it is not a process of this host")
 	}
 	p, err := process.Hold(pid)
 	if err != nil {
 		return nil, err
 	}
 	if p == nil {
-		return fail("is gone")
+		return fail("it has exited")
 	}
-	why := isNot(dir, p.PID(), users)
+	why := mismatch(dir, p.PID(), users)
 	if why == "" && !p.Exists() {
-		why = "is gone"
+		why = "it has exited"
 	}
 	if why != "" {
 		p.Release()
@@ -76,50 +78,53 @@ func hypervisorIn(dir string, pid int, users []int) (*process.Process, error) {
 	return p, nil
 }
 
-// isMain reports whether a process is the main one of the service whose ExecStop=
-// runs us, systemd.service(5). A user namespace, which is of our units, hides
-// where it runs from the units of microvm.nix, when a host goes back to those.
+// isMain reports whether a process is the main process of the service whose ExecStop=
+// runs this one, systemd.service(5). The units of microvm.nix cannot see its current
+// directory if our units started it in a user namespace, before the host went back
+// to microvm.nix.
 func isMain(pid int) bool {
 	return os.Getenv("MAINPID") == strconv.Itoa(pid) && process.SameUnit(pid)
 }
 
-// isNot returns why the process, by what /proc has under its number, is not the
-// hypervisor that one of users runs in dir; "" means that it is.
-func isNot(dir string, pid int, users []int) string {
+// mismatch returns why, by its entry in /proc, the process is not the hypervisor that
+// one of users runs in dir; "" means that it is.
+func mismatch(dir string, pid int, users []int) string {
 	owner, err := process.UserOf(pid)
 	if err != nil {
-		return fmt.Sprintf("is hidden from us (%v)", err)
+		return fmt.Sprintf("its user is unknown: %v", err)
 	}
 	if !slices.Contains(users, owner) {
-		return fmt.Sprintf("is user %d's", owner)
+		return fmt.Sprintf("it runs as user %d", owner)
 	}
 	ours, err := os.Stat(dir)
 	if err != nil {
-		return fmt.Sprintf("is sought in a directory that is not there (%v)", err)
+		return err.Error()
 	}
 	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/cwd", pid))
 	if errors.Is(err, fs.ErrPermission) && isMain(pid) {
 		return ""
 	}
 	if err != nil {
-		return fmt.Sprintf("is hidden from us (%v)", err)
+		return fmt.Sprintf("its current directory is unknown: %v", err)
 	}
 	if !os.SameFile(ours, theirs) {
-		return "does not run in " + dir
+		return "it does not run in " + dir
 	}
 	return ""
 }
 
-// KeyOwner returns the hypervisor that runs in dir, by the key that its start left
-// there as name. The caller releases it.
+// KeyOwner returns the hypervisor that runs in dir, by the file name there, with the
+// key of its start. The caller releases it.
 func KeyOwner(dir, name string) (*process.Process, error) {
 	k, err := guest.ReadKey(dir, name)
 	if err != nil {
-		return nil, fmt.Errorf("%w; is the VM running?", err)
+		return nil, exit.WithHint(err, "check that the VM is running")
 	}
-	// What it says is its owner's word, for whom root is not to end a process.
+	// The owner of the file chose the process ID: root must not end a process on the
+	// word of another user.
 	if k.UID != os.Geteuid() {
-		return nil, fmt.Errorf("%s belongs to user %d; stop the VM as that user, or with: microvm stop NAME", filepath.Join(dir, name), k.UID)
+		return nil, exit.WithHint(fmt.Errorf("%s belongs to user %d", filepath.Join(dir, name), k.UID),
+			"stop the VM as that user, or with: microvm stop NAME")
 	}
 	return hypervisorIn(dir, k.PID, []int{k.UID})
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/process"
 	"microvm/test/need"
 	"microvm/test/testutil"
@@ -27,7 +28,7 @@ func listenAt(t *testing.T, network, path string) {
 	t.Cleanup(func() { _ = l.Close() })
 }
 
-// refused checks that nobody at the socket is taken for the hypervisor.
+// refused checks that no process behind the socket is accepted as the hypervisor.
 func refused(t *testing.T, dir, socket, why string, users ...int) {
 	t.Helper()
 	p, err := SocketOwner(context.Background(), dir, socket, users...)
@@ -70,8 +71,8 @@ func TestCrosvmIsFoundByItsSocket(t *testing.T) {
 	}
 }
 
-// TestNobodyElseIsTakenForTheHypervisor: its user can put in the socket's place
-// whatever leads to a process of somebody else, whom the stop would end.
+// TestNobodyElseIsTakenForTheHypervisor: its user can replace the socket so that it
+// leads to another user's process, which the stop would end.
 func TestNobodyElseIsTakenForTheHypervisor(t *testing.T) {
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	listenAt(t, "unix", filepath.Join(elsewhere, "victim.sock"))
@@ -86,7 +87,7 @@ func TestNobodyElseIsTakenForTheHypervisor(t *testing.T) {
 	refused(t, dir, "ours.sock", "user")
 }
 
-// TestTheNumberOfOneWhoIsGoneIsNobodys: it may come to mean another process.
+// TestTheNumberOfOneWhoIsGoneIsNobodys: the ID may be reused.
 func TestTheNumberOfOneWhoIsGoneIsNobodys(t *testing.T) {
 	dir := t.TempDir()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -104,7 +105,7 @@ func TestTheNumberOfOneWhoIsGoneIsNobodys(t *testing.T) {
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)
 	}
-	refused(t, dir, "s", "is gone", os.Geteuid())
+	refused(t, dir, "s", "it has exited", os.Geteuid())
 }
 
 func TestRootRunsNoProgramOfAPackage(t *testing.T) {
@@ -112,7 +113,7 @@ func TestRootRunsNoProgramOfAPackage(t *testing.T) {
 	v := victimOf(t, nil, "/bin/sleep", "60")
 	r := foreign(t, "touch ran")
 	r.Process, r.Dir, r.Logf = held(t, v.cmd.Process.Pid), v.dir, t.Logf
-	if err := Hypervisor(t.Context(), r); err == nil || !strings.Contains(err.Error(), "microvm stop") {
+	if err := Hypervisor(t.Context(), r); err == nil || !strings.Contains(exit.Text(err), "\nhint: stop the VM as the user that runs it, or with: microvm stop NAME") {
 		t.Errorf("%v, want a refusal", err)
 	}
 	if _, err := os.Stat(filepath.Join(v.dir, "ran")); !errors.Is(err, os.ErrNotExist) {

@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// beListener listens on the socket that is descriptor 3 and is gone.
+// beListener listens on the socket that is descriptor 3, and exits.
 func beListener() int {
 	if err := unix.Listen(3, 1); err != nil {
 		return 1
@@ -44,8 +44,8 @@ func beListener() int {
 	return 0
 }
 
-// serveQMP is a hypervisor whose guest goes down at the second request, which
-// it takes some time for: behaviour is the time. It speaks as QEMU 7.2.22 did on
+// serveQMP is a hypervisor whose guest goes down at the second request, after the time
+// in behaviour. It speaks as QEMU 7.2.22 did on
 // 2026-11-26, whose event of a request comes before the answer to it.
 func serveQMP(behaviour string) int {
 	signal.Ignore(syscall.SIGTERM)
@@ -83,8 +83,8 @@ func serveQMP(behaviour string) int {
 	}
 }
 
-// haveKey is a hypervisor with the key that a start makes, of which it writes the
-// public half to file. It is ended by a signal only.
+// haveKey is a hypervisor with the key of a start, whose public key it writes to file.
+// Only a signal ends it.
 func haveKey(file string) int {
 	line, err := guest.NewKey(hypervisor.ShutdownKeyFile)
 	if err != nil {
@@ -101,7 +101,7 @@ func haveKey(file string) int {
 	}
 }
 
-// self is this program, as the hypervisor of a plan.
+// self returns the path of this program, for the hypervisor of a plan.
 func self(t *testing.T) string {
 	t.Helper()
 	path, err := os.Executable()

@@ -14,15 +14,15 @@ import (
 	"microvm/internal/runner"
 )
 
-// runScript runs a foreign package's own program, as we are: unprivileged. What
-// it prints goes to the log.
+// runScript runs a foreign package's shutdown program, unprivileged as this process
+// is, and logs its output.
 func (s *stopping) runScript(ctx context.Context) error {
 	program := filepath.Join(s.Package, runner.ShutdownProgram)
 	cmd := exec.CommandContext(ctx, program) //nolint:gosec // unprivileged, as the package's microvm-run
 	cmd.Dir = s.Dir
 	log := &lineLog{logf: s.Logf, prefix: "microvm-shutdown: "}
 	cmd.Stdout, cmd.Stderr = log, log
-	// What it left running may hold its output open.
+	// A process that it left running may keep its output open.
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w", program, err)
@@ -31,7 +31,7 @@ func (s *stopping) runScript(ctx context.Context) error {
 	go func() { done <- cmd.Wait() }()
 	select {
 	case <-s.Process.Gone():
-		// Some such programs wait on the socket of a hypervisor that is gone.
+		// Some such programs wait on the socket of a hypervisor that has exited.
 		_ = cmd.Process.Kill()
 		<-done
 		return nil
@@ -44,13 +44,14 @@ func (s *stopping) runScript(ctx context.Context) error {
 	}
 }
 
-// lineLog logs what a program prints, line by line.
+// lineLog is an io.Writer that logs a program's output, line by line.
 type lineLog struct {
 	logf    exit.Logf
 	prefix  string
 	partial []byte
 }
 
+// maxLogLine is where a longer line is broken.
 const maxLogLine = 1024
 
 // Write implements io.Writer.

@@ -9,9 +9,9 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// askOverSSH asks the guest. It returns nil when the guest goes down or the
-// hypervisor is gone, and an error where the guest could not be asked, or did not
-// go down before ctx ended.
+// askOverSSH asks the guest over SSH. It returns nil if the guest goes down or the
+// hypervisor exits, and an error if the guest could not be asked, or did not go down
+// before ctx ended.
 func (s *stopping) askOverSSH(ctx context.Context) error {
 	plan, how := s.Plan, s.Plan.Shutdown.SSH
 	s.Logf("asking the guest to go down by %s", plan.Shutdown.Method)
@@ -20,7 +20,7 @@ func (s *stopping) askOverSSH(ctx context.Context) error {
 		ended <- askguest.Ask(ctx, askguest.Request{
 			Address: guest.Address{CID: uint32(*plan.VsockCID), Socket: how.VsockSocket, Dir: s.Dir},
 			Key:     how.Key, Command: how.Command, Login: s.Times.Login,
-			// One that has reported that it is up has its sshd by now, or none.
+			// A guest that has reported that it is up has started its sshd.
 			Booting: plan.Readiness.Mode != hypervisor.ReadyGuest,
 			Asked:   func() { s.Logf("the guest runs %q, %s after it was first asked", how.Command, s.elapsed()) },
 		})

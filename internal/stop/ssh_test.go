@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/test/guest/sshserver"
 	"microvm/test/need"
@@ -108,8 +109,8 @@ func TestAGuestIsAskedWithTheKeyOfItsStart(t *testing.T) {
 		if err := errors.Join(os.WriteFile(path, data, 0o600), os.Chown(path, 65534, 65534)); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := KeyOwner(theirs, "key"); err == nil || !strings.Contains(err.Error(), "microvm stop") {
-			t.Errorf("root believes another user's key: %v, %v", p, err)
+		if p, err := KeyOwner(theirs, "key"); err == nil || !strings.Contains(exit.Text(err), "\nhint: stop the VM as that user, or with: microvm stop NAME") {
+			t.Errorf("another user's word counts for root: %v, %v", p, err)
 		}
 	})
 	told := make(chan string, 1)
@@ -152,7 +153,7 @@ func TestAGuestThatCannotBeAskedOverSSHIsEndedByForce(t *testing.T) {
 			return serve(0)("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f")
 		}, 20 * time.Second, []string{"refuses the key", "SIGTERM"}, 0},
 		"fails": {serve(3), 20 * time.Second, []string{"status 3", "SIGTERM"}, 0},
-		// It has agreed to go down, and gets the time for it.
+		// It has accepted the command, and may use its time to go down.
 		"agrees and hangs": {serve(-1), 20 * time.Second, []string{`the guest runs "go down"`, "did not go down within", "SIGTERM"}, time.Second},
 	}
 	for name, c := range cases {
@@ -179,5 +180,5 @@ func TestAGuestWithoutAnSSHServerIsEndedAtOnce(t *testing.T) {
 	if err := os.Remove(filepath.Join(v.dir, hypervisor.ShutdownKeyFile)); err != nil {
 		t.Fatal(err)
 	}
-	inOrder(t, stopOverSSH(t, v, sshTimes), "cannot be asked over ssh: read the key", "SIGTERM")
+	inOrder(t, stopOverSSH(t, v, sshTimes), "cannot be asked over ssh: read the shutdown key", "SIGTERM")
 }

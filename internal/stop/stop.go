@@ -1,6 +1,6 @@
-// Package stop ends a VM's hypervisor: it asks the guest to go down, waits until
-// the hypervisor has exited, and ends it by force where that takes too long. It
-// finds, too, which process a hypervisor is.
+// Package stop ends a VM's hypervisor: it asks the guest to go down, waits until the
+// hypervisor has exited, and ends it by force if that takes too long. It also finds
+// the process of a hypervisor.
 package stop
 
 import (
@@ -17,33 +17,34 @@ import (
 	"microvm/internal/safepath"
 )
 
-// Request is what a stop has to know.
+// Request describes a stop.
 type Request struct {
 	// Process is the hypervisor; nil means that it has exited. The stop releases it.
 	Process *process.Process
-	// Plan is what it was started with, Package the directory of the package that
-	// has the plan, and Dir the state directory.
+	// Plan is the plan that the VM was started with, Package the directory of its
+	// package, and Dir the state directory.
 	Plan    *hypervisor.Plan
 	Package string
 	Dir     string
 	Times   Times
-	// Logf gets a line for each stage.
+	// Logf logs each stage of the stop.
 	Logf exit.Logf
 }
 
-// Hypervisor asks the guest to go down and waits until the hypervisor is gone. It
-// never returns early without an error: the service manager kills what still runs
-// then.
+// Hypervisor asks the guest to go down and waits until the hypervisor has exited. If
+// it returns earlier, it returns an error: the service manager then kills what still
+// runs.
 func Hypervisor(ctx context.Context, r Request) error {
 	if r.Plan.Shutdown.Method == hypervisor.ShutdownScript && os.Geteuid() == 0 {
-		return exit.Config(fmt.Errorf("%s brings a program of its own for the shutdown, which does not run as root; stop the VM with: microvm stop NAME, or as the user that runs it", r.Package))
+		return exit.WithHint(exit.Configf("%s has its own shutdown program, which is not run as root", r.Package),
+			"stop the VM as the user that runs it, or with: microvm stop NAME")
 	}
 	return r.stop(ctx)
 }
 
 func (r Request) stop(ctx context.Context) error {
 	if ssh := r.Plan.Shutdown.SSH; ssh != nil {
-		// It is of no use to anybody without the guest that knows it.
+		// The key is of no use after this run of the guest.
 		defer func() { _ = safepath.RemoveStale(r.Dir, unix.S_IFREG, ssh.Key) }()
 	}
 	if r.Process == nil {
@@ -58,7 +59,7 @@ func (r Request) stop(ctx context.Context) error {
 	return s.force(ctx)
 }
 
-// stopping is a stop that goes on.
+// stopping is a stop in progress.
 type stopping struct {
 	Request
 	began time.Time
@@ -69,8 +70,8 @@ func (s *stopping) elapsed() string {
 	return fmt.Sprintf("%.1f s", time.Since(s.began).Seconds())
 }
 
-// ask asks the guest to go down, by the way that the plan names, and reports
-// whether the hypervisor has exited in the guest's time.
+// ask asks the guest to go down, by the plan's method, and reports whether the
+// hypervisor has exited within Times.Graceful.
 func (s *stopping) ask(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, s.Times.Graceful)
 	defer cancel()
@@ -87,7 +88,7 @@ func (s *stopping) ask(ctx context.Context) bool {
 		err = s.askByControl(ctx)
 	}
 	if err != nil {
-		// A request that failed is nothing to wait for.
+		// The request failed, so the guest will not go down.
 		s.Logf("%w", err)
 		return s.exited()
 	}

@@ -47,13 +47,13 @@ func victimOf(t *testing.T, env []string, argv ...string) *victim {
 	return v
 }
 
-// stop stops it and returns the log. It fails where the process still lives
-// then: the service manager would kill it.
+// stop stops it and returns the log. The test fails if the process still runs
+// afterwards: the service manager would kill it.
 func (v *victim) stop(t *testing.T, r Request) (string, error) {
 	t.Helper()
 	var log testutil.Buffer
 	r.Process, r.Dir, r.Logf = held(t, v.cmd.Process.Pid), v.dir, exit.Logger(&log, "test")
-	// Hypervisor runs no package's program as root, who may run this test.
+	// Hypervisor runs no program of a package as root, and this test may run as root.
 	err := r.stop(context.Background())
 	select {
 	case <-v.end:
@@ -63,7 +63,7 @@ func (v *victim) stop(t *testing.T, r Request) (string, error) {
 	return log.String(), err
 }
 
-// held holds a process of a test's own.
+// held holds a process of a test.
 func held(t *testing.T, pid int) *process.Process {
 	t.Helper()
 	p, err := process.Hold(pid)
@@ -96,7 +96,7 @@ func TestGuestIsAskedAgainAndWaitedFor(t *testing.T) {
 	for _, method := range []string{hypervisor.ShutdownCtrlAltDel, hypervisor.ShutdownPowerButton} {
 		t.Run(method, func(t *testing.T) {
 			t.Parallel()
-			// It takes longer to go down than until it would be asked again.
+			// It takes longer to go down than the time after which it is asked again.
 			v := victimOf(t, []string{roleQMP + "=600ms"}, self(t))
 			log, err := v.stop(t, Request{Plan: qmpPlan(method), Times: Times{Graceful: 10 * time.Second, Again: 300 * time.Millisecond, Term: time.Second}})
 			if err != nil {
@@ -164,8 +164,8 @@ func TestStopOfWhatIsGoneSucceeds(t *testing.T) {
 	}
 }
 
-// foreign is a stop of a package as microvm.nix makes it, which has a program for
-// the shutdown with this text.
+// foreign is a stop of a package as microvm.nix builds it, with a shutdown program of
+// that text.
 func foreign(t *testing.T, text string) Request {
 	t.Helper()
 	dir := t.TempDir()
@@ -221,8 +221,7 @@ func TestStopFitsIntoTheUnitsTime(t *testing.T) {
 	}
 }
 
-// TestAStopWithoutLimitWaits, which a sum beyond what a time holds would end at
-// once.
+// TestAStopWithoutLimitWaits: an overflow of the time would end it at once.
 func TestAStopWithoutLimitWaits(t *testing.T) {
 	s := Within(systemd.Infinity)
 	ctx, cancel := context.WithTimeout(context.Background(), s.Graceful)

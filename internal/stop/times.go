@@ -8,25 +8,25 @@ import (
 
 // Times are how long each stage of a stop may take.
 type Times struct {
-	// Graceful is how long the guest has to go down.
+	// Graceful is how long the guest may take to go down.
 	Graceful time.Duration
-	// Again is after what time a guest that does not react is asked again: one
-	// that still boots loses the first request.
+	// Again is after what time a guest that does not react is asked again: a guest
+	// that is still booting loses the first request.
 	Again time.Duration
-	// Login is how long a guest may take to let us in, where it is asked over SSH.
+	// Login is how long the login may take, for a guest that is asked over SSH.
 	Login time.Duration
-	// Term is how long the hypervisor has after SIGTERM.
+	// Term is how long the hypervisor may take to exit after SIGTERM.
 	Term time.Duration
 }
 
-// DefaultTimes fit into the 90 s that the unit gives.
+// DefaultTimes are those within the unit's default of 90 s.
 var DefaultTimes = Within(defaultTotal)
 
 const defaultTotal = 90 * time.Second
 
-// Within divides the time that the service manager gives to a stop, so that
-// the last stage is over before that ends. Where that is systemd.Infinity, the
-// guest that was asked is waited for until it is down.
+// Within divides total, the service manager's timeout for a stop, so that the last
+// stage ends before it. With systemd.Infinity, a guest that was asked may take as
+// long as it needs.
 func Within(total time.Duration) Times {
 	if total == systemd.Infinity {
 		s := Within(defaultTotal)

@@ -1,5 +1,5 @@
-// Package wait waits for what a host has a moment later: an interface, a device,
-// a module. It waits by event, for a bounded time, and says what for.
+// Package wait waits for interfaces, devices and modules that a host may have a moment
+// later. It waits for events, for a limited time, and reports what it waits for.
 package wait
 
 import (
@@ -19,44 +19,49 @@ import (
 )
 
 const (
-	// Variable is the environment variable that sets the limit, in seconds; 0
-	// means that nothing is waited for.
+	// Variable is the environment variable that sets the limit, in seconds; 0 disables
+	// all waits.
 	Variable = "MICROVM_WAIT"
-	// Default is the limit where Variable is not set.
+	// Default is the limit if Variable is not set.
 	Default = 30 * time.Second
-	// maxSeconds keeps a limit below what sd_notify(3) counts, and sane.
+	// maxSeconds keeps a limit within the range of sd_notify(3).
 	maxSeconds = 24 * 60 * 60
-	// quiet is how long a wait is not worth a line.
+	// quiet is how long a wait is not logged.
 	quiet = time.Second
-	// spare is how much time beyond the wait the service manager is asked for.
+	// spare is how much time the service manager is asked for beyond the wait.
 	spare = 60 * time.Second
-	// pollPause is between two looks where no event can be had.
+	// pollPause is the time between two checks if there are no events.
 	pollPause = 250 * time.Millisecond
 )
 
 // StatusPrefix begins the status of a unit that waits.
 const StatusPrefix = "waiting for "
 
-// ErrNotThere is that the time was over before what was waited for came.
+// ErrNotThere means that the time ended before the wait did.
 var ErrNotThere = errors.New("not found")
 
-// Events opens what is readable whenever it is worth to look again. Files that do
-// not end a read when they are closed will not do.
+// Events opens a file that becomes readable whenever a condition should be checked
+// again. Closing the file must end a read of it.
 type Events func() (*os.File, error)
 
-// Patience is how long one program waits, for all things together.
+// Patience is how long one program waits, in all its waits together.
 type Patience struct {
-	// Limit is how long; 0 means that nothing is waited for.
+	// Limit is how long; 0 disables all waits.
 	Limit time.Duration
 	// Notify is the service manager's socket, or "".
 	Notify string
-	// Log, where it is not nil, gets a line about a wait that takes a while.
+	// Log logs a wait that takes more than a moment; it may be nil.
 	Log func(line string)
 
 	deadline time.Time
 }
 
-// FromEnv is the patience that the environment asks for.
+// WithHint adds to err, which wraps ErrNotThere, the hint on how to wait longer.
+func (p *Patience) WithHint(err error) error {
+	return exit.WithHint(err, "to wait longer than %.0f s, set %s", p.Limit.Seconds(), Variable)
+}
+
+// FromEnv returns the Patience with the environment's limit and socket. log may be nil.
 func FromEnv(log func(string)) (*Patience, error) {
 	p := &Patience{Limit: Default, Notify: notify.Socket(), Log: log}
 	text, set := os.LookupEnv(Variable)
@@ -65,21 +70,21 @@ func FromEnv(log func(string)) (*Patience, error) {
 	}
 	s, err := strconv.Atoi(text)
 	if err != nil || s < 0 || s > maxSeconds {
-		return nil, exit.WithHint(fmt.Errorf("%s is %q, which is no number of seconds from 0 to %d", Variable, text, maxSeconds),
+		return nil, exit.WithHint(fmt.Errorf("invalid %s %q: must be a number of seconds from 0 to %d", Variable, text, maxSeconds),
 			"correct it in Environment= of the unit, for instance to %.0f", Default.Seconds())
 	}
 	p.Limit = time.Duration(s) * time.Second
 	return p, nil
 }
 
-// For waits until ready says yes or fails. It looks again at each of the events,
-// which it listens to before it looks, so that none is lost. The error is
-// ErrNotThere when the time is over, and ctx's when that ends.
+// For waits until ready returns true or an error, which it then returns. It calls ready
+// again at each event; it opens events before a call, so none is lost. It returns
+// ErrNotThere when the time is over, and the error of ctx if that ends.
 func (p *Patience) For(ctx context.Context, what string, ready func() (bool, error), events ...Events) error {
 	if ok, err := ready(); ok || err != nil {
 		return err
 	}
-	what = printable.Line(what) // one line of the status is its last
+	what = printable.Line(what) // a status has one line
 	if p.Limit <= 0 {
 		return ErrNotThere
 	}
@@ -89,7 +94,7 @@ func (p *Patience) For(ctx context.Context, what string, ready func() (bool, err
 	changed, closeEvents := open(events)
 	defer closeEvents()
 	left := time.Until(p.deadline)
-	// The status goes when the wait does: what the unit does next has its own.
+	// The status is cleared after the wait: the next step may have another one.
 	extend := fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", (left + spare).Microseconds())
 	if err := notify.Send(p.Notify, "STATUS="+StatusPrefix+what, extend); err != nil {
 		return err
@@ -98,8 +103,8 @@ func (p *Patience) For(ctx context.Context, what string, ready func() (bool, err
 	if told := notify.Send(p.Notify, "STATUS="); err == nil {
 		return told
 	}
-	// This program is about to end, and the manager would not know any more who
-	// has sent this. One that is too busy for it keeps the status; that is all.
+	// This program is about to end, and the manager has to read the message while its
+	// sender exists. If it is too busy, the status stays, which does no harm.
 	_ = notify.Barrier(p.Notify, quiet)
 	return err
 }
@@ -117,7 +122,7 @@ func (p *Patience) until(ctx context.Context, what string, left time.Duration, r
 		case <-ctx.Done():
 			return fmt.Errorf("interrupted while waiting for %s: %w", what, context.Cause(ctx))
 		case <-over.C:
-			// It may have come with the end of the time.
+			// A last check: it may have come just now.
 			if ok, err := ready(); ok || err != nil {
 				return err
 			}
@@ -131,8 +136,8 @@ func (p *Patience) until(ctx context.Context, what string, left time.Duration, r
 	}
 }
 
-// open listens to all events. The channel has room for one: that there was one
-// is all that counts.
+// open listens to all events. changed has room for one value, as only one is needed to
+// check again. closeAll closes the files.
 func open(events []Events) (changed <-chan struct{}, closeAll func()) {
 	poke := make(chan struct{}, 1)
 	done := make(chan struct{})
@@ -141,7 +146,7 @@ func open(events []Events) (changed <-chan struct{}, closeAll func()) {
 	for _, e := range events {
 		f, err := e()
 		if err != nil {
-			silent = true // a sandbox that forbids it
+			silent = true // a sandbox may forbid it
 			continue
 		}
 		files = append(files, f)
@@ -158,12 +163,12 @@ func open(events []Events) (changed <-chan struct{}, closeAll func()) {
 	}
 }
 
-// follow passes on that f was readable, until it is closed.
+// follow sends to poke whenever f is readable, until f is closed.
 func follow(f *os.File, poke chan<- struct{}) {
 	buf := make([]byte, 16<<10)
 	for {
 		_, err := f.Read(buf)
-		// More happened than the kernel keeps: reason enough to look.
+		// ENOBUFS means that events were lost, which is an event as well.
 		if err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return
 		}
@@ -171,6 +176,7 @@ func follow(f *os.File, poke chan<- struct{}) {
 	}
 }
 
+// poll sends to poke now and then, until done is closed.
 func poll(done <-chan struct{}, poke chan<- struct{}) {
 	tick := time.NewTicker(pollPause)
 	defer tick.Stop()
@@ -184,6 +190,7 @@ func poll(done <-chan struct{}, poke chan<- struct{}) {
 	}
 }
 
+// send sends to poke, unless that is full.
 func send(poke chan<- struct{}) {
 	select {
 	case poke <- struct{}{}:
@@ -191,9 +198,9 @@ func send(poke chan<- struct{}) {
 	}
 }
 
-// Dir is readable when something in the directory dir came, went, or got another
-// owner or mode, inotify(7); where there is no such directory yet, when it may
-// have come.
+// Dir returns the events of the directory dir: a file was created, renamed or removed,
+// or got another owner or mode, inotify(7). If dir does not exist, it returns those of
+// the closest directory above it that does.
 func Dir(dir string) Events {
 	return func() (*os.File, error) {
 		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -215,8 +222,8 @@ func Dir(dir string) Events {
 	}
 }
 
-// InDir calls done, and again at each change in the directory dir, until it returns true
-// or an error, or ctx ends, whose error it then returns. The directory has to exist.
+// InDir calls done, and again at each change in the directory dir, until done returns
+// true or an error, or ctx ends. It returns the error of done or ctx. dir must exist.
 func InDir(ctx context.Context, dir string, done func() (bool, error)) error {
 	events, err := Dir(dir)()
 	if err != nil {
@@ -239,9 +246,9 @@ func InDir(ctx context.Context, dir string, done func() (bool, error)) error {
 	}
 }
 
-// Usable says whether a device can be opened. A node may be there before its
-// module (static nodes, depmod(8)), and before udev lets others than root
-// open it. Anything but that is for who uses the device to say.
+// Usable reports whether a device can be opened, or would fail for a lasting reason,
+// which its user then reports. It returns false while the module of a static node is
+// not loaded, depmod(8), and while udev has not yet given access to other users.
 func Usable(path string, flags int) bool {
 	fd, err := unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err == nil {
@@ -257,16 +264,15 @@ func Usable(path string, flags int) bool {
 	return true
 }
 
-// udevQueue exists while udev has something to do; udevadm settle waits for its
-// end, udevadm(8).
+// udevQueue exists while udev is busy; udevadm settle waits until it does not,
+// udevadm(8).
 const udevQueue = "/run/udev/queue"
 
-// UdevIdle says that udev has dealt with all devices that there are. Where there
-// is no udev, that is so.
+// UdevIdle reports whether udev has processed all devices, or is not running.
 func UdevIdle() bool {
 	_, err := os.Stat(udevQueue)
 	return err != nil
 }
 
-// UdevQueue is readable when UdevIdle may have changed.
+// UdevQueue returns the events of changes of UdevIdle.
 func UdevQueue() Events { return Dir(filepath.Dir(udevQueue)) }

@@ -14,7 +14,7 @@ import (
 	"microvm/internal/exit"
 )
 
-// manager is a service manager that only listens.
+// manager is a stand-in for the service manager, which only listens.
 func manager(t *testing.T) (socket string, told func() []string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "notify")
@@ -143,7 +143,7 @@ func TestTheEnvironmentSetsThePatience(t *testing.T) {
 	}
 	for _, text := range []string{"-1", "30s", "1.5", "86401", "9999999999999999999"} {
 		t.Setenv(Variable, text)
-		if _, err := FromEnv(nil); err == nil || !strings.Contains(exit.Text(err), Variable+" is") || !strings.Contains(exit.Text(err), "\nhint: ") {
+		if _, err := FromEnv(nil); err == nil || !strings.Contains(exit.Text(err), "invalid "+Variable) || !strings.Contains(exit.Text(err), "\nhint: ") {
 			t.Errorf("%q: %v", text, err)
 		}
 	}

@@ -109,11 +109,11 @@ func TestBadHostsAreNamedInTheJournal(t *testing.T) {
 		title, name, harm, want string
 		edit                    func(map[string]any)
 	}{
-		{"a kernel that went missing", "nokernel", "rm /root/vmlinuz", "kernel /root/vmlinuz: no such file or directory; put the file there",
+		{"a kernel that went missing", "nokernel", "rm /root/vmlinuz", "kernel /root/vmlinuz: no such file or directory\nmicrovm-run-wrapper: nokernel: hint: put a readable file there",
 			func(s map[string]any) { s["kernel"] = "/root/vmlinuz" }},
-		{"an image that is not there", "noimage", "true", "data.img does not exist and autoCreate is off",
+		{"an image that is not there", "noimage", "true", "data.img not found, and autoCreate is off",
 			volume(map[string]any{"image": "data.img", "autoCreate": false})},
-		{"a directory that cannot be written to", "nowrite", "true", "has to be able to write to",
+		{"a directory that cannot be written to", "nowrite", "true", "hint: make /usr writable for the hypervisors' user",
 			volume(map[string]any{"image": "/usr/data.img", "size": 8})},
 		{"an image that would shrink", "shrink", "setpriv --reuid microvm --regid kvm --clear-groups truncate -s 64M /var/lib/microvms/shrink/data.img", "shrinking would lose data",
 			volume(map[string]any{"image": "data.img", "size": 8})},

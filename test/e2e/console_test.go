@@ -28,7 +28,7 @@ func TestConsolesTakeTurnsOnTerminals(t *testing.T) {
 	second.shows(t, "another console is attached and has the keyboard")
 	second.shows(t, `(?m)^to the first$`) // said before it came
 	second.keys(t, "echo from the second", "Enter")
-	second.shows(t, "this console only reads")
+	second.shows(t, "this console is read-only")
 	first.keys(t, "echo to both", "Enter")
 	first.shows(t, `(?m)^to both$`)
 	second.shows(t, `(?m)^to both$`)

@@ -113,7 +113,7 @@ func TestRunAsTheHypervisorsUserSaysWhatIsMissing(t *testing.T) {
 	const as = "setpriv --reuid microvm --regid kvm --init-groups "
 	out, err := try(as + "microvm run hand")
 	const remedy = "sudo /var/lib/microvms/hand/current/bin/tap-up"
-	if err == nil || !strings.Contains(out, `tap interface "vm-hand" is missing; make it with: `+remedy) {
+	if err == nil || !strings.Contains(out, `tap interface "vm-hand" not found`) || !strings.Contains(out, "microvm: hint: create it with: "+remedy) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	sh(t, strings.TrimPrefix(remedy, "sudo "))

@@ -72,7 +72,7 @@ func TestSSHGetsInThroughAMultiplexer(t *testing.T) {
 	want(t, 0, nil, "start", name)
 	key := filepath.Join(t.TempDir(), "key")
 	sh(t, "mkdir -p /run/sshd && ssh-keygen -q -t ed25519 -N '' -f "+key)
-	if out, code := microvm(t, "ssh", name, "-i", key, "true"); code != 255 || !strings.Contains(out, "reach the guest") {
+	if out, code := microvm(t, "ssh", name, "-i", key, "true"); code != 255 || !strings.Contains(out, "connect to the guest: ") {
 		t.Errorf("without a multiplexer: %d, %s", code, out)
 	}
 	multiplexer(t, "/var/lib/microvms/muxed/notify.vsock", key+".pub")

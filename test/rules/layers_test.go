@@ -21,10 +21,10 @@ var floors = [][]string{
 	// What stands on nothing of ours.
 	{"account", "durable", "printable", "process", "safepath", "shell"},
 	{"exit"},
-	{"foreign", "guest", "kvm", "mode", "mounts", "netif/event", "notify", "spec", "systemd", "term", "timeline", "virtiofsd/seccomp"},
-	{"askguest", "kernel", "rootlock"},
-	{"console", "hypervisor", "vfio", "virtiofsd", "wait"},
-	{"control", "netif", "unit"},
+	{"foreign", "kvm", "mode", "mounts", "netif/event", "notify", "spec", "systemd", "term", "timeline", "virtiofsd/seccomp"},
+	{"kernel", "rootlock"},
+	{"console", "guest", "hypervisor", "vfio", "virtiofsd", "wait"},
+	{"askguest", "control", "netif", "unit"},
 	{"runner"},
 	{"statedir"},
 	// What the programs do.
