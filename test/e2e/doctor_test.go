@@ -60,7 +60,7 @@ func TestDoctorFindsLeftoversAndSaysHowToRemoveThem(t *testing.T) {
 	}))
 	want(t, 0, nil, "start", name)
 	got := findings(t)["leftovers"]
-	if got.Status != "failed" || got.Remedy != "run: ip link delete left0" || !strings.Contains(got.Detail, "VM gone's") {
+	if got.Status != "failed" || got.Remedy != "run: ip link delete left0" || !strings.Contains(got.Detail, "belongs to VM gone, which is not running") {
 		t.Errorf("%+v", got)
 	}
 	sh(t, strings.TrimPrefix(got.Remedy, "run: "))
@@ -81,7 +81,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	for check, text := range map[string]string{
 		"package": "for qemu", "hypervisor": "qemu-system", "file kernel": "vmlinuz", "tap interfaces": "/dev/net/tun",
 		"unit microvm@patient": "active", "unit microvm-tap-interfaces@patient": "active",
-		"unit microvm-pci-devices@patient": "not needed: the runner has no PCI devices",
+		"unit microvm-pci-devices@patient": "not needed, the package has no PCI devices",
 	} {
 		if got := all[check]; got.Status != "ok" || !strings.Contains(got.Detail, text) {
 			t.Errorf("%s: %+v, want %q", check, got, text)

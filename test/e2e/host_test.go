@@ -46,7 +46,7 @@ func TestWhatTheCommandMakesDoesNotDependOnTheUmask(t *testing.T) {
 	// One that an earlier version made is named, and mended by an installation.
 	name := "mask022"
 	sh(t, "microvm stop "+name+" && chmod 750 /var/lib/microvms/.store \"$(readlink /var/lib/microvms/"+name+"/current)\"")
-	if got := findings(t, name)["package access"]; got.Status != "failed" || !strings.Contains(got.Detail, ".store keeps the hypervisors' user out") {
+	if got := findings(t, name)["package access"]; got.Status != "failed" || !strings.Contains(got.Detail, ".store is not searchable by the hypervisors' user") {
 		t.Errorf("a store that is closed: %+v", got)
 	}
 	sh(t, "umask 027 && microvm update "+name+" && microvm start "+name)
