@@ -90,7 +90,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	// Its guest would go down, and be back at once.
 	pid := sh(t, "systemctl show -P MainPID microvm@patient")
 	for _, word := range []string{name, "/var/lib/microvms/patient/current"} {
-		if out, err := try("cd /var/lib/microvms/patient && microvm shutdown " + word); err == nil || !strings.Contains(out, "patient runs as a service, which starts it again; stop it with: microvm stop patient") {
+		if out, err := try("cd /var/lib/microvms/patient && microvm shutdown " + word); err == nil || !strings.Contains(out, "patient runs as a service, which would start it again\nmicrovm: hint: stop it with: microvm stop patient") {
 			t.Errorf("shutdown %s: %v: %s", word, err, out)
 		}
 	}
