@@ -111,7 +111,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	if !strings.Contains(got.Detail, "vm-patient") || !strings.Contains(got.Remedy, "microvm start patient") {
 		t.Errorf("%+v", got)
 	}
-	want(t, 1, []string{"failed", "do: ", "failed; do what"}, "doctor", name)
+	want(t, 1, []string{"failed", "  hint: ", "failed\nmicrovm: hint: apply the fix"}, "doctor", name)
 	want(t, 0, nil, "stop", name)
 	want(t, 3, nil, "doctor", "nobody")
 }

@@ -101,7 +101,7 @@ func TestAVMOnAMountOfItsOwnIsRemoved(t *testing.T) {
 		}
 		want(t, 0, nil, "create", "mounted", "-s", path, "--start")
 		want(t, 0, nil, "stop", "mounted")
-		want(t, 0, []string{dir + " is a mount point of its own, and stays, empty"}, "rm", "-y", "mounted")
+		want(t, 0, []string{dir + " is a mount point, so it was emptied but not deleted"}, "rm", "-y", "mounted")
 		if out := sh(t, "ls -A "+dir); out != "" {
 			t.Errorf("left: %s", out)
 		}
