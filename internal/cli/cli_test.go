@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"microvm/internal/statedir"
 )
@@ -117,6 +118,22 @@ func TestHelpNamesTheFlagsOfMicrovmNix(t *testing.T) {
 	for _, want := range []string{"-c NAME", "-u NAME", "-Ru NAME", "-r NAME", "-s NAME", "-l ", "-f FLAKE"} {
 		if !strings.Contains(h.stdout.String(), want) {
 			t.Errorf("the help does not name %s:\n%s", want, &h.stdout)
+		}
+	}
+}
+
+// TestHelpFitsATerminal reads the help of every command: docs/style.md allows 100 columns.
+func TestHelpFitsATerminal(t *testing.T) {
+	h := newHost(t)
+	for _, cmd := range newRoot(&Command{}).Commands() {
+		if code := h.microvm(cmd.Name(), "--help"); code != 0 || !strings.Contains(h.stdout.String(), cmd.Short) && cmd.Long == "" {
+			t.Errorf("%s: exit code %d, %s%s", cmd.Name(), code, &h.stdout, &h.stderr)
+		}
+		t.Logf("microvm %s --help\n%s", cmd.Name(), &h.stdout)
+		for line := range strings.Lines(h.stdout.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 100 {
+				t.Errorf("%s: %d columns: %s", cmd.Name(), n, line)
+			}
 		}
 	}
 }
