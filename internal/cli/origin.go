@@ -41,7 +41,7 @@ func updateOrigin(v statedir.VM) (statedir.Origin, error) {
 // calls sudo is trusted like root.
 func rootsSpec(host statedir.Host, path string) error {
 	if host.InGuestsReach(path) {
-		return exit.WithHint(fmt.Errorf("spec %s is below %s, where guests can write", path, host.StateDir),
+		return exit.WithHint(fmt.Errorf("spec %s is below %s, where guests write", path, host.StateDir),
 			"move it, for example to /etc/microvm, and create the VM again from there")
 	}
 	info, err := os.Stat(path)
