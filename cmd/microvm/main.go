@@ -1,4 +1,4 @@
-// Command microvm builds, runs and looks after microVMs.
+// Command microvm builds, runs and manages microVMs.
 package main
 
 import (
@@ -9,7 +9,7 @@ import (
 	"microvm/internal/systemd"
 )
 
-// Set by the build, see the Makefile.
+// These are set by the linker, see the Makefile.
 var (
 	version    = "dev"
 	libexecDir = "/usr/lib/microvm"

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 
+	"microvm/internal/exit"
 	"microvm/internal/guest"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
@@ -10,16 +11,16 @@ import (
 )
 
 const (
-	// sshPort is where systemd-ssh-generator(8) has sshd listen in a guest.
+	// sshPort is the vsock port on which systemd-ssh-generator(8) makes sshd listen.
 	sshPort = 22
-	// sshUser is who logs in where the command line names nobody.
+	// sshUser is the user that logs in if the command line names none.
 	sshUser = "root"
-	// muxSocket is the multiplexer's socket where the plan names none: in packages
-	// of microvm.nix, and in ours whose guest does not report by it.
+	// muxSocket is the vsock multiplexer's socket if the plan names none: that of
+	// microvm.nix's packages, and of ours whose guest does not report over vsock.
 	muxSocket = "notify.vsock"
 )
 
-// guestAddress is where the guest of a VM that runs can be reached.
+// guestAddress returns the vsock address of a running VM's guest.
 func guestAddress(c *Command, name string) (guest.Address, error) {
 	v, err := c.vm(name)
 	if err != nil {
@@ -32,10 +33,11 @@ func guestAddress(c *Command, name string) (guest.Address, error) {
 	return addressOf(v, plan)
 }
 
-// addressOf is where a guest with that plan can be reached.
+// addressOf returns the vsock address of a guest with that plan.
 func addressOf(v statedir.VM, plan *hypervisor.Plan) (guest.Address, error) {
 	if plan.VsockCID == nil {
-		return guest.Address{}, fmt.Errorf("%s has no vsock; set vsock.cid in its spec, a number from 3 on that no other VM has, update it and restart it", v.Name)
+		return guest.Address{}, exit.WithHint(fmt.Errorf("%s has no vsock", v.Name),
+			"set vsock.cid in its spec to a number from 3 that no other VM uses, then update and restart it")
 	}
 	a := guest.Address{CID: uint32(*plan.VsockCID), Dir: v.Dir(), Socket: plan.Readiness.VsockSocket}
 	table, err := hypervisor.Table()

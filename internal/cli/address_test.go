@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/statedir"
 )
@@ -25,7 +26,7 @@ func TestGuestIsReachedTheWayItsHypervisorHas(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want socket %q", test.plan.Hypervisor, a, err, test.socket)
 		}
 	}
-	if _, err := addressOf(vm, &hypervisor.Plan{Hypervisor: "qemu"}); err == nil || !strings.Contains(err.Error(), "set vsock.cid") {
+	if _, err := addressOf(vm, &hypervisor.Plan{Hypervisor: "qemu"}); err == nil || err.Error() != "web has no vsock" || !strings.Contains(exit.Hint(err), "set vsock.cid") {
 		t.Errorf("without a CID: %v", err)
 	}
 }

@@ -29,19 +29,21 @@ func newAnalyze(c *Command) *cobra.Command {
 	var o analyzeOptions
 	cmd := &cobra.Command{
 		Use:   "analyze NAME [--svg FILE] | analyze --blame",
-		Short: "Show where the time of a VM's last start went",
-		Long: "Show where the time of a VM's last start went: in each of its helpers, the\n" +
-			"hypervisor, the guest's kernel, and the guest until it was ready. The guest's part is\n" +
-			"divided where the guest reports over vsock, the kernel's where it prints to the\n" +
-			"console. Only root sees what is from the journal.\n\n" +
-			"With --blame it lists all VMs that are up, the slowest first.",
+		Short: "Show how long each part of a VM's last start took",
+		Long: "Show how long each part of a VM's last start took: its helpers, the hypervisor, the\n" +
+			"guest's kernel, and the guest until it was ready. The guest's part is shown separately\n" +
+			"if the guest reports over vsock, the kernel's if it prints to the console. Only root\n" +
+			"sees the parts that are taken from the journal.\n\n" +
+			"With --blame, list all running VMs, the slowest first.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if o.blame != (len(args) == 0) {
-				return exit.Usage(errors.New("name one VM, or give --blame for all; see: microvm analyze --help"))
-			}
-			if o.svg != "" && (o.blame || o.json) {
-				return exit.Usage(errors.New("--svg excludes --blame and --json; draw one VM's start with: microvm analyze NAME --svg FILE"))
+			switch {
+			case o.blame && len(args) > 0:
+				return exit.Usage(errors.New("NAME and --blame are mutually exclusive"))
+			case !o.blame && len(args) == 0:
+				return seeHelp(cmd, errors.New("a VM name or --blame is required"))
+			case o.svg != "" && (o.blame || o.json):
+				return exit.Usage(errors.New("--svg cannot be used with --blame or --json"))
 			}
 			if o.blame {
 				return runBlame(cmd.Context(), c, o)
@@ -49,9 +51,9 @@ func newAnalyze(c *Command) *cobra.Command {
 			return runAnalyze(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().StringVar(&o.svg, "svg", "", "write a drawing to this file")
-	cmd.Flags().BoolVar(&o.blame, "blame", false, "list all VMs, the slowest first")
-	cmd.Flags().BoolVar(&o.json, "json", false, "print it as JSON")
+	cmd.Flags().StringVar(&o.svg, "svg", "", "write the timeline to this file as an SVG image")
+	cmd.Flags().BoolVar(&o.blame, "blame", false, "list all running VMs, the slowest first")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print as JSON")
 	return cmd
 }
 
@@ -79,12 +81,12 @@ func writeSVG(path, name string, t timeline.Timeline) error {
 		return err
 	}
 	if err := os.WriteFile(path, out.Bytes(), 0o644); err != nil {
-		return fmt.Errorf("write the drawing: %w", err)
+		return fmt.Errorf("write SVG image: %w", err)
 	}
 	return nil
 }
 
-// phase is a timeline.Phase for programs.
+// phase is the JSON form of a timeline.Phase.
 type phase struct {
 	Name    string  `json:"name"`
 	What    string  `json:"what,omitempty"`
@@ -92,7 +94,7 @@ type phase struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// analysis is a timeline.Timeline for programs.
+// analysis is the JSON form of a timeline.Timeline.
 type analysis struct {
 	VM      string  `json:"vm"`
 	Seconds float64 `json:"seconds"`
@@ -107,7 +109,7 @@ func phasesOf(name string, t timeline.Timeline) analysis {
 	return a
 }
 
-// runBlame lists the VMs that are up by how long their start took.
+// runBlame lists the running VMs by the time that their start took.
 func runBlame(ctx context.Context, c *Command, o analyzeOptions) error {
 	units, err := systemd.ListUnits(ctx, unit.EveryVM)
 	if err != nil {
@@ -126,7 +128,7 @@ func runBlame(ctx context.Context, c *Command, o analyzeOptions) error {
 		}
 		t, err := vm.LastStart(ctx, v)
 		if errors.As(err, new(vm.NotUpError)) {
-			continue // it went down meanwhile
+			continue // it has gone down in the meantime
 		}
 		if err != nil {
 			return err

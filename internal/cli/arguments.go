@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -9,40 +10,45 @@ import (
 	"microvm/internal/exit"
 )
 
-// noCommand is the error of a word that is none of cmd's commands.
-func noCommand(cmd *cobra.Command, word string) error {
-	hint := ""
-	if near := cmd.SuggestionsFor(word); len(near) > 0 {
-		hint = fmt.Sprintf(" (did you mean %q?)", near[0])
-	}
-	return exit.Usagef("there is no command %q%s; see: %s --help", strings.TrimPrefix(cmd.CommandPath()+" "+word, "microvm "), hint, cmd.CommandPath())
+// seeHelp returns err as a wrong command line of cmd, with a hint at its help.
+func seeHelp(cmd *cobra.Command, err error) error {
+	return exit.WithHint(exit.Usage(err), "see: %s --help", cmd.CommandPath())
 }
 
-// strictHelp makes cobra's own commands, help and completion, refuse a word that
-// they do not know: they print something else then, and all is well with them.
+// unknownCommand returns the error of a name that is not one of cmd's commands.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	err := fmt.Errorf("unknown command %q", strings.TrimPrefix(cmd.CommandPath()+" "+name, "microvm "))
+	if near := cmd.SuggestionsFor(name); len(near) > 0 {
+		return exit.WithHint(exit.Usage(err), "did you mean %q?", near[0])
+	}
+	return seeHelp(cmd, err)
+}
+
+// strictHelp makes cobra's own commands, help and completion, reject arguments that
+// they do not know. By default they print some other help and exit with 0.
 func strictHelp(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
 	for _, cmd := range root.Commands() {
 		switch cmd.Name() {
 		case "help":
-			cmd.Args = func(_ *cobra.Command, words []string) error {
-				of := root
-				for _, word := range words {
-					next, rest, err := of.Find([]string{word})
-					if err != nil || next == of || len(rest) > 0 {
-						return noCommand(of, word)
+			cmd.Args = func(_ *cobra.Command, names []string) error {
+				parent := root
+				for _, name := range names {
+					next, rest, err := parent.Find([]string{name})
+					if err != nil || next == parent || len(rest) > 0 {
+						return unknownCommand(parent, name)
 					}
-					of = next
+					parent = next
 				}
 				return nil
 			}
 		case "completion":
-			cmd.Args = func(cmd *cobra.Command, words []string) error {
-				if len(words) == 0 {
+			cmd.Args = func(cmd *cobra.Command, names []string) error {
+				if len(names) == 0 {
 					return nil
 				}
-				return noCommand(cmd, words[0])
+				return unknownCommand(cmd, names[0])
 			}
 			cmd.SuggestionsMinimumDistance = root.SuggestionsMinimumDistance
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
@@ -50,14 +56,15 @@ func strictHelp(root *cobra.Command) {
 	}
 }
 
-// wrongWords says what is wrong with the number of a command's words: those that
-// take asks for, as it refuses these.
-func wrongWords(cmd *cobra.Command, take cobra.PositionalArgs, words []string) error {
-	use := strings.TrimSuffix(cmd.UseLine(), " [flags]")
-	for n := len(words) - 1; n >= 0; n-- {
-		if take(cmd, words[:n]) == nil {
-			return exit.Usagef("%q is one word too many; the command is: %s; see: %s --help", words[n], use, cmd.CommandPath())
+// wrongNumber returns the error of args that accepts rejects because there are too
+// many or too few of them.
+func wrongNumber(cmd *cobra.Command, accepts cobra.PositionalArgs, args []string) error {
+	err := errors.New("missing argument")
+	for n := len(args) - 1; n >= 0; n-- {
+		if accepts(cmd, args[:n]) == nil {
+			err = fmt.Errorf("unexpected argument %q", args[n])
+			break
 		}
 	}
-	return exit.Usagef("a word is missing; the command is: %s; see: %s --help", use, cmd.CommandPath())
+	return exit.WithHint(exit.Usage(err), "usage: %s", strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 }

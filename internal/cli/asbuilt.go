@@ -2,10 +2,11 @@ package cli
 
 import "github.com/spf13/cobra"
 
-// asBuiltFlag is for a package's own scripts, which are what its plan was written
-// with: another program in their place may call them.
+// asBuiltFlag adds the hidden flag that a package's own scripts pass: they follow the
+// package's plan even if somebody has put other programs in their place, which may in
+// turn call these scripts.
 func asBuiltFlag(cmd *cobra.Command, asBuilt *bool) {
 	const name = "as-built"
-	cmd.Flags().BoolVar(asBuilt, name, false, "go by the package's plan, whatever its programs are")
+	cmd.Flags().BoolVar(asBuilt, name, false, "follow the package's plan, even if its programs were replaced")
 	_ = cmd.Flags().MarkHidden(name)
 }

@@ -15,7 +15,7 @@ func TestBuildSaysWhatItChose(t *testing.T) {
 	if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
 		t.Fatalf("exit code %d: %s", code, &h.stderr)
 	}
-	for _, want := range []string{"built web", "guest (vsock.cid is set", "ctrl-alt-del ("} {
+	for _, want := range []string{"built web", "guest (vsock.cid is set", "shut down by: ctrl-alt-del ("} {
 		if !strings.Contains(h.stdout.String(), want) {
 			t.Errorf("printed %q, without %q", &h.stdout, want)
 		}
@@ -37,8 +37,8 @@ func TestAFileThatIsNotThereIsNamedAndNotPartOfThePackage(t *testing.T) {
 		if code := h.microvm("build", "web.json", "-o", "web"); code != 0 {
 			t.Fatalf("exit code %d: %s", code, &h.stderr)
 		}
-		warned := strings.Contains(h.stderr.String(), "microvm: warning: initrdPath: "+filepath.Join(h.dir, "initrd")+" is not there; the VM starts only where it is\n")
-		if warned != (there == "none") || strings.Contains(h.stderr.String(), "kernel: ") {
+		warned := strings.Contains(h.stderr.String(), "microvm: warning: initrdPath "+filepath.Join(h.dir, "initrd")+" not found on this host\n")
+		if warned != (there == "none") || strings.Contains(h.stderr.String(), "warning: kernel") {
 			t.Errorf("with %s there: %q", there, &h.stderr)
 		}
 		plan, ok := vm.PlanAt("web")

@@ -1,4 +1,4 @@
-// Package cli is the microvm command: what people type.
+// Package cli implements the microvm command.
 package cli
 
 import (
@@ -9,8 +9,8 @@ import (
 	"microvm/internal/exit"
 )
 
-// Run does what the arguments say and returns the exit code: 0, 1 failed, 2
-// wrong usage, 3 no such VM, 4 partly failed, 5 to 7 as above.
+// Run executes the command line args, without the program's name, and returns the
+// exit code: one of those of internal/exit, or of exitcode.go.
 func (c *Command) Run(args []string) int {
 	root := newRoot(c)
 	args, err := fromFlags(completed(args))
@@ -21,7 +21,7 @@ func (c *Command) Run(args []string) int {
 	root.SetArgs(args)
 	root.SetOut(c.Stdout)
 	root.SetErr(c.Stderr)
-	strictHelp(root) // writes the scripts where the root writes by now
+	strictHelp(root) // after SetOut, as it copies where the root command writes to
 	err = root.Execute()
 	var several severalError
 	if err == nil {
@@ -40,29 +40,27 @@ func (c *Command) Run(args []string) int {
 func newRoot(c *Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "microvm",
-		Short: "Build, run and look after microVMs",
-		Long: "Build, run and look after microVMs.\n\n" +
-			"The flags of microvm.nix's command are understood as well, and can be combined:\n\n" +
+		Short: "Build, run and manage microVMs",
+		Long: "Build, run and manage microVMs.\n\n" +
+			"The flags of microvm.nix's command are supported, too, and can be combined:\n\n" +
 			"  -c NAME [-f FLAKE]  create\n" +
-			"  -u NAME…            update; -Ru NAME… restarts what changed, too\n" +
+			"  -u NAME…            update; -Ru NAME… also restarts what changed\n" +
 			"  -r NAME             run\n" +
 			"  -s NAME [ARGS]      ssh\n" +
 			"  -l                  list",
 		Version:       c.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(cmd *cobra.Command, words []string) error {
-			if len(words) == 0 {
+		Args: func(cmd *cobra.Command, names []string) error {
+			if len(names) == 0 {
 				return nil
 			}
-			return noCommand(cmd, words[0])
+			return unknownCommand(cmd, names[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return exit.Usagef("%w; see: %s --help", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(seeHelp)
 	for _, sub := range []*cobra.Command{
 		newBuild(c), newShow(c), newRun(c), newShutdown(c), newSchema(c), newHypervisors(c), newList(c), newBalloon(c), newGC(c),
 		newCreate(c), newUpdate(c), newStatus(c), newLogs(c), newStart(c), newStop(c), newRestart(c), newEnable(c), newDisable(c),
@@ -71,12 +69,12 @@ func newRoot(c *Command) *cobra.Command {
 		if sub.ValidArgsFunction == nil {
 			sub.ValidArgsFunction = complete(c, completions[sub.Name()])
 		}
-		args := sub.Args
-		sub.Args = func(cmd *cobra.Command, words []string) error {
-			if args(cmd, words) == nil {
+		accepts := sub.Args
+		sub.Args = func(cmd *cobra.Command, args []string) error {
+			if accepts(cmd, args) == nil {
 				return nil
 			}
-			return wrongWords(cmd, args, words)
+			return wrongNumber(cmd, accepts, args)
 		}
 		root.AddCommand(sub)
 	}

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"microvm/internal/statedir"
 )
@@ -39,7 +40,7 @@ func (h *host) microvm(args ...string) int {
 	return c.Run(args)
 }
 
-// write makes a spec of the given members beside a kernel.
+// write creates a spec with the given members, and its kernel.
 func (h *host) write(t *testing.T, name, members string) {
 	t.Helper()
 	text := `{"name":"web","arch":"x86_64","kernel":"vmlinuz"` + members + `}`
@@ -56,29 +57,29 @@ func TestExitCodesAndLastLines(t *testing.T) {
 		code int
 		want string
 	}{
-		"no such command":       {[]string{"biuld"}, 2, "did you mean \"build\"?"},
-		"no command's help":     {[]string{"help", "nope"}, 2, `there is no command "nope"; see: microvm --help`},
-		"help on a near one":    {[]string{"help", "biuld"}, 2, `there is no command "biuld" (did you mean "build"?)`},
-		"help within a command": {[]string{"help", "build", "nope"}, 2, `there is no command "build nope"; see: microvm build --help`},
-		"no shell of ours":      {[]string{"completion", "nope"}, 2, `there is no command "completion nope"; see: microvm completion --help`},
-		"a shell, nearly":       {[]string{"completion", "bsh"}, 2, `(did you mean "bash"?)`},
-		"help on a wrong shell": {[]string{"help", "completion", "nope"}, 2, `there is no command "completion nope"`},
-		"no such flag":          {[]string{"build", "--fast", "web.json"}, 2, "--help"},
-		"a word too many":       {[]string{"schema", "please"}, 2, `"please" is one word too many; the command is: microvm schema; see: microvm schema --help`},
-		"a word in the list":    {[]string{"list", "web"}, 2, `"web" is one word too many; the command is: microvm list`},
-		"three words for two":   {[]string{"balloon", "web", "1", "2"}, 2, `"2" is one word too many`},
-		"a word too few":        {[]string{"show"}, 2, "a word is missing; the command is: microvm show DIR|NAME|SPEC"},
-		"no VM to start":        {[]string{"start"}, 2, "a word is missing; the command is: microvm start NAME…"},
-		"two kinds of analysis": {[]string{"analyze", "--blame", "--svg", "x"}, 2, "--svg excludes"},
-		"two ways to print":     {[]string{"analyze", "web", "--svg", "x", "--json"}, 2, "--svg excludes"},
+		"no such command":       {[]string{"biuld"}, 2, "microvm: unknown command \"biuld\"\nmicrovm: hint: did you mean \"build\"?\n"},
+		"no command's help":     {[]string{"help", "nope"}, 2, "microvm: unknown command \"nope\"\nmicrovm: hint: see: microvm --help\n"},
+		"help on a near one":    {[]string{"help", "biuld"}, 2, "microvm: unknown command \"biuld\"\nmicrovm: hint: did you mean \"build\"?\n"},
+		"help within a command": {[]string{"help", "build", "nope"}, 2, "microvm: unknown command \"build nope\"\nmicrovm: hint: see: microvm build --help\n"},
+		"no shell of ours":      {[]string{"completion", "nope"}, 2, "microvm: unknown command \"completion nope\"\nmicrovm: hint: see: microvm completion --help\n"},
+		"a shell, nearly":       {[]string{"completion", "bsh"}, 2, `hint: did you mean "bash"?`},
+		"help on a wrong shell": {[]string{"help", "completion", "nope"}, 2, `unknown command "completion nope"`},
+		"no such flag":          {[]string{"build", "--fast", "web.json"}, 2, "microvm: unknown flag: --fast\nmicrovm: hint: see: microvm build --help\n"},
+		"an argument too many":  {[]string{"schema", "please"}, 2, "microvm: unexpected argument \"please\"\nmicrovm: hint: usage: microvm schema\n"},
+		"an argument of list":   {[]string{"list", "web"}, 2, "microvm: unexpected argument \"web\"\nmicrovm: hint: usage: microvm list\n"},
+		"three for two":         {[]string{"balloon", "web", "1", "2"}, 2, `unexpected argument "2"`},
+		"an argument too few":   {[]string{"show"}, 2, "microvm: missing argument\nmicrovm: hint: usage: microvm show DIR|NAME|SPEC\n"},
+		"no VM to start":        {[]string{"start"}, 2, "missing argument\nmicrovm: hint: usage: microvm start NAME…\n"},
+		"two kinds of analysis": {[]string{"analyze", "--blame", "--svg", "x"}, 2, "--svg cannot be used with --blame or --json"},
+		"two ways to print":     {[]string{"analyze", "web", "--svg", "x", "--json"}, 2, "--svg cannot be used with --blame or --json"},
 		"a VM that is down":     {[]string{"shutdown", "down"}, 1, "down is not running\nmicrovm: hint: start it with: microvm start down"},
 		"its balloon":           {[]string{"balloon", "down", "64"}, 1, "down is not running"},
 		"its console":           {[]string{"console", "down"}, 1, "down is not running"},
-		"nowhere to build to":   {[]string{"build", "web.json"}, 2, "-o DIR"},
-		"a spec that is not":    {[]string{"build", "none.json", "-o", "x"}, 1, "none.json"},
+		"nowhere to build to":   {[]string{"build", "web.json"}, 2, "microvm: -o DIR is required\n"},
+		"an unknown spec":       {[]string{"build", "none.json", "-o", "x"}, 1, "none.json"},
 		"a bad spec":            {[]string{"build", "bad.json", "-o", "x"}, 1, "hypervisr: unknown option (did you mean \"hypervisor\"?)"},
-		"a VM that is not":      {[]string{"show", "nobody"}, 3, "microvm list"},
-		"a VM to shut down":     {[]string{"shutdown", "nobody"}, 3, "there is no VM \"nobody\""},
+		"an unknown VM":         {[]string{"show", "nobody"}, 3, "microvm: VM \"nobody\" not found\nmicrovm: hint: list VMs with: microvm list\n"},
+		"a VM to shut down":     {[]string{"shutdown", "nobody"}, 3, "VM \"nobody\" not found\n"},
 		"a name that is a path": {[]string{"shutdown", "../x"}, 2, "VM name"},
 		"over a file":           {[]string{"build", "web.json", "-o", "vmlinuz"}, 1, "is not a runner package"},
 		"into nowhere":          {[]string{"build", "web.json", "-o", "no/such/dir"}, 1, "no/such"},
@@ -88,7 +89,7 @@ func TestExitCodesAndLastLines(t *testing.T) {
 	h := newHost(t)
 	h.write(t, "web.json", "")
 	h.write(t, "bad.json", `,"hypervisr":"qemu"`)
-	// What lies around under a VM's name does not stand for it.
+	// A directory with the name of a VM is not used instead of the VM.
 	for _, dir := range []string{"state/down", "down"} {
 		if err := os.Mkdir(filepath.Join(h.dir, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -102,7 +103,7 @@ func TestExitCodesAndLastLines(t *testing.T) {
 			}
 			for line := range strings.Lines(h.stderr.String()) {
 				if !strings.HasPrefix(line, "microvm: ") {
-					t.Errorf("line %q does not say who speaks", line)
+					t.Errorf("line %q does not begin with the program's name", line)
 				}
 			}
 		})
@@ -117,6 +118,22 @@ func TestHelpNamesTheFlagsOfMicrovmNix(t *testing.T) {
 	for _, want := range []string{"-c NAME", "-u NAME", "-Ru NAME", "-r NAME", "-s NAME", "-l ", "-f FLAKE"} {
 		if !strings.Contains(h.stdout.String(), want) {
 			t.Errorf("the help does not name %s:\n%s", want, &h.stdout)
+		}
+	}
+}
+
+// TestHelpFitsATerminal reads the help of every command: docs/style.md allows 100 columns.
+func TestHelpFitsATerminal(t *testing.T) {
+	h := newHost(t)
+	for _, cmd := range newRoot(&Command{}).Commands() {
+		if code := h.microvm(cmd.Name(), "--help"); code != 0 || !strings.Contains(h.stdout.String(), cmd.Short) && cmd.Long == "" {
+			t.Errorf("%s: exit code %d, %s%s", cmd.Name(), code, &h.stdout, &h.stderr)
+		}
+		t.Logf("microvm %s --help\n%s", cmd.Name(), &h.stdout)
+		for line := range strings.Lines(h.stdout.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, "\n")); n > 100 {
+				t.Errorf("%s: %d columns: %s", cmd.Name(), n, line)
+			}
 		}
 	}
 }

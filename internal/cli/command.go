@@ -7,16 +7,17 @@ import (
 	"os"
 	"syscall"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 )
 
-// Command is the microvm command of one host.
+// Command runs microvm commands on one host.
 type Command struct {
 	Host           statedir.Host
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
-	// BinDir holds this command, Host.LibexecDir the helper programs; both go into the
-	// packages that build makes.
+	// BinDir is the directory of this command, Host.LibexecDir that of the helper
+	// programs. Both are written into the packages that build makes.
 	BinDir  string
 	Version string
 }
@@ -31,8 +32,8 @@ func (c *Command) json(v any) error {
 	return e.Encode(v)
 }
 
-// unprivileged is the user as whom root runs what a package names; nil where
-// there is no such user, or we are not root.
+// unprivileged returns the account under which root runs programs that a package
+// names. It returns nil if the account does not exist, or if we are not root.
 func (c *Command) unprivileged() *syscall.Credential {
 	account, err := c.Host.Account()
 	if err != nil || os.Geteuid() != 0 {
@@ -41,9 +42,14 @@ func (c *Command) unprivileged() *syscall.Credential {
 	return account.Alone()
 }
 
-func needsRoot(what string) error {
+// useSudo is the hint of errors that root would not get.
+const useSudo = "run it with sudo"
+
+// needsRoot returns an error if the caller is not root; action is what they asked
+// for, as in "creating a VM".
+func needsRoot(action string) error {
 	if os.Geteuid() != 0 {
-		return fmt.Errorf("only root can %s; run it with sudo", what)
+		return exit.WithHint(fmt.Errorf("%s requires root", action), useSudo)
 	}
 	return nil
 }

@@ -8,10 +8,11 @@ import (
 	"microvm/internal/kernel"
 )
 
-// newBuilder makes a compiler of specs that asks programs for their versions, each once: those that find finds.
+// newBuilder returns a compiler of specs. It runs the hypervisors that find locates, to
+// ask for their versions, each once.
 func newBuilder(c *Command, find func(string) (string, error)) *hypervisor.Builder {
 	versions := &foreign.Versions{Account: c.unprivileged(), Find: find, Slow: func(program string) {
-		_, _ = fmt.Fprintf(c.Stderr, "microvm: asking %s for its version, for %s at most\n", program, foreign.VersionLimit)
+		_, _ = fmt.Fprintf(c.Stderr, "microvm: waiting up to %s for the version of %s\n", foreign.VersionLimit, program)
 	}}
 	return &hypervisor.Builder{Version: versions.Of, GuestKernel: kernel.Version, Seccomp: versions.Seccomp}
 }

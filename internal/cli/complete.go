@@ -6,21 +6,21 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// How the arguments of a command are completed.
+// completion is how the arguments of a command are completed.
 type completion int
 
 const (
-	// oneVM is the name of a VM, and nothing more.
+	// oneVM is one VM name.
 	oneVM completion = iota + 1
-	// someVMs are the names of several.
+	// someVMs is any number of VM names.
 	someVMs
-	// vmOrFile is the name of a VM, a package or a spec.
+	// vmOrFile is a VM name, a package or a spec.
 	vmOrFile
-	// specFile is a spec.
+	// specFile is a spec file.
 	specFile
 )
 
-// completions are the commands whose arguments mean something.
+// completions are the commands whose arguments can be completed.
 var completions = map[string]completion{
 	"status": oneVM, "logs": oneVM, "console": oneVM, "ssh": oneVM, "vsock-proxy": oneVM, "rollback": oneVM, "rm": oneVM, "analyze": oneVM, "doctor": oneVM,
 	"update": someVMs, "start": someVMs, "stop": someVMs, "restart": someVMs, "enable": someVMs, "disable": someVMs,
@@ -28,8 +28,8 @@ var completions = map[string]completion{
 	"build": specFile,
 }
 
-// complete is what a shell offers for a command's arguments. No command is
-// offered files where it takes none.
+// complete returns the function that completes a command's arguments. Files are
+// offered only for commands that take files.
 func complete(c *Command, how completion) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if how == specFile {

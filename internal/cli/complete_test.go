@@ -24,7 +24,7 @@ func TestShellsAreOfferedTheVMs(t *testing.T) {
 		directive string
 	}{
 		{[]string{"status", ""}, "db\nweb\n", noFiles},
-		{[]string{"status", "w"}, "db\nweb\n", noFiles}, // the shell picks those that begin so
+		{[]string{"status", "w"}, "db\nweb\n", noFiles}, // the shell filters by prefix
 		{[]string{"status", "web", ""}, none, noFiles},
 		{[]string{"stop", "web", ""}, "db\n", noFiles},
 		{[]string{"run", ""}, "db\nweb\n", files},
@@ -57,7 +57,7 @@ func TestEachShellHasItsScript(t *testing.T) {
 			check := exec.Command(need.Program(t, shell), "-n")
 			check.Stdin = strings.NewReader(h.stdout.String())
 			if out, err := check.CombinedOutput(); err != nil {
-				t.Errorf("it does not take its script: %v\n%s", err, out)
+				t.Errorf("the shell rejects its script: %v\n%s", err, out)
 			}
 		})
 	}

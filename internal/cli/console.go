@@ -28,20 +28,21 @@ func newConsole(c *Command) *cobra.Command {
 	var o consoleOptions
 	cmd := &cobra.Command{
 		Use:   "console NAME",
-		Short: "Attach to a VM's serial console; ctrl-] detaches",
-		Long: "Attach to a VM's serial console; ctrl-] detaches.\n\n" +
-			"Any number may attach. The first has the keyboard and the others read; when it\n" +
-			"leaves, one of them takes over. Where standard input is no terminal, it is typed\n" +
-			"as it is, ctrl-] included, and the console is read until the VM goes down.\n\n" +
-			"A serial line does not tell the guest how large the terminal is. Guests that ask\n" +
-			"the terminal, as systemd 257 and resize(1) do, get its answer; for others, at a\n" +
-			"shell's prompt, --resize types the size, and again whenever it changes.",
+		Short: "Attach to a VM's serial console",
+		Long: "Attach to a VM's serial console. Press ctrl-] to detach.\n\n" +
+			"Several consoles can be attached. The first one has the keyboard and the others only\n" +
+			"read; when it detaches, one of them takes over. If standard input is not a terminal,\n" +
+			"it is passed to the guest unchanged, including ctrl-], and the console is read until\n" +
+			"the VM goes down.\n\n" +
+			"A serial line does not tell the guest the size of the terminal. Guests that ask the\n" +
+			"terminal, as systemd 257 and resize(1) do, get its answer. For others, --resize types\n" +
+			"a stty command at the shell prompt, now and whenever the size changes.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runConsole(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&o.resize, "resize", false, "type stty with the terminal's size, now and whenever it changes")
+	cmd.Flags().BoolVar(&o.resize, "resize", false, "type a stty command with the terminal's size")
 	return cmd
 }
 
@@ -55,21 +56,21 @@ func runConsole(ctx context.Context, c *Command, o consoleOptions, name string) 
 		return err
 	}
 	if plan.Console == "" {
-		return fmt.Errorf("%s has no console to attach to; read what it says with: microvm logs -f %s", v.Name, v.Name)
+		return exit.WithHint(fmt.Errorf("%s has no console to attach to", v.Name), "read its output with: microvm logs -f %s", v.Name)
 	}
 	if o.resize && !term.IsTerminal(c.Stdin) {
-		return exit.Usage(errors.New("standard input is no terminal, and has no size to type; leave --resize out"))
+		return exit.Usage(errors.New("--resize requires a terminal as standard input"))
 	}
 	return attach(ctx, c, o, v, plan.Console)
 }
 
-// attach connects the caller's terminal, or streams, to a VM's console.
+// attach connects the caller's terminal, or streams, to a VM's console socket.
 func attach(ctx context.Context, c *Command, o consoleOptions, v statedir.VM, socket string) error {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	s := &console.Session{
 		Dir: v.Dir(), Socket: socket,
-		// No VM's name begins with a dot, so it is taken for none.
+		// No VM name begins with a dot, so this one is never mistaken for a VM's.
 		Meeting: filepath.Join(v.Host.RuntimeDir, ".console-"+v.Name+".sock"),
 		In:      c.Stdin, Out: c.Stdout,
 	}
@@ -85,7 +86,7 @@ func attach(ctx context.Context, c *Command, o consoleOptions, v statedir.VM, so
 		defer restore()
 		s.Interactive = true
 		end = "\r\n"
-		s.Say("attached; leave with ctrl-]")
+		s.Say("attached, press ctrl-] to detach")
 		if o.resize {
 			s.Sizes = sizes(ctx, c.Stdin)
 		}
@@ -96,20 +97,22 @@ func attach(ctx context.Context, c *Command, o consoleOptions, v statedir.VM, so
 		s.Say("detached")
 		return nil
 	case errors.Is(err, console.ErrClosed):
-		s.Say("the VM went down; start it with: microvm start %s", v.Name)
+		s.Say("the VM has gone down")
+		s.Say("hint: start it with: microvm start %s", v.Name)
 		return nil
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("attach to the console of %s: %w; run it with sudo", v.Name, err)
+		return exit.WithHint(fmt.Errorf("attach to the console of %s: %w", v.Name, err), useSudo)
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("attach to the console of %s: %w; is the hypervisor running? See: microvm status %s", v.Name, err, v.Name)
+		return exit.WithHint(fmt.Errorf("attach to the console of %s: %w", v.Name, err),
+			"check that the hypervisor is running: microvm status %s", v.Name)
 	case err != nil:
 		return fmt.Errorf("attach to the console of %s: %w", v.Name, err)
 	}
 	return nil
 }
 
-// sizes sends what tells a shell the size of a terminal, now and whenever it
-// changes.
+// sizes returns a channel of stty commands with the size of a terminal: one now, and
+// one whenever the size changes, until ctx ends.
 func sizes(ctx context.Context, terminal io.Reader) <-chan string {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)

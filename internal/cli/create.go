@@ -27,12 +27,12 @@ func newCreate(c *Command) *cobra.Command {
 	var o createOptions
 	cmd := &cobra.Command{
 		Use:   "create NAME [-f FLAKE | -s SPEC | -p PACKAGE]",
-		Short: "Make a VM from a flake, a spec or a runner package",
-		Long: "Make a VM from a flake, a spec or a runner package. Where it comes from is\n" +
-			"recorded, for microvm update. Without -f, -s and -p, and on a host that has\n" +
-			"Nix, it is the flake in " + hostConfig + ".\n\n" +
-			"A build that fails, or is interrupted, leaves nothing behind. A file of the VM's\n" +
-			"that is not on this host is warned of, and with --start or --enable refused.",
+		Short: "Create a VM from a flake, a spec or a runner package",
+		Long: "Create a VM from a flake, a spec or a runner package, and record this source for\n" +
+			"microvm update. The default, if Nix is installed, is the flake in " + hostConfig + ".\n\n" +
+			"A build that fails or is interrupted leaves nothing behind. A file that the VM needs\n" +
+			"and that does not exist on this host causes a warning, or an error with --start and\n" +
+			"--enable.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
@@ -42,13 +42,13 @@ func newCreate(c *Command) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&o.flake, "flake", "f", "", "build nixosConfigurations.NAME of this flake")
 	cmd.Flags().StringVarP(&o.spec, "spec", "s", "", "compile this spec")
-	cmd.Flags().StringVarP(&o.pkg, "package", "p", "", "take this runner package, which nothing updates")
+	cmd.Flags().StringVarP(&o.pkg, "package", "p", "", "install this runner package, which cannot be updated")
 	cmd.Flags().BoolVar(&o.start, "start", false, "start the VM and wait until it is ready")
 	cmd.Flags().BoolVar(&o.enable, "enable", false, "start the VM at boot")
 	return cmd
 }
 
-// origin checks what the VM is to be made from. A package has none.
+// origin returns where the VM will be built from. A package has no origin.
 func (o createOptions) origin() (statedir.Origin, error) {
 	given := 0
 	for _, from := range []string{o.flake, o.spec, o.pkg} {
@@ -58,7 +58,7 @@ func (o createOptions) origin() (statedir.Origin, error) {
 	}
 	switch {
 	case given > 1:
-		return statedir.Origin{}, exit.Usage(errors.New("-f, -s and -p exclude each other; a VM comes from one of them"))
+		return statedir.Origin{}, exit.Usage(errors.New("-f, -s and -p are mutually exclusive"))
 	case o.pkg != "":
 		return statedir.Origin{}, nil
 	case o.spec != "":
@@ -66,7 +66,7 @@ func (o createOptions) origin() (statedir.Origin, error) {
 		return statedir.Origin{Spec: path}, err
 	case o.flake == "":
 		if _, err := exec.LookPath("nix"); err != nil {
-			return statedir.Origin{}, exit.Usage(errors.New("where should the VM come from? Name a spec with -s, or a runner package with -p; flakes, -f, need nix in PATH"))
+			return statedir.Origin{}, exit.WithHint(exit.Usage(errors.New("-s SPEC or -p PACKAGE is required")), "to create it from a flake, install nix")
 		}
 		ref, err := hostFlake(hostConfig)
 		return statedir.Origin{Flake: ref}, err
@@ -78,23 +78,24 @@ func (o createOptions) origin() (statedir.Origin, error) {
 	return statedir.Origin{Flake: ref}, err
 }
 
-// lastingSpec is the absolute path of a spec that is there for later updates, too.
-func lastingSpec(word string) (string, error) {
-	path, err := filepath.Abs(word)
+// lastingSpec returns the absolute path of a spec, or an error if later updates could
+// not read it again, as with a pipe.
+func lastingSpec(spec string) (string, error) {
+	path, err := filepath.Abs(spec)
 	if err != nil {
-		return "", fmt.Errorf("find where spec %s is: %w; give an absolute path", word, err)
+		return "", exit.WithHint(fmt.Errorf("locate spec %s: %w", spec, err), "use an absolute path")
 	}
 	info, err := os.Stat(path)
 	passing := strings.HasPrefix(path, "/dev/") || strings.HasPrefix(path, "/proc/")
 	if passing || err == nil && !info.IsDir() && !info.Mode().IsRegular() {
-		return "", exit.WithHint(fmt.Errorf("spec %s is no file, and updates could not read it again", word),
-			"write it into a file, such as /etc/microvm/NAME.json")
+		return "", exit.WithHint(fmt.Errorf("spec %s is not a regular file, so updates could not read it again", spec),
+			"save it as a file, such as /etc/microvm/NAME.json")
 	}
 	return path, nil
 }
 
 func errExists(name string) error {
-	return fmt.Errorf("VM %q exists already; build it anew with: microvm update %s, or remove it first with: microvm rm %s", name, name, name)
+	return exit.WithHint(fmt.Errorf("VM %q already exists", name), "rebuild it with: microvm update %s, or remove it with: microvm rm %s", name, name)
 }
 
 func runCreate(ctx context.Context, c *Command, o createOptions, name string) error {
@@ -109,7 +110,7 @@ func runCreate(ctx context.Context, c *Command, o createOptions, name string) er
 	if v.Created() {
 		return errExists(name)
 	}
-	if err := needsRoot("create a VM"); err != nil {
+	if err := needsRoot("creating a VM"); err != nil {
 		return err
 	}
 	s := source{path: o.pkg}
@@ -138,19 +139,20 @@ func runCreate(ctx context.Context, c *Command, o createOptions, name string) er
 	return afterCreate(ctx, c, o, v)
 }
 
-// notCreated says what a build that failed left: nothing.
+// notCreated returns the error of a build that failed with err.
 func notCreated(name string, err error) error {
 	if errors.Is(err, context.Canceled) {
-		return fmt.Errorf("interrupted; VM %q was not created, and nothing is left of it: run the same command again", name)
+		return fmt.Errorf("interrupted: VM %q was not created, and nothing was left behind", name)
 	}
 	return err
 }
 
-// installNew installs a VM that was not there, or nothing of it.
+// installNew installs a VM that does not exist yet. If it fails, it removes what it
+// has created.
 func installNew(ctx context.Context, v statedir.VM, path string, from statedir.Origin) error {
 	existed, taken := v.Exists(), v.Installed()
 	from.New = true
-	// A signal from here on waits: it takes milliseconds, and is whole or undone.
+	// Signals have no effect from here on: this takes milliseconds, and is done or undone as a whole.
 	whole := context.WithoutCancel(ctx)
 	err := v.Install(whole, path, from, systemd.Reload)
 	switch {
@@ -166,20 +168,20 @@ func installNew(ctx context.Context, v statedir.VM, path string, from statedir.O
 	return errors.Join(err, v.Remove(whole, systemd.Reload))
 }
 
-// afterCreate enables and starts a VM, or says how.
+// afterCreate enables and starts a VM as asked, or prints how to start it.
 func afterCreate(ctx context.Context, c *Command, o createOptions, v statedir.VM) error {
 	if o.enable {
 		if err := enableVM(ctx, c.Stdout, v.Name); err != nil {
-			return fmt.Errorf("%s was created, and: %w", v.Name, err)
+			return fmt.Errorf("%s was created, but: %w", v.Name, err)
 		}
 	}
 	if !o.start {
-		c.printf("start it with: microvm start %s\n", v.Name)
+		c.printf("hint: start it with: microvm start %s\n", v.Name)
 		return nil
 	}
 	failed, err := runJobs(ctx, c.Stdout, c.Stderr, systemd.Start, []statedir.VM{v})
 	if err != nil {
-		return fmt.Errorf("%s was created and not started: %w", v.Name, err)
+		return fmt.Errorf("%s was created, but not started: %w", v.Name, err)
 	}
 	return several(failed, 1)
 }

@@ -17,7 +17,7 @@ func TestAVMThatCannotStartIsNotCreatedToBeStarted(t *testing.T) {
 	h.write(t, "web.json", `,"initrdPath":"initrd"`)
 	for _, flag := range []string{"--start", "--enable"} {
 		code := h.microvm("create", "web", "-s", "web.json", flag)
-		if code != 1 || !strings.Contains(h.stderr.String(), "web cannot start, so it was not created: initrdPath: "+filepath.Join(h.dir, "initrd")+" is not there") {
+		if code != 1 || !strings.Contains(h.stderr.String(), "microvm: web was not created, because it could not start: initrdPath "+filepath.Join(h.dir, "initrd")+" not found\nmicrovm: hint: create the file or correct the spec") {
 			t.Errorf("%s: exit code %d: %s", flag, code, &h.stderr)
 		}
 		if _, err := os.Lstat(filepath.Join(h.dir, "state/web")); err == nil {

@@ -7,18 +7,18 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// planDiff is what changed between two plans: lines of the one with "-" and of
-// the other with "+".
+// planDiff returns the changes between two plans as lines that begin with "-" for the
+// old plan and "+" for the new one.
 func planDiff(before, after *hypervisor.Plan) []string {
 	diff := diffLines(planLines(before), planLines(after))
 	if len(diff) == 0 && !samePlan(before, after) {
-		return []string{"the plan differs in details; see it with: microvm show --json"}
+		return []string{"other details of the plan (see: microvm show --json)"}
 	}
 	return diff
 }
 
-// diffLines are the lines that are in one list only, in order, by the longest
-// common subsequence.
+// diffLines returns the lines that are in only one of two lists, in order, by their
+// longest common subsequence.
 func diffLines(a, b []string) []string {
 	common := make([][]int, len(a)+1)
 	for i := range common {
@@ -49,7 +49,8 @@ func diffLines(a, b []string) []string {
 	return out
 }
 
-// The programs are not of the plan: they have in them where the package is.
+// samePlan reports whether two plans are equal, apart from their programs, which
+// contain the path of the package.
 func samePlan(a, b *hypervisor.Plan) bool {
 	one, other := *a, *b
 	one.Programs, other.Programs = nil, nil

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/term"
@@ -15,7 +16,7 @@ import (
 func newDisable(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "disable NAME…",
-		Short: "Stop starting VMs at boot",
+		Short: "Disable starting VMs at boot",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runDisable(cmd.Context(), c, args)
@@ -26,7 +27,7 @@ func newDisable(c *Command) *cobra.Command {
 func runDisable(ctx context.Context, c *Command, names []string) error {
 	return c.eachVM(names, func(v statedir.VM) error {
 		if err := systemd.Disable(ctx, []string{unit.VM(v.Name)}); err != nil {
-			return fmt.Errorf("%s still starts at boot: %w; run it with sudo, or on NixOS take it from microvm.autostart", v.Name, err)
+			return exit.WithHint(fmt.Errorf("%s still starts at boot: %w", v.Name, err), "%s, or on NixOS remove it from microvm.autostart", useSudo)
 		}
 		term.Say(c.Stdout, v.Name, "does not start at boot")
 		return nil

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"microvm/internal/doctor"
+	"microvm/internal/exit"
 	"microvm/internal/printable"
 	"microvm/internal/term"
 	"microvm/internal/vm"
@@ -20,21 +21,21 @@ func newDoctor(c *Command) *cobra.Command {
 	var o doctorOptions
 	cmd := &cobra.Command{
 		Use:   "doctor [NAME]",
-		Short: "Check what this host, or one VM, needs to run, and say what to do",
-		Long: "Check what this host, or one VM, needs to run, and say what to do about each thing\n" +
-			"that is wrong. For a VM it says what became of each of its units, too.\n\n" +
-			"\"missing\" is what only some VMs need; the exit code is 1 where something failed.\n" +
-			"Run it as root: others may not open KVM, and see no logs.",
+		Short: "Check this host, or one VM, and show how to fix what is wrong",
+		Long: "Check whether this host, or one VM, has everything it needs, and show how to fix what\n" +
+			"is wrong. For a VM, also show the state of each of its units.\n\n" +
+			"\"missing\" marks what only some VMs need. The exit code is 1 if a check failed.\n" +
+			"Run it as root: other users may not be able to open KVM or to read the logs.",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runDoctor(cmd.Context(), c, o, args)
 		},
 	}
-	cmd.Flags().BoolVar(&o.json, "json", false, "print the findings as JSON")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print the results as JSON")
 	return cmd
 }
 
-// runDoctor examines the host, or the one VM of names.
+// runDoctor checks the host, or the one VM in names.
 func runDoctor(ctx context.Context, c *Command, o doctorOptions, names []string) error {
 	d := &doctor.Doctor{Host: c.Host, LibexecDir: c.Host.LibexecDir, Active: vm.InUse(ctx, c.Host)}
 	if len(names) == 0 {
@@ -54,7 +55,7 @@ func runDoctor(ctx context.Context, c *Command, o doctorOptions, names []string)
 	return reportFindings(c, o, d.ExamineVM(v, units))
 }
 
-// reportFindings prints what was found. It is an error where something failed.
+// reportFindings prints findings. It returns an error if one of them failed.
 func reportFindings(c *Command, o doctorOptions, findings []doctor.Finding) error {
 	failed := 0
 	for _, f := range findings {
@@ -73,9 +74,9 @@ func reportFindings(c *Command, o doctorOptions, findings []doctor.Finding) erro
 		return nil
 	}
 	if failed == 1 {
-		return errors.New("1 check failed; do what it says beside \"do:\", and run it again")
+		return exit.WithHint(errors.New("1 check failed"), "apply the fix listed above and run microvm doctor again")
 	}
-	return fmt.Errorf("%d checks failed; do what each says beside \"do:\", and run it again", failed)
+	return exit.WithHint(fmt.Errorf("%d checks failed", failed), "apply the fixes listed above and run microvm doctor again")
 }
 
 func printFindings(c *Command, findings []doctor.Finding) {
@@ -86,10 +87,10 @@ func printFindings(c *Command, findings []doctor.Finding) {
 		width = max(width, len(f.Check))
 	}
 	for _, f := range findings {
-		// Logs are among the details, and a guest's words among the logs.
+		// A detail can contain log lines, and these contain text from guests.
 		c.printf("%s %-*s  %s\n", paint(colours[f.Status], fmt.Sprintf("%-7s", f.Status)), width, f.Check, printable.Line(f.Detail))
 		if f.Remedy != "" {
-			c.printf("%-7s %-*s  do: %s\n", "", width, "", f.Remedy)
+			c.printf("%-7s %-*s  hint: %s\n", "", width, "", f.Remedy)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 	"microvm/internal/term"
@@ -16,7 +17,7 @@ import (
 func newEnable(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "enable NAME…",
-		Short: "Make VMs start at boot",
+		Short: "Enable starting VMs at boot",
 		Args:  cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runEnable(cmd.Context(), c, args)
@@ -33,11 +34,11 @@ func runEnable(ctx context.Context, c *Command, names []string) error {
 	})
 }
 
-// enableVM enables the target of all VMs as well, without which enabling a VM
-// has no effect.
+// enableVM enables a VM and the target of all VMs, without which enabling a VM has
+// no effect.
 func enableVM(ctx context.Context, out io.Writer, name string) error {
 	if err := systemd.Enable(ctx, []string{unit.Target, unit.VM(name)}); err != nil {
-		return fmt.Errorf("%s will not start at boot: %w; run it with sudo, or on NixOS name it in microvm.autostart", name, err)
+		return exit.WithHint(fmt.Errorf("%s will not start at boot: %w", name, err), "%s, or on NixOS add it to microvm.autostart", useSudo)
 	}
 	term.Say(out, name, "starts at boot")
 	return nil

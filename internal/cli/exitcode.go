@@ -7,28 +7,29 @@ import (
 	"microvm/internal/exit"
 )
 
-// Exit codes beside those of every program of ours.
+// Exit codes in addition to those that all our programs share.
 const (
-	// exitNoVM: there is no such VM.
+	// exitNoVM: a VM was not found.
 	exitNoVM = 3
-	// exitPartly: some of several VMs failed.
+	// exitPartly: the command failed for some of several VMs.
 	exitPartly = 4
-	// exitCanceled: somebody else took back what was asked.
+	// exitCanceled: the job was canceled by another one.
 	exitCanceled = 5
-	// exitLate: the VM was not ready, or not down, within its time.
+	// exitLate: the VM was not ready, or not down, in time.
 	exitLate = 6
-	// exitSkipped: a condition of the VM's unit does not hold.
+	// exitSkipped: a condition of the VM's unit was not met.
 	exitSkipped = 7
 )
 
-// errNoVM is a VM that does not exist.
-type errNoVM struct{ name, dir string }
+// errNoVM is the error of a VM that does not exist.
+type errNoVM struct{ name string }
 
-func (e errNoVM) Error() string {
-	return fmt.Sprintf("there is no VM %q in %s; see what there is with: microvm list", e.name, e.dir)
-}
+func (e errNoVM) Error() string { return fmt.Sprintf("VM %q not found", e.name) }
 
-// jobFailure is a job that did not do what was asked, with its exit code.
+// Hint returns how to find out which VMs exist.
+func (errNoVM) Hint() string { return "list VMs with: microvm list" }
+
+// jobFailure is the error of a job that failed, with its exit code.
 type jobFailure struct {
 	error
 	code int
@@ -37,14 +38,14 @@ type jobFailure struct {
 // Unwrap implements errors.Unwrap.
 func (f jobFailure) Unwrap() error { return f.error }
 
-// severalError is what went wrong with some of several VMs.
+// severalError is the errors of those of several VMs that failed.
 type severalError struct {
 	errs []error
-	of   int
+	of   int // the number of VMs
 }
 
-// several makes one error of those of the VMs that failed, of all that were
-// asked for. With one VM it is that VM's own.
+// several returns one error for errs, in which nil stands for a VM that did not fail;
+// of is the number of VMs. If it is 1, the error is that VM's own.
 func several(errs []error, of int) error {
 	failed := make([]error, 0, len(errs))
 	for _, err := range errs {
@@ -61,14 +62,14 @@ func several(errs []error, of int) error {
 	return severalError{failed, of}
 }
 
-// Error implements error, a line a VM.
+// Error implements error. It returns the errors one per line.
 func (e severalError) Error() string { return errors.Join(e.errs...).Error() }
 
 // Unwrap returns the errors of the VMs.
 func (e severalError) Unwrap() []error { return e.errs }
 
-// code is the exit code: 4 where some went well; where all went wrong in the
-// same way, that of each.
+// code returns the exit code: exitPartly if some VMs did not fail, and the code of each
+// VM if all have failed with the same.
 func (e severalError) code() int {
 	if len(e.errs) < e.of {
 		return exitPartly
@@ -82,7 +83,7 @@ func (e severalError) code() int {
 	return code
 }
 
-// codeOf is the exit code of an error of one VM.
+// codeOf returns the exit code of an error of one VM.
 func codeOf(err error) int {
 	var missing errNoVM
 	var failure jobFailure

@@ -8,7 +8,7 @@ import (
 )
 
 func TestTheExitCodeSaysHowManyFailed(t *testing.T) {
-	missing, broken := errNoVM{"x", "/d"}, errors.New("broken")
+	missing, broken := errNoVM{"x"}, errors.New("broken")
 	for _, test := range []struct {
 		errs []error
 		of   int

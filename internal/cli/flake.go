@@ -12,38 +12,37 @@ import (
 	"microvm/internal/exit"
 )
 
-// hostConfig is where VMs come from on a host with Nix where nothing else is said,
-// as with microvm.nix.
+// hostConfig is the default source of VMs on a host with Nix, as in microvm.nix.
 const hostConfig = "/etc/nixos"
 
-// checkFlake refuses what nix would take for something else than a flake, and
-// what cannot be recorded. Everything else is nix's to judge.
+// checkFlake returns an error for a flake reference that nix would not treat as one, or
+// that cannot be recorded. All else is left to nix.
 func checkFlake(ref string) error {
 	switch {
 	case strings.TrimSpace(ref) == "":
-		return errors.New("the flake reference is empty; give one such as git+https://git.example.org/infra")
+		return exit.WithHint(errors.New("the flake reference is empty"), "use one such as git+https://git.example.org/infra")
 	case strings.HasPrefix(ref, "-"):
-		return fmt.Errorf("flake reference %q looks like a flag; write it with its scheme, such as path:/…", ref)
+		return exit.WithHint(fmt.Errorf("flake reference %q looks like a flag", ref), "add its scheme, such as path:/…")
 	case strings.ContainsAny(ref, "\x00\n\r"):
-		return fmt.Errorf("flake reference %q holds a line break or a NUL byte; remove it", ref)
+		return fmt.Errorf("invalid flake reference %q: must not contain line breaks or NUL bytes", ref)
 	}
 	return nil
 }
 
-// hostFlake is the flake of the host's own configuration: the directory of
-// flake.nix, after its links, as nixos-rebuild has it. In a git repository it is
-// what git knows of it; elsewhere, all that is in the directory.
+// hostFlake returns the flake reference of the host's own configuration: the directory
+// of flake.nix with its links resolved, as nixos-rebuild does. In a git repository the
+// flake is the tracked files, elsewhere all files of the directory.
 func hostFlake(etc string) (string, error) {
 	file, err := filepath.EvalSymlinks(filepath.Join(etc, "flake.nix"))
 	if err != nil {
-		return "", exit.WithHint(fmt.Errorf("there is no flake at %s: %w", etc, err), "name a flake with -f, or a spec with -s")
+		return "", exit.WithHint(fmt.Errorf("no flake in %s: %w", etc, err), "specify a flake with -f, or a spec with -s")
 	}
 	dir := filepath.Dir(file)
 	for top := dir; ; top = filepath.Dir(top) {
 		if _, err := os.Lstat(filepath.Join(top, ".git")); err == nil {
 			ref := "git+file://" + (&url.URL{Path: top}).EscapedPath()
 			if rel, err := filepath.Rel(top, dir); err == nil && rel != "." {
-				ref += "?dir=" + strings.ReplaceAll(url.QueryEscape(rel), "+", "%20") // nix knows no other blank
+				ref += "?dir=" + strings.ReplaceAll(url.QueryEscape(rel), "+", "%20") // nix does not decode "+"
 			}
 			return ref, nil
 		}
@@ -55,8 +54,8 @@ func hostFlake(etc string) (string, error) {
 
 var plainAttribute = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_-]*$`)
 
-// installable is the runner of a VM in a flake, as nix takes it. A name with a
-// dot is quoted, as in Nix itself.
+// installable returns the installable of a VM's runner package in a flake, nix(1). A
+// name with a dot is quoted, as in the Nix language.
 func installable(flake, name string) string {
 	if !plainAttribute.MatchString(name) {
 		name = `"` + name + `"`

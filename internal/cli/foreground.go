@@ -27,22 +27,22 @@ import (
 	"microvm/internal/unit"
 )
 
-// foreground is a VM that is run without its units.
+// foreground runs a VM without its units.
 type foreground struct {
 	c  *Command
 	vm statedir.VM
-	// undo holds what takes back what was done, in the order it was done.
+	// undo holds the functions that undo what was done, in the order in which it was done.
 	undo []func() error
 }
 
-// oneHelper is a helper's program, called in this process: both up and down are
-// root's and touch the package's data only.
+// oneHelper is a helper's program, called in this process. That is safe: "up" and
+// "down" run as root anyway, and take nothing from the package but its data.
 type oneHelper struct {
 	unit.Template
 	run func(args []string, host statedir.Host, stderr io.Writer) int
 }
 
-// up does what the VM's helper units would.
+// up does what the VM's helper units would do.
 func (r *foreground) up(ctx context.Context) error {
 	if err := r.vm.SetBooted(); err != nil {
 		return err
@@ -52,7 +52,7 @@ func (r *foreground) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A hypervisor that is killed takes nothing away.
+	// A hypervisor that is killed leaves its files behind.
 	r.undo = append(r.undo, func() error { return start.CleanUp(r.vm.Dir(), plan) })
 	for _, h := range []oneHelper{
 		{unit.Taps, programs.Tap},
@@ -65,7 +65,7 @@ func (r *foreground) up(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return errInterrupted
 		}
-		// One that failed halfway has something to take back as well.
+		// A helper that fails halfway has something to undo, too.
 		r.undo = append(r.undo, func() error { return r.call(h, "down") })
 		if err := r.call(h, "up"); err != nil {
 			return err
@@ -77,7 +77,13 @@ func (r *foreground) up(ctx context.Context) error {
 	return r.virtiofsd(ctx)
 }
 
-var errInterrupted = errors.New("interrupted; run it again to start the VM")
+var errInterrupted = errors.New("interrupted before the VM was started")
+
+// Hints of errors of the programs that this command runs.
+const (
+	seeAbove   = "see the messages above"
+	incomplete = "is the microvm installation complete?"
+)
 
 func (r *foreground) plan() (*hypervisor.Plan, error) {
 	p, err := r.vm.Pinned()
@@ -90,12 +96,13 @@ func (r *foreground) plan() (*hypervisor.Plan, error) {
 
 func (r *foreground) call(h oneHelper, verb string) error {
 	if h.run([]string{verb, r.vm.Name}, r.vm.Host, r.c.Stderr) != exit.CodeOK {
-		return fmt.Errorf("the %s of %s cannot be brought %s; fix what it says above, and run it again", h.What, r.vm.Name, verb)
+		return exit.WithHint(fmt.Errorf("bringing %s the %s of %s failed", verb, h.What, r.vm.Name), seeAbove)
 	}
 	return nil
 }
 
-// down takes back what was done, the last first, whatever fails on the way.
+// down undoes what was done, in reverse order. It goes on after errors, and returns all
+// of them.
 func (r *foreground) down() error {
 	var errs error
 	for i := len(r.undo) - 1; i >= 0; i-- {
@@ -104,26 +111,26 @@ func (r *foreground) down() error {
 	return errs
 }
 
-// sharesReady is how long the shares may take.
+// sharesReady is how long the shares may take to be served.
 const sharesReady = 30 * time.Second
 
-// virtiofsd serves the VM's shares by the program that the unit runs, and waits
-// until it says that it does.
+// virtiofsd starts the program of the VM's virtiofsd unit, and waits until it reports
+// that the shares are served.
 func (r *foreground) virtiofsd(ctx context.Context) error {
-	dir, err := os.MkdirTemp("/tmp", "microvm-run-") // a socket's path is short, wherever TMPDIR is
+	dir, err := os.MkdirTemp("/tmp", "microvm-run-") // not in TMPDIR, as the path of a socket must be short
 	if err != nil {
-		return fmt.Errorf("make a directory for the shares' report: %w", err)
+		return fmt.Errorf("create directory for the notification socket: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	report, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "notify"), Net: "unixgram"})
 	if err != nil {
-		return fmt.Errorf("listen for the shares' report: %w", err)
+		return fmt.Errorf("listen on the notification socket: %w", err)
 	}
 	defer func() { _ = report.Close() }()
 	cmd := r.child(unit.Virtiofsd.Program, r.vm.Name)
 	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+filepath.Join(dir, "notify"))
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("serve the shares of %s: %w; is microvm installed whole?", r.vm.Name, err)
+		return exit.WithHint(fmt.Errorf("serve the shares of %s: %w", r.vm.Name, err), incomplete)
 	}
 	ended := make(chan error, 1)
 	go func() {
@@ -148,13 +155,13 @@ func (r *foreground) virtiofsd(ctx context.Context) error {
 			return errInterrupted
 		}
 		if err != nil {
-			return fmt.Errorf("the shares of %s cannot be served; fix what it says above, and run it again", r.vm.Name)
+			return exit.WithHint(fmt.Errorf("serving the shares of %s failed", r.vm.Name), seeAbove)
 		}
 	}
 }
 
-// child is a program of ours that a ctrl-c on the terminal does not reach, and
-// that does not outlive us.
+// child returns a command for one of our own programs. ctrl-c on the terminal does not
+// reach it, and it is terminated when we exit.
 func (r *foreground) child(name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(filepath.Join(r.c.Host.LibexecDir, name), args...) //nolint:gosec // our own
 	cmd.Stdout, cmd.Stderr = r.c.Stdout, r.c.Stderr
@@ -162,27 +169,29 @@ func (r *foreground) child(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// hypervisor runs the hypervisor until it ends, as its own user.
+// hypervisor runs the hypervisor, as the hypervisors' user, until it exits.
 func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	account, err := r.vm.Host.Account()
 	if err != nil {
 		return err
 	}
 	credential := account.Credential()
-	// As the unit does: vfio and virtio-mem pin the guest's memory.
+	// As LimitMEMLOCK= of the unit: vfio and virtio-mem pin the guest's memory.
 	_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
 	cmd := r.child(unit.Main.Program, "run", r.vm.Name)
 	cmd.SysProcAttr.Credential = credential
 	cmd.Env = asUnit(r.vm.Host, os.Environ())
 	if interactive {
-		// In our own group, or it could not read from the terminal.
+		// In our own process group, or it could not read from the terminal.
 		cmd.Stdin, cmd.SysProcAttr.Setpgid = r.c.Stdin, false
-		term.Say(r.c.Stderr, r.vm.Name, "the terminal is the guest's now, ctrl-c included; end it in the guest, or elsewhere with: microvm shutdown %s", r.vm.Name)
+		term.Say(r.c.Stderr, r.vm.Name, "the terminal is now the guest's console, which also gets ctrl-c")
+		term.Say(r.c.Stderr, r.vm.Name, "hint: shut the VM down in the guest, or elsewhere with: microvm shutdown %s", r.vm.Name)
 	} else {
-		term.Say(r.c.Stderr, r.vm.Name, "end it with ctrl-c; its console is at: microvm console %s", r.vm.Name)
+		term.Say(r.c.Stderr, r.vm.Name, "press ctrl-c to stop the VM")
+		term.Say(r.c.Stderr, r.vm.Name, "hint: attach to its console with: microvm console %s", r.vm.Name)
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run %s: %w; is microvm installed whole?", r.vm.Name, err)
+		return exit.WithHint(fmt.Errorf("run %s: %w", r.vm.Name, err), incomplete)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -193,22 +202,22 @@ func (r *foreground) hypervisor(ctx context.Context, interactive bool) error {
 	}
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
-		return fmt.Errorf("the hypervisor of %s ended with %w; it says why above", r.vm.Name, err)
+		return exit.WithHint(fmt.Errorf("the hypervisor of %s failed: %w", r.vm.Name, err), seeAbove)
 	}
 	return err
 }
 
-// shown are the variables of the caller's that a hypervisor gets: for its windows,
-// its words and our own settings. All else of root's is none of its business.
-var shown = []string{"TERM", "COLORTERM", "LANG", "LC_", "TZ", "DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "MICROVM_"}
+// passed are the variables of the caller's environment that a hypervisor gets: for its
+// windows, its locale and our own settings. It must not see the rest of root's.
+var passed = []string{"TERM", "COLORTERM", "LANG", "LC_", "TZ", "DISPLAY", "XAUTHORITY", "WAYLAND_DISPLAY", "XDG_RUNTIME_DIR", "MICROVM_"}
 
-// asUnit is the environment of a program of the hypervisors' account, as its unit
-// would have it, systemd.exec(5).
+// asUnit returns the environment of a program that runs as the hypervisors' user, as a
+// unit would set it, systemd.exec(5). ours is our own environment.
 func asUnit(host statedir.Host, ours []string) []string {
 	env := []string{"PATH=" + foreign.UnitPath, "HOME=" + host.StateDir, "USER=" + host.User, "LOGNAME=" + host.User, "SHELL=/usr/sbin/nologin"}
 	for _, v := range ours {
 		name, _, _ := strings.Cut(v, "=")
-		for _, s := range shown {
+		for _, s := range passed {
 			if name == s || strings.HasSuffix(s, "_") && strings.HasPrefix(name, s) {
 				env = append(env, v)
 				break
@@ -218,11 +227,11 @@ func asUnit(host statedir.Host, ours []string) []string {
 	return env
 }
 
-// stop asks the guest to go down by the program that the unit runs for that,
-// as the hypervisors' user: a package may have a program of its own for it. A
-// second signal kills the hypervisor.
+// stop asks the guest to shut down, with the program that ExecStop= of the unit runs, as
+// the hypervisors' user: a package may have its own program for it. It returns what is
+// received from ended. A second signal kills the hypervisor.
 func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan error) error {
-	term.Say(r.c.Stderr, r.vm.Name, "asking the guest to go down")
+	term.Say(r.c.Stderr, r.vm.Name, "shutting down the guest")
 	again := make(chan os.Signal, 1)
 	signal.Notify(again, syscall.SIGINT, syscall.SIGTERM)
 	defer signal.Stop(again)
@@ -230,7 +239,7 @@ func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan 
 	cmd.Env = append(asUnit(r.vm.Host, os.Environ()), "MAINPID="+strconv.Itoa(pid))
 	cmd.SysProcAttr.Credential = credential
 	if err := cmd.Start(); err != nil {
-		return errors.Join(fmt.Errorf("ask the guest of %s to go down: %w; is microvm installed whole?", r.vm.Name, err), unix.Kill(pid, unix.SIGKILL))
+		return errors.Join(exit.WithHint(fmt.Errorf("shut down the guest of %s: %w", r.vm.Name, err), incomplete), unix.Kill(pid, unix.SIGKILL))
 	}
 	asked := make(chan error, 1)
 	go func() { asked <- cmd.Wait() }()
@@ -239,7 +248,7 @@ func (r *foreground) stop(pid int, credential *syscall.Credential, ended <-chan 
 		<-asked
 		return err
 	case <-again:
-		term.Say(r.c.Stderr, r.vm.Name, "ending it at once")
+		term.Say(r.c.Stderr, r.vm.Name, "killing the hypervisor")
 		_ = unix.Kill(pid, unix.SIGKILL)
 		<-asked
 		return <-ended

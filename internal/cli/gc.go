@@ -5,14 +5,14 @@ import "github.com/spf13/cobra"
 func newGC(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "gc",
-		Short: "Remove packages from the store that no VM uses",
+		Short: "Remove unused packages from the store",
 		Args:  cobra.NoArgs,
 		RunE:  func(*cobra.Command, []string) error { return runGC(c) },
 	}
 }
 
 func runGC(c *Command) error {
-	if err := needsRoot("remove packages"); err != nil {
+	if err := needsRoot("removing packages"); err != nil {
 		return err
 	}
 	removed, err := c.Host.CollectGarbage()

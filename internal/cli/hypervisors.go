@@ -40,15 +40,16 @@ func runHypervisors(c *Command, o hypervisorsOptions) error {
 	for _, name := range slices.Sorted(maps.Keys(table)) {
 		t := table[name]
 		row := []string{
-			name, words(t.Interfaces), words(t.TapMultiQueue), yes(t.MacvtapByFD), words(t.Shares), words(t.Devices),
-			words(t.Shutdown), t.Vsock, either(t.GuestReadiness, "guest", "vmm"), yes(t.Balloon), yes(t.HotplugMem),
+			name, joined(t.Interfaces), joined(t.TapMultiQueue), yes(t.MacvtapByFD), joined(t.Shares), joined(t.Devices),
+			joined(t.Shutdown), t.Vsock, either(t.GuestReadiness, "guest", "vmm"), yes(t.Balloon), yes(t.HotplugMem),
 		}
 		_, _ = fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
 }
 
-func words(list []string) string {
+// joined returns a list as one cell, "-" if it is empty.
+func joined(list []string) string {
 	if len(list) == 0 {
 		return "-"
 	}

@@ -8,31 +8,32 @@ import (
 	"microvm/internal/vm"
 )
 
-// byHand is the directory in which a package by hand runs.
-const byHand = "."
+// manualDir is the directory in which a package runs that was started manually.
+const manualDir = "."
 
-// openInUse opens what inUse finds. Root reads a VM's package only if it is
-// root's; a package by hand is that of whoever names it.
-func openInUse(c *Command, word string) (p *runner.Package, dir string, err error) {
-	path, dir, err := inUse(c, word)
+// openInUse opens the package that inUse finds. Root opens the package of a VM only if
+// nobody else can change it; a package that was started manually is the caller's choice.
+func openInUse(c *Command, dirOrName string) (p *runner.Package, dir string, err error) {
+	path, dir, err := inUse(c, dirOrName)
 	if err != nil {
 		return nil, "", err
 	}
 	open := runner.Open
-	if os.Geteuid() == 0 && dir != byHand {
+	if os.Geteuid() == 0 && dir != manualDir {
 		open = runner.OpenTrusted
 	}
 	p, err = open(path)
 	return p, dir, err
 }
 
-// inUse is the package that a running VM was started with, and where it runs:
-// that of a VM, or one that is run by hand in the current directory.
-func inUse(c *Command, word string) (path, dir string, err error) {
-	if info, err := os.Stat(word); !c.named(word) && err == nil && info.IsDir() {
-		return word, byHand, nil
+// inUse returns the package that a running VM was started with, and the directory in
+// which it runs. dirOrName is a VM's name, or a package that was started manually in the
+// current directory.
+func inUse(c *Command, dirOrName string) (path, dir string, err error) {
+	if info, err := os.Stat(dirOrName); !c.named(dirOrName) && err == nil && info.IsDir() {
+		return dirOrName, manualDir, nil
 	}
-	v, err := c.vm(word)
+	v, err := c.vm(dirOrName)
 	if err != nil {
 		return "", "", err
 	}
@@ -42,11 +43,11 @@ func inUse(c *Command, word string) (path, dir string, err error) {
 	return v.BootedLink(), v.Dir(), nil
 }
 
-// runners are the users as whom a VM in dir may run: the hypervisors', and who
-// asks, for what he runs himself. Root runs no installed VM.
+// runners returns the users who may run a VM in dir: the hypervisors' user, and the
+// caller, for what they run themselves. Root never runs an installed VM as root.
 func runners(host statedir.Host, dir string) []int {
 	var users []int
-	if self := os.Geteuid(); self != 0 || dir == byHand {
+	if self := os.Geteuid(); self != 0 || dir == manualDir {
 		users = append(users, self)
 	}
 	if account, err := host.Account(); err == nil {

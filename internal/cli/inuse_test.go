@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestRootReadsNoPackageThatOthersCanChange: what it says is whom root is to end,
-// and what root is to say to it.
+// TestRootReadsNoPackageThatOthersCanChange: the package decides which process root
+// stops, and which requests root sends to it.
 func TestRootReadsNoPackageThatOthersCanChange(t *testing.T) {
 	h := newHost(t)
 	h.write(t, "web.json", "")

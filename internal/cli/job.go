@@ -19,15 +19,14 @@ import (
 )
 
 var (
-	// did is what is said of a VM whose job is done.
+	// did is printed for a VM whose job has succeeded.
 	did = map[systemd.Job]string{systemd.Start: "is up", systemd.Stop: "is down", systemd.Restart: "is up again"}
-	// didNot is what is said of one whose job is not.
-	didNot = map[systemd.Job]string{systemd.Start: "did not start", systemd.Stop: "did not stop", systemd.Restart: "did not start again"}
+	// didNot is part of the error of a VM whose job has failed.
+	didNot = map[systemd.Job]string{systemd.Start: "did not start", systemd.Stop: "did not stop", systemd.Restart: "did not restart"}
 )
 
-// runJobs does a job of each VM, all at once, and says of each how it went, on stdout,
-// and what it waits for, on stderr. It
-// returns an error for each VM that failed.
+// runJobs runs a job for each VM, all at once. It prints each success on stdout, and what
+// a VM waits for on stderr. It returns an error for each VM that failed.
 func runJobs(ctx context.Context, stdout, stderr io.Writer, job systemd.Job, vms []statedir.VM) ([]error, error) {
 	if len(vms) == 0 {
 		return nil, nil
@@ -59,22 +58,21 @@ func runJobs(ctx context.Context, stdout, stderr io.Writer, job systemd.Job, vms
 	case err != nil && ctx.Err() == nil:
 		return nil, err
 	case err != nil && !asked && len(units) > 0:
-		return nil, fmt.Errorf("interrupted before systemd was asked; do it with: microvm %s %s", job, strings.Join(slices.Sorted(maps.Values(names)), " "))
+		return nil, exit.WithHint(errors.New("interrupted before systemd was asked"), "run: microvm %s %s", job, strings.Join(slices.Sorted(maps.Values(names)), " "))
 	}
 	return failed, nil
 }
 
-// linesOfFailure is how much a unit that failed may say.
+// linesOfFailure is how many log lines of a failed unit are printed.
 const linesOfFailure = 12
 
-// ended returns the error of a job that has ended, nil where it did what was
-// asked.
+// ended returns the error of a job that has ended, nil if it succeeded.
 func ended(ctx context.Context, job systemd.Job, v statedir.VM, r systemd.Result, began time.Time) error {
 	switch {
 	case r.Err == nil && r.Result == systemd.Done && job == systemd.Stop:
 		return nil
 	case ctx.Err() != nil && r.Result != systemd.Done:
-		return fmt.Errorf("interrupted; systemd goes on to %s %s, see: microvm status %s", job, v.Name, v.Name)
+		return exit.WithHint(fmt.Errorf("interrupted: systemd continues to %s %s", job, v.Name), "see: microvm status %s", v.Name)
 	case r.Err != nil:
 		return r.Err
 	}
@@ -84,7 +82,7 @@ func ended(ctx context.Context, job systemd.Job, v statedir.VM, r systemd.Result
 		f.attempt, _, err = v.LastAttempt()
 	}
 	if r.Result == systemd.Done {
-		// Done is also what a unit is whose conditions do not hold.
+		// This is also the result if a condition of the unit is not met.
 		if err != nil || state.Active != "inactive" || len(state.Unmet) == 0 {
 			return nil
 		}
@@ -95,21 +93,20 @@ func ended(ctx context.Context, job systemd.Job, v statedir.VM, r systemd.Result
 	return explain(ctx, f, judge(f), began)
 }
 
-// explain makes the error of a verdict, with the last lines of the unit that
+// explain returns the error of a verdict, with the last log lines of the unit that
 // failed.
 func explain(ctx context.Context, f jobFacts, v verdict, began time.Time) error {
 	text := fmt.Sprintf("%s %s: %s", f.name, didNot[f.job], v.text)
+	hints := v.hints
 	if v.unit != "" {
-		lines := vm.LastLines(ctx, linesOfFailure, began, v.unit)
-		if len(lines) == 0 {
-			text = fmt.Sprintf("%s; it logged nothing, see what systemd says with: microvm logs %s", text, f.name)
-		} else {
-			text = fmt.Sprintf("%s; see all with: microvm logs %s; its last lines:%s", text, f.name, term.Indent(lines))
+		if lines := vm.LastLines(ctx, linesOfFailure, began, v.unit); len(lines) > 0 {
+			text += "; last log lines:" + term.Indent(lines)
 		}
+		hints = append(hints, "see the full log with: microvm logs "+f.name)
 	}
 	err := errors.New(text)
-	if v.hint != "" {
-		err = exit.WithHint(err, "%s", v.hint)
+	for _, hint := range hints {
+		err = exit.WithHint(err, "%s", hint)
 	}
 	return jobFailure{err, v.code}
 }

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
+	"microvm/internal/exit"
 	"microvm/internal/statedir"
 	"microvm/internal/systemd"
 )
@@ -21,7 +21,7 @@ func TestAJobThatIsInterruptedBeforeItBeganIsNoSuccess(t *testing.T) {
 		t.Fatal(err)
 	}
 	failed, err := runJobs(ctx, &h.stdout, &h.stderr, systemd.Start, []statedir.VM{vm})
-	if err == nil || !strings.Contains(err.Error(), "microvm start web") || len(failed) > 0 {
+	if err == nil || err.Error() != "interrupted before systemd was asked" || exit.Hint(err) != "run: microvm start web" || len(failed) > 0 {
 		t.Errorf("%v, %v", failed, err)
 	}
 }

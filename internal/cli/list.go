@@ -22,19 +22,20 @@ func newList(c *Command) *cobra.Command {
 		Use:   "list",
 		Short: "List the VMs of this host",
 		Long: "List the VMs of this host. RUNNER is\n\n" +
-			"  current     the VM was started with what is installed\n" +
-			"  stale       something else is installed; a restart takes it\n" +
-			"  not booted  it is not in use\n" +
-			"  outdated    the flake or spec gives something else; an update makes it.\n" +
-			"              Only --check finds out, and evaluates every VM's source\n" +
-			"  data only   the VM was removed, and its data was kept",
+			"  current     the VM was started with the installed package\n" +
+			"  stale       another package is installed; a restart switches to it\n" +
+			"  not booted  the installed package is not in use\n" +
+			"  outdated    the flake or spec gives another package; an update installs it\n" +
+			"              (only with --check, which evaluates the source of every VM)\n" +
+			"  unknown     the flake or spec could not be evaluated (only with --check)\n" +
+			"  data only   the VM was removed, but its data was kept",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			if o.watch {
 				if o.check {
-					return exit.Usage(errors.New("--watch and --check exclude each other; an evaluation is too slow to be watched"))
+					return exit.Usage(errors.New("--watch and --check are mutually exclusive"))
 				}
 				return (&watcher{c: c, json: o.json}).run(ctx)
 			}
@@ -42,8 +43,8 @@ func newList(c *Command) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&o.json, "json", false, "print the list as JSON")
-	cmd.Flags().BoolVar(&o.check, "check", false, "evaluate each VM's flake or spec, to see what is outdated")
-	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "keep the list current until ctrl-c")
+	cmd.Flags().BoolVar(&o.check, "check", false, "evaluate the flake or spec of each VM to find outdated ones")
+	cmd.Flags().BoolVarP(&o.watch, "watch", "w", false, "keep updating the list until ctrl-c")
 	return cmd
 }
 
@@ -66,22 +67,22 @@ func runList(ctx context.Context, c *Command, o listOptions) error {
 	return several(errs, len(rows))
 }
 
-// printHints says what to do about what is not current.
+// printHints prints what to do about each VM that is not current.
 func printHints(out io.Writer, rows []vm.Row) {
 	for _, r := range rows {
 		switch r.Runner {
 		case vm.RunnerOutdated:
-			term.Say(out, r.Name, "outdated; rebuild and restart it with: microvm update --restart %s", r.Name)
+			term.Say(out, r.Name, "hint: rebuild and restart it with: microvm update --restart %s", r.Name)
 		case vm.RunnerStale:
-			term.Say(out, r.Name, "stale; restart it with: microvm restart %s", r.Name)
+			term.Say(out, r.Name, "hint: restart it with: microvm restart %s", r.Name)
 		case vm.RunnerNotBooted:
-			term.Say(out, r.Name, "not booted; start it with: microvm start %s", r.Name)
+			term.Say(out, r.Name, "hint: start it with: microvm start %s", r.Name)
 		}
 	}
 }
 
-// check asks the source of each VM what it gives, and marks those that are
-// outdated.
+// check evaluates the source of each VM, and marks those that are outdated. It returns
+// an error or nil for each row.
 func check(ctx context.Context, c *Command, rows []vm.Row) []error {
 	errs := make([]error, len(rows))
 	inParallel(len(rows), func(i int) {

@@ -3,20 +3,19 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"microvm/internal/exit"
 	"microvm/internal/statedir"
 )
 
-// named says whether a word that may be a path as well is the name of a VM,
-// whatever else is called so in the current directory: ./NAME is a path.
-func (c *Command) named(word string) bool {
-	v, err := c.Host.VM(word)
+// named reports whether an argument that may be a path or a name is the name of a VM,
+// even if the current directory has an entry of that name. ./NAME is always a path.
+func (c *Command) named(pathOrName string) bool {
+	v, err := c.Host.VM(pathOrName)
 	return err == nil && v.Exists()
 }
 
-// anyVM returns a VM that need not exist. Only a bad name is wrong usage.
+// anyVM returns a VM that need not exist. An invalid name is a usage error.
 func (c *Command) anyVM(name string) (statedir.VM, error) {
 	if _, err := c.Host.RealStateDir(); err != nil {
 		return statedir.VM{}, err
@@ -35,20 +34,19 @@ func (c *Command) vm(name string) (statedir.VM, error) {
 		return v, err
 	}
 	if !v.Exists() {
-		return v, errNoVM{name, filepath.Clean(c.Host.StateDir)}
+		return v, errNoVM{name}
 	}
 	return v, nil
 }
 
-// selection are the VMs that a command line names, and the names of which there is
-// no VM.
+// selection is the VMs that a command line names, and those that were not found.
 type selection struct {
 	vms     []statedir.VM
 	missing []errNoVM
 }
 
-// outcome makes one error of the names of which there is no VM, and of what went
-// wrong with VMs, a nil for each with which nothing did.
+// outcome returns one error for the VMs that were not found and for errs, which has one
+// error or nil for each of the others.
 func (s selection) outcome(errs []error) error {
 	all := make([]error, 0, len(s.missing)+len(errs))
 	for _, m := range s.missing {
@@ -57,7 +55,7 @@ func (s selection) outcome(errs []error) error {
 	return several(append(all, errs...), len(s.missing)+len(s.vms))
 }
 
-// vms returns the VMs of names, each once. A name that is none is wrong usage.
+// vms returns the VMs of names, each once. An invalid name is a usage error.
 func (c *Command) vms(names []string) (selection, error) {
 	var s selection
 	seen := map[string]bool{}
@@ -80,13 +78,12 @@ func (c *Command) vms(names []string) (selection, error) {
 	return s, nil
 }
 
-// notInstalled returns the error of a VM of which there is only data.
+// notInstalled returns the error of a VM that has data, but no package.
 func notInstalled(v statedir.VM) error {
-	return fmt.Errorf("%s has no runner, only data in %s; install it with: microvm create %s", v.Name, v.Dir(), v.Name)
+	return exit.WithHint(fmt.Errorf("%s has no runner package, only data in %s", v.Name, v.Dir()), "install it with: microvm create %s", v.Name)
 }
 
-// eachVM does something with each VM of names, the next one whatever became of
-// the one before.
+// eachVM calls do for each VM of names. It goes on after errors, and returns all of them.
 func (c *Command) eachVM(names []string, do func(statedir.VM) error) error {
 	s, err := c.vms(names)
 	if err != nil {

@@ -55,7 +55,7 @@ func TestAnUpdateReportsTheVMsThatThereAreAndThoseThatThereAreNot(t *testing.T) 
 	h := rootsHost(t)
 	h.write(t, "web.json", "")
 	h.says(t, 0, []string{"created in"}, "create", "web", "-s", "web.json")
-	h.says(t, exitPartly, []string{`there is no VM "no"`}, "update", "--json", "no", "web")
+	h.says(t, exitPartly, []string{`VM "no" not found`}, "update", "--json", "no", "web")
 	var results []updated
 	if err := json.Unmarshal(h.stdout.Bytes(), &results); err != nil {
 		t.Fatal(err)
@@ -63,6 +63,6 @@ func TestAnUpdateReportsTheVMsThatThereAreAndThoseThatThereAreNot(t *testing.T) 
 	if len(results) != 2 || results[0].Name != "web" || results[0].Error != "" || results[1].Name != "no" || results[1].Error == "" {
 		t.Errorf("%+v", results)
 	}
-	h.says(t, exitNoVM, []string{`there is no VM "no"`}, "update", "no")
+	h.says(t, exitNoVM, []string{`VM "no" not found`}, "update", "no")
 	h.says(t, 0, []string{"removed"}, "rm", "--yes", "web")
 }

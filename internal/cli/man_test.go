@@ -44,7 +44,7 @@ func TestManualHasEveryCommandAndFlag(t *testing.T) {
 			t.Errorf("microvm(1) has no %q", want)
 		}
 	}
-	// What troff would take for a request is escaped, whatever a help text says.
+	// Text that troff would treat as a request is escaped.
 	if got := roff(".SH a-b \\x"); got != `\&.SH a\-b \ex` {
 		t.Errorf("%s", got)
 	}

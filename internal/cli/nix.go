@@ -9,17 +9,19 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"microvm/internal/exit"
 )
 
-// nix runs nix with arguments that no shell sees, and returns what it prints on
-// its standard output. Its standard error goes to stderr.
+// nix runs nix, without a shell, and returns its standard output. Its standard error
+// goes to stderr.
 func nix(ctx context.Context, stderr io.Writer, args ...string) (string, error) {
 	path, err := exec.LookPath("nix")
 	if err != nil {
-		return "", errors.New("nix is not in PATH; install it, or describe the VM in a spec: microvm create NAME -s SPEC")
+		return "", exit.WithHint(errors.New("nix not found in PATH"), "install it, or create the VM from a spec: microvm create NAME -s SPEC")
 	}
-	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // found in PATH, as the user means
-	// Both features are in use everywhere and on by default nowhere.
+	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the user's PATH decides
+	// Flakes need both features, and neither is enabled by default.
 	cmd.Env = append(os.Environ(), "NIX_CONFIG="+nixConfig(os.Getenv("NIX_CONFIG")))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

@@ -13,7 +13,7 @@ import (
 	"microvm/test/need"
 )
 
-// newNixHost is a host of root's, with the nix of this machine.
+// newNixHost returns a host on which tests run as root, with the nix of this machine.
 func newNixHost(t *testing.T) *host {
 	t.Helper()
 	need.Root(t)
@@ -84,8 +84,8 @@ func (h *host) flake(t *testing.T, dir, name, members string) {
 func TestAVMLivesItsLifeWithTheRealNix(t *testing.T) {
 	h := newNixHost(t)
 	const name = "r.eal"
-	// All that a URL may hold and a shell would trip over; spaces and # nix itself
-	// takes in none of its versions alike.
+	// All characters that a URL can contain and a shell would interpret. Spaces and # are
+	// left out, because versions of nix treat them differently.
 	dir := filepath.Join(h.dir, `it's-a-"flake";$(touch,pwned)&`)
 	ref := "path:" + dir
 	for _, d := range []string{dir, filepath.Join(h.dir, "gcroots")} {
@@ -114,7 +114,7 @@ func TestAVMLivesItsLifeWithTheRealNix(t *testing.T) {
 	}
 	want(0, "not booted", "list", "--check")
 	want(0, "is up to date", "-u", name)
-	// There is no service manager to start it: what a start leaves, and a stop.
+	// There is no service manager: do what a start does, and later a stop.
 	vm := statedir.VM{Host: h.nixHost(), Name: name}
 	if err := vm.SetBooted(); err != nil {
 		t.Fatal(err)
@@ -123,7 +123,7 @@ func TestAVMLivesItsLifeWithTheRealNix(t *testing.T) {
 	h.flake(t, dir, name, `,"mem":300`)
 	want(0, "outdated", "list", "--check")
 	want(0, "+ -m 300M", "update", "--dry-run", name)
-	want(0, "installed anew", "-u", name)
+	want(0, name+": updated", "-u", name)
 	want(0, "stale", "list", "--check")
 	if err := vm.ClearBooted(); err != nil {
 		t.Fatal(err)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,36 +9,36 @@ import (
 	"microvm/internal/exit"
 )
 
-// fromFlags turns a command line of microvm.nix's command, whose actions are
-// flags that can be combined (-Ru web db, -c web -f REF), into one of words.
-// Other command lines are returned as they are.
+// fromFlags converts a command line of microvm.nix's command, whose actions are flags
+// that can be combined (-Ru web db, -c web -f REF), into one of ours. Other command
+// lines are returned unchanged.
 func fromFlags(args []string) ([]string, error) {
 	if len(args) == 0 || !oldFlags(args[0]) {
 		return args, nil
 	}
 	o := &old{}
-	if err := o.parse(args); err != nil {
-		return nil, exit.Usagef("%w; see: microvm --help", err)
+	err := o.parse(args)
+	if err == nil {
+		args, err = o.command()
 	}
-	words, err := o.words()
 	if err != nil {
-		return nil, exit.Usagef("%w; see: microvm --help", err)
+		return nil, exit.WithHint(exit.Usage(err), "see: microvm --help")
 	}
-	return words, nil
+	return args, nil
 }
 
-// oldFlags says whether a first word begins a command line of flags. -h and -v
-// are not microvm.nix's.
-func oldFlags(word string) bool {
-	return len(word) > 1 && word[0] == '-' && strings.IndexByte("cCfuRrsl", word[1]) >= 0
+// oldFlags reports whether a first argument begins a command line of microvm.nix's. -h
+// and -v do not.
+func oldFlags(arg string) bool {
+	return len(arg) > 1 && arg[0] == '-' && strings.IndexByte("cCfuRrsl", arg[1]) >= 0
 }
 
-// completed turns a command line of flags that a shell asks to complete into one
-// of words; its last word is the one that is being written. Others, and those of
-// which too little is written, are returned as they are.
+// completed converts a command line of microvm.nix's that a shell wants completed into
+// one of ours; its last argument is the one being typed. Other command lines, and those
+// that are too short to tell, are returned unchanged.
 func completed(args []string) []string {
-	const most = 3 // cobra's own word, a flag, and a word
-	if len(args) < most || !strings.HasPrefix(args[0], "__complete") || !oldFlags(args[1]) {
+	const least = 3 // cobra's __complete, a flag, and an argument
+	if len(args) < least || !strings.HasPrefix(args[0], "__complete") || !oldFlags(args[1]) {
 		return args
 	}
 	o := &old{}
@@ -45,14 +46,14 @@ func completed(args []string) []string {
 		return args
 	}
 	o.restart, o.flake = false, ""
-	words, err := o.words()
+	command, err := o.command()
 	if err != nil {
 		return args
 	}
-	return slices.Concat(args[:1], words)
+	return slices.Concat(args[:1], command)
 }
 
-// old is a command line of flags.
+// old is a command line of microvm.nix's.
 type old struct {
 	action         byte
 	flake          string
@@ -62,23 +63,23 @@ type old struct {
 
 func (o *old) parse(args []string) error {
 	for len(args) > 0 {
-		word := args[0]
+		arg := args[0]
 		args = args[1:]
 		var err error
 		switch {
 		case o.action == 's':
-			// What follows is for ssh, its flags among it.
-			o.further = append([]string{word}, args...)
+			// All that follows is for ssh, including flags.
+			o.further = append([]string{arg}, args...)
 			return nil
-		case word == "--":
+		case arg == "--":
 			o.names = append(o.names, args...)
 			return nil
-		case strings.HasPrefix(word, "--"):
-			o.further = append(o.further, word)
-		case len(word) > 1 && word[0] == '-':
-			args, err = o.letters(word[1:], args)
+		case strings.HasPrefix(arg, "--"):
+			o.further = append(o.further, arg)
+		case len(arg) > 1 && arg[0] == '-':
+			args, err = o.letters(arg[1:], args)
 		default:
-			o.names = append(o.names, word)
+			o.names = append(o.names, arg)
 		}
 		if err != nil {
 			return err
@@ -87,9 +88,10 @@ func (o *old) parse(args []string) error {
 	return nil
 }
 
-// letters reads one word of letters as getopt(3) does: -c, -f, -r and -s take
-// the rest of the word, or the next one. After -c, -s and -p are create's own:
-// where the VM comes from.
+// letters parses the letters of one argument as getopt(3) does: the value of -c, -f, -r
+// and -s is the rest of the letters, or the next argument. After -c, -s and -p are the
+// flags of create, for the source of the VM. It returns the arguments that are left of
+// rest.
 func (o *old) letters(letters string, rest []string) ([]string, error) {
 	for i := range len(letters) {
 		switch l := letters[i]; l {
@@ -103,7 +105,7 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 			value := letters[i+1:]
 			if value == "" {
 				if len(rest) == 0 {
-					return nil, fmt.Errorf("-%c needs a word after it; give the name, or where the VM comes from", l)
+					return nil, fmt.Errorf("-%c requires an argument", l)
 				}
 				value, rest = rest[0], rest[1:]
 			}
@@ -115,14 +117,14 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 			case l == 'p' && o.action == 'c':
 				o.further = append(o.further, "--package", value)
 			case l == 'p':
-				return nil, fmt.Errorf("-p goes with -c, as in: microvm -c web -p PACKAGE")
+				return nil, errors.New("-p requires -c")
 			default:
 				o.names = append(o.names, value)
 				return rest, o.act(l)
 			}
 			return rest, nil
 		default:
-			return nil, fmt.Errorf("there is no flag -%c; there are -c, -u, -R, -r, -s, -l, -f and -p", l)
+			return nil, fmt.Errorf("unknown flag -%c", l)
 		}
 	}
 	return rest, nil
@@ -130,25 +132,25 @@ func (o *old) letters(letters string, rest []string) ([]string, error) {
 
 func (o *old) act(l byte) error {
 	if o.action != 0 && o.action != l {
-		return fmt.Errorf("-%c and -%c exclude each other; say one at a time", o.action, l)
+		return fmt.Errorf("-%c and -%c are mutually exclusive", o.action, l)
 	}
 	o.action = l
 	return nil
 }
 
-// words is the command line in words.
-func (o *old) words() ([]string, error) {
+// command returns the command line in our form.
+func (o *old) command() ([]string, error) {
 	if o.restart && o.action != 'u' {
-		return nil, fmt.Errorf("-R goes with -u, as in: microvm -Ru web")
+		return nil, errors.New("-R requires -u")
 	}
 	if o.flake != "" && o.action != 'c' {
-		return nil, fmt.Errorf("-f goes with -c, as in: microvm -c web -f REF")
+		return nil, errors.New("-f requires -c")
 	}
-	words := map[byte]string{'c': "create", 'u': "update", 'r': "run", 's': "ssh", 'l': "list"}
-	if words[o.action] == "" {
-		return nil, fmt.Errorf("the command line says nothing to do; name one of -c, -u, -r, -s and -l")
+	commands := map[byte]string{'c': "create", 'u': "update", 'r': "run", 's': "ssh", 'l': "list"}
+	if commands[o.action] == "" {
+		return nil, errors.New("one of -c, -u, -r, -s and -l is required")
 	}
-	out := slices.Concat([]string{words[o.action]}, o.names)
+	out := slices.Concat([]string{commands[o.action]}, o.names)
 	if o.flake != "" {
 		out = append(out, "--flake", o.flake)
 	}

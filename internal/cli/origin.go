@@ -11,14 +11,14 @@ import (
 	"microvm/internal/statedir"
 )
 
-// updateOrigin says where a VM is built from, or why it cannot be.
+// updateOrigin returns where a VM is built from, or why it cannot be rebuilt.
 func updateOrigin(v statedir.VM) (statedir.Origin, error) {
 	from, err := v.Origin()
 	switch {
 	case err != nil:
 		return from, err
 	case from.Toplevel != "":
-		return from, fmt.Errorf("%s is declared by this host, and is updated with it; change its config and run nixos-rebuild switch", v.Name)
+		return from, exit.WithHint(fmt.Errorf("%s is declared by this host's configuration", v.Name), "update it with: nixos-rebuild switch")
 	case from.Flake != "":
 		return from, checkFlake(from.Flake)
 	case from.Spec != "":
@@ -26,24 +26,27 @@ func updateOrigin(v statedir.VM) (statedir.Origin, error) {
 	case !v.Installed():
 		return from, notInstalled(v)
 	case from.TakenOver && from.Claimed != "":
-		return from, exit.WithHint(fmt.Errorf("%s was taken over from microvm.nix, and its directory named flake %s, which a guest could have written", v.Name, from.Claimed),
-			"where that is right, run: microvm create %s -f %s", v.Name, from.Claimed)
+		return from, exit.WithHint(fmt.Errorf("%s was taken over from microvm.nix, so its recorded flake %s cannot be trusted", v.Name, from.Claimed),
+			"if the flake is right, run: microvm create %s -f %s", v.Name, from.Claimed)
 	case !v.Created():
-		return from, fmt.Errorf("%[1]s was not installed by this program, and what its directory says of where it comes from a guest could have written; look at %[2]s, and say it again with: microvm create %[1]s -f FLAKE, or -s SPEC", v.Name, filepath.Join(v.Dir(), "flake"))
+		return from, exit.WithHint(fmt.Errorf("%s was not installed by microvm, so its recorded source cannot be trusted", v.Name),
+			"inspect %s, then register it again with: microvm create %s -f FLAKE, or -s SPEC", filepath.Join(v.Dir(), "flake"), v.Name)
 	}
-	return from, fmt.Errorf("%s was made from a package, and nothing says how to build it anew; install another one with: install-microvm -p PACKAGE %s", v.Name, v.Name)
+	return from, exit.WithHint(fmt.Errorf("%s was created from a package, so it cannot be rebuilt", v.Name),
+		"install another package with: install-microvm -p PACKAGE %s", v.Name)
 }
 
-// rootsSpec refuses a spec that somebody else could have changed since it was
-// recorded: who writes a spec chooses which of the host's directories its guest
-// sees. The person who calls sudo is trusted as root is.
+// rootsSpec returns an error if somebody else could have changed a spec since it was
+// recorded: a spec decides which of the host's directories its guest sees. The user who
+// calls sudo is trusted like root.
 func rootsSpec(host statedir.Host, path string) error {
 	if host.InGuestsReach(path) {
-		return fmt.Errorf("spec %s is below %s, where guests write, who would decide what root installs; move it, to /etc/microvm for example, and create the VM anew from there", path, host.StateDir)
+		return exit.WithHint(fmt.Errorf("spec %s is below %s, where guests write", path, host.StateDir),
+			"move it, for example to /etc/microvm, and create the VM again from there")
 	}
 	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("look at spec: %w; put it back, or create the VM anew from where it is now", err)
+		return exit.WithHint(fmt.Errorf("spec: %w", err), "restore it, or create the VM again from its new path")
 	}
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -51,10 +54,10 @@ func rootsSpec(host statedir.Host, path string) error {
 	}
 	owner := strconv.FormatUint(uint64(st.Uid), 10)
 	if st.Uid != 0 && owner != os.Getenv("SUDO_UID") {
-		return fmt.Errorf("spec %s belongs to user %s, who would decide what root installs; make it root's with: chown root %s", path, owner, path)
+		return exit.WithHint(fmt.Errorf("spec %s is owned by uid %s, not by root", path, owner), "inspect it, then run: chown root %s", path)
 	}
 	if info.Mode()&0o022 != 0 {
-		return fmt.Errorf("spec %s can be written by others than its owner, who would decide what root installs; forbid it with: chmod go-w %s", path, path)
+		return exit.WithHint(fmt.Errorf("spec %s is writable by other users than its owner", path), "inspect it, then run: chmod go-w %s", path)
 	}
 	return nil
 }

@@ -10,7 +10,7 @@ import (
 	"microvm/test/need"
 )
 
-// rootsHost is a host of root's, without Nix.
+// rootsHost returns a host on which tests run as root, without Nix.
 func rootsHost(t *testing.T) *host {
 	t.Helper()
 	need.Root(t)
@@ -26,7 +26,7 @@ func rootsHost(t *testing.T) *host {
 	return &host{dir: dir}
 }
 
-// says runs the command and looks for all of words in what it says.
+// says runs the command and checks its exit code and that its output contains all of words.
 func (h *host) says(t *testing.T, code int, words []string, args ...string) {
 	t.Helper()
 	got := h.nixCommand(args...)
@@ -46,8 +46,8 @@ func TestAnUpdateTakesNothingThatAGuestPlanted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// What a guest's root writes in a share is root's on the host, and its
-	// hypervisor moves it to where no name is in its way.
+	// A file that a guest's root writes to a share is owned by root on the host, and the
+	// hypervisor can move it to any free name.
 	evil := filepath.Join(h.dir, "vms/web/home/evil.json")
 	plant := func(path, text string) {
 		t.Helper()
@@ -65,8 +65,8 @@ func TestAnUpdateTakesNothingThatAGuestPlanted(t *testing.T) {
 	}
 	h.says(t, 0, []string{"web: is up to date"}, "update", "web")
 	h.says(t, 0, []string{"spec " + filepath.Join(h.dir, "web.json")}, "status", "web")
-	h.says(t, 1, []string{"nothing to go back to"}, "rollback", "web")
-	// Even root's own copies are only that.
+	h.says(t, 1, []string{"has no previous package to roll back to"}, "rollback", "web")
+	// root's own files in the VM's directory are not read, either.
 	plant("vms/web/spec", evil)
 	h.says(t, 0, []string{"web: is up to date"}, "update", "--all")
 	h.says(t, 0, []string{"removed"}, "rm", "--yes", "web")
@@ -74,7 +74,7 @@ func TestAnUpdateTakesNothingThatAGuestPlanted(t *testing.T) {
 	h.says(t, 0, nil, "build", "web.json", "-o", "package")
 	h.says(t, 0, []string{"created in"}, "create", "web", "-p", "package")
 	plant("vms/web/spec", evil)
-	h.says(t, 1, []string{"was made from a package"}, "update", "web")
+	h.says(t, 1, []string{"was created from a package, so it cannot be rebuilt"}, "update", "web")
 	if got, err := os.Readlink("vms/web/current"); err != nil || got != current {
 		t.Errorf("current is %s (%v), want %s", got, err, current)
 	}
@@ -109,14 +109,14 @@ func TestAVMOfMicrovmNixIsTakenOverByNameOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, which := range []string{"web", "--all"} {
-		h.says(t, 1, []string{"a guest could have written", filepath.Join(h.dir, "vms/web/flake"), "microvm create web -f FLAKE"}, "update", which)
+		h.says(t, 1, []string{"its recorded source cannot be trusted", "hint: inspect " + filepath.Join(h.dir, "vms/web/flake"), "microvm create web -f FLAKE"}, "update", which)
 	}
-	h.says(t, 0, []string{"unknown, as this program did not install it"}, "status", "web")
+	h.says(t, 0, []string{"unknown (not installed by microvm)"}, "status", "web")
 	h.says(t, 1, []string{"nowhere"}, "create", "web", "-s", "nowhere")
 	if _, err := os.Readlink("vms/web/current"); err != nil {
 		t.Errorf("a take-over that failed took the VM's package away: %v", err)
 	}
 	h.says(t, 0, []string{"web: taken over in"}, "create", "web", "-s", "web.json")
 	h.says(t, 0, []string{"web: is up to date"}, "update", "--all")
-	h.says(t, 1, []string{"exists already"}, "create", "web", "-s", "web.json")
+	h.says(t, 1, []string{`VM "web" already exists`}, "create", "web", "-s", "web.json")
 }

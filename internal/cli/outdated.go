@@ -16,7 +16,7 @@ import (
 	"microvm/internal/vm"
 )
 
-// outdated says whether an update of the VM would install something else.
+// outdated reports whether an update of the VM would install another package.
 func outdated(ctx context.Context, c *Command, v statedir.VM) (bool, error) {
 	from, err := v.Origin()
 	if err != nil {
@@ -26,7 +26,7 @@ func outdated(ctx context.Context, c *Command, v statedir.VM) (bool, error) {
 	switch {
 	case from.Toplevel != "":
 		plan, ok := vm.PlanAt(current)
-		// Without a system it was not built by NixOS.
+		// A package without a system was not built by NixOS.
 		return ok && plan.System != "" && plan.System != from.Toplevel, nil
 	case from.Flake != "":
 		return outdatedFlake(ctx, v, from.Flake)
@@ -45,23 +45,23 @@ func outdated(ctx context.Context, c *Command, v statedir.VM) (bool, error) {
 	return false, nil
 }
 
-// outdatedFlake evaluates the VM's runner. That of its system would not do: the
-// same system may get more memory.
+// outdatedFlake evaluates the VM's runner package. To evaluate its system would not be
+// enough: the same system may get more memory.
 func outdatedFlake(ctx context.Context, v statedir.VM, flake string) (bool, error) {
-	var words bytes.Buffer
-	out, err := nix(ctx, &words, "eval", "--raw", installable(flake, v.Name))
+	var stderr bytes.Buffer
+	out, err := nix(ctx, &stderr, "eval", "--raw", installable(flake, v.Name))
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
-		return false, fmt.Errorf("nix could not evaluate flake %s (%w); fix what it says:%s", flake, err, term.Indent(printable.LastLines(words.String(), linesOfFailure)))
+		return false, fmt.Errorf("nix could not evaluate flake %s: %w%s", flake, err, term.Indent(printable.LastLines(stderr.String(), linesOfFailure)))
 	}
 	if err != nil {
 		return false, err
 	}
 	current, err := filepath.EvalSymlinks(filepath.Join(v.Dir(), "current"))
 	if err != nil {
-		return false, fmt.Errorf("follow what is installed: %w", err)
+		return false, fmt.Errorf("resolve the installed package: %w", err)
 	}
-	// The copy of a package that is not in the Nix store.
+	// Outside of the Nix store, a copy of the package is installed.
 	if out = strings.TrimSpace(out); out != current {
 		place, err := v.Place(out)
 		return err != nil || place != current, nil

@@ -8,18 +8,18 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// planFact is one thing that a plan says, in words for people.
+// planFact is one property of a plan, in a form for people.
 type planFact struct {
 	label, text string
-	// shown is what microvm show prints in place of text, with the reasons; empty
-	// where it is the same.
+	// shown is what microvm show prints instead of text, with the reasons; empty if it
+	// is the same.
 	shown string
-	// aside is a fact that is no part of what a change changes: it stays, or the
-	// command line has it as well.
+	// aside marks a fact that is left out when plans are compared: it never changes, or
+	// it is also part of the command line.
 	aside bool
 }
 
-// planFacts are what a plan says beside its command line and its files.
+// planFacts returns the properties of a plan, without its command line and its files.
 func planFacts(p *hypervisor.Plan) []planFact {
 	var facts []planFact
 	aside := func(label, text string) {
@@ -34,7 +34,7 @@ func planFacts(p *hypervisor.Plan) []planFact {
 	aside("hypervisor", p.Hypervisor)
 	facts = append(facts,
 		planFact{label: "ready when", text: p.Readiness.Mode, shown: p.Readiness.Mode + ": " + p.Readiness.Why},
-		planFact{label: "goes down by", text: p.Shutdown.Method, shown: p.Shutdown.Method + ": " + p.Shutdown.Why})
+		planFact{label: "shut down by", text: p.Shutdown.Method, shown: p.Shutdown.Method + ": " + p.Shutdown.Why})
 	for _, v := range p.Volumes {
 		add("volume", "%s, %d MiB, %s", v.Image, v.SizeMiB, v.FSType)
 	}
@@ -59,7 +59,7 @@ func planFacts(p *hypervisor.Plan) []planFact {
 	return facts
 }
 
-// printPlan prints all that a plan says, and its command line, an argument a line.
+// printPlan prints a plan, and its command line with one argument per line.
 func printPlan(c *Command, p *hypervisor.Plan) {
 	for _, f := range planFacts(p) {
 		text := f.text
@@ -74,9 +74,8 @@ func printPlan(c *Command, p *hypervisor.Plan) {
 	}
 }
 
-// planLines are what two plans are compared by, in the words of microvm show, with
-// each flag of the command line and its value on one line, so that a change shows
-// what it is a change of.
+// planLines returns the lines by which two plans are compared. A flag of the command
+// line and its value are on one line, so that the changed flag is visible.
 func planLines(p *hypervisor.Plan) []string {
 	var lines []string
 	for _, f := range planFacts(p) {
@@ -101,5 +100,6 @@ func planLines(p *hypervisor.Plan) []string {
 	return lines
 }
 
-// commandLine is the hypervisor's, with what is added where the kernel has Landlock.
+// commandLine returns the hypervisor's command line, with the arguments that are added if
+// the kernel has Landlock.
 func commandLine(p *hypervisor.Plan) []string { return slices.Concat(p.Argv, p.Landlock) }

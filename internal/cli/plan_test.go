@@ -27,7 +27,7 @@ func TestWhatIsShownOfAPlanIsWhatIsComparedButForReasons(t *testing.T) {
 	const shown = `name         web
 hypervisor   qemu
 ready when   guest: it reports
-goes down by power-button: it has one
+shut down by power-button: it has one
 volume       var.img, 64 MiB, ext4
 tap          vm-web
 macvtap      vm-mac on eth0, bridge
@@ -45,7 +45,7 @@ command line
 	if out.String() != shown {
 		t.Errorf("shown\n%s\nwant\n%s", &out, shown)
 	}
-	want := strings.Split("ready when guest|goes down by power-button|volume var.img, 64 MiB, ext4|tap vm-web|macvtap vm-mac on eth0, bridge|share store: /srv|"+
+	want := strings.Split("ready when guest|shut down by power-button|volume var.img, 64 MiB, ext4|tap vm-web|macvtap vm-mac on eth0, bridge|share store: /srv|"+
 		"device 0000:01:00.0|/x.json: {|qemu|-m 512M|-nographic|--landlock", "|")
 	if got := planLines(p); !slices.Equal(got, want) {
 		t.Errorf("compared\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

@@ -8,7 +8,7 @@ import (
 	"microvm/internal/systemd"
 )
 
-// newPower makes one of start, stop and restart, which differ in their job only.
+// newPower returns the command start, stop or restart. They differ only in their job.
 func newPower(c *Command, job systemd.Job, short string) *cobra.Command {
 	return &cobra.Command{
 		Use:   string(job) + " NAME…",

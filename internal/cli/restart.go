@@ -7,5 +7,5 @@ import (
 )
 
 func newRestart(c *Command) *cobra.Command {
-	return newPower(c, systemd.Restart, "Stop VMs and start them again with what is installed")
+	return newPower(c, systemd.Restart, "Restart VMs with the installed package")
 }

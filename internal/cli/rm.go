@@ -28,14 +28,14 @@ func newRm(c *Command) *cobra.Command {
 	var o rmOptions
 	cmd := &cobra.Command{
 		Use:   "rm NAME",
-		Short: "Remove a VM that is down, and its data",
+		Short: "Remove a stopped VM and its data",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runRm(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&o.keepData, "keep-data", false, "keep the files in its directory, such as volumes")
-	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&o.keepData, "keep-data", false, "keep the files in the VM's directory, such as volumes")
+	cmd.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")
 	return cmd
 }
 
@@ -44,7 +44,7 @@ func runRm(ctx context.Context, c *Command, o rmOptions, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := needsRoot("remove a VM"); err != nil {
+	if err := needsRoot("removing a VM"); err != nil {
 		return err
 	}
 	if err := removable(ctx, v); err != nil {
@@ -53,12 +53,12 @@ func runRm(ctx context.Context, c *Command, o rmOptions, name string) error {
 	if !o.yes {
 		ok, err := term.Confirm(c.Stdin, c.Stderr, question(v, o))
 		if err != nil {
-			return err
+			return exit.WithHint(fmt.Errorf("refusing to remove %s without confirmation: %w", v.Name, err), "use --yes")
 		}
 		if !ok {
-			return fmt.Errorf("%s was not removed; nothing has changed", v.Name)
+			return fmt.Errorf("canceled: %s was not removed", v.Name)
 		}
-		// The question may have stood for long.
+		// The answer may have taken a long time.
 		if err := removable(ctx, v); err != nil {
 			return err
 		}
@@ -78,18 +78,18 @@ func runRm(ctx context.Context, c *Command, o rmOptions, name string) error {
 		return err
 	}
 	if mounted {
-		term.Say(c.Stdout, v.Name, "removed; %s is a mount point of its own, and stays, empty", v.Dir())
+		term.Say(c.Stdout, v.Name, "removed; %s is a mount point, so it was emptied but not deleted", v.Dir())
 		return nil
 	}
 	term.Say(c.Stdout, v.Name, "removed")
 	return nil
 }
 
-// removable says why a VM cannot be removed.
+// removable returns an error if a VM cannot be removed now.
 func removable(ctx context.Context, v statedir.VM) error {
 	install := filepath.Join("/etc/systemd/system", unit.Install(v.Name))
 	if _, err := os.Lstat(install); err == nil {
-		return fmt.Errorf("%s is declared by this host, which would install it again; take it from microvm.vms and run nixos-rebuild switch first", v.Name)
+		return exit.WithHint(fmt.Errorf("%s is declared by this host's configuration", v.Name), "remove it from microvm.vms and run: nixos-rebuild switch")
 	}
 	if !systemd.Running() {
 		return nil
@@ -100,7 +100,7 @@ func removable(ctx context.Context, v statedir.VM) error {
 	}
 	for _, u := range units {
 		if vm.Up(u.Active) {
-			return fmt.Errorf("%s is %s; stop it first with: microvm stop %s", v.Name, u.Active, v.Name)
+			return exit.WithHint(fmt.Errorf("%s is %s", v.Name, u.Active), "stop it first with: microvm stop %s", v.Name)
 		}
 	}
 	return nil
@@ -113,7 +113,7 @@ func question(v statedir.VM, o rmOptions) string {
 	return fmt.Sprintf("Remove VM %s and all its data in %s (%s)?", v.Name, v.Dir(), contentsOf(v.Dir()))
 }
 
-// contentsOf names what is in a VM's directory beside what is root's.
+// contentsOf describes the files in a VM's directory that rm deletes, apart from our own.
 func contentsOf(dir string) string {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -141,30 +141,30 @@ func contentsOf(dir string) string {
 	return strings.Join(names, ", ")
 }
 
-// retire undoes what is outside of the VM's directory: its enablement, and what
-// its helpers made and could not unmake.
+// retire undoes what is outside of the VM's directory: it disables the VM, and cleans up
+// what its helpers have left.
 func retire(ctx context.Context, stderr io.Writer, v statedir.VM) error {
 	if systemd.Running() {
 		if err := systemd.Disable(ctx, []string{unit.VM(v.Name)}); err != nil {
-			return fmt.Errorf("%s still starts at boot: %w; on NixOS take it from microvm.autostart", v.Name, err)
+			return exit.WithHint(fmt.Errorf("%s still starts at boot: %w", v.Name, err), "on NixOS remove it from microvm.autostart")
 		}
 		if err := stopHelpers(ctx, v.Name); err != nil {
 			return err
 		}
 	}
 	if _, err := os.Stat(v.RuntimeDir()); err != nil {
-		return nil // they left nothing
+		return nil // they have left nothing
 	}
 	undo := []func([]string, statedir.Host, io.Writer) int{programs.Tap, programs.Macvtap, programs.PCI, programs.Virtiofsd}
 	for _, down := range undo {
 		if code := down([]string{"down", v.Name}, v.Host, stderr); code != exit.CodeOK {
-			return fmt.Errorf("%s was not removed, as one of its helpers could not undo what it did; fix what it says above, and try again", v.Name)
+			return exit.WithHint(fmt.Errorf("%s was not removed, because one of its helpers failed to clean up", v.Name), seeAbove)
 		}
 	}
 	return v.ClearBooted()
 }
 
-// stopHelpers stops what may be left of the VM's helpers, and forgets failures.
+// stopHelpers stops the VM's helpers that are still active, and resets failed ones.
 func stopHelpers(ctx context.Context, name string) error {
 	units, err := systemd.ListUnits(ctx, unit.EveryOf(name))
 	if err != nil {

@@ -33,7 +33,7 @@ func (p *page) item(term, text string) {
 	p.line(roff(text))
 }
 
-// text prints paragraphs; indented lines stay as they are.
+// text prints paragraphs. Indented lines are printed verbatim.
 func (p *page) text(text string) {
 	verbatim := false
 	for line := range strings.SplitSeq(text, "\n") {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +17,7 @@ import (
 func newRollback(c *Command) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rollback NAME",
-		Short: "Install what was installed before, for the next start of a VM",
+		Short: "Install the previous package of a VM, for its next start",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runRollback(cmd.Context(), c, args[0])
@@ -29,12 +30,12 @@ func runRollback(ctx context.Context, c *Command, name string) error {
 	if err != nil {
 		return err
 	}
-	if err := needsRoot("roll a VM back"); err != nil {
+	if err := needsRoot("rolling back a VM"); err != nil {
 		return err
 	}
 	err = v.Rollback(ctx, systemd.Reload)
 	if errors.Is(err, statedir.ErrNoOld) {
-		return fmt.Errorf("%s has nothing to go back to, as it was never updated; see what it has with: microvm status %s", v.Name, v.Name)
+		return fmt.Errorf("%s has no previous package to roll back to", v.Name)
 	}
 	if err != nil {
 		return err
@@ -42,7 +43,13 @@ func runRollback(ctx context.Context, c *Command, name string) error {
 	r := vm.Describe(v)
 	term.Say(c.Stdout, v.Name, "rolled back to %s", r.Current)
 	if r.Runner == vm.RunnerStale {
-		term.Say(c.Stdout, v.Name, "goes on with what it was started with; take the former one with: microvm restart %s", v.Name)
+		sayKeepsRunning(c.Stdout, v.Name)
 	}
 	return nil
+}
+
+// sayKeepsRunning prints that a VM has to be restarted to run the installed package.
+func sayKeepsRunning(out io.Writer, name string) {
+	term.Say(out, name, "keeps running the package that it was started with")
+	term.Say(out, name, "hint: switch to the installed one with: microvm restart %s", name)
 }

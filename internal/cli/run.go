@@ -30,41 +30,42 @@ func newRun(c *Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run NAME|DIR",
 		Short: "Run a VM, or a package, in the foreground",
-		Long: "Run a VM in the foreground, without its units. As root this makes its interfaces,\n" +
-			"takes its devices and serves its shares, runs the hypervisor as the hypervisors'\n" +
-			"user, and takes all that back in the end. As anybody else it says what is missing.\n" +
-			"ctrl-c asks the guest to go down; a second one ends it at once.\n\n" +
-			"With --interactive the terminal is the guest's, ctrl-c included; it ends when the\n" +
-			"guest goes down.\n\n" +
+		Long: "Run a VM in the foreground, without its units. As root, create its interfaces, bind\n" +
+			"its devices, serve its shares, run the hypervisor as the hypervisors' user, and undo\n" +
+			"all of that at the end. As any other user, report what is missing. ctrl-c asks the\n" +
+			"guest to shut down; a second ctrl-c kills the hypervisor.\n\n" +
+			"With --interactive, the terminal is the guest's console, which also gets ctrl-c; the\n" +
+			"command ends when the guest shuts down.\n\n" +
 			"A runner package, DIR, runs in the current directory.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runRun(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVarP(&o.interactive, "interactive", "i", false, "give the terminal to the guest's console")
+	cmd.Flags().BoolVarP(&o.interactive, "interactive", "i", false, "use the terminal as the guest's console")
 	asBuiltFlag(cmd, &o.asBuilt)
 	return cmd
 }
 
-func runRun(ctx context.Context, c *Command, o runOptions, word string) error {
+func runRun(ctx context.Context, c *Command, o runOptions, nameOrDir string) error {
 	if err := start.Resume(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(word); !c.named(word) && (err == nil || strings.Contains(word, "/")) {
-		return runPackage(c, o, word)
+	if _, err := os.Stat(nameOrDir); !c.named(nameOrDir) && (err == nil || strings.Contains(nameOrDir, "/")) {
+		return runPackage(c, o, nameOrDir)
 	}
-	v, err := c.vm(word)
+	v, err := c.vm(nameOrDir)
 	if err != nil {
 		return err
 	}
-	// With the terminal it hangs up, too.
+	// SIGHUP is the end of the terminal.
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	return runVM(ctx, c, o, v)
 }
 
-// runPackage becomes the hypervisor of a package, in the current directory.
+// runPackage executes the hypervisor of a package, in the current directory. It returns
+// only on error.
 func runPackage(c *Command, o runOptions, dir string) error {
 	p, err := start.OpenPackage(dir)
 	if err != nil {
@@ -77,7 +78,7 @@ func runPackage(c *Command, o runOptions, dir string) error {
 	return start.Package(p, filepath.Base(filepath.Clean(dir)), options)
 }
 
-// runVM runs a VM where its units would, and leaves nothing.
+// runVM runs a VM as its units would, and cleans up.
 func runVM(ctx context.Context, c *Command, o runOptions, v statedir.VM) error {
 	if !v.Installed() {
 		return notInstalled(v)
@@ -87,7 +88,7 @@ func runVM(ctx context.Context, c *Command, o runOptions, v statedir.VM) error {
 	}
 	if os.Geteuid() != 0 {
 		if err := os.Chdir(v.Dir()); err != nil {
-			return fmt.Errorf("enter the directory of %s: %w; run it with sudo", v.Name, err)
+			return exit.WithHint(fmt.Errorf("enter the directory of %s: %w", v.Name, err), useSudo)
 		}
 		return runPackage(c, runOptions{}, filepath.Join(v.Dir(), "current"))
 	}
@@ -96,11 +97,10 @@ func runVM(ctx context.Context, c *Command, o runOptions, v statedir.VM) error {
 		return err
 	}
 	defer unlock()
-	// Children that are to die with us die with the thread that made them.
+	// PR_SET_PDEATHSIG kills children when the thread that created them exits, prctl(2).
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	// As the VM's unit has it: what the hypervisor makes does not depend on who
-	// calls.
+	// As in the VM's unit: the modes of the hypervisor's files do not depend on the caller.
 	unix.Umask(unitUmask)
 	r := &foreground{c: c, vm: v}
 	err = r.up(ctx)
@@ -110,7 +110,7 @@ func runVM(ctx context.Context, c *Command, o runOptions, v statedir.VM) error {
 	return errors.Join(err, r.down())
 }
 
-// asService refuses a VM that systemd runs.
+// asService returns an error if systemd runs the VM.
 func asService(ctx context.Context, v statedir.VM) error {
 	if !systemd.Running() {
 		return nil
@@ -121,7 +121,8 @@ func asService(ctx context.Context, v statedir.VM) error {
 	}
 	for _, u := range units {
 		if u.Active != "inactive" && u.Active != "failed" {
-			return fmt.Errorf("%s is %s as a service; stop it first with: microvm stop %s, or attach to it with: microvm console %s", v.Name, u.Active, v.Name, v.Name)
+			return exit.WithHint(fmt.Errorf("%s is %s as a service", v.Name, u.Active),
+				"stop it with: microvm stop %s, or attach to it with: microvm console %s", v.Name, v.Name)
 		}
 	}
 	return nil

@@ -21,7 +21,7 @@ func newShow(c *Command) *cobra.Command {
 	var o showOptions
 	cmd := &cobra.Command{
 		Use:   "show DIR|NAME|SPEC",
-		Short: "Print what a VM's runner will do, and its command line",
+		Short: "Show how a VM is run, and the command line of its hypervisor",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			return runShow(c, o, args[0])
@@ -31,8 +31,8 @@ func newShow(c *Command) *cobra.Command {
 	return cmd
 }
 
-func runShow(c *Command, o showOptions, word string) error {
-	plan, err := planOf(c, word)
+func runShow(c *Command, o showOptions, arg string) error {
+	plan, err := planOf(c, arg)
 	if err != nil {
 		return err
 	}
@@ -43,28 +43,28 @@ func runShow(c *Command, o showOptions, word string) error {
 	return nil
 }
 
-// planOf finds what a person means by DIR, NAME or SPEC.
-func planOf(c *Command, word string) (*hypervisor.Plan, error) {
-	info, err := os.Stat(word)
+// planOf returns the plan of a DIR, NAME or SPEC.
+func planOf(c *Command, arg string) (*hypervisor.Plan, error) {
+	info, err := os.Stat(arg)
 	switch {
-	case c.named(word):
+	case c.named(arg):
 	case err == nil && info.IsDir():
-		p, err := runner.Open(word)
+		p, err := runner.Open(arg)
 		if err != nil {
 			return nil, err
 		}
 		defer func() { _ = p.Close() }()
 		return p.Plan()
 	case err == nil:
-		s, err := spec.ParseFile(word, c.Host.StateDir, hypervisor.Rules)
+		s, err := spec.ParseFile(arg, c.Host.StateDir, hypervisor.Rules)
 		if err != nil {
 			return nil, err
 		}
 		return newBuilder(c, exec.LookPath).Compile(s)
-	case strings.ContainsAny(word, "/") || filepath.Ext(word) == ".json":
-		return nil, fmt.Errorf("read %s: %w", word, err)
+	case strings.ContainsAny(arg, "/") || filepath.Ext(arg) == ".json":
+		return nil, fmt.Errorf("read %s: %w", arg, err)
 	}
-	v, err := c.vm(word)
+	v, err := c.vm(arg)
 	if err != nil {
 		return nil, err
 	}

@@ -15,13 +15,13 @@ import (
 func TestShowSaysHowAVMGoesDown(t *testing.T) {
 	h := newHost(t)
 	for members, want := range map[string]string{
-		``:                                 "goes down by ctrl-alt-del: ",
-		`,"hypervisor":"cloud-hypervisor"`: "goes down by power-button: Cloud Hypervisor has an ACPI power button\n",
+		``:                                 "shut down by ctrl-alt-del: ",
+		`,"hypervisor":"cloud-hypervisor"`: "shut down by power-button: Cloud Hypervisor has an ACPI power button\n",
 		`,"hypervisor":"kvmtool","vsock":{"cid":7}`:                           "is asked to reboot, which ends the hypervisor, over ssh on vsock (needs sshd in the guest), else SIGTERM\n",
 		`,"hypervisor":"kvmtool"`:                                             "without vsock.cid its guest cannot be reached: it gets SIGTERM at once, and the guest loses what it has not synced\n",
 		`,"hypervisor":"alioth","vsock":{"cid":7,"ssh":{"shutdown":false}}`:   "vsock.ssh.shutdown is false: it gets SIGTERM at once",
-		`,"hypervisor":"firecracker","socket":null,"vsock":{"cid":7}`:         "goes down by ssh-over-vsock: socket is null",
-		`,"hypervisor":"stratovirt","initrdPath":"vmlinuz","vsock":{"cid":7}`: "goes down by ssh-over-vsock: StratoVirt's machine microvm has no power button",
+		`,"hypervisor":"firecracker","socket":null,"vsock":{"cid":7}`:         "shut down by ssh-over-vsock: socket is null",
+		`,"hypervisor":"stratovirt","initrdPath":"vmlinuz","vsock":{"cid":7}`: "shut down by ssh-over-vsock: StratoVirt's machine microvm has no power button",
 	} {
 		h.write(t, "web.json", members)
 		if code := h.microvm("show", "web.json"); code != 0 || !strings.Contains(h.stdout.String(), want) {

@@ -23,12 +23,11 @@ func newShutdown(c *Command) *cobra.Command {
 	var o shutdownOptions
 	cmd := &cobra.Command{
 		Use:   "shutdown DIR|NAME",
-		Short: "Ask the guest of a VM that is run by hand to go down, and wait for it",
-		Long: "Ask the guest of a VM that is run by hand to go down, and wait for it: of package\n" +
-			"DIR, run in the current directory, or of a VM that microvm run NAME runs. What\n" +
-			"does not go down within 90 s is ended.\n\n" +
-			"A VM that runs as a service is stopped with microvm stop: its service would\n" +
-			"start it again.",
+		Short: "Shut down a VM that was started manually",
+		Long: "Ask the guest of a VM that was started manually to shut down, and wait until it is\n" +
+			"down: of the package DIR, which runs in the current directory, or of a VM that was\n" +
+			"started with microvm run NAME. A hypervisor that is still running after 90 s is killed.\n\n" +
+			"To stop a VM that runs as a service, use microvm stop: its service would start it again.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runShutdown(cmd.Context(), c, o, args[0])
@@ -38,10 +37,10 @@ func newShutdown(c *Command) *cobra.Command {
 	return cmd
 }
 
-// runShutdown asks the guest of a package that runs in the current directory, or
-// of a VM.
-func runShutdown(ctx context.Context, c *Command, o shutdownOptions, word string) error {
-	p, dir, err := openInUse(c, word)
+// runShutdown shuts down the guest of a VM, or of a package that runs in the current
+// directory.
+func runShutdown(ctx context.Context, c *Command, o shutdownOptions, dirOrName string) error {
+	p, dir, err := openInUse(c, dirOrName)
 	if err != nil {
 		return err
 	}
@@ -57,18 +56,18 @@ func runShutdown(ctx context.Context, c *Command, o shutdownOptions, word string
 	if err != nil {
 		return err
 	}
-	// Its own service calls this as ExecStop=, with microvm.nix's units.
+	// In microvm.nix's units this is ExecStop= of the VM's own service.
 	if name := serviceOf(target.PID()); name != "" && name != serviceOf(os.Getpid()) {
-		return fmt.Errorf("%s runs as a service, which starts it again; stop it with: microvm stop %s", name, name)
+		return exit.WithHint(fmt.Errorf("%s runs as a service, which would start it again", name), "stop it with: microvm stop %s", name)
 	}
 	return stop.Hypervisor(ctx, stop.Request{
 		Process: target, Plan: plan, Package: p.Dir(), Dir: dir,
-		Times: stop.DefaultTimes, Logf: exit.Logger(c.Stderr, unit.Main.Program),
+		Times: stop.DefaultTimes, Logf: exit.Logger(c.Stderr, "microvm"),
 	})
 }
 
-// serviceOf is the VM as whose service a process runs, by its control group;
-// empty where it runs as none.
+// serviceOf returns the VM whose service a process is part of, by its control group, or
+// "" if there is none.
 func serviceOf(pid int) string {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 	if err != nil {
@@ -77,8 +76,8 @@ func serviceOf(pid int) string {
 	return serviceIn(string(data))
 }
 
-// serviceIn finds the VM in the lines of /proc/PID/cgroup, cgroups(7). The processes
-// of a service may have groups of their own below its.
+// serviceIn returns the VM in the lines of /proc/PID/cgroup, cgroups(7), or "". The
+// processes of a service may be in control groups below that of the service.
 func serviceIn(groups string) string {
 	for line := range strings.Lines(groups) {
 		for part := range strings.SplitSeq(strings.TrimSpace(line), "/") {
@@ -90,13 +89,13 @@ func serviceIn(groups string) string {
 	return ""
 }
 
-// hypervisorOf is the process that runs plan in dir.
+// hypervisorOf returns the process that runs plan in dir.
 func hypervisorOf(ctx context.Context, host statedir.Host, plan *hypervisor.Plan, dir string) (*process.Process, error) {
 	if ssh := plan.Shutdown.SSH; ssh != nil {
 		return stop.KeyOwner(dir, ssh.Key)
 	}
 	if plan.Shutdown.Control == nil || plan.Shutdown.Control.Socket == "" {
-		return nil, fmt.Errorf("this VM cannot be asked to go down (%s); end it with: microvm stop NAME", plan.Shutdown.Why)
+		return nil, exit.WithHint(fmt.Errorf("the guest cannot be asked to shut down (%s)", plan.Shutdown.Why), "stop it with: microvm stop NAME")
 	}
 	return stop.SocketOwner(ctx, dir, plan.Shutdown.Control.Socket, runners(host, dir)...)
 }

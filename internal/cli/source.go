@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"microvm/internal/exit"
 	"microvm/internal/foreign"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
@@ -20,27 +21,28 @@ import (
 	"microvm/internal/vm"
 )
 
-// source is a package that was built, or found, and what to do with it.
+// source is a package to install, which was built, or exists already.
 type source struct {
-	// path is the package; dir, where it is set, holds it and is removed.
+	// path is the package. dir, if not empty, is the temporary directory that contains it.
 	path, dir string
 	notes     []string
-	// absent are the files of the package's plan that are not on this host.
+	// absent are the files of the package's plan that do not exist on this host.
 	absent []hypervisor.File
 }
 
-// startable is an error where a VM that is made of s cannot start for want of a
-// file. Credentials may be there by the time of the start.
+// startable returns an error if a VM with this package could not start, because a file
+// does not exist. Credentials may be created before the start.
 func (s source) startable(name string) error {
 	for _, f := range s.absent {
 		if !strings.HasPrefix(f.Role, "credentialFiles.") {
-			return fmt.Errorf("%s cannot start, so it was not created: %s: %s is not there; put it there, or correct the spec; without --start and --enable it is created all the same", name, f.Role, f.Path)
+			return exit.WithHint(fmt.Errorf("%s was not created, because it could not start: %s %s not found", name, f.Role, f.Path),
+				"create the file or correct the spec, or omit --start and --enable")
 		}
 	}
 	return nil
 }
 
-// look sees which files of the package are not on this host.
+// look finds out which files of the package do not exist on this host.
 func (s *source) look() {
 	if plan, ok := vm.PlanAt(s.path); ok {
 		s.absent = absent(plan)
@@ -55,12 +57,12 @@ func (s source) remove() {
 	}
 }
 
-// buildFrom makes the package of a VM from where it comes from, in a directory of
-// its own. Nix's words go to stderr.
+// buildFrom builds the package of a VM from its origin, in a temporary directory that
+// source.remove deletes. The messages of nix go to stderr.
 func buildFrom(ctx context.Context, c *Command, name string, from statedir.Origin, stderr io.Writer) (source, error) {
 	dir, err := os.MkdirTemp(buildRoot(), "microvm-build-")
 	if err != nil {
-		return source{}, fmt.Errorf("make a directory to build in: %w", err)
+		return source{}, fmt.Errorf("create build directory: %w", err)
 	}
 	s := source{path: filepath.Join(dir, "runner"), dir: dir}
 	if from.Spec != "" {
@@ -79,14 +81,15 @@ func buildFrom(ctx context.Context, c *Command, name string, from statedir.Origi
 	return s, nil
 }
 
-// buildRoot is where a package is built. Root installs only what root alone could
-// have made, wherever TMPDIR of the person leads who called sudo.
+// buildRoot returns the directory in which packages are built. Root installs only what
+// nobody else could have written, so TMPDIR of the user who called sudo is not followed
+// if others can change it.
 func buildRoot() string {
 	dir := os.TempDir()
 	if os.Geteuid() != 0 {
 		return dir
 	}
-	// What root makes there has a name that nothing has.
+	// MkdirTemp will create a name that does not exist yet.
 	place, err := safepath.WalkTrusted(filepath.Join(dir, "microvm-build"), safepath.ForNew)
 	if err != nil {
 		return "/tmp"
@@ -99,11 +102,11 @@ func buildFlake(ctx context.Context, name, flake, out string, stderr io.Writer) 
 	_, err := nix(ctx, stderr, "build", "-o", out, installable(flake, name))
 	var failed *exec.ExitError
 	if errors.As(err, &failed) {
-		// Ctrl-C goes to nix as well, which may die of it before we hear of it.
+		// ctrl-c also goes to nix, which may die of it before we get the signal.
 		if status, ok := failed.Sys().(syscall.WaitStatus); ok && status.Signaled() && status.Signal() == syscall.SIGINT {
 			return fmt.Errorf("nix: %w", context.Canceled)
 		}
-		return fmt.Errorf("nix could not build %s from flake %s (%w); fix what it says above, or see what the flake has with: nix flake show", name, flake, err)
+		return exit.WithHint(fmt.Errorf("nix could not build %s from flake %s: %w", name, flake, err), "list the outputs of the flake with: nix flake show")
 	}
 	return err
 }
@@ -120,14 +123,14 @@ func buildSpec(c *Command, name, path, out string) ([]string, error) {
 	return plan.Notes, nil
 }
 
-// parseFor reads the spec of the VM of that name.
+// parseFor reads a spec, which must be that of the VM name.
 func parseFor(host statedir.Host, name, path string) (*spec.Spec, error) {
 	s, err := spec.ParseFile(path, host.StateDir, hypervisor.Rules)
 	if err != nil {
 		return nil, err
 	}
 	if s.Name != name {
-		return nil, fmt.Errorf("%s describes a VM %q, not %q; use that name, or change \"name\" in the file", path, s.Name, name)
+		return nil, exit.WithHint(fmt.Errorf("%s describes a VM %q, not %q", path, s.Name, name), "use that name, or change \"name\" in the file")
 	}
 	return s, nil
 }

@@ -23,7 +23,7 @@ func TestSSHTakesUserNameAndArguments(t *testing.T) {
 		if !slices.Contains(argv, "User="+test.user) {
 			t.Errorf("%s: %q has another user than %s", test.who, argv, test.user)
 		}
-		// As ssh expands it, a shell has to find the program and the name.
+		// After ssh's expansion of %, a shell must get the program and the name.
 		const proxy = `ProxyCommand='/opt/100%% it'\''s/microvm' vsock-proxy --pass-fd web`
 		if !slices.Contains(argv, proxy) {
 			t.Errorf("%q has no %s", argv, proxy)

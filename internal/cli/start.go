@@ -7,5 +7,5 @@ import (
 )
 
 func newStart(c *Command) *cobra.Command {
-	return newPower(c, systemd.Start, "Start VMs, and wait until they are ready")
+	return newPower(c, systemd.Start, "Start VMs and wait until they are ready")
 }

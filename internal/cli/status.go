@@ -21,13 +21,13 @@ func newStatus(c *Command) *cobra.Command {
 	var o statusOptions
 	cmd := &cobra.Command{
 		Use:   "status NAME",
-		Short: "Show one VM at a glance: its units, their errors, its last words",
+		Short: "Show the state of a VM: its units, their errors and its last log lines",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runStatus(cmd.Context(), c, o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&o.json, "json", false, "print it as JSON")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print as JSON")
 	return cmd
 }
 
@@ -63,7 +63,8 @@ func printStatus(c *Command, s vm.Status) {
 	}
 	c.printf("%s\n", paint(term.Bold, s.Name))
 	line("state", state)
-	line("runner", paint(runnerColour(s.Runner), s.Runner)+remedyOf(s))
+	line("runner", paint(runnerColour(s.Runner), s.Runner))
+	line("hint", hintOf(s))
 	line("hypervisor", s.Hypervisor)
 	line("warning", s.Warning)
 	line("from", sourceOf(s))
@@ -92,20 +93,20 @@ func printStatus(c *Command, s vm.Status) {
 	}
 }
 
-// remedyOf says what to do where the VM does not run what is installed.
-func remedyOf(s vm.Status) string {
+// hintOf returns what to do if the VM does not run the installed package.
+func hintOf(s vm.Status) string {
 	switch s.Runner {
 	case vm.RunnerStale:
-		return fmt.Sprintf("; take what is installed with: microvm restart %s", s.Name)
+		return "switch to the installed package with: microvm restart " + s.Name
 	case vm.RunnerNotBooted:
-		return fmt.Sprintf("; start it with: microvm start %s", s.Name)
+		return "start it with: microvm start " + s.Name
 	case vm.RunnerDataOnly:
-		return fmt.Sprintf("; its data is used again by: microvm create %s", s.Name)
+		return "create it again with its data: microvm create " + s.Name
 	}
 	return ""
 }
 
-// sourceOf says where a VM comes from.
+// sourceOf returns where a VM comes from.
 func sourceOf(s vm.Status) string {
 	switch {
 	case s.Toplevel != "":
@@ -115,7 +116,7 @@ func sourceOf(s vm.Status) string {
 	case s.Spec != "":
 		return "spec " + printable.Line(s.Spec)
 	case s.Foreign:
-		return "unknown, as this program did not install it"
+		return "unknown (not installed by microvm)"
 	}
 	return "a package"
 }

@@ -7,5 +7,5 @@ import (
 )
 
 func newStop(c *Command) *cobra.Command {
-	return newPower(c, systemd.Stop, "Stop VMs cleanly, and wait until they are down")
+	return newPower(c, systemd.Stop, "Stop VMs cleanly and wait until they are down")
 }

@@ -22,14 +22,14 @@ import (
 // updateOptions are the flags of update.
 type updateOptions struct{ all, restart, dryRun, json bool }
 
-// updated is what became of one VM.
+// updated is the result for one VM.
 type updated struct {
 	Name string `json:"name"`
 	// Before and After are packages.
 	Before  string `json:"before,omitempty"`
 	After   string `json:"after,omitempty"`
 	Changed bool   `json:"changed"`
-	// Restarted says that the VM runs what is installed now because of us.
+	// Restarted reports whether the update restarted the VM.
 	Restarted bool     `json:"restarted"`
 	Diff      []string `json:"diff,omitempty"`
 	Error     string   `json:"error,omitempty"`
@@ -40,11 +40,11 @@ func newUpdate(c *Command) *cobra.Command {
 	var o updateOptions
 	cmd := &cobra.Command{
 		Use:   "update [NAME… | --all]",
-		Short: "Build VMs anew from where they come from, and install what came out",
-		Long: "Build VMs anew from where they come from, and install what came out.\n" +
-			"A running VM goes on with what it was started with. With --restart it is\n" +
-			"restarted if that differs from what is installed, and a VM that is down and\n" +
-			"was named is started.",
+		Short: "Rebuild VMs from their source and install the result",
+		Long: "Rebuild VMs from their source and install the result.\n" +
+			"A running VM keeps running the package that it was started with. With --restart it\n" +
+			"is restarted if another package is installed, and a VM that is down is started if\n" +
+			"it was named.",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := interruptible(cmd.Context())
@@ -53,18 +53,18 @@ func newUpdate(c *Command) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&o.all, "all", false, "update every VM that has a flake or a spec")
-	cmd.Flags().BoolVarP(&o.restart, "restart", "R", false, "restart what changed")
-	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "build and show what would change, install nothing")
-	cmd.Flags().BoolVar(&o.json, "json", false, "print what became of each VM as JSON")
+	cmd.Flags().BoolVarP(&o.restart, "restart", "R", false, "restart VMs that changed")
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "build and show what would change, but install nothing")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print the result for each VM as JSON")
 	return cmd
 }
 
 func runUpdate(ctx context.Context, c *Command, o updateOptions, names []string) error {
 	switch {
 	case o.all && len(names) > 0:
-		return exit.Usage(errors.New("names and --all exclude each other; say one of them"))
+		return exit.Usage(errors.New("VM names and --all are mutually exclusive"))
 	case !o.all && len(names) == 0:
-		return exit.Usage(errors.New("which VMs? Name them, or say --all"))
+		return exit.Usage(errors.New("a VM name or --all is required"))
 	}
 	if o.all {
 		var err error
@@ -93,7 +93,7 @@ func runUpdate(ctx context.Context, c *Command, o updateOptions, names []string)
 	return errors.Join(err, s.outcome(errs))
 }
 
-// updatable are the VMs that have a source of their own.
+// updatable returns the names of the VMs that --all updates.
 func updatable(host statedir.Host) ([]string, error) {
 	names, err := host.Names()
 	if err != nil {
@@ -116,8 +116,8 @@ func updatable(host statedir.Host) ([]string, error) {
 	return out, nil
 }
 
-// hasOriginOfItsOwn says whether the VM comes from microvm.nix with a flake, or
-// seems to: it is to be said that it is not updated.
+// hasOriginOfItsOwn reports whether a VM seems to come from microvm.nix with a flake.
+// Such a VM is not updated, which --all has to report.
 func hasOriginOfItsOwn(v statedir.VM) bool {
 	if v.Created() || !v.Installed() {
 		return false
@@ -144,7 +144,7 @@ func updateAll(ctx context.Context, c *Command, o updateOptions, vms []statedir.
 			r.err = updateOne(ctx, c, o, vms[i], p, &r)
 		}
 		if errors.Is(r.err, context.Canceled) {
-			r.err = fmt.Errorf("%s: interrupted before anything changed; run the same command again", r.Name)
+			r.err = fmt.Errorf("%s: interrupted before anything changed", r.Name)
 		}
 		if r.err != nil {
 			r.Error = exit.Text(r.err)
@@ -161,16 +161,16 @@ func updateOne(ctx context.Context, c *Command, o updateOptions, v statedir.VM, 
 		return err
 	}
 	p.Step(v.Name, "building from %s", from.Flake+from.Spec)
-	words := &term.LineWriter{Keep: linesOfFailure, Each: func(line string) {
+	messages := &term.LineWriter{Keep: linesOfFailure, Each: func(line string) {
 		p.Detail(v.Name, line)
 		if strings.Contains(line, "warning:") {
 			p.Print(c.Stderr, v.Name+": "+line+"\n")
 		}
 	}}
-	s, err := buildFrom(ctx, c, v.Name, from, words)
-	_ = words.Close() // never fails
+	s, err := buildFrom(ctx, c, v.Name, from, messages)
+	_ = messages.Close() // never fails
 	if err != nil {
-		return buildError(v.Name, err, words)
+		return buildError(v.Name, err, messages)
 	}
 	defer s.remove()
 	if err := compare(ctx, v, s, r); err != nil {
@@ -180,7 +180,7 @@ func updateOne(ctx context.Context, c *Command, o updateOptions, v statedir.VM, 
 		return err
 	}
 	if !o.dryRun {
-		// Milliseconds, and whole: a signal waits for it.
+		// Not interruptible: it takes milliseconds, and must not be left half done.
 		if err := v.Install(context.WithoutCancel(ctx), s.path, statedir.Origin{}, systemd.Reload); err != nil {
 			return fmt.Errorf("%s: %w", v.Name, err)
 		}
@@ -192,15 +192,16 @@ func updateOne(ctx context.Context, c *Command, o updateOptions, v statedir.VM, 
 	return nil
 }
 
-// buildError adds what nix said, of which nothing was shown.
-func buildError(name string, err error, words *term.LineWriter) error {
-	if errors.Is(err, context.Canceled) || len(words.Kept()) == 0 {
+// buildError adds the last messages of nix to the error of a build: they were not
+// printed yet.
+func buildError(name string, err error, messages *term.LineWriter) error {
+	if errors.Is(err, context.Canceled) || len(messages.Kept()) == 0 {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return fmt.Errorf("%s: %w%s", name, err, term.Indent(words.Kept()))
+	return fmt.Errorf("%s: %w%s", name, err, term.Indent(messages.Kept()))
 }
 
-// compare finds out what an installation of s would change.
+// compare fills in what the installation of s would change.
 func compare(ctx context.Context, v statedir.VM, s source, r *updated) error {
 	var err error
 	if r.After, err = v.Place(s.path); err != nil {
@@ -215,15 +216,14 @@ func compare(ctx context.Context, v statedir.VM, s source, r *updated) error {
 	return nil
 }
 
-// difference is what changed between two packages: of their closures, where
-// Nix has both, and of their plans.
+// difference returns the changes between two packages: of their closures, if both are in
+// the Nix store, and of their plans.
 func difference(ctx context.Context, before, path string) []string {
 	var out []string
 	after, err := filepath.EvalSymlinks(path)
 	const store = "/nix/store/"
 	if err == nil && strings.HasPrefix(before, store) && strings.HasPrefix(after, store) {
-		// It is to be read, and no reason to fail: what is to be said about the
-		// packages is said without it.
+		// This is only information, so an error is ignored.
 		if text, err := nix(ctx, io.Discard, "store", "diff-closures", before, after); err == nil {
 			out = append(out, printable.Lines(text)...)
 		}
@@ -236,7 +236,7 @@ func difference(ctx context.Context, before, path string) []string {
 	return out
 }
 
-// report says what changed.
+// report prints what changed.
 func report(out io.Writer, o updateOptions, v statedir.VM, s source, p *term.Progress, r updated) {
 	if o.json {
 		return
@@ -245,11 +245,11 @@ func report(out io.Writer, o updateOptions, v statedir.VM, s source, p *term.Pro
 	lines := fmt.Sprintf("%s: is up to date\n", name)
 	switch {
 	case r.Changed && o.dryRun && o.restart && booted:
-		lines = fmt.Sprintf("%s: would change, and be restarted\n", name)
+		lines = fmt.Sprintf("%s: would change and be restarted\n", name)
 	case r.Changed && o.dryRun:
 		lines = fmt.Sprintf("%s: would change\n", name)
 	case r.Changed:
-		lines = fmt.Sprintf("%s: installed anew\n", name)
+		lines = fmt.Sprintf("%s: updated\n", name)
 	}
 	paint := term.PaletteOf(out)
 	for _, d := range r.Diff {
@@ -257,21 +257,23 @@ func report(out io.Writer, o updateOptions, v statedir.VM, s source, p *term.Pro
 		lines += "  " + paint(colour, d) + "\n"
 	}
 	for _, n := range s.notes {
-		if strings.HasPrefix(n, "warning: ") {
+		if strings.HasPrefix(n, "warning: ") || strings.HasPrefix(n, "hint: ") {
 			lines += name + ": " + n + "\n"
 		}
 	}
+	var b strings.Builder
+	b.WriteString(lines)
 	if r.Changed && !o.restart && !o.dryRun && booted {
-		lines += fmt.Sprintf("%[1]s: goes on with what it was started with; take the new one with: microvm restart %[1]s\n", name)
+		sayKeepsRunning(&b, name)
 	}
-	p.Print(out, lines)
+	p.Print(out, b.String())
 }
 
-// restartIfNeeded makes the VM run what is installed.
+// restartIfNeeded restarts a VM that does not run the installed package.
 func restartIfNeeded(ctx context.Context, c *Command, o updateOptions, v statedir.VM, p *term.Progress, r *updated) error {
 	current, err := os.Readlink(filepath.Join(v.Dir(), "current"))
 	if err != nil {
-		return fmt.Errorf("%s: read what is installed: %w", v.Name, err)
+		return fmt.Errorf("%s: read the installed package: %w", v.Name, err)
 	}
 	booted := v.BootedTarget()
 	switch {
@@ -281,7 +283,7 @@ func restartIfNeeded(ctx context.Context, c *Command, o updateOptions, v statedi
 		}
 		return nil
 	case booted == "" && o.all:
-		return nil // it is down, and nobody named it
+		return nil // it is down, and was not named
 	}
 	p.Step(v.Name, "restarting")
 	stdout := p.Writer(c.Stdout)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -9,8 +10,8 @@ import (
 	"microvm/internal/systemd"
 )
 
-// TestEveryResultOfAJobHasItsOwnWords goes through all of systemd's, however the
-// unit has changed until somebody looks.
+// TestEveryResultOfAJobHasItsOwnWords checks all results of systemd, with all states that
+// the unit can have by the time that it is read.
 func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 	const id = 41
 	failed := statedir.Attempt{Job: id, Result: "exit-code", Status: "1"}
@@ -34,35 +35,35 @@ func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 		want    string
 		code    int
 	}{
-		{systemd.Start, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", exit.CodeFailed},
-		{systemd.Restart, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd tries again", exit.CodeFailed},
-		{systemd.Start, systemd.Canceled, helped, states, "microvm-tap-interfaces@web failed, and systemd tries again", exit.CodeFailed},
-		{systemd.Start, systemd.Canceled, late, states, "the VM was not ready within the time that TimeoutStartSec= of microvm@web gives", exitLate},
-		{systemd.Start, systemd.Canceled, gone, states, "microvm@web ended before the VM was ready", exit.CodeFailed},
-		// An attempt of another job says nothing of this one.
-		{systemd.Start, systemd.Canceled, other, []systemd.State{states[0], states[3], states[4]}, "somebody stopped it meanwhile", exitCanceled},
-		{systemd.Start, systemd.Canceled, statedir.Attempt{}, []systemd.State{states[3], states[4]}, "somebody stopped it meanwhile", exitCanceled},
+		{systemd.Start, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd will try again", exit.CodeFailed},
+		{systemd.Restart, systemd.Canceled, failed, states, "microvm@web failed before the VM was ready, and systemd will try again", exit.CodeFailed},
+		{systemd.Start, systemd.Canceled, helped, states, "microvm-tap-interfaces@web failed, and systemd will try again", exit.CodeFailed},
+		{systemd.Start, systemd.Canceled, late, states, "the VM was not ready within TimeoutStartSec= of microvm@web, and systemd will try again", exitLate},
+		{systemd.Start, systemd.Canceled, gone, states, "microvm@web exited before the VM was ready, and systemd will try again", exit.CodeFailed},
+		// The attempt of another job is ignored.
+		{systemd.Start, systemd.Canceled, other, []systemd.State{states[0], states[3], states[4]}, "it was stopped in the meantime", exitCanceled},
+		{systemd.Start, systemd.Canceled, statedir.Attempt{}, []systemd.State{states[3], states[4]}, "it was stopped in the meantime", exitCanceled},
 		// Units of an earlier version leave no record.
 		{systemd.Start, systemd.Canceled, statedir.Attempt{}, states[1:2], "microvm@web failed before the VM was ready", exit.CodeFailed},
-		{systemd.Stop, systemd.Canceled, failed, states[2:], "somebody started it again meanwhile", exitCanceled},
+		{systemd.Stop, systemd.Canceled, failed, states[2:], "it was started again in the meantime", exitCanceled},
 		{systemd.Start, systemd.Timeout, other, states, "JobTimeoutSec=", exitLate},
 		{systemd.Stop, systemd.Timeout, other, states, "JobTimeoutSec=", exitLate},
 		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "failed", Result: "exit-code"}}, "microvm@web failed (exit-code)", exit.CodeFailed},
-		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "activating", Result: "timeout"}}, "microvm@web failed (timeout), and systemd tries again", exit.CodeFailed},
+		{systemd.Start, systemd.Failed, other, []systemd.State{{Active: "activating", Result: "timeout"}}, "microvm@web failed (timeout), and systemd will try again", exit.CodeFailed},
 		{systemd.Start, systemd.Dependency, other, []systemd.State{{Active: "inactive", NotUp: []systemd.Unit{
 			{Name: "srv-images.mount", Active: "inactive"}, {Name: "microvm-tap-interfaces@web.service", Active: "failed"},
 		}}}, "srv-images.mount is inactive, microvm-tap-interfaces@web failed", exit.CodeFailed},
-		{systemd.Start, systemd.Dependency, other, states[:1], "a unit that it requires did not start", exit.CodeFailed},
-		{systemd.Start, systemd.Skipped, other, states[4:], "systemd skipped microvm@web, because a condition of it does not hold", exitSkipped},
-		{systemd.Start, systemd.Done, other, []systemd.State{{Active: "inactive", Unmet: []string{"ConditionPathExists=/x"}}}, "a condition of it does not hold: ConditionPathExists=/x", exitSkipped},
-		{systemd.Start, systemd.Assert, other, []systemd.State{{Active: "inactive", Unmet: []string{"AssertPathExists=/x"}}}, "an assertion of microvm@web does not hold: AssertPathExists=/x", exit.CodeFailed},
+		{systemd.Start, systemd.Dependency, other, states[:1], "a required unit did not start", exit.CodeFailed},
+		{systemd.Start, systemd.Skipped, other, states[4:], "systemd skipped microvm@web, because a condition was not met", exitSkipped},
+		{systemd.Start, systemd.Done, other, []systemd.State{{Active: "inactive", Unmet: []string{"ConditionPathExists=/x"}}}, "a condition was not met: ConditionPathExists=/x", exitSkipped},
+		{systemd.Start, systemd.Assert, other, []systemd.State{{Active: "inactive", Unmet: []string{"AssertPathExists=/x"}}}, "an assertion of microvm@web failed: AssertPathExists=/x", exit.CodeFailed},
 		{systemd.Start, systemd.Collected, other, states[4:], "systemd dropped the job", exitCanceled},
-		{systemd.Start, systemd.Invalid, other, states[4:], "in no state for that", exit.CodeFailed},
+		{systemd.Start, systemd.Invalid, other, states[4:], "does not allow this", exit.CodeFailed},
 		{systemd.Start, systemd.Unsupported, other, states[4:], "does not support", exit.CodeFailed},
-		{systemd.Start, systemd.Once, other, states[4:], "was started before", exit.CodeFailed},
+		{systemd.Start, systemd.Once, other, states[4:], "can only be started once", exit.CodeFailed},
 		{systemd.Start, systemd.Frozen, other, states[4:], "is frozen", exit.CodeFailed},
 		{systemd.Start, systemd.Concurrency, other, states[4:], "ConcurrencyHardMax=", exit.CodeFailed},
-		{systemd.Start, "novel", other, states[4:], `ended with "novel"`, exit.CodeFailed},
+		{systemd.Start, "novel", other, states[4:], `ended with result "novel"`, exit.CodeFailed},
 	} {
 		for _, state := range test.states {
 			v := judge(jobFacts{job: test.job, name: "web", state: state, attempt: test.attempt,
@@ -70,8 +71,11 @@ func TestEveryResultOfAJobHasItsOwnWords(t *testing.T) {
 			if !strings.Contains(v.text, test.want) || v.code != test.code {
 				t.Errorf("%s ended with %s, %+v, the unit %+v:\n%q, code %d\nwant %q, code %d", test.job, test.result, test.attempt, state, v.text, v.code, test.want, test.code)
 			}
-			if strings.ContainsAny(v.text+v.hint, "\n") {
-				t.Errorf("more than a line: %q, %q", v.text, v.hint)
+			if strings.ContainsAny(v.text+strings.Join(v.hints, ""), "\n;") {
+				t.Errorf("more than a line each: %q, %q", v.text, v.hints)
+			}
+			if strings.HasSuffix(v.text, willRetry) != slices.Contains(v.hints, "stop the retries with: microvm stop web") {
+				t.Errorf("%q has the hints %q", v.text, v.hints)
 			}
 			if was, ok := words[v.text]; ok && was != test.result && v.code != exitSkipped {
 				t.Errorf("%s and %s have the same words: %s", was, test.result, v.text)

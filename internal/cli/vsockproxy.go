@@ -23,24 +23,25 @@ func newVsockProxy(c *Command) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vsock-proxy NAME [PORT]",
 		Short: "Connect standard input and output to a vsock port of a guest",
-		Long: "Connect standard input and output to a vsock port of a guest, by default 22, whatever\n" +
-			"way its hypervisor has to get there. For ssh_config(5):\n\n" +
+		Long: "Connect standard input and output to a vsock port of a guest, by default 22, under any\n" +
+			"hypervisor. For ssh_config(5):\n\n" +
 			"  Host web\n" +
 			"    ProxyCommand microvm vsock-proxy web %p\n\n" +
-			"With --pass-fd the connection itself is passed on standard output, for ProxyUseFdpass.",
+			"With --pass-fd, pass the connection's file descriptor over standard output, for\n" +
+			"ProxyUseFdpass.",
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			port := uint64(sshPort)
 			if len(args) == 2 {
 				var err error
 				if port, err = strconv.ParseUint(args[1], 10, 32); err != nil {
-					return exit.Usagef("%q is no vsock port; give a number, such as 22", args[1])
+					return exit.Usagef("invalid vsock port %q: must be a number, such as 22", args[1])
 				}
 			}
 			return runVsockProxy(cmd.Context(), c, o, args[0], uint32(port))
 		},
 	}
-	cmd.Flags().BoolVar(&o.passFD, "pass-fd", false, "pass the connection on standard output, a socket, and leave")
+	cmd.Flags().BoolVar(&o.passFD, "pass-fd", false, "pass the connection over standard output, a socket, and exit")
 	return cmd
 }
 
@@ -60,25 +61,28 @@ func runVsockProxy(ctx context.Context, c *Command, o vsockProxyOptions, name st
 	return join(conn, c.Stdin, c.Stdout)
 }
 
-// passOn sends the connection with one byte, as ssh_config(5) ProxyUseFdpass
-// wants it, so that no process of ours stays between ssh and the guest.
+// errNoSocket is the error of a standard output over which no descriptor can be passed.
+var errNoSocket = exit.WithHint(exit.Usage(errors.New("--pass-fd requires a socket as standard output")), "it is meant for ssh's ProxyUseFdpass")
+
+// passOn sends the connection's descriptor with one byte, as ProxyUseFdpass of
+// ssh_config(5) expects. Afterwards ssh and the guest are connected without us.
 func passOn(stdout io.Writer, conn *os.File) error {
 	out, ok := stdout.(*os.File)
 	if !ok {
-		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
+		return errNoSocket
 	}
 	err := unix.Sendmsg(int(out.Fd()), []byte{0}, unix.UnixRights(int(conn.Fd())), nil, 0)
 	if errors.Is(err, unix.ENOTSOCK) {
-		return exit.Usage(errors.New("--pass-fd needs a socket as standard output; it is for ssh's ProxyUseFdpass"))
+		return errNoSocket
 	}
 	if err != nil {
-		return fmt.Errorf("pass the connection on: %w", err)
+		return fmt.Errorf("pass the connection: %w", err)
 	}
 	return nil
 }
 
-// join copies both ways until the guest has said everything. The end of in is
-// passed on as the end of what the guest is told, and no more.
+// join copies in both directions until the guest closes the connection. The end of in
+// only shuts down the direction to the guest.
 func join(conn *os.File, in io.Reader, out io.Writer) error {
 	go func() {
 		_, _ = io.Copy(conn, in)

@@ -37,8 +37,8 @@ func TestProxyPassesTheConnectionOn(t *testing.T) {
 	if _, err := io.ReadFull(guest, got); err != nil || string(got) != "hello" {
 		t.Errorf("the guest got %q, %v", got, err)
 	}
-	if err := passOn(os.Stderr, conn); err == nil || !strings.Contains(err.Error(), "needs a socket") {
-		t.Errorf("to what is no socket: %v", err)
+	if err := passOn(os.Stderr, conn); err == nil || !strings.Contains(err.Error(), "requires a socket") {
+		t.Errorf("to a file that is not a socket: %v", err)
 	}
 }
 

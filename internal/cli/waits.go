@@ -14,12 +14,12 @@ import (
 	"microvm/internal/wait"
 )
 
-// waitsPause is the time before VMs that are starting are looked at, and between
-// two looks: a wait that is shorter is not worth a line.
+// waitsPause is the time before the VMs that are starting are first checked, and between
+// two checks. A shorter wait is not worth a line.
 const waitsPause = time.Second
 
-// sayWaits says on out what the units of VMs that are starting wait
-// for, until the function that it returns is called.
+// sayWaits prints what the units of VMs that are starting wait for, until the returned
+// function is called.
 func sayWaits(ctx context.Context, out io.Writer, vms []string) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -43,8 +43,8 @@ func sayWaits(ctx context.Context, out io.Writer, vms []string) (stop func()) {
 	}
 }
 
-// lookForWaits says what is new since said, by unit. What systemd does not tell is
-// not worth an error: the start itself has those.
+// lookForWaits prints waits that are not in said, by unit, and adds them. Errors of
+// systemd are ignored: the start itself reports them.
 func lookForWaits(ctx context.Context, out io.Writer, vms []string, said map[string]string) {
 	patterns := make([]string, len(vms))
 	for i, name := range vms {
@@ -66,7 +66,7 @@ func lookForWaits(ctx context.Context, out io.Writer, vms []string, said map[str
 		}
 		said[u.Name] = text
 		_, name, _ := unit.Parse(u.Name)
-		// The VM's own unit says what its guest says, too.
+		// The status of the VM's own unit can contain text from the guest.
 		term.Say(out, name, "%s (%s)", printable.Line(text), unit.Short(u.Name))
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// absent are the files that a plan needs and that are not on this host. The
-// package does not depend on them: it may be built for another one.
+// absent returns the files that a plan needs and that do not exist on this host. The
+// package does not depend on them, as it may be built for another host.
 func absent(plan *hypervisor.Plan) []hypervisor.File {
 	var out []hypervisor.File
 	for _, f := range plan.Files {
@@ -23,16 +23,17 @@ func absent(plan *hypervisor.Plan) []hypervisor.File {
 	return out
 }
 
+// notesOf returns the warnings of absent files.
 func notesOf(files []hypervisor.File) []string {
 	var out []string
 	for _, f := range files {
-		out = append(out, fmt.Sprintf("warning: %s: %s is not there; the VM starts only where it is", f.Role, f.Path))
+		out = append(out, fmt.Sprintf("warning: %s %s not found on this host", f.Role, f.Path))
 	}
 	return out
 }
 
-// portNotes warn of forwarded ports that the hypervisors' account may not listen on
-// here. Another host may allow it.
+// portNotes returns warnings, with hints, of forwarded ports on which the hypervisors'
+// user may not listen on this host. Another host may allow it.
 func portNotes(plan *hypervisor.Plan) []string {
 	data, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 	if err != nil {
@@ -45,7 +46,9 @@ func portNotes(plan *hypervisor.Plan) []string {
 	var out []string
 	for _, p := range plan.HostPorts {
 		if p.Port < first {
-			out = append(out, fmt.Sprintf("warning: forwardPorts: %s port %d of the host: hypervisors may listen from %d on only; forward from a higher port, or set sysctl net.ipv4.ip_unprivileged_port_start=%d", p.Proto, p.Port, first, p.Port))
+			out = append(out,
+				fmt.Sprintf("warning: forwardPorts: hypervisors may not listen on %s port %d of this host, only on %d and above", p.Proto, p.Port, first),
+				fmt.Sprintf("hint: forward from a higher port, or run: sysctl net.ipv4.ip_unprivileged_port_start=%d", p.Port))
 		}
 	}
 	return out

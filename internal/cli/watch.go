@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// refresh is how often a watched list shows what no signal tells: uptime,
-	// memory, CPU, addresses.
+	// refresh is how often a watched list updates what no signal announces: uptime,
+	// memory, CPU and addresses.
 	refresh = 2 * time.Second
-	// settle is how long a watched list waits for the signals that follow one.
+	// settle is how long a watched list waits for further signals after one.
 	settle = 50 * time.Millisecond
 )
 
-// watcher keeps a list current.
+// watcher keeps printing the list of VMs.
 type watcher struct {
 	c    *Command
 	json bool
-	// last is what the list was when it was printed last, but for what changes with
-	// time; empty before the first.
+	// last identifies the list that was printed last, without the columns that always
+	// change; empty before the first.
 	last string
 }
 
-// run keeps the list current until ctx ends: at once when systemd tells of a change,
-// and every moment for what it does not tell. On a terminal the list stays in its
-// place; elsewhere it is printed anew when a VM, its state or its runner changed.
+// run prints the list until ctx ends: when systemd signals a change, and every two seconds.
+// On a terminal the list is redrawn in place. Elsewhere it is printed again if a VM, its
+// state or its runner has changed.
 func (w *watcher) run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	ended := make(chan error, 1)
@@ -41,7 +41,7 @@ func (w *watcher) run(ctx context.Context) error {
 	for {
 		rows, err := vm.Rows(ctx, w.c.Host)
 		if ctx.Err() != nil {
-			return nil // ctrl-c is how one leaves
+			return nil // ctrl-c is how to quit
 		}
 		if err != nil {
 			return err
@@ -61,8 +61,7 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 }
 
-// show prints the list: on a terminal always, elsewhere where it differs from the
-// last one.
+// show prints the list: on a terminal always, elsewhere if it differs from the last one.
 func (w *watcher) show(rows []vm.Row) error {
 	key, last := "", w.last
 	for _, r := range rows {
@@ -87,9 +86,8 @@ func (w *watcher) show(rows []vm.Row) error {
 	lines := strings.SplitAfter(list.String(), "\n")
 	_, height := term.Size(w.c.Stdout)
 	lines = lines[:min(len(lines), height-1)]
-	// Home, each line over the former one, and away with what is below. A line that
-	// is too long for the terminal is cut by it (DECAWM), for one that took two would
-	// push the first ones out.
+	// Cursor to the top left, then each line over the old one, then clear the rest of the
+	// screen. Lines do not wrap (DECAWM), because that would scroll the first ones out.
 	out := "\x1b[?7l\x1b[H" + strings.ReplaceAll(strings.Join(lines, ""), "\n", "\x1b[K\n") + "\x1b[J\x1b[?7h"
 	if last == "" {
 		out = "\x1b[2J" + out

@@ -15,21 +15,21 @@ import (
 	"microvm/internal/account"
 )
 
-// accessLimit is how long a file system may take to answer.
+// accessLimit is the time after which a file system is reported as not responding.
 const accessLimit = 5 * time.Second
 
-// accessAs says why an account, with all its groups, may not do with a file what
-// mode says, access(2); empty where it may. The kernel decides, so that access
-// lists and what is mounted read-only count as well. Who is not root and not the
-// account can only look at modes.
+// accessAs returns why an account, with all its groups, does not have the access mode to
+// a file, access(2), or "" if it has. The kernel decides, so access control lists and
+// read-only mounts count, too. A caller who is neither root nor the account can only
+// check the file modes, for reading.
 func accessAs(a account.Account, path string, mode uint32) string {
 	answer := make(chan string, 1)
 	go func() {
-		// Never unlocked: the thread, and what it became, end with this goroutine.
+		// Never unlocked: the thread and its credentials end with this goroutine.
 		runtime.LockOSThread()
 		if os.Geteuid() == 0 {
 			if err := becomeOnThread(a); err != nil {
-				answer <- fmt.Sprintf("%s: look as user %d: %v", path, a.UID, err)
+				answer <- fmt.Sprintf("check %s as uid %d: %v", path, a.UID, err)
 				return
 			}
 		} else if os.Geteuid() != a.UID {
@@ -42,13 +42,14 @@ func accessAs(a account.Account, path string, mode uint32) string {
 	case why := <-answer:
 		return why
 	case <-time.After(accessLimit):
-		return path + " does not answer; is it on a file system whose server is away?"
+		return path + " does not respond, its file server may be down"
 	}
 }
 
-// becomeOnThread takes the account's rights to files for the calling thread, and
-// root's from it: without a user id of 0 for files, CAP_DAC_OVERRIDE and its like
-// are gone, capabilities(7). The package os has these calls for all threads only.
+// becomeOnThread gives the calling thread the account's file access, and drops that of
+// root: if the file system user id is not 0, the kernel clears CAP_DAC_OVERRIDE and
+// similar capabilities, capabilities(7). The package syscall has these calls only for all
+// threads of a process.
 func becomeOnThread(a account.Account) error {
 	ids := a.Credential().Groups
 	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(ids)), uintptr(unsafe.Pointer(unsafe.SliceData(ids))), 0); errno != 0 {
@@ -61,13 +62,14 @@ func becomeOnThread(a account.Account) error {
 	return unix.Setfsuid(a.UID)
 }
 
-// noAccess says why the calling thread may not do that with a file.
+// noAccess returns why the calling thread does not have the access mode to a file, or ""
+// if it has.
 func noAccess(path string, mode uint32) string {
 	real, err := filepath.EvalSymlinks(path)
 	var at *fs.PathError
 	switch {
 	case errors.Is(err, fs.ErrPermission) && errors.As(err, &at):
-		return fmt.Sprintf("%s: directory %s keeps the hypervisors' user out", path, filepath.Dir(at.Path))
+		return fmt.Sprintf("%s: directory %s is not searchable by the hypervisors' user", path, filepath.Dir(at.Path))
 	case errors.Is(err, fs.ErrNotExist):
 		return path + " not found"
 	case err != nil:
@@ -82,15 +84,15 @@ func noAccess(path string, mode uint32) string {
 	case !errors.Is(err, unix.EACCES):
 		return fmt.Sprintf("%s: %v", path, err)
 	case mode&unix.X_OK != 0:
-		return path + " may not be executed by the hypervisors' user"
+		return path + " is not executable by the hypervisors' user"
 	case mode&unix.W_OK != 0:
-		return path + " may not be written by the hypervisors' user"
+		return path + " is not writable by the hypervisors' user"
 	}
-	return path + " may not be read by the hypervisors' user"
+	return path + " is not readable by the hypervisors' user"
 }
 
-// unreadable says why a user cannot read a file, by the modes of the file and
-// the directories on the way; empty where nothing is in the way.
+// unreadable returns why a user cannot read a file, by the modes of the file and of the
+// directories above it, or "" if they allow it.
 func unreadable(path string, uid int, gids []int) string {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
@@ -102,7 +104,7 @@ func unreadable(path string, uid int, gids []int) string {
 			return err.Error()
 		}
 		if !allows(info, uid, gids, 0o1) {
-			return fmt.Sprintf("%s: directory %s keeps the hypervisors' user out", path, at)
+			return fmt.Sprintf("%s: directory %s is not searchable by the hypervisors' user", path, at)
 		}
 		if at == "/" {
 			break
@@ -113,7 +115,7 @@ func unreadable(path string, uid int, gids []int) string {
 		return err.Error()
 	}
 	if !allows(info, uid, gids, 0o4) {
-		return fmt.Sprintf("%s may not be read by the hypervisors' user", path)
+		return path + " is not readable by the hypervisors' user"
 	}
 	return ""
 }

@@ -11,14 +11,14 @@ import (
 	"microvm/internal/statedir"
 )
 
-// claim is something of the host that a VM has for itself, or shares with some.
+// claim is a resource of the host that a VM uses, and that other VMs can use only under
+// some conditions, if at all.
 type claim struct {
-	// check names it in a finding, what in its text.
+	// check is the name of its finding, what its name in the text.
 	check, what string
-	// remedy says what to change in one of the VMs.
+	// remedy is what to change in one of the VMs.
 	remedy string
-	// clashes says whether another VM's claim of the same check cannot stand beside
-	// it.
+	// clashes reports whether it conflicts with another VM's claim of the same kind.
 	clashes func(other claim) bool
 
 	kind, key string
@@ -28,7 +28,7 @@ type claim struct {
 	user      bool
 }
 
-// claims are all of a VM.
+// claims returns all claims of a VM.
 func claims(vm statedir.VM, plan *hypervisor.Plan) []claim {
 	var out []claim
 	plain := func(kind, key, check, what, remedy string) {
@@ -40,17 +40,17 @@ func claims(vm statedir.VM, plan *hypervisor.Plan) []claim {
 	}
 	for _, p := range plan.HostPorts {
 		c := claim{kind: "port", port: p, check: fmt.Sprintf("port %d", p.Port), what: fmt.Sprintf("port %d/%s of the host", p.Port, p.Proto),
-			remedy: "forward another host port in one of them"}
+			remedy: "forward another host port in one of the VMs"}
 		c.clashes = func(other claim) bool {
 			return p.Proto == other.port.Proto && p.Port == other.port.Port && (anyAddress(p) || anyAddress(other.port) || p.Address == other.port.Address)
 		}
 		out = append(out, c)
 	}
 	for _, path := range socketsOf(vm, plan) {
-		plain("socket", path, "socket "+path, "socket "+path, "give one of them another socket")
+		plain("socket", path, "socket "+path, "socket "+path, "give one of the VMs another socket")
 	}
 	for _, id := range interfaceIDs(plan) {
-		plain("interface", id, "interface "+id, "interface "+id, "give one of them another interface id")
+		plain("interface", id, "interface "+id, "interface "+id, "give one of the VMs another interface id")
 	}
 	for _, n := range plan.Interfaces {
 		if n.MAC == "" {
@@ -58,31 +58,32 @@ func claims(vm statedir.VM, plan *hypervisor.Plan) []claim {
 		}
 		mac, user := n.MAC, n.Type == "user"
 		out = append(out, claim{kind: "mac", key: mac, user: user, check: "address " + mac, what: "Ethernet address " + mac,
-			remedy: "give one of them another mac",
-			// Each user network is one of its own.
+			remedy: "give one of the VMs another mac",
+			// User networks are separate from each other.
 			clashes: func(other claim) bool { return other.key == mac && !user && !other.user }})
 	}
 	for _, dev := range plan.PCI {
-		plain("pci", dev.Address, "device "+dev.Address, "device "+dev.Address, "take it out of one of them")
+		plain("pci", dev.Address, "device "+dev.Address, "device "+dev.Address, "remove it from one of the VMs")
 	}
 	for _, dev := range plan.USB {
-		plain("usb", dev, "device "+dev, "USB device "+dev, "take it out of one of them")
+		plain("usb", dev, "device "+dev, "USB device "+dev, "remove it from one of the VMs")
 	}
 	if plan.VsockCID != nil {
 		cid := strconv.FormatInt(*plan.VsockCID, 10)
-		plain("cid", cid, "vsock", "CID "+cid, "give one of them another vsock.cid")
+		plain("cid", cid, "vsock", "CID "+cid, "give one of the VMs another vsock.cid")
 	}
 	return out
 }
 
 func anyAddress(p hypervisor.HostPort) bool { return p.Address == "" || p.Address == "0.0.0.0" }
 
-// imageClaim is that of a volume: by its file where that is there, and by its path.
+// imageClaim returns the claim of a volume. It is identified by its path, and also by its
+// file, if that exists.
 func imageClaim(vm statedir.VM, v hypervisor.Volume) claim {
 	path := absolute(vm, v.Image)
 	info, _ := os.Stat(path)
 	c := claim{kind: "image", key: path, info: info, use: v, check: "volume " + v.Image, what: "image " + path,
-		remedy: "name another image in one of them; set readOnly in all, or shared in all that are meant to write it"}
+		remedy: "use another image in one of the VMs, or set readOnly in all of them, or shared in all that write to it"}
 	c.clashes = func(other claim) bool {
 		one := other.key == path || info != nil && other.info != nil && os.SameFile(info, other.info)
 		return one && !(v.ReadOnly && other.use.ReadOnly) && !(v.Shared && other.use.Shared)
@@ -97,7 +98,7 @@ func absolute(vm statedir.VM, path string) string {
 	return filepath.Join(vm.Dir(), path)
 }
 
-// socketsOf are the sockets outside of the VM's own directory, each once.
+// socketsOf returns the sockets outside of the VM's own directory, each once.
 func socketsOf(vm statedir.VM, plan *hypervisor.Plan) []string {
 	seen := map[string]bool{}
 	var out []string
@@ -137,8 +138,8 @@ func interfaceIDs(plan *hypervisor.Plan) []string {
 	return out
 }
 
-// others are the claims of all VMs of the host by their names, but of one. Those
-// that cannot be read are left out: their own examination says why.
+// others returns the claims of all VMs of the host but one, by name. VMs that cannot be
+// read are left out: their own check reports why.
 func (d *Doctor) others(except string) (names []string, all map[string][]claim) {
 	all = map[string][]claim{}
 	every, _ := d.Host.Names()
@@ -165,7 +166,7 @@ func (d *Doctor) others(except string) (names []string, all map[string][]claim) 
 	return names, all
 }
 
-// clashes compares what a VM has with what another has.
+// clashes calls found for each claim of one VM that conflicts with one of another.
 func clashes(mine, theirs []claim, found func(mine, theirs claim)) {
 	for _, m := range mine {
 		for _, t := range theirs {
@@ -177,22 +178,22 @@ func clashes(mine, theirs []claim, found func(mine, theirs claim)) {
 	}
 }
 
-// compareVM says what a VM has that another has as well.
+// compareVM checks a VM for conflicts with the others.
 func (d *Doctor) compareVM(vm statedir.VM, plan *hypervisor.Plan) {
 	mine := claims(vm, plan)
 	names, all := d.others(vm.Name)
 	before := len(d.findings)
 	for _, name := range names {
 		clashes(mine, all[name], func(m, _ claim) {
-			d.failed(m.check, fmt.Sprintf("VM %s has %s, too", name, m.what), m.remedy+", and install it again")
+			d.failed(m.check, fmt.Sprintf("VM %s also uses %s", name, m.what), m.remedy+", then update it")
 		})
 	}
 	if len(d.findings) == before {
-		d.ok("other VMs", "none has an image, a port, a socket, an address, an interface, a device or a CID of this one's")
+		d.ok("other VMs", "no conflict in images, ports, sockets, addresses, interfaces, devices and CIDs")
 	}
 }
 
-// compareVMs says what several VMs of the host have.
+// compareVMs checks all VMs of the host for conflicts.
 func (d *Doctor) compareVMs() {
 	const check = "VMs"
 	names, all := d.others("")
@@ -200,11 +201,11 @@ func (d *Doctor) compareVMs() {
 	for i, name := range names {
 		for _, other := range names[i+1:] {
 			clashes(all[name], all[other], func(m, _ claim) {
-				d.failed(check, fmt.Sprintf("VM %s and VM %s both have %s", name, other, m.what), m.remedy+", and install it again")
+				d.failed(check, fmt.Sprintf("VM %s and VM %s both use %s", name, other, m.what), m.remedy+", then update it")
 			})
 		}
 	}
 	if len(d.findings) == before {
-		d.ok(check, "no two have the same image, port, socket, address, interface, device or CID")
+		d.ok(check, "no conflict in images, ports, sockets, addresses, interfaces, devices and CIDs")
 	}
 }

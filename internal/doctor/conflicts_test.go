@@ -11,7 +11,7 @@ import (
 	"microvm/internal/statedir"
 )
 
-// TestWhatTwoVMsCannotBothHave: each pair is looked at from both sides.
+// TestWhatTwoVMsCannotBothHave checks each pair from both sides.
 func TestWhatTwoVMsCannotBothHave(t *testing.T) {
 	host := statedir.Host{StateDir: t.TempDir()}
 	a, b := statedir.VM{Host: host, Name: "a"}, statedir.VM{Host: host, Name: "b"}

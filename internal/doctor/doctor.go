@@ -1,5 +1,5 @@
-// Package doctor finds out why VMs would not run on a host, and what to do
-// about each thing that is wrong.
+// Package doctor checks a host and its VMs for what keeps them from running, and returns
+// how to fix it.
 package doctor
 
 import (
@@ -28,10 +28,10 @@ import (
 	"microvm/internal/virtiofsd"
 )
 
-// What a check found.
+// Status of a finding.
 const (
 	OK = "ok"
-	// Missing is what only some VMs need.
+	// Missing is something that only some VMs need.
 	Missing = "missing"
 	Failed  = "failed"
 )
@@ -42,18 +42,18 @@ type Finding struct {
 	// Status is ok, missing or failed.
 	Status string `json:"status"`
 	Detail string `json:"detail"`
-	// Remedy says what to do; empty where all is well.
+	// Remedy is how to fix it; empty if Status is OK.
 	Remedy string `json:"remedy,omitempty"`
 }
 
-// Doctor examines a host.
+// Doctor checks a host.
 type Doctor struct {
 	Host statedir.Host
-	// Root is before every path of the host's; empty outside of tests.
+	// Root is prepended to the host's paths; empty outside of tests.
 	Root string
 	// LibexecDir holds the helper programs.
 	LibexecDir string
-	// Active says whether systemd, or somebody by hand, runs a VM.
+	// Active reports whether a VM is running, by systemd or in the foreground.
 	Active func(vm string) bool
 
 	findings []Finding
@@ -75,7 +75,7 @@ func (d *Doctor) failed(check, detail, remedy string) {
 	d.findings = append(d.findings, Finding{check, Failed, detail, remedy})
 }
 
-// wrong is failed for an error: its own remedy is better than ours.
+// wrong is failed for an error. The hints of the error take the place of remedy.
 func (d *Doctor) wrong(check string, err error, remedy string) {
 	if hint := exit.Hint(err); hint != "" {
 		remedy = strings.ReplaceAll(hint, "\n", "; ")
@@ -108,17 +108,17 @@ func (d *Doctor) account() {
 	d.ok("account", "hypervisors run as user %s, group %s", d.Host.User, d.Host.Group)
 }
 
-const kvmRemedy = "load kvm_intel or kvm_amd; turn virtualization on in the firmware, or nesting on in the hypervisor that runs this machine; QEMU does without, and emulates its guests slowly"
+const kvmRemedy = "load kvm_intel or kvm_amd, and enable virtualization in the firmware, or nesting in the hypervisor of this machine (without KVM, QEMU emulates guests slowly)"
 
 func (d *Doctor) kvm() {
 	device := d.path(kvm.Device)
-	// Looked at first: a VM that comes or goes is an event, at which udev sets the
-	// mode anew.
+	// Before the probe, because a VM that starts or exits causes an event, at which udev
+	// sets the mode again.
 	info, statErr := os.Stat(device)
 	err := kvm.Probe(device)
 	switch {
 	case errors.Is(err, fs.ErrPermission):
-		d.failed("kvm", fmt.Sprintf("%v", err), "run it with sudo, to see whether KVM works")
+		d.failed("kvm", fmt.Sprintf("%v", err), "run microvm doctor with sudo")
 		return
 	case err != nil:
 		d.failed("kvm", fmt.Sprintf("KVM is not usable: %v", err), kvmRemedy)
@@ -126,15 +126,15 @@ func (d *Doctor) kvm() {
 	}
 	account, accountErr := d.Host.Account()
 	if statErr == nil && accountErr == nil && !allows(info, -1, []int{account.GID}, 0o6) {
-		d.failed("kvm", fmt.Sprintf("it works, but group %s may not open %s", d.Host.Group, kvm.Device),
-			fmt.Sprintf("let udev give it to the group: udevadm trigger --name-match=%s, with 60-microvm.rules in /usr/lib/udev/rules.d", kvm.Device))
+		d.failed("kvm", fmt.Sprintf("KVM works, but group %s may not open %s", d.Host.Group, kvm.Device),
+			fmt.Sprintf("install 60-microvm.rules in /usr/lib/udev/rules.d, then run: udevadm trigger --name-match=%s", kvm.Device))
 		return
 	}
 	d.ok("kvm", "a guest ran its first instruction")
 }
 
-// allows says whether the mode lets a user of those groups do all of want, as
-// of rwx; uid -1 owns nothing.
+// allows reports whether a file mode gives a user with those groups all bits of want,
+// which are those of rwx. uid -1 is a user who owns no files.
 func allows(info fs.FileInfo, uid int, gids []int, want fs.FileMode) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
@@ -160,62 +160,65 @@ func (d *Doctor) hypervisors() {
 		}
 	}
 	if len(found) == 0 {
-		d.missing("hypervisors", "none is where units look; VMs whose packages bring their own run all the same", "install one, such as qemu-system-x86 or qemu-kvm")
+		d.missing("hypervisors", "no hypervisor in the PATH of units (packages can bring their own)", "install one, such as qemu-system-x86 or qemu-kvm")
 		return
 	}
 	d.ok("hypervisors", "%s", strings.Join(found, ", "))
 }
 
+// iommuRemedy is how to get IOMMU groups.
+const iommuRemedy = "enable VT-d or AMD-Vi in the firmware, and on Intel boot with intel_iommu=on"
+
 func (d *Doctor) iommu() {
 	groups, err := os.ReadDir(d.path("sys/kernel/iommu_groups"))
 	if err != nil || len(groups) == 0 {
-		d.missing("iommu", "there are no IOMMU groups, so no device can be passed through",
-			"for devices: turn VT-d or AMD-Vi on in the firmware, and on Intel boot with intel_iommu=on")
+		d.missing("iommu", "no IOMMU groups, so devices cannot be passed through",
+			"to pass devices through, "+iommuRemedy)
 		return
 	}
 	d.ok("iommu", "%d groups", len(groups))
 }
 
-// modules checks what the kernel has by what it lets us use.
+// modules checks for kernel modules, by the device files and directories that they create.
 func (d *Doctor) modules() {
 	for _, m := range []struct{ name, path, what string }{
 		{"tun", "dev/net/tun", "tap interfaces"},
 		{"vhost_net", "dev/vhost-net", "tap.vhost"},
-		{"vhost_vsock", "dev/vhost-vsock", "vsock under QEMU: readiness by the guest, microvm ssh"},
+		{"vhost_vsock", "dev/vhost-vsock", "vsock under QEMU: readiness reported by the guest, microvm ssh"},
 	} {
 		if _, err := os.Stat(d.path(m.path)); err != nil {
-			d.missing("module "+m.name, "there is no /"+m.path+"; it is for "+m.what, "run: modprobe "+m.name)
+			d.missing("module "+m.name, "/"+m.path+" not found (needed for "+m.what+")", "run: modprobe "+m.name)
 			continue
 		}
-		d.ok("module "+m.name, "/%s is there", m.path)
+		d.ok("module "+m.name, "/%s exists", m.path)
 	}
 	for _, m := range []struct{ name, what string }{{"macvtap", "macvtap interfaces"}, {"vfio_pci", "PCI devices"}} {
 		if _, err := os.Stat(d.path("sys/module", m.name)); err == nil {
-			d.ok("module "+m.name, "is loaded")
+			d.ok("module "+m.name, "loaded")
 			continue
 		}
 		// The helpers load these when a VM needs them.
 		if !hasModule(m.name) {
-			d.missing("module "+m.name, "this kernel has none; it is for "+m.what, "install the kernel's package of further modules, if a VM needs it")
+			d.missing("module "+m.name, "not available for this kernel (needed for "+m.what+")", "install the package with the kernel's extra modules, if a VM needs it")
 			continue
 		}
-		d.ok("module "+m.name, "is loaded when a VM needs it")
+		d.ok("module "+m.name, "will be loaded when a VM needs it")
 	}
 }
 
 func (d *Doctor) virtiofsd() {
 	path, err := virtiofsd.Locate("")
 	if err != nil {
-		d.missing("virtiofsd", err.Error(), "for virtiofs shares: install virtiofsd 1.8 or newer, the one that is written in Rust")
+		d.missing("virtiofsd", err.Error(), "for virtiofs shares, install virtiofsd 1.8 or newer, the one written in Rust")
 		return
 	}
 	d.ok("virtiofsd", "%s%s", path, version(path))
 }
 
-// askLimit is how long a program may take that the doctor asks.
+// askLimit is how long a program that the doctor runs may take.
 const askLimit = 10 * time.Second
 
-// hasModule says whether the kernel's modules are known to have that one.
+// hasModule reports whether the kernel has a module, according to modinfo(8).
 func hasModule(name string) bool {
 	path, err := foreign.InUnit("modinfo")
 	if err != nil {
@@ -226,7 +229,8 @@ func hasModule(name string) bool {
 	return err == nil
 }
 
-// version is what a program says it is, in brackets.
+// version returns the first line of a program's --version, in parentheses and after a
+// blank, or "" if it fails.
 func version(path string) string {
 	cmd := foreign.Command{Path: path, Args: []string{"--version"}, As: foreign.As(path, nil), Apart: true, Limit: askLimit}
 	out, _, err := cmd.Run(context.Background())
@@ -237,8 +241,8 @@ func version(path string) string {
 	return " (" + line + ")"
 }
 
-// bridgeHelpers are where distributions put it; NixOS's gains its rights by a
-// wrapper.
+// bridgeHelpers are the paths of QEMU's bridge helper on various distributions. On NixOS
+// it is a setuid wrapper.
 var bridgeHelpers = []string{"usr/lib/qemu/qemu-bridge-helper", "usr/libexec/qemu-bridge-helper", "run/wrappers/bin/qemu-bridge-helper"}
 
 func (d *Doctor) bridgeHelper() {
@@ -249,37 +253,37 @@ func (d *Doctor) bridgeHelper() {
 			continue
 		}
 		if size, err := unix.Getxattr(d.path(place), "security.capability", nil); info.Mode()&fs.ModeSetuid == 0 && (err != nil || size == 0) {
-			d.missing(check, "/"+place+" may not make interfaces", "for interfaces of type bridge: chmod u+s /"+place)
+			d.missing(check, "/"+place+" is not setuid root", "for interfaces of type bridge, run: chmod u+s /"+place)
 			return
 		}
 		if _, err := os.Stat(d.path("etc/qemu/bridge.conf")); err != nil {
-			d.missing(check, "/etc/qemu/bridge.conf allows no bridge", "for interfaces of type bridge: write \"allow BRIDGE\" into it")
+			d.missing(check, "/etc/qemu/bridge.conf not found", "for interfaces of type bridge, create it with the line: allow BRIDGE")
 			return
 		}
 		d.ok(check, "/%s", place)
 		return
 	}
-	d.missing(check, "qemu-bridge-helper is not installed", "for interfaces of type bridge: install QEMU; type tap needs no helper")
+	d.missing(check, "qemu-bridge-helper not found", "for interfaces of type bridge, install QEMU (type tap needs no helper)")
 }
 
 func (d *Doctor) hugepages() {
 	free, size, err := d.freeHugepages()
 	switch {
 	case err != nil:
-		d.missing("huge pages", err.Error(), "for hugepageMem: boot a kernel with huge pages")
+		d.missing("huge pages", err.Error(), "for hugepageMem, boot a kernel with huge pages")
 	case free == 0:
-		d.missing("huge pages", "none is free", "for hugepageMem: reserve some with sysctl vm.nr_hugepages=N")
+		d.missing("huge pages", "none free", "for hugepageMem, reserve some with: sysctl vm.nr_hugepages=N")
 	default:
-		d.ok("huge pages", "%d of %d KiB are free, %d MiB", free, size, free*size/1024)
+		d.ok("huge pages", "%d of %d KiB free, %d MiB", free, size, free*size/1024)
 	}
 }
 
-// freeHugepages is how many are free, and the size of each in KiB,
+// freeHugepages returns the number of free huge pages, and their size in KiB,
 // proc_meminfo(5).
 func (d *Doctor) freeHugepages() (free, kib int, err error) {
 	data, err := os.ReadFile(d.path("proc/meminfo"))
 	if err != nil {
-		return 0, 0, fmt.Errorf("read how many huge pages are free: %w", err)
+		return 0, 0, fmt.Errorf("read the number of free huge pages: %w", err)
 	}
 	for line := range strings.Lines(string(data)) {
 		f := strings.Fields(line)
@@ -295,7 +299,7 @@ func (d *Doctor) freeHugepages() (free, kib int, err error) {
 		}
 	}
 	if kib == 0 {
-		return 0, 0, errors.New("this kernel has no huge pages")
+		return 0, 0, errors.New("not supported by this kernel")
 	}
 	return free, kib, nil
 }
@@ -313,12 +317,12 @@ func (d *Doctor) stateDir() {
 		return
 	}
 	if !ownedBy(info, 0) || info.Mode().Perm()&0o022 != 0 || !info.IsDir() {
-		d.failed(check, dir+" is not root's alone, so that VMs could replace each other", "run: chown root:root "+dir+"; chmod 755 "+dir)
+		d.failed(check, dir+" is writable by non-root users, so VMs could replace each other", "run: chown root:root "+dir+"; chmod 755 "+dir)
 		return
 	}
 	names, err := d.Host.Names()
 	if err != nil {
-		d.wrong(check, err, "let root read "+dir)
+		d.wrong(check, err, "make "+dir+" readable by root")
 		return
 	}
 	bad := 0
@@ -327,18 +331,18 @@ func (d *Doctor) stateDir() {
 		info, err := os.Lstat(vm)
 		if err != nil || !ownedBy(info, 0) || info.Mode()&fs.ModeSticky == 0 {
 			bad++
-			d.failed(check, vm+" is not root's, or not sticky, so that its VM could replace what root reads", "install the VM again, or run: chown root:"+d.Host.Group+" "+vm+"; chmod 1775 "+vm)
+			d.failed(check, vm+" is not owned by root or not sticky, so its VM could replace files that root reads", "install the VM again, or run: chown root:"+d.Host.Group+" "+vm+"; chmod 1775 "+vm)
 		}
 		for _, link := range []string{"current", "booted", "old"} {
 			info, err := os.Lstat(filepath.Join(vm, link))
 			if err == nil && (!ownedBy(info, 0) || info.Mode()&fs.ModeSymlink == 0) {
 				bad++
-				d.failed(check, filepath.Join(vm, link)+" is not a link of root's, so nobody trusts it", "remove it and install the VM again; find out who made it")
+				d.failed(check, filepath.Join(vm, link)+" is not a symbolic link owned by root, so it is not trusted", "find out who created it, remove it, and install the VM again")
 			}
 		}
 	}
 	if bad == 0 {
-		d.ok(check, "%s is root's, with %d VMs", dir, len(names))
+		d.ok(check, "%s is owned by root, %d VMs", dir, len(names))
 	}
 }
 
@@ -347,7 +351,7 @@ func ownedBy(info fs.FileInfo, uid uint32) bool {
 	return ok && st.Uid == uid
 }
 
-// stale looks for what VMs that are not up have left.
+// stale looks for leftovers of VMs that are not running.
 func (d *Doctor) stale() {
 	const check = "leftovers"
 	found := 0
@@ -359,12 +363,12 @@ func (d *Doctor) stale() {
 	for _, name := range slices.Sorted(maps.Keys(marked)) {
 		if vm := marked[name]; !d.Active(vm) {
 			found++
-			d.failed(check, fmt.Sprintf("interface %s is VM %s's, which is not up", name, vm), "run: ip link delete "+name)
+			d.failed(check, fmt.Sprintf("interface %s belongs to VM %s, which is not running", name, vm), "run: ip link delete "+name)
 		}
 	}
 	entries, err := os.ReadDir(d.Host.RuntimeDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		d.wrong(check, err, "run it with sudo")
+		d.wrong(check, err, "run microvm doctor with sudo")
 	}
 	for _, e := range entries {
 		vm, err := d.Host.VM(e.Name())
@@ -374,14 +378,14 @@ func (d *Doctor) stale() {
 		records, _ := filepath.Glob(filepath.Join(vm.RuntimeDir(), "*.json"))
 		for _, record := range records {
 			found++
-			remedy := "remove it: rm " + record
+			remedy := "run: rm " + record
 			if t, ok := unit.ByRecord(strings.TrimSuffix(filepath.Base(record), ".json")); ok {
-				remedy = fmt.Sprintf("take it back with: %s down %s", filepath.Join(d.LibexecDir, t.Program), vm.Name)
+				remedy = fmt.Sprintf("run: %s down %s", filepath.Join(d.LibexecDir, t.Program), vm.Name)
 			}
-			d.failed(check, fmt.Sprintf("%s says that VM %s has something, and it is not up", record, vm.Name), remedy)
+			d.failed(check, fmt.Sprintf("%s is a record of VM %s, which is not running", record, vm.Name), remedy)
 		}
 	}
 	if found == 0 {
-		d.ok(check, "none: no interface and no record of a VM that is not up")
+		d.ok(check, "none: no interfaces or records of VMs that are not running")
 	}
 }

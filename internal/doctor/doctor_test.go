@@ -12,7 +12,7 @@ import (
 	"microvm/test/need"
 )
 
-// newDoctor examines a host made of the given files, by path.
+// newDoctor returns a Doctor of a host that consists of the given files, by path.
 func newDoctor(t *testing.T, files map[string]string) *Doctor {
 	t.Helper()
 	root := t.TempDir()
@@ -31,8 +31,8 @@ func newDoctor(t *testing.T, files map[string]string) *Doctor {
 	}
 }
 
-// expect checks that one of the findings is as wanted, and that each that is
-// not ok says what to do.
+// expect checks that one of the findings is as wanted, and that those that are not OK, and
+// only those, have a remedy.
 func (d *Doctor) expect(t *testing.T, check, status, text string) {
 	t.Helper()
 	found := false
@@ -40,7 +40,7 @@ func (d *Doctor) expect(t *testing.T, check, status, text string) {
 		if (f.Status == OK) != (f.Remedy == "") {
 			t.Errorf("%+v: a remedy, where something is to be done and only there", f)
 		}
-		found = found || f.Check == check && f.Status == status && strings.Contains(f.Detail+" do: "+f.Remedy, text)
+		found = found || f.Check == check && f.Status == status && strings.Contains(f.Detail+" hint: "+f.Remedy, text)
 	}
 	if !found {
 		t.Errorf("no finding is %q of %q with %q: %+v", status, check, text, d.findings)
@@ -108,7 +108,7 @@ func TestStateDirectoryThatIsNotRootsIsRefused(t *testing.T) {
 		}
 		d.stateDir()
 		d.expect(t, "state directory", Failed, "chmod 1775")
-		d.expect(t, "state directory", Failed, "is not a link of root's")
+		d.expect(t, "state directory", Failed, "is not a symbolic link owned by root")
 	})
 }
 
@@ -141,9 +141,9 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	d.memory(plan)
 	d.expect(t, "hypervisor", Failed, "install it")
 	d.expect(t, "file kernel", Failed, "vmlinuz not found")
-	d.expect(t, "volume there.img", OK, "is there")
+	d.expect(t, "volume there.img", OK, "there.img exists")
 	d.expect(t, "volume gone.img", Failed, "autoCreate")
-	d.expect(t, "volume linked.img", Failed, "mount the disk")
+	d.expect(t, "volume linked.img", Failed, "mount its disk")
 	d.expect(t, "volume new.img", OK, "64 MiB")
 	d.expect(t, "bridge helper", Failed, "chmod u+s")
 	d.expect(t, "bridge br0", OK, "")
@@ -151,9 +151,9 @@ func TestEachPartOfAPlanIsChecked(t *testing.T) {
 	d.expect(t, "macvtap mv0", OK, "eth0")
 	d.expect(t, "macvtap mv1", Failed, "eth9")
 	d.expect(t, "tap interfaces", Failed, "modprobe tun")
-	d.expect(t, "device 0000:01:00.0", Failed, "no IOMMU group")
-	d.expect(t, "device 0000:02:00.0", Failed, "no such device")
-	d.expect(t, "huge pages", Failed, "needs 256 MiB, and 20 MiB are free")
+	d.expect(t, "device 0000:01:00.0", Failed, "has no IOMMU group")
+	d.expect(t, "device 0000:02:00.0", Failed, "PCI device 0000:02:00.0 not found")
+	d.expect(t, "huge pages", Failed, "needs 256 MiB, but only 20 MiB are free")
 }
 
 func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {
@@ -168,7 +168,7 @@ func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {
 		}
 	}
 	const nobody = 65534
-	if why := unreadable(d.path("images/vmlinuz"), nobody, []int{nobody}); !strings.Contains(why, "images keeps the hypervisors' user out") {
+	if why := unreadable(d.path("images/vmlinuz"), nobody, []int{nobody}); !strings.Contains(why, "images is not searchable by the hypervisors' user") {
 		t.Errorf("%q", why)
 	}
 	if why := unreadable(d.path("open/vmlinuz"), nobody, []int{nobody}); why != "" {
@@ -177,7 +177,7 @@ func TestFileThatTheHypervisorsMayNotReadIsNamed(t *testing.T) {
 	if err := os.Chmod(d.path("open/vmlinuz"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if why := unreadable(d.path("open/vmlinuz"), nobody, []int{nobody}); !strings.Contains(why, "may not be read") {
+	if why := unreadable(d.path("open/vmlinuz"), nobody, []int{nobody}); !strings.Contains(why, "is not readable by") {
 		t.Errorf("%q", why)
 	}
 }
@@ -195,10 +195,10 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 	})
 	d.expect(t, "unit microvm@web", Failed, "exit-code: no kernel")
 	d.expect(t, "unit microvm-tap-interfaces@web", Failed, "microvm restart web")
-	d.expect(t, "unit microvm-macvtap-interfaces@web", Failed, "nothing pulls it in")
-	d.expect(t, "unit microvm-virtiofsd@web", OK, "not needed: the runner has no virtiofs shares")
+	d.expect(t, "unit microvm-macvtap-interfaces@web", Failed, "no unit pulls it in")
+	d.expect(t, "unit microvm-virtiofsd@web", OK, "not needed, the package has no virtiofs shares")
 	d.expect(t, "unit microvm-set-booted@web", OK, "not started")
-	d.expect(t, "unit microvm-machined@web", OK, "not needed: the runner has no registration with systemd-machined")
+	d.expect(t, "unit microvm-machined@web", OK, "not needed, the package has no registration with systemd-machined")
 	for what, u := range map[string]Unit{
 		"a try that waits":               {Active: "activating", Sub: "auto-restart", Result: "exit-code", Restarts: 1, Last: []string{"no kernel"}},
 		"a try under way":                {Active: "activating", Sub: "start", Result: "success", Restarts: 7},
@@ -227,5 +227,5 @@ func TestEachUnitSaysWhyItDoesNotRun(t *testing.T) {
 	}
 	plan.Machined = &hypervisor.Machined{}
 	d.units(vm, plan, nil)
-	d.expect(t, "unit microvm-machined@web", Failed, "nothing pulls it in")
+	d.expect(t, "unit microvm-machined@web", Failed, "no unit pulls it in")
 }

@@ -18,7 +18,7 @@ import (
 
 const nobody = 65534
 
-// open makes a doctor's host one that everybody can search.
+// open makes the directories of a doctor's host searchable for all users.
 func (d *Doctor) open(t *testing.T) {
 	t.Helper()
 	for path := d.Root; path != os.TempDir() && path != "/"; path = filepath.Dir(path) {
@@ -50,11 +50,11 @@ func TestAccessIsThatOfTheAccount(t *testing.T) {
 		{"open/mine", unix.R_OK | unix.W_OK, ""},
 		{"open/link", unix.R_OK, ""},
 		{"open/group", unix.R_OK, ""},
-		{"open/group", unix.W_OK, "may not be written"},
-		{"open/mine", unix.X_OK, "may not be executed"},
-		{"open/file", unix.R_OK, "may not be read"},
-		{"shut/file", unix.R_OK, "shut keeps the hypervisors' user out"},
-		{"open/away", unix.R_OK, "shut keeps the hypervisors' user out"},
+		{"open/group", unix.W_OK, "is not writable by"},
+		{"open/mine", unix.X_OK, "is not executable by"},
+		{"open/file", unix.R_OK, "is not readable by"},
+		{"shut/file", unix.R_OK, "shut is not searchable by the hypervisors' user"},
+		{"open/away", unix.R_OK, "shut is not searchable by the hypervisors' user"},
 		{"open/none", unix.R_OK, "not found"},
 	} {
 		got := accessAs(account.Account{UID: nobody, GID: nobody}, d.path(c.path), c.mode)
@@ -74,7 +74,7 @@ func TestAccessIsThatOfTheAccount(t *testing.T) {
 	}
 }
 
-// fsuidOf is this process's own for files.
+// fsuidOf returns the file system user id of the calling thread.
 func fsuidOf(t *testing.T) string {
 	t.Helper()
 	data, err := os.ReadFile("/proc/thread-self/status")
@@ -117,15 +117,15 @@ func TestWhatTheHostLimitsIsNamed(t *testing.T) {
 	plan.Files = []hypervisor.File{{Role: "kernel", Path: d.path("state/other/vmlinuz")}, {Role: "initrdPath", Path: d.path("state/web/initrd")}}
 	d.limits(vm, plan)
 	d.expect(t, "file kernel", Failed, "sees only the VM's own directory")
-	d.expect(t, "memory", Failed, "the VM has 2001 MiB, and this host 2000")
+	d.expect(t, "memory", Failed, "the VM has 2001 MiB, this host only 2000")
 	d.expect(t, "CPUs", Missing, "4096")
 	d.expect(t, "sysctl user.max_user_namespaces", Failed, "217/USER")
 	d.expect(t, "port tcp/80", Failed, "sysctl net.ipv4.ip_unprivileged_port_start=80")
-	d.expect(t, "port tcp/22", Failed, "from port 1024 on only")
+	d.expect(t, "port tcp/22", Failed, "may only listen on ports from 1024")
 	d.expect(t, "share gone", Failed, "not found")
-	d.expect(t, "share file", Failed, "is no directory")
-	d.expect(t, "share data", OK, "is made at the first start")
-	d.expect(t, "share ro", OK, "by the hypervisor")
+	d.expect(t, "share file", Failed, "is not a directory")
+	d.expect(t, "share data", OK, "will be created at the first start")
+	d.expect(t, "share ro", OK, "served by the hypervisor")
 	for _, f := range d.findings {
 		if strings.Contains(f.Check, "5353") || strings.Contains(f.Check, "mnt") || strings.Contains(f.Check, "net_namespaces") {
 			t.Errorf("%+v", f)
@@ -159,7 +159,7 @@ func TestAPlanForOtherVersionsIsNamed(t *testing.T) {
 		status, text string
 	}{
 		{&hypervisor.Versions{Unknown: true}, Failed, "was unknown when the VM was built"},
-		{&hypervisor.Versions{From: "36.0", Before: "39.0"}, Failed, "it is 54.0, and the VM was built for 36.0 or newer, before 39.0"},
+		{&hypervisor.Versions{From: "36.0", Before: "39.0"}, Failed, "54.0, but the VM was built for 36.0 or newer, before 39.0"},
 		{&hypervisor.Versions{From: "52.0"}, OK, "54.0"},
 	} {
 		d.findings = nil

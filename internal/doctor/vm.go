@@ -21,66 +21,66 @@ import (
 	"microvm/internal/virtiofsd"
 )
 
-// Unit is what systemd knows of one of a VM's units.
+// Unit is the state of one of a VM's units, as reported by systemd.
 type Unit struct {
-	// Active is systemd's word: active, failed, inactive and so on; empty where
-	// the unit is not loaded.
+	// Active is ActiveState: active, failed, inactive and so on; empty if the unit is not
+	// loaded.
 	Active string
-	// Sub is systemd's finer word: auto-restart while it waits for its next try, and
+	// Sub is SubState: auto-restart while the unit waits for its next try, and
 	// auto-restart-queued while that waits for its helpers.
 	Sub    string
 	Result string
-	// Restarts is how often systemd has started it again by itself since its count
-	// was last reset, which a run of ten seconds does.
+	// Restarts is the number of automatic restarts since the last run of at least ten
+	// seconds, which resets the count.
 	Restarts uint32
-	// Skipped says that its condition was not met when it was last started.
+	// Skipped reports whether a condition was not met when it was last started.
 	Skipped bool
-	// Last is what it logged last, where it failed.
+	// Last is its last log lines, if it failed.
 	Last []string
 }
 
-// KeepsFailing says whether a VM's unit is in a loop of restarts. A guest that
-// reboots is restarted as well, once; a second restart in a row, of a VM that is
-// not up, is one of a run that was short.
+// KeepsFailing reports whether a VM's unit is in a loop of restarts. A guest that reboots
+// is also restarted, but only once: a second restart of a VM that is not up yet means
+// that the previous run was short.
 func (u Unit) KeepsFailing() bool {
 	const twice = 2
-	// Between a run that failed and its next try there is what cleans up after it.
+	// Between a run that failed and the next one ExecStopPost= cleans up.
 	trying := u.Active == "activating" || u.Active == "deactivating" && u.failed()
 	return trying && (u.Restarts >= twice || u.Restarts > 0 && strings.HasPrefix(u.Sub, "auto-restart"))
 }
 
-// failed reports whether its last run did not go well.
+// failed reports whether the last run of the unit failed.
 func (u Unit) failed() bool { return u.Result != "" && u.Result != "success" }
 
-// TriedAgain reports whether the unit's last start failed and it is being started
-// anew, as a helper is at each try of its VM.
+// TriedAgain reports whether the unit's last start failed and it is being started again,
+// as a helper is at each try of its VM.
 func (u Unit) TriedAgain() bool {
 	return (u.Active == "activating" || u.Active == "deactivating") && u.failed()
 }
 
-// ExamineVM checks what a VM needs, and says what became of its units. units
-// are by template, as microvm-tap-interfaces.
+// ExamineVM checks what a VM needs, and the state of its units. The keys of units are
+// templates, such as microvm-tap-interfaces.
 func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 	d.findings = nil
 	p, err := vm.Current()
 	if err != nil {
-		d.wrong("package", err, "install the VM again: microvm update "+vm.Name+", or install-microvm")
+		d.wrong("package", err, "install the VM again with: microvm update "+vm.Name+", or install-microvm")
 		return d.findings
 	}
 	defer func() { _ = p.Close() }()
 	plan, err := p.Plan()
 	if err != nil {
-		d.wrong("package", err, "build and install the VM again: microvm update "+vm.Name)
+		d.wrong("package", err, "rebuild the VM with: microvm update "+vm.Name)
 		return d.findings
 	}
 	d.ok("package", "%s, for %s", p.Dir(), plan.Hypervisor)
 	d.program(plan)
 	d.files(plan)
-	// A guest of another architecture is emulated on every host.
+	// Without KVM on every host: a guest of another architecture is emulated.
 	if plan.KVM == hypervisor.KVMRequired || plan.KVM == hypervisor.KVMWanted && kvm.Runs(plan.Arch) {
 		d.kvm()
 		if plan.KVM == hypervisor.KVMWanted && d.findings[len(d.findings)-1].Status == Failed {
-			d.findings[len(d.findings)-1].Status = Missing // it is emulated, slowly
+			d.findings[len(d.findings)-1].Status = Missing // it runs without KVM, slowly
 		}
 	}
 	d.volumes(vm, plan)
@@ -98,17 +98,17 @@ func (d *Doctor) ExamineVM(vm statedir.VM, units map[string]Unit) []Finding {
 
 func (d *Doctor) program(plan *hypervisor.Plan) {
 	if plan.Foreign {
-		d.ok("hypervisor", "the package starts it by its own bin/microvm-run")
+		d.ok("hypervisor", "started by the package's own bin/microvm-run")
 		return
 	}
 	path, err := foreign.InUnit(plan.Argv[0])
 	if err != nil {
-		d.failed("hypervisor", notFound(plan.Argv[0], err), "install it, or name its package in the spec")
+		d.failed("hypervisor", notFound(plan.Argv[0], err), "install it, or set its package in the spec")
 		return
 	}
 	if account, err := d.Host.Account(); err == nil {
 		if why := accessAs(account, path, unix.X_OK); why != "" {
-			d.failed("hypervisor", why, fmt.Sprintf("let user %s execute it and search its directories", d.Host.User))
+			d.failed("hypervisor", why, fmt.Sprintf("make it executable and its directories searchable for user %s", d.Host.User))
 			return
 		}
 	}
@@ -116,7 +116,7 @@ func (d *Doctor) program(plan *hypervisor.Plan) {
 	d.compiledFor(plan, path)
 }
 
-// notFound says once which program is not there, or why it cannot be executed.
+// notFound returns why a program cannot be executed. It names the program only once.
 func notFound(name string, err error) string {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
@@ -127,7 +127,7 @@ func notFound(name string, err error) string {
 	return fmt.Sprintf("%s: %v", name, err)
 }
 
-// files checks what the hypervisor reads, as its user.
+// files checks that the hypervisors' user can read the files of the VM.
 func (d *Doctor) files(plan *hypervisor.Plan) {
 	account, err := d.Host.Account()
 	if err != nil {
@@ -137,7 +137,7 @@ func (d *Doctor) files(plan *hypervisor.Plan) {
 	for _, f := range plan.Files {
 		why := accessAs(account, f.Path, unix.R_OK)
 		if why != "" {
-			d.failed("file "+f.Role, why, fmt.Sprintf("put it there, and let user %s read it and search its directories, or correct the spec and install it again", d.Host.User))
+			d.failed("file "+f.Role, why, fmt.Sprintf("create it and make it readable for user %s, or correct the spec and update the VM", d.Host.User))
 			continue
 		}
 		d.ok("file "+f.Role, "%s", f.Path)
@@ -150,14 +150,14 @@ func (d *Doctor) interfaces(plan *hypervisor.Plan) {
 	}
 	for _, m := range plan.Macvtaps {
 		if _, err := os.Stat(d.path("sys/class/net", m.Link)); err != nil {
-			d.failed("macvtap "+m.ID, "there is no interface "+m.Link+" to stand on", "bring it up, or correct macvtap.link in the spec")
+			d.failed("macvtap "+m.ID, "interface "+m.Link+" not found", "create it, or correct macvtap.link in the spec")
 			continue
 		}
-		d.ok("macvtap "+m.ID, "stands on %s", m.Link)
+		d.ok("macvtap "+m.ID, "on interface %s", m.Link)
 	}
 }
 
-// volumes checks those that no start makes.
+// volumes checks that the images exist, or can be created at the first start.
 func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
 	for _, v := range plan.Volumes {
 		path := v.Image
@@ -166,27 +166,27 @@ func (d *Doctor) volumes(vm statedir.VM, plan *hypervisor.Plan) {
 		}
 		check := "volume " + v.Image
 		if _, err := os.Stat(path); err == nil {
-			d.ok(check, "%s is there", path)
+			d.ok(check, "%s exists", path)
 			continue
 		}
-		// A link may lead to a disk that is not mounted: no start puts an image there.
+		// A symbolic link may lead to a disk that is not mounted. No image is created there.
 		if _, err := os.Lstat(path); err == nil || !v.AutoCreate {
-			d.failed(check, "there is no image "+path, "put it there, mount the disk it is on, or set autoCreate to true")
+			d.failed(check, "image "+path+" not found", "create it, mount its disk, or set autoCreate to true")
 			continue
 		}
 		if d.wrongPlace(vm, check, v.Image, filepath.Dir(path)) {
 			continue
 		}
-		d.ok(check, "is made at the first start, %d MiB", v.SizeMiB)
+		d.ok(check, "will be created at the first start, %d MiB", v.SizeMiB)
 	}
 }
 
-// wrongPlace says where a start makes no image, as the disk that it belongs on is
-// not there.
+// wrongPlace reports whether a start would refuse to create an image in dir, because the
+// disk of the VM's images is not mounted there.
 func (d *Doctor) wrongPlace(vm statedir.VM, check, image, dir string) bool {
 	table := mounts.Table{Root: d.path(""), MountInfo: d.path("proc/self/mountinfo")}
 	if point, err := table.Missing(dir); err == nil && point != nil {
-		d.failed(check, fmt.Sprintf("%s of %s is not mounted, and no image is made below it", point.Dir, point.From), "run: mount "+point.Dir)
+		d.failed(check, fmt.Sprintf("%s of %s is not mounted, so no image is created below it", point.Dir, point.From), "run: mount "+point.Dir)
 		return true
 	}
 	before, known, err := vm.FileSystemBefore(image)
@@ -194,8 +194,8 @@ func (d *Doctor) wrongPlace(vm statedir.VM, check, image, dir string) bool {
 		return false
 	}
 	if now, err := mounts.Of(dir); err == nil && !now.Same(before) {
-		d.failed(check, fmt.Sprintf("%s is on %s now, and the VM's images were on %s", dir, now, before),
-			"mount the disk that they are on; if they are to be here from now on: rm "+vm.VolumesRecord())
+		d.failed(check, fmt.Sprintf("%s is on %s, but the VM's images were on %s", dir, now, before),
+			"mount the disk with the images, or, to have new ones here, run: rm "+vm.VolumesRecord())
 		return true
 	}
 	return false
@@ -211,32 +211,32 @@ func (d *Doctor) bridges(plan *hypervisor.Plan) {
 	}
 	for _, bridge := range plan.Bridges() {
 		if _, err := os.Stat(d.path("sys/class/net", bridge, "bridge")); err != nil {
-			d.failed("bridge "+bridge, "there is no such bridge", fmt.Sprintf("run: ip link add %[1]s type bridge; ip link set %[1]s up; or correct bridge in the spec", bridge))
+			d.failed("bridge "+bridge, "bridge "+bridge+" not found", fmt.Sprintf("run: ip link add %[1]s type bridge && ip link set %[1]s up, or correct bridge in the spec", bridge))
 			continue
 		}
-		d.ok("bridge "+bridge, "is there")
+		d.ok("bridge "+bridge, "exists")
 	}
 }
 
-// device checks for a device file that a module makes.
+// device checks for a device file that a kernel module creates.
 func (d *Doctor) device(check, path, module string) {
 	if _, err := os.Stat(d.path(path)); err != nil {
-		d.failed(check, "there is no /"+path, "run: modprobe "+module)
+		d.failed(check, "/"+path+" not found", "run: modprobe "+module)
 		return
 	}
-	d.ok(check, "/%s is there", path)
+	d.ok(check, "/%s exists", path)
 }
 
 func (d *Doctor) devices(plan *hypervisor.Plan) {
 	for _, dev := range plan.PCI {
 		check, dir := "device "+dev.Address, d.path("sys/bus/pci/devices", dev.Address)
 		if _, err := os.Stat(dir); err != nil {
-			d.failed(check, "this machine has no such device", "find its address with lspci -D, and correct it in the spec")
+			d.failed(check, "PCI device "+dev.Address+" not found", "find its address with lspci -D, and correct it in the spec")
 			continue
 		}
 		group, err := os.Readlink(filepath.Join(dir, "iommu_group"))
 		if err != nil {
-			d.failed(check, "it is in no IOMMU group", "turn VT-d or AMD-Vi on in the firmware, and on Intel boot with intel_iommu=on")
+			d.failed(check, "the device has no IOMMU group", iommuRemedy)
 			continue
 		}
 		d.ok(check, "in IOMMU group %s", filepath.Base(group))
@@ -248,14 +248,14 @@ func (d *Doctor) shares(plan *hypervisor.Plan) {
 		check := "share " + s.Tag
 		path, err := virtiofsd.Locate(s.Virtiofsd)
 		if err != nil {
-			d.wrong(check, err, "install virtiofsd 1.8 or newer, the one that is written in Rust")
+			d.wrong(check, err, "install virtiofsd 1.8 or newer, the one written in Rust")
 			continue
 		}
 		if info, err := os.Stat(s.Source); filepath.IsAbs(s.Source) && err == nil && !info.IsDir() {
-			d.failed(check, s.Source+" is no directory", "correct the share's source in the spec")
+			d.failed(check, s.Source+" is not a directory", "correct the share's source in the spec")
 			continue
 		}
-		d.ok(check, "%s, by %s", s.Source, path)
+		d.ok(check, "%s, served by %s", s.Source, path)
 	}
 }
 
@@ -279,11 +279,11 @@ func (d *Doctor) memory(plan *hypervisor.Plan) {
 	}
 	free, kib, err := d.freeHugepages()
 	if err != nil || free*kib/1024 < need {
-		d.failed("huge pages", fmt.Sprintf("it needs %d MiB, and %d MiB are free", need, free*kib/1024),
-			"if it is not running already, reserve more with sysctl vm.nr_hugepages=N")
+		d.failed("huge pages", fmt.Sprintf("the VM needs %d MiB, but only %d MiB are free", need, free*kib/1024),
+			"unless the VM is already running, reserve more with: sysctl vm.nr_hugepages=N")
 		return
 	}
-	d.ok("huge pages", "%d MiB of %d MiB that are free", need, free*kib/1024)
+	d.ok("huge pages", "the VM needs %d MiB, %d MiB are free", need, free*kib/1024)
 }
 
 func (d *Doctor) units(vm statedir.VM, plan *hypervisor.Plan, units map[string]Unit) {
@@ -300,22 +300,21 @@ func (d *Doctor) unit(vm statedir.VM, t unit.Template, u Unit, wanted bool) {
 	helper := !t.Is(unit.Main)
 	switch {
 	case !helper && u.KeepsFailing():
-		detail := fmt.Sprintf("keeps failing, restarted %d times without a run of 10 s", u.Restarts)
-		if u.Result != "success" && u.Result != "" { // that of a try under way
+		detail := fmt.Sprintf("keeps failing, restarted %d times without running for 10 s", u.Restarts)
+		if u.failed() { // otherwise a try is under way
 			detail += ", last with " + u.Result
 		}
-		d.failed(check, detail+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+		d.failed(check, detail+u.lastLines(), unitRemedy(vm, "or stop it with: microvm stop"))
 	case helper && u.TriedAgain():
-		d.failed(check, "failed with "+u.Result+" and is tried again"+u.lastWords(), "fix that, or end it with: microvm stop "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+		d.failed(check, "failed with "+u.Result+", and systemd will try again"+u.lastLines(), unitRemedy(vm, "or stop it with: microvm stop"))
 	case u.Active == "failed":
-		detail := "failed with " + u.Result + u.lastWords()
-		d.failed(check, detail, "fix that, and start it with: microvm start "+vm.Name+"; all it logged: microvm logs "+vm.Name)
+		d.failed(check, "failed with "+u.Result+u.lastLines(), unitRemedy(vm, "then start it with: microvm start"))
 	case !wanted:
-		d.ok(check, "not needed: the runner has no %s", t.What)
+		d.ok(check, "not needed, the package has no %s", t.What)
 	case u.Skipped:
-		d.failed(check, "was skipped by its condition: what was booted has no "+t.What+", and what is installed has", "take it with: microvm restart "+vm.Name)
+		d.failed(check, "skipped: only the installed package has "+t.What+", not the one that was booted", "run: microvm restart "+vm.Name)
 	case helper && !t.Is(unit.SetBooted) && !d.pulledIn(vm, t):
-		d.failed(check, "is needed, and nothing pulls it in", "run: install-microvm --relink")
+		d.failed(check, "needed, but no unit pulls it in", "run: install-microvm --relink")
 	case u.Active == "" || u.Active == "inactive":
 		d.ok(check, "not started")
 	default:
@@ -323,15 +322,22 @@ func (d *Doctor) unit(vm statedir.VM, t unit.Template, u Unit, wanted bool) {
 	}
 }
 
-func (u Unit) lastWords() string {
+// unitRemedy returns the remedy for a unit that failed. then is a microvm command, with
+// what it is for, and lacks only the VM's name.
+func unitRemedy(vm statedir.VM, then string) string {
+	return fmt.Sprintf("fix the cause (see: microvm logs %[1]s), %[2]s %[1]s", vm.Name, then)
+}
+
+// lastLines returns the last log lines as the end of a detail, or "".
+func (u Unit) lastLines() string {
 	if len(u.Last) == 0 {
 		return ""
 	}
 	return ": " + strings.Join(u.Last, "; ")
 }
 
-// pulledIn reports whether the VM's unit wants a helper: by a link, or by a line
-// of a drop-in, of an installation or of the host's configuration.
+// pulledIn reports whether the VM's unit wants a helper, by a link or in a drop-in of the
+// installation or of the host's configuration.
 func (d *Doctor) pulledIn(vm statedir.VM, t unit.Template) bool {
 	helper := t.Of(vm.Name)
 	for _, dir := range []string{d.Host.UnitDir, d.path("etc/systemd/system"), d.path("run/systemd/system")} {

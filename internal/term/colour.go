@@ -11,17 +11,17 @@ const (
 	Bold   = "1"
 )
 
-// coloured reports whether colour is wanted on a stream: on a terminal, and never
-// with NO_COLOR, https://no-color.org.
+// coloured reports whether output to a stream is coloured: only if it is a terminal, and
+// never if NO_COLOR is set, https://no-color.org.
 func coloured(stream any) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && IsTerminal(stream)
 }
 
-// Palette colours text, or leaves it as it is.
+// Palette returns text in a colour, or unchanged.
 type Palette func(colour, text string) string
 
-// PaletteOf returns the palette for a stream: one that colours nothing where colour
-// is not wanted.
+// PaletteOf returns the palette for a stream. It returns text unchanged unless the stream
+// is a terminal and NO_COLOR is not set.
 func PaletteOf(stream any) Palette {
 	if !coloured(stream) {
 		return func(_, text string) string { return text }

@@ -9,16 +9,17 @@ import (
 	"strings"
 )
 
-// Confirm asks a question on out, whose answer, read from in, is no unless it is
-// yes. A nil in, or a file that is no terminal, is an error.
+// Confirm asks a question on out, and reports whether the answer, read from in, is y or
+// yes. A nil in, or a file that is not a terminal, is an error, to which the caller adds
+// how to do without the question.
 func Confirm(in io.Reader, out io.Writer, question string) (bool, error) {
 	if f, ok := in.(*os.File); in == nil || ok && !IsTerminal(f) {
-		return false, errors.New("nobody is there to be asked, as standard input is no terminal; say --yes if you are sure")
+		return false, errors.New("stdin is not a terminal")
 	}
 	_, _ = fmt.Fprintf(out, "%s [y/N] ", question)
 	answer, err := bufio.NewReader(in).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
-		return false, fmt.Errorf("read the answer: %w; say --yes to be asked nothing", err)
+		return false, fmt.Errorf("read the answer: %w", err)
 	}
 	switch strings.ToLower(strings.TrimSpace(answer)) {
 	case "y", "yes":

@@ -6,12 +6,12 @@ import (
 	"microvm/internal/printable"
 )
 
-// LineWriter calls Each for every line that is written to it, without what a
-// terminal would obey, and keeps the last ones.
+// LineWriter is an io.WriteCloser that strips control sequences, calls Each for every
+// line that is written to it, and keeps the last ones. Empty lines are dropped.
 type LineWriter struct {
 	// Each may be nil.
 	Each func(line string)
-	// Keep is how many of the last lines are kept.
+	// Keep is the number of last lines to keep.
 	Keep int
 	kept []string
 	rest string
@@ -33,7 +33,7 @@ func (w *LineWriter) Write(p []byte) (int, error) {
 // Kept returns the last lines, at most Keep.
 func (w *LineWriter) Kept() []string { return w.kept }
 
-// Close takes a last line that has no end.
+// Close ends the last line, if it is incomplete. It always returns nil.
 func (w *LineWriter) Close() error {
 	w.line(w.rest)
 	w.rest = ""

@@ -7,18 +7,19 @@ import (
 	"sync"
 )
 
-// Progress shows what is being done to each of several VMs: on a terminal a
-// line a VM that is kept current, elsewhere a line for each step.
+// Progress shows what is being done to each of several VMs: on a terminal in one line per
+// VM that is redrawn, elsewhere in one line per step. Its methods can be called
+// concurrently.
 type Progress struct {
 	mu    sync.Mutex
 	out   io.Writer
 	names []string
 	steps map[string]string
-	// drawn is how many lines of a terminal are ours; -1 where it is none.
+	// drawn is the number of lines drawn on the terminal; -1 if out is not a terminal.
 	drawn int
 }
 
-// NewProgress shows on out what is done to the VMs of names.
+// NewProgress returns a Progress that shows on out what is done to the VMs of names.
 func NewProgress(out io.Writer, names []string) *Progress {
 	p := &Progress{out: out, names: names, steps: map[string]string{}, drawn: -1}
 	if IsTerminal(out) {
@@ -27,7 +28,7 @@ func NewProgress(out io.Writer, names []string) *Progress {
 	return p
 }
 
-// Step says what is done to a VM now.
+// Step shows what is done to a VM now.
 func (p *Progress) Step(name, format string, args ...any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -40,7 +41,7 @@ func (p *Progress) Step(name, format string, args ...any) {
 	p.draw()
 }
 
-// Detail says how far the step is, where there is a terminal to see it.
+// Detail adds how far the current step is, on a terminal only.
 func (p *Progress) Detail(name, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -53,7 +54,7 @@ func (p *Progress) Detail(name, text string) {
 	p.draw()
 }
 
-// Print prints lines above the progress.
+// Print prints text, which consists of whole lines, on out, above the progress.
 func (p *Progress) Print(out io.Writer, text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,7 +63,7 @@ func (p *Progress) Print(out io.Writer, text string) {
 	p.draw()
 }
 
-// Done says that nothing more is done to a VM.
+// Done removes a VM from the progress.
 func (p *Progress) Done(name string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -71,7 +72,7 @@ func (p *Progress) Done(name string) {
 	p.draw()
 }
 
-// erase takes our lines from the terminal.
+// erase removes the drawn lines from the terminal.
 func (p *Progress) erase() {
 	if p.drawn > 0 {
 		_, _ = fmt.Fprintf(p.out, "\x1b[%dA\x1b[J", p.drawn)
@@ -95,10 +96,11 @@ func (p *Progress) draw() {
 	}
 }
 
-// Writer returns a writer to out that prints above the progress.
+// Writer returns a writer that prints on out, above the progress. Each write must consist
+// of whole lines.
 func (p *Progress) Writer(out io.Writer) io.Writer { return progressWriter{p, out} }
 
-// progressWriter prints above a progress.
+// progressWriter is what Progress.Writer returns.
 type progressWriter struct {
 	p   *Progress
 	out io.Writer

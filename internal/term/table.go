@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// Cell is one of a table, with its colour.
+// Cell is a cell of a table. Colour may be empty.
 type Cell struct{ Text, Colour string }
 
-// Table prints rows in columns of equal width. Colour is put on after the
-// widths are known, as it has none.
+// Table prints rows in aligned columns. Colours are added after the widths were computed,
+// because their sequences have no width.
 func Table(w io.Writer, paint Palette, header []string, rows [][]Cell) {
 	widths := make([]int, len(header))
 	lines := [][]Cell{make([]Cell, len(header))}

@@ -1,5 +1,5 @@
 // Package term writes to terminals and reads from them: colour, tables, progress,
-// questions, and text that fits a line.
+// questions and single lines of text.
 package term
 
 import (
@@ -19,7 +19,7 @@ func IsTerminal(stream any) bool {
 	return xterm.IsTerminal(int(f.Fd()))
 }
 
-// Size returns the size of a terminal, 80 by 24 where it does not say.
+// Size returns the size of a terminal, or 80 by 24 if it is unknown.
 func Size(stream any) (columns, lines int) {
 	if f, ok := stream.(*os.File); ok {
 		columns, lines, err := xterm.GetSize(int(f.Fd()))
@@ -30,12 +30,12 @@ func Size(stream any) (columns, lines int) {
 	return 80, 24
 }
 
-// Raw gives every key to the guest, and what it prints to the terminal, as
-// they are, termios(3). restore undoes it.
+// Raw puts a terminal into raw mode, termios(3): input and output are passed on unchanged.
+// The caller must call restore, which puts it back.
 func Raw(stream any) (restore func(), err error) {
 	f, ok := stream.(*os.File)
 	if !ok {
-		return nil, errors.New("standard input is no terminal; run it in one")
+		return nil, errors.New("stdin is not a terminal")
 	}
 	fd := int(f.Fd())
 	before, err := xterm.MakeRaw(fd)

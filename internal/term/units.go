@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Ago returns a duration as people read it, with its two largest units.
+// Ago returns a duration in its two largest units, such as 3h05m.
 func Ago(d time.Duration) string {
 	switch {
 	case d < 0:
@@ -20,7 +20,7 @@ func Ago(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
 
-// Bytes returns a number of bytes as people read it.
+// Bytes returns a number of bytes in a binary unit, such as 1.5G.
 func Bytes(n uint64) string {
 	const unit = 1024
 	if n < unit*unit {

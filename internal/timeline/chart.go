@@ -8,13 +8,14 @@ import (
 	"time"
 )
 
-// block is one column of a bar; a phase that is shorter than one gets a thin one.
+// block is one column of a bar. The bar of a phase that is shorter than a column is thin.
 const (
 	block = "█"
 	thin  = "▏"
 )
 
-// Chart prints a timeline as bars in a terminal of that many columns.
+// Chart prints a timeline as a bar chart that fits a terminal with the given number of
+// columns.
 func (t Timeline) Chart(w io.Writer, columns int) error {
 	names := 0
 	for _, p := range t.Phases {
@@ -37,7 +38,8 @@ func (t Timeline) Chart(w io.Writer, columns int) error {
 
 func (p Phase) label() string { return strings.TrimSpace(p.Name + " " + p.What) }
 
-// scale is where the bar of a phase begins and how long it is, in columns.
+// scale returns where the bar of a phase begins and how long it is. width is that of the
+// whole timeline, in the same unit.
 func (t Timeline) scale(p Phase, width int) (before, length int) {
 	if t.Total <= 0 {
 		return 0, 0
@@ -47,7 +49,7 @@ func (t Timeline) scale(p Phase, width int) (before, length int) {
 	return before, min(at(p.Began+p.Took), width) - before
 }
 
-// Text is a duration with three digits that count.
+// Text returns a duration with three significant digits.
 func Text(d time.Duration) string {
 	switch {
 	case d < 10*time.Millisecond:
@@ -62,7 +64,7 @@ func Text(d time.Duration) string {
 	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
-// The drawing's measures, in pixels.
+// Measures of the SVG image, in pixels.
 const (
 	drawing   = 960
 	labels    = 300
@@ -70,10 +72,10 @@ const (
 	top       = 44
 )
 
-// colours of the bars, one after another.
+// colours are those of the bars, in turn.
 var colours = []string{"#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2"}
 
-// SVG writes a timeline as a drawing.
+// SVG writes a timeline as an SVG image.
 func (t Timeline) SVG(w io.Writer, title string) error {
 	var b strings.Builder
 	height := top + rowHeight*len(t.Phases) + 16
@@ -95,6 +97,6 @@ func (t Timeline) SVG(w io.Writer, title string) error {
 
 func escape(text string) string {
 	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(text)) // a Builder takes everything
+	_ = xml.EscapeText(&b, []byte(text)) // a Builder never fails
 	return b.String()
 }

@@ -1,5 +1,5 @@
-// Package timeline says where the time of a VM's start went, from systemd's own
-// timestamps and from what the VM's unit logged meanwhile.
+// Package timeline divides the time of a VM's start into phases, using systemd's
+// timestamps and what the VM's unit has logged.
 package timeline
 
 import (
@@ -9,38 +9,38 @@ import (
 	"time"
 )
 
-// Clock is a time of CLOCK_MONOTONIC, since the host was booted, as systemd's
-// properties and the journal's fields have it.
+// Clock is a time of CLOCK_MONOTONIC, since the host was booted, as in systemd's
+// properties and the journal's fields.
 type Clock = time.Duration
 
-// Unit is one of the VM's units: its name and when it last began and ended to
-// start. org.freedesktop.systemd1(5): InactiveExitTimestampMonotonic and
-// ActiveEnterTimestampMonotonic.
+// Unit is one of the VM's units, with the times at which its last start began and ended:
+// InactiveExitTimestampMonotonic and ActiveEnterTimestampMonotonic of
+// org.freedesktop.systemd1(5).
 type Unit struct {
 	Name          string
 	Began, Active Clock
 }
 
-// Fields of the journal entry that the VM's own unit writes when it is ready, each a
-// number of microseconds since the hypervisor was executed. They are fields, as the
-// entry's text is for people, and a guest can print whatever it likes.
+// Fields of the journal entry that the VM's own unit writes when it is ready, in
+// microseconds since the hypervisor was executed. The text of the entry is not parsed,
+// because a guest can print the same text.
 const (
 	// ReadyField is when READY=1 was sent.
 	ReadyField = "MICROVM_READY_USEC"
-	// ReportField is when the guest first reported; without one it did not.
+	// ReportField is when the guest first reported. It is absent if it did not.
 	ReportField = "MICROVM_REPORT_USEC"
 )
 
-// Entry is one entry of the journal by the VM's own unit.
+// Entry is one journal entry of the VM's own unit.
 type Entry struct {
 	At   Clock
 	Text string
-	// Ready and Report are what ReadyField and ReportField say; 0 where the entry does
+	// Ready and Report are the values of ReadyField and ReportField; 0 if the entry does
 	// not have them.
 	Ready, Report time.Duration
 }
 
-// Micros returns the time that a field of the journal holds, or 0 where it holds none.
+// Micros returns the value of ReadyField or ReportField, or 0 if it is invalid.
 func Micros(field string) time.Duration {
 	n, err := strconv.ParseInt(field, 10, 64)
 	if err != nil || n < 0 || n > maxMicros {
@@ -49,18 +49,18 @@ func Micros(field string) time.Duration {
 	return time.Duration(n) * time.Microsecond
 }
 
-// maxMicros is longer than any start, and as nanoseconds still an int64.
+// maxMicros is longer than any start, and does not overflow a time.Duration.
 const maxMicros = 1e12
 
-// Start is what is known of a start.
+// Start is what is known about a start.
 type Start struct {
-	// Helpers are the units that the VM's own waited for.
+	// Helpers are the units that the VM's own unit waits for.
 	Helpers []Unit
-	// VM is the VM's own unit, Executed when its main process was started.
+	// VM is the VM's own unit; its main process was started at Executed.
 	VM       Unit
 	Executed Clock
-	// Restarted says that systemd started the VM anew by itself, without its
-	// helpers.
+	// Restarted reports whether this was an automatic restart by systemd, which does not
+	// start the helpers.
 	Restarted bool
 	Log       []Entry
 }
@@ -68,20 +68,20 @@ type Start struct {
 // Phase is one part of a start.
 type Phase struct {
 	Name string
-	// What it is, for people.
+	// What describes the phase. It may be empty.
 	What string
-	// Began counts from the beginning of the start.
+	// Began is the time since the beginning of the start.
 	Began, Took time.Duration
 }
 
-// Timeline is a start in its parts.
+// Timeline is a start, divided into phases.
 type Timeline struct {
 	Phases []Phase
 	// Total is the time from the beginning to READY=1.
 	Total time.Duration
 }
 
-// Longest is the phase that took longest.
+// Longest returns the longest phase, or a zero Phase if there is none.
 func (t Timeline) Longest() Phase {
 	if len(t.Phases) == 0 {
 		return Phase{}
@@ -89,11 +89,10 @@ func (t Timeline) Longest() Phase {
 	return slices.MaxFunc(t.Phases, func(a, b Phase) int { return int(a.Took - b.Took) })
 }
 
-// adjoining is how long before the start the installation of a VM may have
-// ended to be a part of it.
+// adjoining is the longest gap between two units that belong to the same start.
 const adjoining = time.Second
 
-// Of takes a start apart. The VM has to have become ready.
+// Of returns the timeline of a start, after which the VM must have become ready.
 func Of(s Start) Timeline {
 	began := s.VM.Began
 	if s.Restarted {
@@ -143,13 +142,14 @@ func Of(s Start) Timeline {
 	return t
 }
 
-// waitedFor are the helpers that belong to this start, in their order.
+// waitedFor returns the helpers that belong to the start that began at began, in their
+// order.
 func waitedFor(helpers []Unit, began Clock) []Unit {
 	out := slices.DeleteFunc(slices.Clone(helpers), func(u Unit) bool {
 		return u.Began == 0 || u.Active < u.Began || u.Active > began+adjoining
 	})
 	slices.SortStableFunc(out, func(a, b Unit) int { return int(a.Began - b.Began) })
-	// From the last to the first: each has to adjoin what came after.
+	// From the last to the first: each must adjoin the one that follows.
 	first := began
 	for i := len(out) - 1; i >= 0; i-- {
 		if out[i].Active < first-adjoining {
@@ -160,7 +160,7 @@ func waitedFor(helpers []Unit, began Clock) []Unit {
 	return out
 }
 
-// within is at where it lies between two others; else it is 0.
+// within returns at if it lies between from and to, and otherwise 0.
 func within(at, from, to Clock) Clock {
 	if at < from || at > to {
 		return 0
@@ -168,14 +168,14 @@ func within(at, from, to Clock) Clock {
 	return at
 }
 
-// marks are the moments that the log tells of; 0 where it does not.
+// marks are the times that were found in the log; 0 if not found.
 type marks struct{ hypervisor, kernel, report Clock }
 
-// kernelLine is a line of the guest's kernel, with its own clock, which starts with it.
+// kernelLine matches a line of the guest's kernel, with the time since the kernel started.
 var kernelLine = regexp.MustCompile(`^\[ *([0-9]+\.[0-9]+)\] `)
 
-// readLog finds the marks. The last entry that has the fields counts: it is written
-// when READY=1 is sent, and the log is read until then.
+// readLog returns the marks. The last entry that has the fields counts: it is written
+// when READY=1 is sent, which is where the log ends.
 func readLog(log []Entry) marks {
 	var m marks
 	for _, e := range log {

@@ -15,7 +15,7 @@ func TestAnalyzeSaysWhereTheTimeOfAStartWent(t *testing.T) {
 		s["interfaces"] = []any{tap("vm-timed", 1)}
 	}))
 	want(t, 1, []string{"timed is inactive", "microvm status timed"}, "analyze", name)
-	want(t, 2, []string{"name one VM"}, "analyze")
+	want(t, 2, []string{"microvm: a VM name or --blame is required\nmicrovm: hint: see: microvm analyze --help"}, "analyze")
 	want(t, 0, nil, "start", name)
 	t.Logf("\n%s", want(t, 0, []string{"set-booted", "tap-interfaces", "run-wrapper", "hypervisor until READY", "READY after", "█"}, "analyze", name))
 	var got struct {

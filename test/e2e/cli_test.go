@@ -180,7 +180,7 @@ func TestAVMFromAFlakeLivesItsLife(t *testing.T) {
 		t.Errorf("Nix keeps %q", got)
 	}
 	wantListed(t, name, "inactive qemu not booted")
-	want(t, 1, []string{"exists already", "microvm update fl.ake"}, "create", name, "-f", oddRef)
+	want(t, 1, []string{`VM "fl.ake" already exists`, "hint: rebuild it with: microvm update fl.ake"}, "create", name, "-f", oddRef)
 
 	want(t, 0, []string{"fl.ake: is up"}, "start", name)
 	wantListed(t, name, "active qemu current [0-9]+s [0-9.]+[MG] [0-9.]+s")
@@ -199,7 +199,7 @@ func TestAVMFromAFlakeLivesItsLife(t *testing.T) {
 	if got := sh(t, "readlink /var/lib/microvms/fl.ake/current"); got != before {
 		t.Errorf("a dry run changed current to %s", got)
 	}
-	out := want(t, 0, []string{"installed anew", "+ -m 300M", "microvm restart fl.ake"}, "update", name)
+	out := want(t, 0, []string{"fl.ake: updated\n", "+ -m 300M", "hint: switch to the installed one with: microvm restart fl.ake"}, "update", name)
 	if strings.Contains(out, "\x1b") {
 		t.Errorf("there is colour in %q", out)
 	}
@@ -213,17 +213,17 @@ func TestAVMFromAFlakeLivesItsLife(t *testing.T) {
 	}
 	waitFor(t, name, "test guest is up")
 
-	want(t, 0, []string{"rolled back to " + before, "microvm restart fl.ake"}, "rollback", name)
+	want(t, 0, []string{"rolled back to " + before, "hint: switch to the installed one with: microvm restart fl.ake"}, "rollback", name)
 	wantListed(t, name, "active qemu stale")
-	want(t, 1, []string{"is active; stop it first with: microvm stop fl.ake"}, "rm", "--yes", name)
+	want(t, 1, []string{"microvm: fl.ake is active\nmicrovm: hint: stop it first with: microvm stop fl.ake\n"}, "rm", "--yes", name)
 	want(t, 0, []string{"is down"}, "stop", name)
 	want(t, 0, []string{"fl.ake: starts at boot"}, "enable", name)
-	want(t, 1, []string{"no terminal; say --yes"}, "rm", name)
+	want(t, 1, []string{"microvm: refusing to remove fl.ake without confirmation: stdin is not a terminal\nmicrovm: hint: use --yes\n"}, "rm", name)
 	want(t, 0, []string{"fl.ake: removed"}, "rm", "--yes", name)
 	if got := leftovers(t, name); got != "" {
 		t.Errorf("left behind: %s", got)
 	}
-	want(t, 3, []string{"there is no VM"}, "status", name)
+	want(t, 3, []string{"microvm: VM \"fl.ake\" not found\nmicrovm: hint: list VMs with: microvm list\n"}, "status", name)
 }
 
 func TestAVMFromASpecLivesItsLifeWithoutNix(t *testing.T) {
@@ -260,9 +260,9 @@ func TestAVMFromASpecLivesItsLifeWithoutNix(t *testing.T) {
 	}
 	wantListed(t, name, "active qemu outdated", "--check")
 	sh(t, "chmod 666 "+file)
-	want(t, 1, []string{"can be written by others", "chmod go-w " + file}, "update", name)
+	want(t, 1, []string{"is writable by other users than its owner", "chmod go-w " + file}, "update", name)
 	sh(t, "chmod 600 "+file+" && chown nobody "+file)
-	want(t, 1, []string{"belongs to user 65534", "chown root " + file}, "update", name)
+	want(t, 1, []string{"is owned by uid 65534, not by root", "chown root " + file}, "update", name)
 	sh(t, "chown root "+file)
 	var results []struct {
 		Name               string
@@ -333,7 +333,7 @@ func TestACreateThatFailsOrIsInterruptedLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		if err := cmd.Wait(); err == nil || time.Since(began) > patience || !strings.Contains(out.String(), "was not created, and nothing is left of it") {
+		if err := cmd.Wait(); err == nil || time.Since(began) > patience || !strings.Contains(out.String(), "was not created, and nothing was left behind") {
 			t.Errorf("%s: %v after %s: %s", signal, err, time.Since(began), &out)
 		}
 		if got := leftovers(t, "never"); got != "" {
@@ -383,10 +383,10 @@ func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 	done, most := make(chan struct{}), make(chan int)
 	go func() { most <- mostAtOnce(done, "nix") }()
 	out := want(t, 4, []string{
-		"up-a: building from " + ref, "up-a: installed anew", "up-c: installed anew",
+		"up-a: building from " + ref, "up-a: updated\n", "up-c: updated\n",
 		"up-b: nix could not build", "hash mismatch",
-		"up-declared is declared by this host", "nixos-rebuild switch",
-		"up-packaged was made from a package", `there is no VM "up-nosuch"`,
+		"up-declared is declared by this host's configuration", "nixos-rebuild switch",
+		"up-packaged was created from a package", `VM "up-nosuch" not found`,
 	}, "update", "up-a", "up-b", "up-c", declared, packaged, "up-nosuch")
 	close(done)
 	if got := <-most; got != 3 {
@@ -402,7 +402,7 @@ func TestAnUpdateOfSeveralReportsEachAndRunsThemAtOnce(t *testing.T) {
 	}
 	n.set(t, "fail.up-b", "")
 	n.set(t, "sleep", "")
-	want(t, 0, []string{"up-a: is up to date", "up-b: installed anew", "up-c: is up to date"}, "update", "--all")
+	want(t, 0, []string{"up-a: is up to date", "up-b: updated\n", "up-c: is up to date"}, "update", "--all")
 	want(t, 3, nil, "update", "no-a", "no-b")
 	want(t, 2, nil, "update")
 }
@@ -425,7 +425,7 @@ func TestAStartThatFailsShowsWhatTheUnitSaid(t *testing.T) {
 	sh(t, "rm /root/vmlinuz-say")
 	want(t, 4, []string{"say-gone did not start", "kernel /root/vmlinuz-say: no such file", "say-good: is up"}, "start", gone, good)
 	dies := install(t, spec("say-dies", func(s map[string]any) { s["qemu"] = map[string]any{"extraArgs": []string{"-nonsense"}} }))
-	want(t, 1, []string{"say-dies did not start: microvm@say-dies failed before the VM was ready, and systemd tries again; end that with: microvm stop say-dies",
+	want(t, 1, []string{"say-dies did not start: microvm@say-dies failed before the VM was ready, and systemd will try again", "hint: stop the retries with: microvm stop say-dies",
 		"-nonsense: invalid option"}, "start", dies)
 	// Each try asks systemd twice in a moment; none of them may wait for a reply
 	// that never comes.
@@ -579,8 +579,8 @@ func TestLogsAreFollowedUntilCtrlC(t *testing.T) {
 	if out := want(t, 0, nil, "logs", "followed", "-n", "0"); strings.Contains(out, "followed") {
 		t.Errorf("of no lines are printed %q", out)
 	}
-	want(t, 2, []string{"one word too many"}, "logs", "followed", "else")
-	want(t, 2, []string{"no number of lines"}, "logs", "followed", "-n", "-1")
+	want(t, 2, []string{"unexpected argument \"else\"\nmicrovm: hint: put arguments for journalctl after --"}, "logs", "followed", "else")
+	want(t, 2, []string{"invalid number of lines -1"}, "logs", "followed", "-n", "-1")
 	want(t, 3, nil, "logs", "nobody")
 }
 
@@ -592,7 +592,7 @@ func TestEnablingWhereUnitsAreReadOnlySaysWhatToDo(t *testing.T) {
 	sh(t, "mkdir -p "+units+"/microvms.target.wants && mount --bind "+units+" "+units+" && mount -o remount,bind,ro "+units)
 	t.Cleanup(func() { sh(t, "umount "+units+" && systemctl daemon-reload") })
 	file := writeSpec(t, spec(name, nil))
-	want(t, 1, []string{"declared: created", "declared was created, and: declared will not start at boot", "ead-only", "on NixOS name it in microvm.autostart"}, "create", name, "-s", file, "--enable")
+	want(t, 1, []string{"declared: created", "declared was created, but: declared will not start at boot", "ead-only", "on NixOS add it to microvm.autostart"}, "create", name, "-s", file, "--enable")
 	want(t, 1, []string{"declared will not start at boot", "microvm.autostart"}, "enable", name)
 	want(t, 0, []string{"does not start at boot"}, "disable", name)
 	want(t, 0, []string{"at boot     no"}, "status", name)
@@ -815,7 +815,7 @@ func TestRemovalAsksBeforeItActs(t *testing.T) {
 	p := newPane(t, "microvm rm asked")
 	p.shows(t, `Remove VM asked and all its data in /var/lib/microvms/asked \(data.img 64M\)\? \[y/N\]`)
 	p.keys(t, "Enter")
-	p.shows(t, `asked was not removed; nothing has changed`)
+	p.shows(t, `asked was not removed`)
 	sh(t, "test -e /var/lib/microvms/asked/data.img")
 	p.keys(t, "clear; microvm rm asked", "Enter")
 	p.shows(t, `\A[^\n]*\[y/N\] *\n*$`) // not the question of before
@@ -854,7 +854,7 @@ func TestCtrlCInTheMiddleLeavesNothingHalfMade(t *testing.T) {
 	p := newPane(t, "export NIX_STANDIN="+n.dir+"; clear; microvm create ctrl-b -f "+ref)
 	p.shows(t, `building '/nix/store/ctrl-b.drv'`)
 	p.keys(t, "C-c")
-	p.shows(t, `VM "ctrl-b" was not created, and nothing is left of it`)
+	p.shows(t, `VM "ctrl-b" was not created, and nothing was left behind`)
 	if got := leftovers(t, "ctrl-b"); got != "" {
 		t.Errorf("left behind: %s", got)
 	}

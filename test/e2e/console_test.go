@@ -20,7 +20,7 @@ func TestConsolesTakeTurnsOnTerminals(t *testing.T) {
 	const name = "console"
 	consoleVM(t, name)
 	first := newPane(t, "microvm console console; stty -a | tr ' ;' '\\n' | grep -x -- '-*echo'")
-	first.shows(t, `attached; leave with ctrl-\]`)
+	first.shows(t, `attached, press ctrl-\] to detach`)
 	first.keys(t, "echo to the first", "Enter")
 	first.shows(t, `(?m)^to the first$`)
 
@@ -44,7 +44,7 @@ func TestConsolesTakeTurnsOnTerminals(t *testing.T) {
 	first.shows(t, `(?m)^echo$`) // and not -echo: the terminal is as it was
 
 	want(t, 0, nil, "stop", name)
-	second.shows(t, "the VM went down; start it with: microvm start console")
+	second.shows(t, "(?s)the VM has gone down.*hint: start it with: microvm start console")
 	eventually(t, patience, "all=$(find /run/microvm); [[ $all != *console* ]]") // the helpers follow the VM
 }
 
@@ -63,7 +63,7 @@ func TestConsoleWorksInAPipe(t *testing.T) {
 	in(t, "container")
 	const name = "piped"
 	consoleVM(t, name)
-	want(t, 2, []string{"leave --resize out"}, "console", name, "--resize")
+	want(t, 2, []string{"--resize requires a terminal as standard input"}, "console", name, "--resize")
 	// The terminal shows what is typed, in the middle of an answer too: the next line
 	// waits for the answer to the first.
 	out := sh(t, `d=$(mktemp -d); mkfifo $d/in
@@ -78,7 +78,7 @@ cat $d/out; rm -r $d`)
 	if !strings.Contains(out, "\nfrom a program") && !strings.Contains(out, "\rfrom a program") {
 		t.Errorf("the guest's answer is not in %q", out)
 	}
-	if !strings.Contains(out, "the VM went down") {
+	if !strings.Contains(out, "the VM has gone down") {
 		t.Errorf("the end is not explained: %q", out)
 	}
 }

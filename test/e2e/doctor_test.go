@@ -60,7 +60,7 @@ func TestDoctorFindsLeftoversAndSaysHowToRemoveThem(t *testing.T) {
 	}))
 	want(t, 0, nil, "start", name)
 	got := findings(t)["leftovers"]
-	if got.Status != "failed" || got.Remedy != "run: ip link delete left0" || !strings.Contains(got.Detail, "VM gone's") {
+	if got.Status != "failed" || got.Remedy != "run: ip link delete left0" || !strings.Contains(got.Detail, "belongs to VM gone, which is not running") {
 		t.Errorf("%+v", got)
 	}
 	sh(t, strings.TrimPrefix(got.Remedy, "run: "))
@@ -81,7 +81,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	for check, text := range map[string]string{
 		"package": "for qemu", "hypervisor": "qemu-system", "file kernel": "vmlinuz", "tap interfaces": "/dev/net/tun",
 		"unit microvm@patient": "active", "unit microvm-tap-interfaces@patient": "active",
-		"unit microvm-pci-devices@patient": "not needed: the runner has no PCI devices",
+		"unit microvm-pci-devices@patient": "not needed, the package has no PCI devices",
 	} {
 		if got := all[check]; got.Status != "ok" || !strings.Contains(got.Detail, text) {
 			t.Errorf("%s: %+v, want %q", check, got, text)
@@ -90,7 +90,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	// Its guest would go down, and be back at once.
 	pid := sh(t, "systemctl show -P MainPID microvm@patient")
 	for _, word := range []string{name, "/var/lib/microvms/patient/current"} {
-		if out, err := try("cd /var/lib/microvms/patient && microvm shutdown " + word); err == nil || !strings.Contains(out, "patient runs as a service, which starts it again; stop it with: microvm stop patient") {
+		if out, err := try("cd /var/lib/microvms/patient && microvm shutdown " + word); err == nil || !strings.Contains(out, "patient runs as a service, which would start it again\nmicrovm: hint: stop it with: microvm stop patient") {
 			t.Errorf("shutdown %s: %v: %s", word, err, out)
 		}
 	}
@@ -111,7 +111,7 @@ func TestDoctorSaysWhatBecameOfEachUnitOfAVM(t *testing.T) {
 	if !strings.Contains(got.Detail, "vm-patient") || !strings.Contains(got.Remedy, "microvm start patient") {
 		t.Errorf("%+v", got)
 	}
-	want(t, 1, []string{"failed", "do: ", "failed; do what"}, "doctor", name)
+	want(t, 1, []string{"failed", "  hint: ", "failed\nmicrovm: hint: apply the fix"}, "doctor", name)
 	want(t, 0, nil, "stop", name)
 	want(t, 3, nil, "doctor", "nobody")
 }

@@ -266,9 +266,9 @@ func (h *trial) balloon(t *testing.T) string {
 		"100000": "1: microvm: the VM has 256 MiB, so its guest cannot have 100000\nmicrovm: hint: use 16 to 256, or raise mem in its spec",
 		"257":    "1: microvm: the VM has 256 MiB, so its guest cannot have 257\nmicrovm: hint: use 16 to 256, or raise mem in its spec",
 		"15":     "1: microvm: no guest runs in 15 MiB\nmicrovm: hint: use 16 to 256 MiB",
-		"0":      "2: microvm: \"0\" is no size; give the guest's memory in MiB, such as 256",
-		"-- -1":  "2: microvm: \"-1\" is no size; give the guest's memory in MiB, such as 256",
-		"1G":     "2: microvm: \"1G\" is no size; give the guest's memory in MiB, such as 256",
+		"0":      "2: microvm: invalid size \"0\": must be the guest's memory in MiB, such as 256",
+		"-- -1":  "2: microvm: invalid size \"-1\": must be the guest's memory in MiB, such as 256",
+		"1G":     "2: microvm: invalid size \"1G\": must be the guest's memory in MiB, such as 256",
 	} {
 		out, err := try("microvm balloon " + h.vm + " " + word)
 		if got := fmt.Sprintf("%d: %s", exitCode(err), out); got != want {
@@ -289,7 +289,7 @@ func (h *trial) wantBalloon(t *testing.T, set string, want int) {
 	switch {
 	case h.name != "kvmtool" && (err != nil || out != fmt.Sprint(want)):
 		t.Errorf("microvm balloon %s: %q, %v, want %d", set, out, err, want)
-	case h.name == "kvmtool" && set == "" && (err == nil || !strings.Contains(out, "hint: look in the guest")):
+	case h.name == "kvmtool" && set == "" && (err == nil || !strings.Contains(out, "hint: check in the guest")):
 		t.Errorf("the balloon's size is %q, %v", out, err)
 	case h.name == "kvmtool" && set != "" && (err != nil || !strings.HasPrefix(out, fmt.Sprint(want)+"\n") || !strings.Contains(out, "cannot tell")):
 		t.Errorf("microvm balloon %s: %q, %v, want %d", set, out, err, want)

@@ -26,14 +26,14 @@ func TestEveryEndOfAStartIsToldFromTheOthers(t *testing.T) {
 		words             []string
 	}{
 		{"job-done", runsOn, "[Service]\\n", 0, []string{"job-done: is up"}},
-		{"job-fails", runsOn, "[Service]\\nExecStartPre=/bin/false\\n", 1, []string{"microvm@job-fails failed before the VM was ready, and systemd tries again"}},
+		{"job-fails", runsOn, "[Service]\\nExecStartPre=/bin/false\\n", 1, []string{"microvm@job-fails failed before the VM was ready, and systemd will try again"}},
 		{"job-final", runsOn, "[Service]\\nRestart=no\\nExecStartPre=/bin/false\\n", 1, []string{"microvm@job-final failed (exit-code)"}},
 		{"job-config", runsOn, "[Service]\\nExecStart=\\nExecStart=/bin/sh -c \"exit 99\"\\nRestartPreventExitStatus=99\\n", 1, []string{"microvm@job-config failed (exit-code)"}},
-		{"job-late", runsOn, "[Service]\\nTimeoutStartSec=1\\n" + slow, 6, []string{"not ready within the time that TimeoutStartSec= of microvm@job-late gives", "systemd tries again"}},
+		{"job-late", runsOn, "[Service]\\nTimeoutStartSec=1\\n" + slow, 6, []string{"not ready within TimeoutStartSec= of microvm@job-late", "systemd will try again"}},
 		{"job-waits", runsOn, "[Unit]\\nJobRunningTimeoutSec=1\\n[Service]\\n" + slow, 6, []string{"JobRunningTimeoutSec= of microvm@job-waits"}},
 		{"job-skips", runsOn, "[Unit]\\nConditionPathExists=/nowhere\\n", 7, []string{"systemd skipped microvm@job-skips", "ConditionPathExists=/nowhere"}},
 		{"job-declines", runsOn, "[Service]\\nExecCondition=/bin/false\\n", 7, []string{"systemd skipped microvm@job-declines", "ExecCondition=/bin/false"}},
-		{"job-asserts", runsOn, "[Unit]\\nAssertPathExists=/nowhere\\n", 1, []string{"an assertion of microvm@job-asserts does not hold", "AssertPathExists=/nowhere"}},
+		{"job-asserts", runsOn, "[Unit]\\nAssertPathExists=/nowhere\\n", 1, []string{"an assertion of microvm@job-asserts failed", "AssertPathExists=/nowhere"}},
 		{"job-needs", runsOn, "[Unit]\\nRequires=job-needed.service\\nAfter=job-needed.service\\n", 1, []string{"job-needed failed"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -62,7 +62,7 @@ func TestAJobThatSomebodyEndsIsNoFailure(t *testing.T) {
 		}()
 		eventually(t, 30*time.Second, "systemctl list-jobs --no-legend | grep 'microvm@job-ended.service *start *running'")
 		sh(t, by)
-		if out := <-got; !strings.HasPrefix(out, "exit status 5: ") || !strings.Contains(out, "job-ended did not start: somebody stopped it meanwhile") {
+		if out := <-got; !strings.HasPrefix(out, "exit status 5: ") || !strings.Contains(out, "job-ended did not start: it was stopped in the meantime") {
 			t.Errorf("%s: %s", by, out)
 		}
 		sh(t, "systemctl stop microvm@job-ended")

@@ -12,7 +12,7 @@ func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
 		s["interfaces"] = []any{tap("vm-fore", 1)}
 	}))
 	p := newPane(t, "microvm run "+name+"; echo code $?")
-	p.shows(t, "end it with ctrl-c")
+	p.shows(t, "press ctrl-c to stop the VM")
 	eventually(t, 90*time.Second, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name+" | grep 'test guest is up'")
 	pid := sh(t, "pgrep -f '^microvm@fore'")
 	if got := sh(t, "stat -c %U /proc/"+pid); got != "microvm" {
@@ -61,13 +61,13 @@ func TestRunThatFailsTakesBackWhatItMade(t *testing.T) {
 		s["interfaces"] = []any{tap("vm-forefail", 1)}
 		s["preStart"] = "echo no luck today; exit 3"
 	}))
-	want(t, 1, []string{"no luck today", "preStart", "it says why above"}, "run", name)
+	want(t, 1, []string{"no luck today", "preStart", "the hypervisor of forefail failed: exit status ", "hint: see the messages above"}, "run", name)
 	nothingLeft(t, name)
 	sh(t, "no_link vm-forefail")
 	// A helper that fails: the interface is somebody else's.
 	sh(t, "ip link add vm-forefail type bridge")
 	t.Cleanup(func() { _, _ = try("ip link delete vm-forefail") })
-	want(t, 1, []string{"vm-forefail", "fix what it says above"}, "run", name)
+	want(t, 1, []string{"vm-forefail", "bringing up the tap interfaces of forefail failed", "hint: see the messages above"}, "run", name)
 	sh(t, "ip link show vm-forefail")
 	nothingLeft(t, name)
 }
@@ -100,7 +100,7 @@ func TestRunServesSharesWhileItRuns(t *testing.T) {
 	// One that cannot be served.
 	sh(t, "rm -r /srv/fore && touch /srv/fore")
 	t.Cleanup(func() { _, _ = try("rm /srv/fore") })
-	want(t, 1, []string{"/srv/fore", "fix what it says above"}, "run", name)
+	want(t, 1, []string{"/srv/fore", "serving the shares of foreshare failed", "hint: see the messages above"}, "run", name)
 	nothingLeft(t, name)
 }
 

@@ -46,11 +46,11 @@ func TestASecondVMLeavesTheImageOfTheFirstAlone(t *testing.T) {
 	}
 	for _, name := range []string{first, second} {
 		out, err := try("microvm doctor " + name)
-		if err == nil || !strings.Contains(out, "image /srv/two/data.img, too") {
+		if err == nil || !strings.Contains(out, "also uses image /srv/two/data.img") {
 			t.Errorf("doctor %s: %v, %s", name, err, out)
 		}
 	}
-	if out, err := try("microvm doctor"); err == nil || !strings.Contains(out, "VM "+first+" and VM "+second+" both have image /srv/two/data.img") {
+	if out, err := try("microvm doctor"); err == nil || !strings.Contains(out, "VM "+first+" and VM "+second+" both use image /srv/two/data.img") {
 		t.Errorf("doctor: %v, %s", err, out)
 	}
 	// When the first is down it is the second's, and grows.
