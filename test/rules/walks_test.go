@@ -16,7 +16,7 @@ import (
 const architecture = "docs/architecture.md"
 
 var (
-	stay = regexp.MustCompile("`((?:cmd|internal)/[a-z0-9/_-]+\\.go)`: ((?:`\\w+`(?:, | or )?)+)")
+	stay = regexp.MustCompile("`((?:cmd|internal)/[a-z0-9/_-]+\\.go)`:\\s((?:`\\w+`(?:, | or )?)+)")
 	call = regexp.MustCompile("`(\\w+)`")
 	item = regexp.MustCompile("(?m)^- `([^`]+)`: .*$")
 	// A list belongs to a section or a subsection; each is one process.
