@@ -1,7 +1,7 @@
-// Command bench measures what the project adds, against the same thing done by
-// other means in the same run, inside a container host. It prints medians and
-// their ratios; it judges nothing. Its arguments choose among taps, starts, shares
-// and units.
+// Command bench measures the cost of this project's programs, and of other means to
+// the same end in the same run, in a container host. It prints medians and their
+// ratios, without limits. Its arguments select taps, starts, shares or units; without
+// arguments it measures all of them.
 package main
 
 import (
@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// sh runs a script; the benchmark ends where it fails.
+// sh runs a script and returns its output. If the script fails, the benchmark ends.
 func sh(script string) string {
 	out, err := exec.Command("/bin/sh", "-eu", "-c", script).CombinedOutput()
 	if err != nil {
@@ -38,7 +38,7 @@ func sh(script string) string {
 	return string(out)
 }
 
-// spawn runs a program and nothing else.
+// spawn runs a program and returns how long it took.
 func spawn(words ...string) time.Duration {
 	began := time.Now()
 	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
@@ -47,7 +47,7 @@ func spawn(words ...string) time.Duration {
 	return time.Since(began)
 }
 
-// median measures n times.
+// median returns the median of n measurements.
 func median(n int, measure func() time.Duration) time.Duration {
 	times := make([]time.Duration, n)
 	for i := range times {
@@ -73,8 +73,8 @@ while [ $i -lt $2 ]; do
 done
 `
 
-// taps measures up and down together: ours, a script with ip(8), and a static C
-// program with the bare ioctls.
+// taps measures up and down together, for our program, for a script with ip(8), and
+// for a static C program with the bare ioctls.
 func taps() {
 	script := "/run/taps.sh"
 	if err := os.WriteFile(script, []byte(ipScript), 0o755); err != nil {
@@ -106,8 +106,8 @@ func taps() {
 	}
 }
 
-// install installs a package of text files, as microvm.nix makes them, whose
-// hypervisor is the stand-in: QEMU has no room for 64 interfaces.
+// install installs a package of text files, as microvm.nix makes them. Its hypervisor
+// is the stand-in, because QEMU does not support 64 interfaces.
 func install(name string, taps int, multi bool) {
 	pkg := filepath.Join("/root/bench", name)
 	sh("mkdir -p " + pkg + "/bin " + pkg + "/share/microvm && cp " + assets + "/standin " + pkg + "/bin/microvm-run")
@@ -136,8 +136,8 @@ Type=exec
 ExecStart=` + assets + `/standin
 `
 
-// starts measures systemctl start until active, for one VM without helpers and
-// for a hundred, against a unit that runs the same stand-in directly.
+// starts measures systemctl start until the units are active, for one VM without
+// helpers and for a hundred, and for units that run the same stand-in directly.
 func starts() {
 	const many = 100
 	if err := os.WriteFile("/run/systemd/system/lone@.service", []byte(loneUnit), 0o644); err != nil {
@@ -171,7 +171,7 @@ func starts() {
 		fmt.Printf("%-28s %s  %s   %.2f\n", fmt.Sprintf("%d VMs", n), ms(ours), ms(lone), float64(ours)/float64(lone))
 	}
 	sh("systemctl start microvm@v0")
-	time.Sleep(time.Second) // for anything that only takes a moment to go
+	time.Sleep(time.Second) // until short-lived processes have exited
 	out, _ := exec.Command("pgrep", "-c", "-f", "lib/microvm/microvm-").Output()
 	fmt.Printf("\nprocesses of ours while one VM runs: %s", out)
 }

@@ -18,8 +18,8 @@ import (
 	"time"
 )
 
-// shares measures the supervisor of four virtiofs shares: how long it takes until
-// it is ready, what it holds while it waits, and how long until all is gone.
+// shares measures the supervisor of four virtiofs shares: the time until it is ready,
+// its memory while it waits, and the time until it and its children have exited.
 func shares() {
 	const name, tags = "shares", 4
 	pkg := filepath.Join("/root/bench", name)
@@ -33,29 +33,30 @@ func shares() {
 	var gone []time.Duration
 	ready := median(9, func() time.Duration {
 		s := supervise(name)
-		time.Sleep(time.Second) // until it has given back what only its start needed
+		time.Sleep(time.Second) // until it has released the memory that only its start needs
 		pss = append(pss, s.pss())
 		gone = append(gone, s.stop())
 		return s.ready
 	})
 	sh("/usr/lib/microvm/microvm-set-booted down " + name)
-	fmt.Printf("\nsupervisor of %d virtiofs shares: ready after %s, PSS %d KiB, all gone %s after SIGTERM\n",
+	fmt.Printf("\nsupervisor of %d virtiofs shares: ready after %s, PSS %d KiB, exited %s after SIGTERM\n",
 		tags, strings.TrimSpace(ms(ready)), middle(pss), strings.TrimSpace(ms(middle(gone))))
 }
 
+// middle sorts list and returns its median.
 func middle[T cmp.Ordered](list []T) T {
 	slices.Sort(list)
 	return list[len(list)/2]
 }
 
-// supervisor is one that runs.
+// supervisor is a running microvm-virtiofsd.
 type supervisor struct {
 	cmd   *exec.Cmd
 	ready time.Duration
 }
 
-// supervise starts the supervisor as the service manager does, and waits for its
-// READY=1.
+// supervise starts the supervisor of a VM as the service manager does, and waits for
+// its READY=1.
 func supervise(name string) supervisor {
 	socket := "/run/bench-notify"
 	_ = os.Remove(socket)
@@ -81,7 +82,7 @@ func supervise(name string) supervisor {
 	return s
 }
 
-// pss is the supervisor's proportional set size, proc_pid_smaps(5), in KiB.
+// pss returns the supervisor's proportional set size in KiB, proc_pid_smaps(5).
 func (s supervisor) pss() int {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", s.cmd.Process.Pid))
 	if err != nil {
@@ -89,7 +90,7 @@ func (s supervisor) pss() int {
 	}
 	match := regexp.MustCompile(`(?m)^Pss: +([0-9]+) kB`).FindSubmatch(data)
 	if match == nil {
-		log.Fatalf("no Pss in %s", data)
+		log.Fatalf("Pss not found in %s", data)
 	}
 	kib, err := strconv.Atoi(string(match[1]))
 	if err != nil {
@@ -98,7 +99,7 @@ func (s supervisor) pss() int {
 	return kib
 }
 
-// stop ends the supervisor, and everything of it.
+// stop ends the supervisor with its children, and returns how long that took.
 func (s supervisor) stop() time.Duration {
 	began := time.Now()
 	if err := errors.Join(s.cmd.Process.Signal(syscall.SIGTERM), s.cmd.Wait()); err != nil {

@@ -17,8 +17,7 @@ const (
 	inBulk = 50
 )
 
-// sandboxes are the directives that a unit could have, measured one by one:
-// systemd.exec(5).
+// sandboxes are the directives of systemd.exec(5) that are measured one by one.
 var sandboxes = []string{
 	"CapabilityBoundingSet=CAP_NET_ADMIN\nNoNewPrivileges=yes",
 	"RestrictAddressFamilies=AF_UNIX\nRestrictNamespaces=yes\nRestrictRealtime=yes\nLockPersonality=yes",
@@ -37,19 +36,19 @@ var sandboxes = []string{
 	"PrivateDevices=yes",
 }
 
-// ours matches what a unit does, as opposed to what it may do.
+// ours matches the directives that define what a unit does, not what it may do.
 var ours = regexp.MustCompile(`^(Type|Exec\w+|NotifyAccess|RemainAfterExit|Restart\w*|Timeout\w+|KillMode|SyslogIdentifier|Delegate|OOMPolicy)=`)
 
-// units measures what the sandbox of each unit adds to its start, with a program
-// that does nothing in the place of ours, and prints it beside the exposure that
-// systemd-analyze security(1) gives; then what single directives add.
+// units measures the time that the sandbox of each unit adds to its start, with a
+// program that does nothing instead of ours, and prints it next to the exposure that
+// systemd-analyze(1) reports. Then it measures single directives.
 func units() {
 	bare := startCost("")
 	fmt.Printf("\nsandbox of a unit, %d starts in bulk, each    added    exposure\n", inBulk)
 	fmt.Printf("%-44s %s\n", "no directive at all, the start itself", ms(bare))
 	files, err := filepath.Glob(unitDir + "/microvm*@.service")
 	if err != nil || len(files) == 0 {
-		log.Fatalf("no units in %s: %v", unitDir, err)
+		log.Fatalf("units not found in %s: %v", unitDir, err)
 	}
 	for _, file := range files {
 		unit := strings.TrimSuffix(filepath.Base(file), ".service")
@@ -61,7 +60,7 @@ func units() {
 	}
 }
 
-// sandboxOf is what a unit's service may do.
+// sandboxOf returns the sandbox directives of a unit file.
 func sandboxOf(file string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -78,8 +77,8 @@ func sandboxOf(file string) string {
 	return strings.Join(kept, "")
 }
 
-// startCost is what one start takes of a unit that does nothing under the given
-// directives.
+// startCost returns the time of one start of a unit with the given directives whose
+// program does nothing.
 func startCost(directives string) time.Duration {
 	text := "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n" + directives + "\n"
 	if err := os.WriteFile("/run/systemd/system/cost@.service", []byte(text), 0o644); err != nil {
@@ -97,7 +96,8 @@ func startCost(directives string) time.Duration {
 	}) / inBulk
 }
 
-// exposure is systemd's number for a unit, 0 to 10, less is better.
+// exposure returns the exposure level of a unit, from 0 to 10, where less is better;
+// "?" if systemd-analyze(1) prints none.
 func exposure(unit string) string {
 	out := sh("systemd-analyze security --no-pager " + strings.TrimSuffix(unit, "@") + "@" + instance + ".service 2>/dev/null | grep -o 'level for.*: [0-9.]* [A-Z]*' || true")
 	fields := strings.Fields(out)

@@ -10,7 +10,7 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// OptionsChapter is the reference of all options, in Markdown.
+// OptionsChapter returns the reference of all options, in Markdown.
 func OptionsChapter(o Options, specSchema []byte) (string, error) {
 	all, err := fields(specSchema)
 	if err != nil {
@@ -25,32 +25,34 @@ func OptionsChapter(o Options, specSchema []byte) (string, error) {
 
 <!-- Generated from nixos-modules/ and internal/spec; go generate ./tools/docgen -->
 
-Every option of the NixOS modules. Where it says *spec*, a [spec](./spec.md) has a
-field of the same name without ` + "`microvm.`" + `, with the same meaning and default;
-` + "`*`" + ` stands for each element of a list, and ` + "`<name>`" + ` for a name that you choose.
+This chapter lists all options of the NixOS modules. If an option is marked *spec*, a
+[spec](./spec.md) has a field of the same name without ` + "`microvm.`" + `, with the same meaning
+and default. ` + "`*`" + ` stands for each element of a list, and ` + "`<name>`" + ` for a name that you choose.
 
 ## Guests
 
-The module ` + "`microvm`" + `.
+The options of the module ` + "`microvm`" + `.
 
 `)
 	for _, option := range o.Guest {
 		f, ok := inSpec[option.Name]
 		writeOption(&b, option, f, ok)
 	}
-	b.WriteString("## Fields that only a spec has\n\nNixOS knows these from elsewhere.\n\n")
+	b.WriteString("## Fields that only a spec has\n\nNixOS derives these from other settings.\n\n")
 	for _, f := range all {
 		if instead, ok := onlySpec[f.name]; ok {
 			fmt.Fprintf(&b, "### `%s`\n\n%s\n\nIn NixOS: %s.\n\n", f.name, f.Description, instead)
 		}
 	}
-	b.WriteString("## Hosts\n\nThe module `host`.\n\n")
+	b.WriteString("## Hosts\n\nThe options of the module `host`.\n\n")
 	for _, option := range o.Host {
 		writeOption(&b, option, field{}, false)
 	}
 	return strings.TrimRight(b.String(), "\n") + "\n", nil
 }
 
+// writeOption writes the entry of an option. f is the field of the spec of the same
+// name, if inSpec.
 func writeOption(b *strings.Builder, o Option, f field, inSpec bool) {
 	fmt.Fprintf(b, "### `%s`\n\n", o.Name)
 	if d := strings.TrimSpace(o.Description); d != "" {
@@ -76,7 +78,8 @@ func writeOption(b *strings.Builder, o Option, f field, inSpec bool) {
 	b.WriteString("\n")
 }
 
-// code is an expression in a line of its own where it has several.
+// code returns an expression as a code span, or as a code block if it has several
+// lines.
 func code(text string) string {
 	text = strings.TrimSpace(text)
 	if !strings.Contains(text, "\n") {
@@ -85,8 +88,8 @@ func code(text string) string {
 	return "\n\n  ```nix\n  " + strings.ReplaceAll(text, "\n", "\n  ") + "\n  ```\n"
 }
 
-// HypervisorTable is what each hypervisor can do, from the table that the build
-// refuses specs by, in Markdown.
+// HypervisorTable returns the table of what each hypervisor supports, in Markdown. The
+// build refuses specs by the same data.
 func HypervisorTable() (string, error) {
 	table, err := hypervisor.Table()
 	if err != nil {
@@ -139,7 +142,8 @@ func HypervisorTable() (string, error) {
 	return b.String(), nil
 }
 
-// most is a limit: one number where all are the same, else each with its name.
+// most returns a limit: one number if it is the same for all keys, otherwise each
+// number with its key.
 func most(limits map[string]int) string {
 	names := slices.Sorted(maps.Keys(limits))
 	if len(names) == 0 {

@@ -1,8 +1,8 @@
-// Command docgen writes the chapters of the handbook that are generated: the
-// reference of the options, from the options that the NixOS modules declare and
-// the schema of the spec, and the table of what each hypervisor can do. Its tests
-// compare the two sets of options (see Drift): a guest that is declared in NixOS and
-// a spec that a person writes have to mean the same.
+// Command docgen writes the generated chapters of the handbook: the options
+// reference, from the options of the NixOS modules and the schema of the spec, and the
+// table of what each hypervisor supports. Its tests compare both sets of options (see
+// Drift), because a guest that is declared in NixOS and a spec that a person writes
+// must have the same meaning.
 package main
 
 import (
@@ -12,26 +12,26 @@ import (
 	"strings"
 )
 
-// Option is one option of the NixOS modules, as they describe it themselves.
+// Option is one option of the NixOS modules, as the modules describe it.
 type Option struct {
-	// Name with its path, such as microvm.volumes.*.image.
+	// Name is the full name, such as microvm.volumes.*.image.
 	Name string `json:"name"`
-	// Type in the words of the module system, such as "null or string".
+	// Type is the module system's description of the type, such as "null or string".
 	Type        string `json:"type"`
 	Description string `json:"description"`
-	// Default and Example are Nix expressions; a nil Default means that there is none.
+	// Default and Example are Nix expressions, and nil if the option has none.
 	Default  *string `json:"default"`
 	Example  *string `json:"example"`
 	ReadOnly bool    `json:"readOnly"`
 }
 
-// Options of both modules.
+// Options are the options of both modules.
 type Options struct {
 	Guest []Option `json:"guest"`
 	Host  []Option `json:"host"`
 }
 
-// ParseOptions reads the result of evaluating the modules' options.
+// ParseOptions decodes the evaluated options of the modules.
 func ParseOptions(data []byte) (Options, error) {
 	var o Options
 	if err := json.Unmarshal(data, &o); err != nil {
@@ -60,7 +60,7 @@ type field struct {
 	*schema
 }
 
-// fields flattens the spec's schema, in alphabetical order.
+// fields returns all fields of the spec's schema, in alphabetical order.
 func fields(data []byte) ([]field, error) {
 	root := new(schema)
 	if err := json.Unmarshal(data, root); err != nil {
@@ -72,6 +72,7 @@ func fields(data []byte) ([]field, error) {
 	return out, nil
 }
 
+// flatten appends the fields of s, and of the objects and lists in it, to out.
 func flatten(out *[]field, prefix string, s *schema) {
 	for name, p := range s.Properties {
 		at := prefix + name
@@ -85,7 +86,7 @@ func flatten(out *[]field, prefix string, s *schema) {
 	}
 }
 
-// kinds are the JSON types that a field takes.
+// kinds returns the JSON types that a field accepts.
 func (s *schema) kinds() []string {
 	switch t := s.Type.(type) {
 	case string:
@@ -104,7 +105,7 @@ func (s *schema) kinds() []string {
 	return out
 }
 
-// values are the words of an enumeration, sorted.
+// values returns the strings of an enumeration, sorted.
 func (s *schema) values() []string {
 	var out []string
 	for _, v := range s.Enum {

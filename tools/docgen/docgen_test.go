@@ -21,8 +21,8 @@ func mustLoad(t *testing.T) (Options, []byte) {
 	return o, schema
 }
 
-// TestOptionsAndSpecAreTheSame: whoever adds a field or an option adds the
-// other one, too.
+// TestOptionsAndSpecAreTheSame fails if a field or an option was added without the
+// other.
 func TestOptionsAndSpecAreTheSame(t *testing.T) {
 	o, schema := mustLoad(t)
 	drift, err := Drift(o.Guest, schema)
@@ -39,12 +39,12 @@ func TestDriftIsNoticed(t *testing.T) {
 		change func(o []Option) []Option
 		want   string
 	}{
-		"a missing option":   {func(o []Option) []Option { return without(o, "microvm.mem") }, "mem is a field of the spec and no option"},
-		"an unknown option":  {func(o []Option) []Option { return append(o, Option{Name: "microvm.colour"}) }, "colour is an option and no field of the spec"},
-		"a stale exception":  {func(o []Option) []Option { return without(o, "microvm.bootDisk") }, "bootDisk is listed as an option and is none"},
-		"another type":       {replace("microvm.vcpu", func(o *Option) { o.Type = "string" }), "vcpu: the spec takes [integer]"},
-		"another word":       {replace("microvm.shares.*.proto", func(o *Option) { o.Type = `one of "9p", "nfs"` }), "shares.*.proto: the spec takes one of [9p virtiofs]"},
-		"words left out":     {replace("microvm.volumes.*.imageType", func(o *Option) { o.Type = "string" }), "volumes.*.imageType: the spec takes one of"},
+		"a missing option":   {func(o []Option) []Option { return without(o, "microvm.mem") }, "mem is a field of the spec, but not an option"},
+		"an unknown option":  {func(o []Option) []Option { return append(o, Option{Name: "microvm.colour"}) }, "colour is an option, but not a field of the spec"},
+		"a stale exception":  {func(o []Option) []Option { return without(o, "microvm.bootDisk") }, "bootDisk is listed in onlyNix, but is not an option"},
+		"another type":       {replace("microvm.vcpu", func(o *Option) { o.Type = "string" }), "vcpu: the spec accepts [integer]"},
+		"another value":      {replace("microvm.shares.*.proto", func(o *Option) { o.Type = `one of "9p", "nfs"` }), "shares.*.proto: the spec accepts one of [9p virtiofs]"},
+		"values missing":     {replace("microvm.volumes.*.imageType", func(o *Option) { o.Type = "string" }), "volumes.*.imageType: the spec accepts one of"},
 		"another default":    {replace("microvm.mem", func(o *Option) { o.Default = text("1024") }), "mem: the option's default is 1024, the spec's 512"},
 		"a default too many": {replace("microvm.cpu", func(o *Option) { o.Default = text(`"max"`) }), "cpu: the option's default is max"},
 	}
@@ -76,7 +76,7 @@ func replace(name string, f func(*Option)) func([]Option) []Option {
 	}
 }
 
-// TestChaptersAreCurrent: the generated chapters say what the code says.
+// TestChaptersAreCurrent compares the generated chapters with the code.
 func TestChaptersAreCurrent(t *testing.T) {
 	chapters, err := generate(root)
 	if err != nil {
@@ -88,7 +88,7 @@ func TestChaptersAreCurrent(t *testing.T) {
 			t.Fatal(err)
 		}
 		if string(have) != want {
-			t.Errorf("docs/%s is not current; run: go generate ./tools/docgen", file)
+			t.Errorf("docs/%s is out of date; run: go generate ./tools/docgen", file)
 		}
 	}
 }

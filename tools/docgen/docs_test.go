@@ -35,7 +35,7 @@ func chapters(t *testing.T) map[string]string {
 	return out
 }
 
-// anchor is how mdBook names a heading.
+// anchor returns mdBook's anchor of a heading.
 func anchor(title string) string {
 	var b strings.Builder
 	for _, c := range strings.ToLower(title) {
@@ -59,7 +59,7 @@ func TestLinksOfTheHandbookLead(t *testing.T) {
 			}
 			goal, ok := all[target]
 			if !ok {
-				t.Errorf("%s: there is no chapter %s", name, target)
+				t.Errorf("%s: chapter %s not found", name, target)
 				continue
 			}
 			var anchors []string
@@ -67,7 +67,7 @@ func TestLinksOfTheHandbookLead(t *testing.T) {
 				anchors = append(anchors, anchor(h[1]))
 			}
 			if fragment != "" && !slices.Contains(anchors, fragment) {
-				t.Errorf("%s: %s has no heading %q; it has %v", name, target, fragment, anchors)
+				t.Errorf("%s: heading %q not found in %s, which has %v", name, fragment, target, anchors)
 			}
 		}
 		for _, m := range include.FindAllStringSubmatch(text, -1) {
@@ -88,7 +88,7 @@ func TestEveryChapterIsInTheSummary(t *testing.T) {
 	}
 }
 
-// TestSpecsOfTheHandbookAreValid: what people copy works.
+// TestSpecsOfTheHandbookAreValid parses the specs that readers copy.
 func TestSpecsOfTheHandbookAreValid(t *testing.T) {
 	n := 0
 	for name, text := range chapters(t) {

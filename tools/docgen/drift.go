@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// onlySpec are fields of the spec without an option of the same name, with what
-// NixOS has in their place.
+// onlySpec are the fields of the spec without an option of the same name, with the
+// NixOS setting that they correspond to.
 var onlySpec = map[string]string{
 	"$schema": "for editors of JSON",
 	"name":    "networking.hostName",
@@ -16,8 +16,8 @@ var onlySpec = map[string]string{
 	"system":  "microvm.systemSymlink",
 }
 
-// onlyNix are options without a field of the same name: they are about the
-// guest's own system, or about Nix.
+// onlyNix are the options without a field of the same name: they affect only the
+// guest's system or Nix.
 var onlyNix = map[string]string{
 	"guest.enable": "the module itself", "optimize.enable": "the guest's system",
 	"vmHostPackages": "packages", "package": "packages",
@@ -29,23 +29,23 @@ var onlyNix = map[string]string{
 	"systemSymlink": "field system", "vsock.ssh.enable": "the guest's system",
 }
 
-// computed are options whose default is an expression; evaluated specs show
-// that it means what the spec's own default does.
+// computed are the options whose default is an expression. The tests of the modules
+// check, with evaluated specs, that it equals the spec's default.
 var computed = []string{
 	"socket", "machineId", "hotpluggedMem", "initrdPath", "storeOnDisk",
 	"graphics.socket", "qemu.machine", "shares.*.socket",
 }
 
-// wider are fields whose option is narrower or wider on purpose.
+// wider are the fields whose option has another type on purpose, with that type.
 var wider = map[string]string{
-	// Any file system can be mounted; what can be made is checked with autoCreate.
+	// A guest can mount any file system; the rules check those that autoCreate makes.
 	"volumes.*.fsType": "string",
-	// A guest that has a share mounts it somewhere.
+	// A guest always mounts its shares, so the option is required.
 	"shares.*.mountPoint": "absolute path",
 }
 
-// Drift says where the options of the guest module and the fields of the spec
-// differ: in their names, types, allowed words or defaults.
+// Drift returns the differences between the options of the guest module and the fields
+// of the spec: in their names, types, allowed values and defaults.
 func Drift(options []Option, specSchema []byte) ([]string, error) {
 	all, err := fields(specSchema)
 	if err != nil {
@@ -63,32 +63,33 @@ func Drift(options []Option, specSchema []byte) ([]string, error) {
 		switch {
 		case !ok && excused:
 		case !ok:
-			out = append(out, fmt.Sprintf("%s is a field of the spec and no option", f.name))
+			out = append(out, fmt.Sprintf("%s is a field of the spec, but not an option", f.name))
 		case excused:
-			out = append(out, fmt.Sprintf("%s is an option and is listed as none", f.name))
+			out = append(out, fmt.Sprintf("%s is an option, but is listed in onlySpec", f.name))
 		default:
 			out = append(out, differ(f, o)...)
 		}
 	}
 	for name := range byName {
 		if _, excused := onlyNix[name]; !excused {
-			out = append(out, fmt.Sprintf("%s is an option and no field of the spec", name))
+			out = append(out, fmt.Sprintf("%s is an option, but not a field of the spec", name))
 		}
 	}
 	for name := range onlyNix {
 		if _, ok := byName[name]; !ok {
-			out = append(out, fmt.Sprintf("%s is listed as an option and is none", name))
+			out = append(out, fmt.Sprintf("%s is listed in onlyNix, but is not an option", name))
 		}
 	}
 	slices.Sort(out)
 	return out, nil
 }
 
+// differ returns the differences between a field and its option.
 func differ(f field, o Option) []string {
 	var out []string
 	if want, ok := wider[f.name]; ok {
 		if o.Type != want {
-			out = append(out, fmt.Sprintf("%s has type %q; %q was agreed", f.name, o.Type, want))
+			out = append(out, fmt.Sprintf("%s has type %q, want %q as in wider", f.name, o.Type, want))
 		}
 		return out
 	}
@@ -101,7 +102,7 @@ func differ(f field, o Option) []string {
 	return out
 }
 
-// nixTypes are the module system's words for each JSON type.
+// nixTypes are the module system's types that correspond to each JSON type.
 var nixTypes = map[string][]string{
 	"string":  {"string", "non-empty string", "absolute path", "package", "strings concatenated with \"\\n\""},
 	"boolean": {"boolean"},
@@ -113,8 +114,8 @@ var nixTypes = map[string][]string{
 	"object": {"attribute set", "attribute set of anything", "attribute set of string", "attribute set of absolute path", "attribute set of strings concatenated with \"\\n\""},
 }
 
-// sameType compares the types; "" means that they are the same. An option that
-// may be null stands for a field that may be left out.
+// sameType compares the types and returns the difference, or "". An option that may be
+// null corresponds to a field that may be omitted.
 func sameType(f field, o Option) string {
 	word := strings.TrimPrefix(o.Type, "null or ")
 	nullable := word != o.Type
@@ -123,13 +124,13 @@ func sameType(f field, o Option) string {
 	}
 	kinds := f.kinds()
 	if slices.Contains(kinds, "null") && !nullable && o.Default == nil {
-		return fmt.Sprintf("the spec takes null, and the option is %q without a default", o.Type)
+		return fmt.Sprintf("the spec accepts null, but the option has type %q and no default", o.Type)
 	}
 	if words, ok := strings.CutPrefix(word, "one of "); ok {
 		return sameWords(f, words)
 	}
 	if len(f.Enum) > 0 {
-		return fmt.Sprintf("the spec takes one of %v, and the option is %q", f.values(), o.Type)
+		return fmt.Sprintf("the spec accepts one of %v, but the option has type %q", f.values(), o.Type)
 	}
 	if word == "string or (unsigned integer, meaning >=0)" {
 		kinds = slices.Compact(slices.Sorted(slices.Values(kinds)))
@@ -142,9 +143,10 @@ func sameType(f field, o Option) string {
 			return ""
 		}
 	}
-	return fmt.Sprintf("the spec takes %v, and the option is %q", f.kinds(), o.Type)
+	return fmt.Sprintf("the spec accepts %v, but the option has type %q", f.kinds(), o.Type)
 }
 
+// sameWords compares the values of two enumerations and returns the difference, or "".
 func sameWords(f field, list string) string {
 	var words []string
 	for w := range strings.SplitSeq(list, ", ") {
@@ -152,37 +154,39 @@ func sameWords(f field, list string) string {
 	}
 	slices.Sort(words)
 	if want := f.values(); !slices.Equal(words, want) {
-		return fmt.Sprintf("the spec takes one of %v, the option one of %v", want, words)
+		return fmt.Sprintf("the spec accepts one of %v, but the option one of %v", want, words)
 	}
 	return ""
 }
 
-// sameDefault compares the defaults, as far as they are plain values.
+// sameDefault compares the defaults, if they are plain values, and returns the
+// difference, or "".
 func sameDefault(f field, o Option) string {
 	if slices.Contains(computed, f.name) || o.Type == "package" {
 		return ""
 	}
 	if o.Default == nil {
 		if f.Default != nil {
-			return fmt.Sprintf("the spec's default is %v, and the option has none", f.Default)
+			return fmt.Sprintf("the spec's default is %v, but the option has none", f.Default)
 		}
 		return ""
 	}
 	nix, err := plain(*o.Default)
 	if err != nil {
-		return fmt.Sprintf("the option's default %s is no plain value; list it among the computed ones", *o.Default)
+		return fmt.Sprintf("the option's default %s is not a plain value: add the option to computed", *o.Default)
 	}
 	if empty(nix) && f.Default == nil {
 		return ""
 	}
-	// JSON's numbers and words are the same on both sides.
+	// Numbers and strings of JSON are printed alike on both sides.
 	if a, b := fmt.Sprint(nix), fmt.Sprint(f.Default); a != b {
 		return fmt.Sprintf("the option's default is %s, the spec's %s", a, b)
 	}
 	return ""
 }
 
-// plain reads a Nix expression that is as good as JSON.
+// plain decodes a Nix expression that is also valid JSON, apart from blanks in empty
+// brackets.
 func plain(text string) (any, error) {
 	text = strings.NewReplacer("[ ]", "[]", "{ }", "{}").Replace(text)
 	var v any
@@ -190,7 +194,7 @@ func plain(text string) (any, error) {
 	return v, err
 }
 
-// empty says that a value is the same as a field that is left out.
+// empty reports whether a value means the same as an omitted field.
 func empty(v any) bool {
 	switch x := v.(type) {
 	case nil:

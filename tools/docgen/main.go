@@ -21,11 +21,11 @@ func main() {
 	}
 }
 
-// optionsFile has the options that the NixOS modules declare, which the tests of
-// the modules evaluate.
+// optionsFile contains the options of the NixOS modules, as evaluated by the tests of
+// the modules.
 const optionsFile = "test/nix/golden/options.json"
 
-// write writes the chapters into a repository's docs.
+// write writes the chapters to docs in the repository at root.
 func write(root string) error {
 	chapters, err := generate(root)
 	if err != nil {
@@ -39,7 +39,7 @@ func write(root string) error {
 	return nil
 }
 
-// generate returns the chapters by their file names.
+// generate returns the text of each chapter by its file name.
 func generate(root string) (map[string]string, error) {
 	o, schema, err := load(root)
 	if err != nil {
@@ -56,7 +56,7 @@ func generate(root string) (map[string]string, error) {
 	return map[string]string{"options-reference.md": options, "hypervisor-table.md": table}, nil
 }
 
-// load reads the options of the modules and the schema of the spec.
+// load returns the options of the modules and the schema of the spec.
 func load(root string) (o Options, schema []byte, err error) {
 	data, err := os.ReadFile(filepath.Join(root, optionsFile))
 	if err != nil {

@@ -1,13 +1,12 @@
-// Command fresh runs a target of the Makefile on a new machine: a Debian root
-// that has nothing but make, Go and the certificates that both need, with a clone
-// of what is committed.
+// Command fresh runs a target of the Makefile on a new machine: a Debian root with
+// only make, Go and certificates, and with a clone of the committed files.
 //
 //	fresh [-target TARGET] [-keep] VERSION…
 //
-// Debian 13 gets its own golang. Debian 12's, 1.19, cannot fetch a newer one, and
-// gets this machine's Go, read-only, in its place. It runs as root. The root is a
-// plain directory below /var/tmp, for the tests mount overlays in it; it goes with
-// the run.
+// Debian 13 uses its own golang. Debian 12's golang, 1.19, cannot download a newer
+// version, so Debian 12 gets this machine's Go, mounted read-only. The command runs as
+// root. The Debian root is a plain directory below /var/tmp, because the tests mount
+// overlays in it; it is removed at the end.
 package main
 
 import (
@@ -30,7 +29,7 @@ const mirror = "http://deb.debian.org/debian"
 type machine struct {
 	suite    string
 	packages []string
-	// foreignGo says that it has the Go of this machine.
+	// foreignGo means that it uses the Go of this machine.
 	foreignGo bool
 }
 
@@ -39,16 +38,16 @@ var machines = map[string]machine{
 	"12": {suite: "bookworm", packages: []string{"make", "ca-certificates"}, foreignGo: true},
 }
 
-// passed are the variables that say how this machine reaches the package
+// passed are the variables that configure how this machine reaches the package
 // registries.
 var passed = []string{
 	"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 	"GOPROXY", "GONOSUMDB", "GOSUMDB", "GOFLAGS", "GONOSUMCHECK", "SSL_CERT_FILE", "TERM", "VERBOSE",
 }
 
-// enter makes the root the whole of what its processes see: nspawn wants to find
-// a mount point at /, which in a chroot there is none. $1 is the root, $2 a Go or
-// empty, the rest a command.
+// enter is a script that changes the root directory with pivot_root(2), because nspawn
+// needs a mount point at /, which a chroot does not have. $1 is the new root, $2 the
+// directory of a Go installation or empty, and the rest a command.
 const enter = `set -eu
 root=$1 go=$2
 shift 2
@@ -75,7 +74,7 @@ func main() {
 	keep := flag.Bool("keep", false, "keep the root")
 	flag.Parse()
 	if os.Geteuid() != 0 {
-		fmt.Fprintln(os.Stderr, "fresh: only root can make a root\nfresh: hint: run it with sudo")
+		fmt.Fprintln(os.Stderr, "fresh: root privileges are required\nfresh: hint: run it with sudo")
 		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -84,7 +83,7 @@ func main() {
 	for _, version := range flag.Args() {
 		m, ok := machines[version]
 		if !ok {
-			fmt.Fprintf(os.Stderr, "fresh: Debian %q not found\nfresh: hint: there are 12 and 13\n", version)
+			fmt.Fprintf(os.Stderr, "fresh: Debian %q not found\nfresh: hint: use 12 or 13\n", version)
 			os.Exit(2)
 		}
 		began := time.Now()
@@ -104,7 +103,7 @@ func main() {
 	}
 }
 
-// run makes the machine, clones the repository into its /src and runs make.
+// run creates the machine, clones the repository into its /src and runs make there.
 func (m machine) run(ctx context.Context, target string, keep bool) (err error) {
 	work, err := os.MkdirTemp("/var/tmp", "microvm-fresh-")
 	if err != nil {
@@ -131,7 +130,7 @@ func (m machine) run(ctx context.Context, target string, keep bool) (err error) 
 	if m.foreignGo {
 		out, err := exec.Command("go", "env", "GOROOT").Output()
 		if err != nil {
-			return fmt.Errorf("look for this machine's Go: %w", err)
+			return fmt.Errorf("find this machine's Go: %w", err)
 		}
 		goroot, path = strings.TrimSpace(string(out)), "PATH=/usr/local/go/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	}
@@ -147,8 +146,8 @@ func (m machine) run(ctx context.Context, target string, keep bool) (err error) 
 	return cmd.Run()
 }
 
-// network lets the machine reach what this one reaches: names, and certificates
-// where this one has some of its own.
+// network copies this machine's name resolution to the new one, and its certificates
+// if SSL_CERT_FILE names any.
 func (m machine) network(root string) error {
 	files := []string{"/etc/resolv.conf", "/etc/hosts"}
 	if own := os.Getenv("SSL_CERT_FILE"); own != "" {
@@ -167,12 +166,13 @@ func (m machine) network(root string) error {
 			err = os.WriteFile(target, data, 0o644)
 		}
 		if err != nil {
-			return fmt.Errorf("give the new machine %s: %w", file, err)
+			return fmt.Errorf("copy %s to the new machine: %w", file, err)
 		}
 	}
 	return nil
 }
 
+// output runs a program; its output becomes part of the error.
 func output(ctx context.Context, name string, args ...string) error {
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {

@@ -1,6 +1,6 @@
-// Command picture draws what a program printed on a terminal as an SVG: standard
-// input to standard output. Bold text (SGR 1) starts a step; everything else of
-// the terminal's language is dropped.
+// Command picture draws the terminal output of a program, which it reads from
+// standard input, as an SVG to standard output. Bold text (SGR 1) starts a step; all
+// other escape sequences are dropped.
 //
 //	make picture
 package main
@@ -23,7 +23,7 @@ const (
 	charW10  = 78 // tenths
 	lineH    = 18
 	margin   = 16
-	// columns is where lines are cut.
+	// columns is the length at which lines are cut.
 	columns = 116
 )
 
@@ -35,12 +35,13 @@ func main() {
 	}
 }
 
+// draw writes the lines of in to out as an SVG.
 func draw(in io.Reader, out io.Writer) error {
 	var lines []string
 	scanner := bufio.NewScanner(in)
 	started := false
 	for scanner.Scan() {
-		// What was built before the first step is not part of the picture.
+		// The output of the build before the first step is not part of the picture.
 		if started = started || strings.Contains(scanner.Text(), "\x1b[1m"); started {
 			lines = append(lines, strings.TrimRight(scanner.Text(), " \r"))
 		}
@@ -68,7 +69,7 @@ func draw(in io.Reader, out io.Writer) error {
 	return w.Flush()
 }
 
-// cut ends a line that is too long.
+// cut replaces tabs, and cuts a line that is too long.
 func cut(line string) string {
 	line = strings.ReplaceAll(line, "\t", "    ")
 	if utf8.RuneCountInString(line) <= columns {

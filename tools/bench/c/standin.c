@@ -1,3 +1,3 @@
-/* A hypervisor that is ready at once and does nothing. */
+/* A stand-in for a hypervisor: it is ready at once and does nothing. */
 #include <unistd.h>
 int main(void) { return pause(); }

@@ -1,5 +1,5 @@
-/* taps up|down N [multi_queue]: makes and raises, or deletes, taps vm-0 … vm-(N-1) by the bare
- * ioctls, one by one: the least that a program can do that way. */
+/* taps up|down N [multi_queue]: creates and raises, or deletes, the taps vm-0 … vm-(N-1) with the
+ * bare ioctls, one after the other: the minimum that a program can do this way. */
 #include <fcntl.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
