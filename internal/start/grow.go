@@ -63,7 +63,7 @@ func (w *volumeWork) mark() error {
 func (w *volumeWork) unmark() {
 	for _, mark := range w.marks() {
 		if err := os.Remove(mark); err != nil && !errors.Is(err, fs.ErrNotExist) && exists(mark) {
-			w.logf("%w", exit.WithHint(fmt.Errorf("warning: %w; the next start checks the file system again", err), "rm %s", mark))
+			w.logf("%w", exit.WithHint(fmt.Errorf("warning: the next start checks the file system again: %w", err), "rm %s", mark))
 		}
 	}
 }
