@@ -167,7 +167,7 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 	second, third := v.attach(t, true), v.attach(t, true)
 	testutil.Until(t, "those who come later see what was said before", func() bool { return second.sees() == "login: " && third.sees() == "login: " })
 	second.types(t, "nothing")
-	testutil.Until(t, "one who only reads is told", func() bool { return strings.Contains(second.told(), "this console only reads") })
+	testutil.Until(t, "one who only reads is told", func() bool { return strings.Contains(second.told(), "this console is read-only") })
 	v.print("welcome")
 	testutil.Until(t, "all see", func() bool {
 		return strings.HasSuffix(first.sees(), "welcome") && strings.HasSuffix(second.sees(), "welcome") && strings.HasSuffix(third.sees(), "welcome")
@@ -177,7 +177,7 @@ func TestOneTypesOthersReadAndOneTakesOver(t *testing.T) {
 	if err := first.end(t); err != nil {
 		t.Errorf("leaving with ctrl-] is %v", err)
 	}
-	// Whoever of the two was quicker has the keyboard.
+	// The quicker one of the two has the keyboard.
 	testutil.Until(t, "one of the others types", func() bool {
 		second.types(t, "2")
 		third.types(t, "3")

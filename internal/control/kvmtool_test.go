@@ -130,7 +130,7 @@ func TestKvmtoolsBalloonIsEmptiedWhateverItHolds(t *testing.T) {
 	}
 }
 
-// TestKvmtoolRunsWhenItsCPUsDo has this process be the one that listens.
+// TestKvmtoolRunsWhenItsCPUsDo uses this process as the one that listens.
 func TestKvmtoolRunsWhenItsCPUsDo(t *testing.T) {
 	l := &lkvm{}
 	client := listenAs(t, l.serve)

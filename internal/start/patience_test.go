@@ -48,7 +48,7 @@ func TestAStartIsProlongedWhileThereIsProgress(t *testing.T) {
 				_ = vm.Wait()
 			}()
 			if c.vm == waits {
-				// On a busy machine its beginning waits for a CPU, which is to want one.
+				// On a busy machine the process waits for a CPU at first, which counts.
 				testutil.Until(t, "a process that only waits", func() bool {
 					stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", vm.Process.Pid))
 					return err == nil && strings.Contains(string(stat), "(sleep) S ")

@@ -14,7 +14,7 @@ import (
 // TestRecordOfWhereImagesAre: who writes down what, and when.
 func TestRecordOfWhereImagesAre(t *testing.T) {
 	need.Root(t)
-	// Not the temporary directory, which may be in memory as the mount below is.
+	// Not in the temporary directory, which may be a tmpfs as the mount below is.
 	top, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)

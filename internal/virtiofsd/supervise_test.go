@@ -77,7 +77,7 @@ func (h host) config(shares ...Share) Config {
 	}
 }
 
-// running is a supervisor that is ready.
+// running is a supervisor that has reported its readiness.
 type running struct {
 	host
 	log  *testutil.Buffer

@@ -44,7 +44,7 @@ func TestConsolesTakeTurnsOnTerminals(t *testing.T) {
 	first.shows(t, `(?m)^echo$`) // and not -echo: the terminal is as it was
 
 	want(t, 0, nil, "stop", name)
-	second.shows(t, "the VM went down; start it with: microvm start console")
+	second.shows(t, "(?s)the VM has gone down.*hint: start it with: microvm start console")
 	eventually(t, patience, "all=$(find /run/microvm); [[ $all != *console* ]]") // the helpers follow the VM
 }
 
