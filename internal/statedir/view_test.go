@@ -35,7 +35,7 @@ func TestAVMSeesWhatItUsesElsewhereInTheStateDirectory(t *testing.T) {
 	got := view(plan)
 	want := "[Service]\nBindPaths=-" + images + "\nBindPaths=-" + h.StateDir + "/flat.img\nBindPaths=-" + h.StateDir + "/shared\n" +
 		"BindReadOnlyPaths=-" + h.StateDir + "/kernels/vmlinuz\n"
-	if _, text, _ := strings.Cut(got, "own\n# directory.\n"); text != want {
+	if _, text, _ := strings.Cut(got, "# outside of its own directory.\n"); text != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "own.img"}}}); got != "" {

@@ -413,6 +413,8 @@ func withoutEmpty(v map[string]any) {
 	})
 }
 
+// TestRefusedConfigurationsSaySo: one line with the cause, and where there is
+// something to do a line with a hint, as everywhere (docs/style.md).
 func TestRefusedConfigurationsSaySo(t *testing.T) {
 	for _, attribute := range []string{"refused", "refusedHosts"} {
 		for name, messages := range golden[map[string][]string](t, attribute) {
@@ -420,8 +422,9 @@ func TestRefusedConfigurationsSaySo(t *testing.T) {
 				t.Errorf("%s: nothing is refused", name)
 			}
 			for _, m := range messages {
-				if !strings.HasSuffix(strings.TrimSpace(m), ".") {
-					t.Errorf("%s: %q is not a sentence", name, m)
+				cause, hint, hasHint := strings.Cut(m, "\n")
+				if cause == "" || strings.HasSuffix(m, ".") || hasHint && !strings.HasPrefix(hint, "hint: ") {
+					t.Errorf("%s: %q is not a cause and a hint", name, m)
 				}
 			}
 		}

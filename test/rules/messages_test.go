@@ -424,7 +424,7 @@ func TestTheRulesOfMessagesFindWhatTheyAreFor(t *testing.T) {
 		`return fmt.Errorf("make the image %d MiB large: %w", n, err)`:       {"create X"},
 		`return fmt.Errorf("make systemd read its units again: %w", err)`:    nil,
 		`return fmt.Errorf("own %s: %w", p, err)`:                            {"chown X"},
-		`return "; it is made " + "anew"`:                                    {"again", "semicolon"},
+		`return "; it is made " + "anew"`:                                    {"again"},
 		`return errors.New("see that nobody did")`:                           {"no user"},
 		`return errors.New("user nobody cannot read it")`:                    nil,
 		`return errors.New("the VM is gone")`:                                {"has exited"},
