@@ -18,6 +18,8 @@ var (
 	stay = regexp.MustCompile("`((?:cmd|internal)/[a-z0-9/_-]+\\.go)`: ((?:`\\w+`(?:, | or )?)+)")
 	call = regexp.MustCompile("`(\\w+)`")
 	item = regexp.MustCompile("(?m)^- `([^`]+)`: .*$")
+	// heading begins a list: of another run of a program.
+	heading = regexp.MustCompile(`\n###? `)
 )
 
 // functions are those that a file declares.
@@ -36,8 +38,8 @@ func functions(t *testing.T, file string) map[string]bool {
 	return out
 }
 
-// TestTheWalksAreThoseOfTheCode: each function is in the file that the page has it
-// in, and a list comes back to a file only where it says so.
+// TestTheWalksAreThoseOfTheCode checks that each function is in the file that the page
+// names, and that a list returns to a file only where that is marked.
 func TestTheWalksAreThoseOfTheCode(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join(root, architecture))
 	if err != nil {
@@ -58,7 +60,7 @@ func TestTheWalksAreThoseOfTheCode(t *testing.T) {
 	if len(known) < 40 {
 		t.Errorf("%s: only %d files are named", architecture, len(known))
 	}
-	for _, section := range strings.Split(string(page), "\n## ") {
+	for _, section := range heading.Split(string(page), -1) {
 		seen := map[string]bool{}
 		for _, m := range item.FindAllStringSubmatch(section, -1) {
 			if again := strings.Contains(m[0], "(*again*: "); again != seen[m[1]] {
