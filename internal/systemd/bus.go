@@ -10,43 +10,90 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
+
+	"microvm/internal/exit"
 )
 
 const (
-	managerInterface = "org.freedesktop.systemd1.Manager"
-	managerName      = "org.freedesktop.systemd1"
-	managerPath      = "/org/freedesktop/systemd1"
-	privateSocket    = "/run/systemd/private"
+	managerInterface    = "org.freedesktop.systemd1.Manager"
+	managerName         = "org.freedesktop.systemd1"
+	managerPath         = "/org/freedesktop/systemd1"
+	unitInterface       = "org.freedesktop.systemd1.Unit"
+	serviceInterface    = "org.freedesktop.systemd1.Service"
+	propertiesInterface = "org.freedesktop.DBus.Properties"
 )
 
-// private connects to the manager through its private socket, which is there
-// before the bus is and wants no greeting. Only root may.
-func private(ctx context.Context) (*dbus.Conn, error) {
-	conn, err := dbus.Dial("unix:path="+privateSocket, dbus.WithContext(ctx))
+// running is the directory that exists if systemd is the service manager,
+// sd_booted(3), and privateSocket the manager's own socket. Tests replace them.
+var (
+	running       = "/run/systemd/system"
+	privateSocket = "/run/systemd/private"
+)
+
+var errNoManager = exit.WithHint(errors.New("systemd is not running"), "start the VM manually with: microvm run")
+
+// Running reports whether systemd is the service manager, sd_booted(3). The programs
+// of a jailed VM's unit see only its socket.
+func Running() bool {
+	for _, path := range []string{running, privateSocket} {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// dial connects to the manager: root through its private socket, which is faster and
+// works without a bus, other users over the system bus. The caller closes the
+// connection.
+func dial(ctx context.Context) (*dbus.Conn, error) {
+	if !Running() {
+		return nil, errNoManager
+	}
+	connect := private
+	if os.Geteuid() != 0 {
+		connect = bus
+	}
+	conn, err := connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("reach systemd: %w", err)
-	}
-	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
-		return nil, errors.Join(fmt.Errorf("reach systemd: %w", err), conn.Close())
-	}
-	// What comes on the heels of the authentication's last line is read with it,
-	// 256 bytes at most, and is left lying until more comes: a short call would
-	// wait for its reply forever. A question that is longer than that, and whose
-	// answer nobody wants, makes the manager come back for the rest.
-	const more = 512
-	ask := conn.Object(managerName, managerPath).
-		CallWithContext(ctx, managerInterface+".GetUnit", dbus.FlagNoReplyExpected, strings.Repeat("-", more))
-	if ask.Err != nil {
-		return nil, errors.Join(fmt.Errorf("reach systemd: %w", ask.Err), conn.Close())
+		return nil, fmt.Errorf("connect to systemd: %w", err)
 	}
 	return conn, nil
 }
 
-// connect connects to the manager for what go-systemd does: root through the
-// private socket, others over the bus.
+// connect is dial for the calls that go-systemd has. It makes two connections, one of
+// them for signals. The caller closes them.
 func connect(ctx context.Context) (*systemd.Conn, error) {
-	if os.Geteuid() != 0 {
-		return systemd.NewSystemConnectionContext(ctx)
+	return systemd.NewConnection(func() (*dbus.Conn, error) { return dial(ctx) })
+}
+
+// bus connects to the system bus.
+func bus(ctx context.Context) (*dbus.Conn, error) {
+	return dbus.ConnectSystemBus(dbus.WithContext(ctx))
+}
+
+// private connects to the manager through its private socket, on which there is no
+// Hello call.
+func private(ctx context.Context) (*dbus.Conn, error) {
+	conn, err := dbus.Dial("unix:path="+privateSocket, dbus.WithContext(ctx))
+	if err != nil {
+		return nil, err
 	}
-	return systemd.NewConnection(func() (*dbus.Conn, error) { return private(ctx) })
+	if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(os.Geteuid()))}); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	// The manager reads up to 256 bytes at a time while it authenticates a client,
+	// bus_socket_read_auth in systemd's src/libsystemd/sd-bus/bus-socket.c. If our
+	// first message follows BEGIN so closely that it is read along with it, the
+	// message stays in the manager's buffer until the socket is readable again, and
+	// a first call of less than 256 bytes may never be answered. We know of no
+	// upstream issue. A first message that is longer, to which no reply is expected,
+	// always leaves bytes in the socket.
+	const length = 512
+	first := conn.Object(managerName, managerPath).
+		CallWithContext(ctx, managerInterface+".GetUnit", dbus.FlagNoReplyExpected, strings.Repeat("-", length))
+	if first.Err != nil {
+		return nil, errors.Join(first.Err, conn.Close())
+	}
+	return conn, nil
 }

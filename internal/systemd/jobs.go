@@ -6,20 +6,22 @@ import (
 	"os"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+
+	"microvm/internal/exit"
 )
 
-// Job is what is asked of a unit.
+// Job is a type of job for a unit.
 type Job string
 
-// The jobs, each the method of the manager that asks for it.
+// The types of jobs.
 const (
 	Start   Job = "start"
 	Stop    Job = "stop"
 	Restart Job = "restart"
 )
 
-// The results of jobs, see JobRemoved in org.freedesktop.systemd1(5); those after
-// Skipped are from systemd's src/core/job.h, where they are explained.
+// The results of jobs, see JobRemoved in org.freedesktop.systemd1(5). Those after
+// Skipped are explained in systemd's src/core/job.h.
 const (
 	Done       = "done"
 	Canceled   = "canceled"
@@ -42,21 +44,18 @@ type Result struct {
 	Unit string
 	// Job is systemd's id of the job.
 	Job uint32
-	// Result is systemd's word for it; empty where Err is set.
+	// Result is one of the results of jobs, empty if Err is set.
 	Result string
 	Err    error
 }
 
-// RunJobs asks for a job of each unit, all at once, and calls ended for each in
-// the order in which they end. It returns when all have ended or ctx has; jobs
-// that are under way then go on.
+// RunJobs enqueues a job for each unit, all at once, and calls ended for each in the
+// order in which they end. It returns when all have ended or ctx is done; jobs then
+// continue.
 func RunJobs(ctx context.Context, job Job, units []string, ended func(Result)) error {
-	if !Running() {
-		return errNoManager
-	}
 	conn, err := connect(ctx)
 	if err != nil {
-		return fmt.Errorf("reach systemd: %w", err)
+		return err
 	}
 	defer conn.Close()
 	results := make(chan Result, len(units))
@@ -94,13 +93,13 @@ func enqueue(ctx context.Context, conn *dbus.Conn, job Job, unit string, ended c
 	case Restart:
 		id, err = conn.RestartUnitContext(ctx, unit, mode, ended)
 	}
-	if err != nil && os.Geteuid() != 0 {
-		return 0, fmt.Errorf("ask systemd to %s %s: %w; run it with sudo", job, unit, err)
-	}
 	if err != nil {
-		return 0, fmt.Errorf("ask systemd to %s %s: %w", job, unit, err)
+		err = fmt.Errorf("%s %s: %w", job, unit, err)
 	}
-	return uint32(id), nil
+	if err != nil && os.Geteuid() != 0 {
+		err = exit.WithHint(err, "run it with sudo")
+	}
+	return uint32(id), err
 }
 
 // Enable makes systemd start units at boot, as systemctl enable does.
@@ -119,20 +118,15 @@ func Disable(ctx context.Context, units []string) error {
 	})
 }
 
+// files changes which unit files are enabled, and reloads systemd.
 func files(ctx context.Context, change func(*dbus.Conn) error) error {
-	if !Running() {
-		return errNoManager
-	}
 	c, err := connect(ctx)
 	if err != nil {
-		return fmt.Errorf("reach systemd: %w", err)
+		return err
 	}
 	defer c.Close()
 	if err := change(c); err != nil {
 		return err
 	}
-	if err := c.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("make systemd read its units again: %w; run: systemctl daemon-reload", err)
-	}
-	return nil
+	return reload(ctx, c)
 }

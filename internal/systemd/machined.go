@@ -9,16 +9,18 @@ import (
 
 	"github.com/godbus/dbus/v5"
 	"golang.org/x/sys/unix"
+
+	"microvm/internal/exit"
 )
 
-// Machine is a VM as systemd-machined keeps it, org.freedesktop.machine1(5).
+// Machine is a VM as registered with systemd-machined, org.freedesktop.machine1(5).
 type Machine struct {
 	Name string
 	// UUID is the guest's machine ID, with or without dashes.
 	UUID string
 	// Leader is the process ID of the hypervisor.
 	Leader int
-	// Interfaces are the indexes of the host's network interfaces of the VM.
+	// Interfaces are the indexes of the VM's network interfaces on the host.
 	Interfaces []int
 }
 
@@ -32,33 +34,33 @@ const (
 	noService     = "org.freedesktop.DBus.Error.ServiceUnknown"
 )
 
-// callMachined calls a method of machined, which the bus starts where it is
-// installed.
+// callMachined calls methods of machined. The bus starts machined on demand.
 func callMachined(ctx context.Context, call func(dbus.BusObject) error) error {
-	bus, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
+	conn, err := bus(ctx)
 	if err != nil {
-		return fmt.Errorf("reach the system bus: %w", err)
+		return fmt.Errorf("connect to the system bus: %w", err)
 	}
-	defer func() { _ = bus.Close() }()
-	err = call(bus.Object(machined, "/org/freedesktop/machine1"))
+	defer func() { _ = conn.Close() }()
+	err = call(conn.Object(machined, "/org/freedesktop/machine1"))
 	if is(err, noService) {
-		return errors.New("systemd-machined is not installed; apt-get install systemd-container, or set registerWithMachined to false")
+		err = errors.New("systemd-machined is not installed")
+		return exit.WithHint(err, "run: apt-get install systemd-container, or set registerWithMachined to false")
 	}
 	return err
 }
 
-// is says whether err is the D-Bus error of that name.
+// is reports whether err is the D-Bus error of that name.
 func is(err error, name string) bool {
 	var e dbus.Error
 	return errors.As(err, &e) && e.Name == name
 }
 
-// Register registers a VM with systemd-machined, in the place of what a run
-// before it may have left.
+// Register registers a VM with systemd-machined, and replaces the registration that
+// an earlier run may have left.
 func Register(ctx context.Context, m Machine) error {
 	id, err := hex.DecodeString(strings.ReplaceAll(m.UUID, "-", ""))
 	if err != nil || len(id) != 16 {
-		return fmt.Errorf("register with systemd-machined: %q is no UUID", m.UUID)
+		return fmt.Errorf("register with systemd-machined: invalid UUID %q", m.UUID)
 	}
 	err = callMachined(ctx, func(manager dbus.BusObject) error {
 		if err := unregister(ctx, manager, m.Name); err != nil {
@@ -76,12 +78,11 @@ func Register(ctx context.Context, m Machine) error {
 	return nil
 }
 
-// registerEx names the leader by a descriptor, which cannot come to mean another
-// process.
+// registerEx passes the leader as a pidfd, which never refers to another process.
 func registerEx(ctx context.Context, object dbus.BusObject, m Machine, id []byte) error {
 	fd, err := unix.PidfdOpen(m.Leader, 0)
 	if err != nil {
-		return fmt.Errorf("hold the hypervisor, process %d: %w", m.Leader, err)
+		return fmt.Errorf("open hypervisor process %d: %w", m.Leader, err)
 	}
 	defer func() { _ = unix.Close(fd) }()
 	type property struct {
@@ -111,12 +112,12 @@ func indexes(list []int) []int32 {
 	return out
 }
 
-// Unregister takes a VM out of systemd-machined. One that is not there is no
-// error.
+// Unregister removes a VM from systemd-machined. It is not an error if the VM is not
+// registered.
 func Unregister(ctx context.Context, name string) error {
 	err := callMachined(ctx, func(manager dbus.BusObject) error { return unregister(ctx, manager, name) })
 	if err != nil {
-		return fmt.Errorf("take %s out of systemd-machined: %w", name, err)
+		return fmt.Errorf("unregister %s from systemd-machined: %w", name, err)
 	}
 	return nil
 }
@@ -129,20 +130,20 @@ func unregister(ctx context.Context, object dbus.BusObject, name string) error {
 	return err
 }
 
-// MainPID is the main process of a service.
+// MainPID returns the process ID of a service's main process.
 func MainPID(ctx context.Context, unit string) (int, error) {
 	c, err := connect(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("reach systemd: %w", err)
+		return 0, err
 	}
 	defer c.Close()
 	p, err := c.GetServicePropertyContext(ctx, unit, "MainPID")
 	if err != nil {
-		return 0, fmt.Errorf("ask systemd for the main process of %s: %w", unit, err)
+		return 0, fmt.Errorf("get MainPID of %s: %w", unit, err)
 	}
 	pid, _ := p.Value.Value().(uint32)
 	if pid == 0 {
-		return 0, fmt.Errorf("%s does not run", unit)
+		return 0, fmt.Errorf("%s is not running", unit)
 	}
 	return int(pid), nil
 }

@@ -2,7 +2,6 @@ package systemd
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -11,19 +10,19 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// Run is what is known of a service's last run while its ExecStopPost= runs.
+// Run is the last run of a service, as seen by its ExecStopPost= commands.
 type Run struct {
-	// Stopping says that somebody asked for a stop or a restart, so that the
-	// service will not restart by itself.
+	// Stopping reports whether a stop or restart was requested, so that systemd does
+	// not restart the service on its own.
 	Stopping bool
-	// StartJob is the id of the start job that still waits; 0 where none does.
+	// StartJob is the id of the start job that still waits, 0 if there is none.
 	StartJob uint32
-	// Ready says that the run became ready, Uptime for how long it was.
+	// Ready reports whether the run became ready, Uptime for how long it was.
 	Ready  bool
 	Uptime time.Duration
-	// Status is the last STATUS= that the run has sent.
+	// Status is the last STATUS= that the run sent.
 	Status string
-	// Pinned says that the other unit is active.
+	// Pinned reports whether the other unit of LastRun is active.
 	Pinned bool
 	// restart is the unit's Restart=, prevent the exit codes of its
 	// RestartPreventExitStatus=.
@@ -31,28 +30,27 @@ type Run struct {
 	prevent []int32
 }
 
-// TriedAgain says whether the service manager starts the service again by itself
-// after a run that ended with $SERVICE_RESULT result and $EXIT_STATUS status,
-// systemd.exec(5), and that nobody stopped.
+// TriedAgain reports whether systemd starts the service again on its own after a run
+// that ended with $SERVICE_RESULT result and $EXIT_STATUS status, systemd.exec(5).
 func (r Run) TriedAgain(result, status string) bool {
-	// A condition that does not hold is no end of a run, systemd.service(5).
+	// An ExecCondition= that fails causes no restart, systemd.service(5).
 	if r.Stopping || r.restart == "no" || result == "exec-condition" {
 		return false
 	}
 	return !slices.ContainsFunc(r.prevent, func(code int32) bool { return status == fmt.Sprint(code) })
 }
 
-// LastRun asks systemd for the run of service unit, and whether unit other is
+// LastRun returns the last run of the service unit, and whether the unit other is
 // active.
 func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	c, err := connect(ctx)
 	if err != nil {
-		return Run{}, fmt.Errorf("reach systemd: %w", err)
+		return Run{}, err
 	}
 	defer c.Close()
 	props, err := c.GetAllPropertiesContext(ctx, unit)
 	if err != nil {
-		return Run{}, fmt.Errorf("ask systemd for %s: %w", unit, err)
+		return Run{}, fmt.Errorf("get properties of %s: %w", unit, err)
 	}
 	started, _ := props["ExecMainStartTimestampMonotonic"].(uint64)
 	ended, _ := props["ExecMainExitTimestampMonotonic"].(uint64)
@@ -66,7 +64,7 @@ func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	}
 	jobs, err := c.ListJobsContext(ctx)
 	if err != nil {
-		return Run{}, fmt.Errorf("ask systemd for its jobs: %w", err)
+		return Run{}, fmt.Errorf("list jobs: %w", err)
 	}
 	for _, j := range jobs {
 		switch {
@@ -79,13 +77,14 @@ func LastRun(ctx context.Context, unit, other string) (Run, error) {
 	}
 	states, err := c.ListUnitsByNamesContext(ctx, []string{other})
 	if err != nil {
-		return Run{}, fmt.Errorf("ask systemd for %s: %w", other, err)
+		return Run{}, fmt.Errorf("get state of %s: %w", other, err)
 	}
 	r.Pinned = len(states) == 1 && states[0].ActiveState == "active"
 	return r, nil
 }
 
-// exitCodes reads a property that is a list of exit codes and one of signals.
+// exitCodes returns the exit codes of a property that consists of a list of exit
+// codes and a list of signals.
 func exitCodes(property any) []int32 {
 	lists, _ := property.([]any)
 	if len(lists) == 0 {
@@ -95,42 +94,38 @@ func exitCodes(property any) []int32 {
 	return codes
 }
 
-// CancelJob takes a job back; whoever waits for it is told that it was
-// canceled. One that is done already is fine.
+// CancelJob cancels a job. Its result becomes Canceled for those who wait for it.
 func CancelJob(ctx context.Context, id uint32) error {
-	if !Running() {
-		return fmt.Errorf("cancel job: %w", errNoManager)
-	}
-	conn, err := private(ctx)
+	conn, err := dial(ctx)
 	if err != nil {
-		return fmt.Errorf("cancel job: %w", err)
+		return fmt.Errorf("cancel job %d: %w", id, err)
 	}
 	defer func() { _ = conn.Close() }()
 	if err := conn.Object(managerName, managerPath).CallWithContext(ctx, managerInterface+".CancelJob", 0, id).Err; err != nil {
-		return fmt.Errorf("cancel job: %w", err)
+		return fmt.Errorf("cancel job %d: %w", id, err)
 	}
 	return nil
 }
 
-// ResetFailed starts the count of a unit's restarts over.
+// ResetFailed resets the failed state and the restart counter of a unit.
 func ResetFailed(ctx context.Context, unit string) error {
 	c, err := connect(ctx)
 	if err != nil {
-		return fmt.Errorf("reach systemd: %w", err)
+		return err
 	}
 	defer c.Close()
 	if err := c.ResetFailedUnitContext(ctx, unit); err != nil {
-		return fmt.Errorf("reset the restart count of %s: %w", unit, err)
+		return fmt.Errorf("reset restart counter of %s: %w", unit, err)
 	}
 	return nil
 }
 
-// RunApart has systemd run a command in a unit of its own, and does not wait for
-// it. The unit is gone when the command has ended.
+// RunApart makes systemd run a command in a transient unit, and does not wait for it.
+// The unit is unloaded when the command has exited.
 func RunApart(ctx context.Context, unit string, argv []string) error {
 	c, err := connect(ctx)
 	if err != nil {
-		return fmt.Errorf("reach systemd: %w", err)
+		return err
 	}
 	defer c.Close()
 	_, err = c.StartTransientUnitContext(ctx, unit, "replace", []systemd.Property{
@@ -143,5 +138,3 @@ func RunApart(ctx context.Context, unit string, argv []string) error {
 	}
 	return nil
 }
-
-var errNoManager = errors.New("systemd is not running here; start the VM by hand with: microvm run")

@@ -28,11 +28,12 @@ func TestWhatIsTriedAgain(t *testing.T) {
 		}
 	}
 	if exitCodes(nil) != nil || exitCodes("no list") != nil || exitCodes([]any{}) != nil {
-		t.Error("exit codes of what has none")
+		t.Error("exit codes of a property without any")
 	}
 }
 
-// TestConditionsAreReadAsTheBusHasThem: a(sbbsi), and a(sasbttttuii) for commands.
+// TestConditionsAreReadAsTheBusHasThem: their type is a(sbbsi), that of commands
+// a(sasbttttuii).
 func TestConditionsAreReadAsTheBusHasThem(t *testing.T) {
 	conditions := dbus.MakeVariantWithSignature([][]any{
 		{"ConditionPathExists", false, true, "/x", int32(-1)}, {"ConditionHost", true, false, "a", int32(1)},
@@ -42,7 +43,7 @@ func TestConditionsAreReadAsTheBusHasThem(t *testing.T) {
 	}
 	untested := dbus.MakeVariantWithSignature([][]any{{"ConditionHost", true, false, "a", int32(0)}}, dbus.ParseSignatureMust("a(sbbsi)"))
 	if got := unmet(untested); !slices.Equal(got, []string{"ConditionHost=|a"}) {
-		t.Errorf("conditions that nobody looked at: %q", got)
+		t.Errorf("conditions that were not checked: %q", got)
 	}
 	run := dbus.MakeVariantWithSignature([][]any{
 		{"/bin/test", []string{"/bin/test", "-e", "/x"}, false, uint64(0), uint64(0), uint64(0), uint64(0), uint32(0), int32(0), int32(0)},
@@ -51,6 +52,6 @@ func TestConditionsAreReadAsTheBusHasThem(t *testing.T) {
 		t.Errorf("commands: %q", got)
 	}
 	if unmet(dbus.Variant{}) != nil || commands("x", dbus.Variant{}) != nil {
-		t.Error("a unit that has none")
+		t.Error("a unit without conditions has some")
 	}
 }

@@ -8,20 +8,20 @@ import (
 	"github.com/godbus/dbus/v5"
 )
 
-// State is what the service manager knows of a service now.
+// State is the current state of a service.
 type State struct {
-	// Active and Sub are ActiveState and SubState, Result is how the last run
-	// ended, in the words of $SERVICE_RESULT, systemd.exec(5).
+	// Active and Sub are ActiveState and SubState. Result is the result of the last
+	// run, as in $SERVICE_RESULT, systemd.exec(5).
 	Active, Sub, Result string
-	// Unmet are the conditions and assertions of the unit that did not hold when it
-	// was last started, as its file has them; those that nobody looked at where
-	// none is known to have failed: systemd forgets a unit that is down.
+	// Unmet are the unit's conditions and assertions that did not hold at the last
+	// start, written as in the unit's file. If none is known to have failed, they are
+	// those that were not checked, since systemd unloads inactive units.
 	Unmet []string
 	// NotUp are the units that it requires and that are not active.
 	NotUp []Unit
 }
 
-// LookAt asks for the state of a service, which is loaded if need be.
+// LookAt returns the state of a service, which is loaded if needed.
 func LookAt(ctx context.Context, unit string) (State, error) {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -32,7 +32,7 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 	err = conn.Object(managerName, managerPath).
 		CallWithContext(ctx, managerInterface+".LoadUnit", 0, unit).Store(&path)
 	if err != nil {
-		return State{}, fmt.Errorf("ask systemd for %s: %w", unit, err)
+		return State{}, fmt.Errorf("load %s: %w", unit, err)
 	}
 	props := map[string]dbus.Variant{}
 	for _, of := range []string{unitInterface, serviceInterface} {
@@ -40,7 +40,7 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 		err := conn.Object(managerName, path).
 			CallWithContext(ctx, propertiesInterface+".GetAll", 0, of).Store(&some)
 		if err != nil {
-			return State{}, fmt.Errorf("ask systemd for %s: %w", unit, err)
+			return State{}, fmt.Errorf("get properties of %s: %w", unit, err)
 		}
 		for name, value := range some {
 			props[name] = value
@@ -52,7 +52,7 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 	}
 	s := State{Active: text("ActiveState"), Sub: text("SubState"), Result: text("Result")}
 	s.Unmet = append(unmet(props["Conditions"]), unmet(props["Asserts"])...)
-	// One that was up since has been let through.
+	// If the service became active since, its ExecCondition= succeeded.
 	if entered, _ := props["ActiveEnterTimestampMonotonic"].Value().(uint64); s.Result == "exec-condition" || entered == 0 {
 		s.Unmet = append(s.Unmet, commands("ExecCondition=", props["ExecCondition"])...)
 	}
@@ -76,8 +76,8 @@ func LookAt(ctx context.Context, unit string) (State, error) {
 	return s, nil
 }
 
-// commands reads a property that is a list of commands: program, arguments,
-// whether a failure is ignored, and what became of the last run.
+// commands returns the command lines of a property such as ExecCondition. Its entries
+// are program, arguments, whether a failure is ignored, and the last run.
 func commands(name string, property dbus.Variant) []string {
 	list, _ := property.Value().([][]any)
 	var out []string
@@ -92,9 +92,10 @@ func commands(name string, property dbus.Variant) []string {
 	return out
 }
 
-// unmet reads the property Conditions or Asserts of a unit: name, whether it is a
-// triggering one, whether it is negated, its value, and 0 where it has not been
-// looked at, less than 0 where it did not hold.
+// unmet returns the failed entries of the property Conditions or Asserts of a unit, or
+// those not checked if none is known to have failed. An entry is the name, whether it
+// is a triggering condition, whether it is negated, the value, and a state: 0 if it was
+// not checked, negative if it failed.
 func unmet(property dbus.Variant) []string {
 	var list []struct {
 		Name              string

@@ -8,34 +8,37 @@ import (
 	"strings"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
+
+	"microvm/internal/exit"
 )
 
-// running is there where systemd is the service manager, sd_booted(3).
-const running = "/run/systemd/system"
-
-// Reload makes systemd read its units again. It does nothing where systemd is
-// not the service manager, such as in the building of an image.
+// Reload makes systemd read its units again. It does nothing if systemd is not
+// running, as when an image is built.
 func Reload(ctx context.Context) error {
 	if !Running() {
 		return nil
 	}
 	c, err := connect(ctx)
 	if err != nil {
-		return fmt.Errorf("reach systemd: %w", err)
+		return err
 	}
 	defer c.Close()
+	return reload(ctx, c)
+}
+
+func reload(ctx context.Context, c *systemd.Conn) error {
 	if err := c.ReloadContext(ctx); err != nil {
-		return fmt.Errorf("make systemd read its units again: %w; run: systemctl daemon-reload", err)
+		return exit.WithHint(fmt.Errorf("reload systemd: %w", err), "run: systemctl daemon-reload")
 	}
 	return nil
 }
 
-// versionTimeout bounds the question for the version, without which one can do.
+// versionTimeout limits the call for the version, which is optional.
 const versionTimeout = 5 * time.Second
 
-// Version is the number of the service manager's version, 257; 0 where there is
-// none to ask.
+// Version returns the major version of systemd, such as 257, or 0 if it is not known.
 func Version() int {
 	ctx, cancel := context.WithTimeout(context.Background(), versionTimeout)
 	defer cancel()
@@ -54,7 +57,7 @@ func Version() int {
 	return majorVersion(text)
 }
 
-// majorVersion is 257 for "257.9-1~deb13u1", and for "v257".
+// majorVersion returns 257 for "257.9-1~deb13u1" and for "v257".
 func majorVersion(text string) int {
 	text = strings.TrimPrefix(text, "v")
 	if end := strings.IndexFunc(text, func(r rune) bool { return r < '0' || r > '9' }); end >= 0 {

@@ -10,15 +10,11 @@ import (
 
 	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
+
+	"microvm/internal/exit"
 )
 
-const (
-	unitInterface       = "org.freedesktop.systemd1.Unit"
-	serviceInterface    = "org.freedesktop.systemd1.Service"
-	propertiesInterface = "org.freedesktop.DBus.Properties"
-)
-
-// Unit is one line of ListUnits.
+// Unit is one entry of ListUnits.
 type Unit struct {
 	Name, Description, Load, Active, Sub, Following string
 
@@ -28,36 +24,9 @@ type Unit struct {
 	JobPath dbus.ObjectPath
 }
 
-// Running says whether systemd is the service manager here, sd_booted(3). What a
-// jailed VM's unit runs has only its socket.
-func Running() bool {
-	for _, path := range []string{running, privateSocket} {
-		if _, err := os.Stat(path); err == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// dial connects to the manager: root through its private socket, which costs
-// no greeting and works without a bus; others over the bus.
-func dial(ctx context.Context) (*dbus.Conn, error) {
-	if !Running() {
-		return nil, errNoManager
-	}
-	if os.Geteuid() != 0 {
-		conn, err := dbus.ConnectSystemBus(dbus.WithContext(ctx))
-		if err != nil {
-			return nil, fmt.Errorf("reach systemd over the bus: %w", err)
-		}
-		return conn, nil
-	}
-	return private(ctx)
-}
-
-// ListUnits returns the loaded units whose names match any of the patterns, in
-// one call however many there are. A unit that is down and that nothing refers
-// to is not loaded, and not in the list.
+// ListUnits returns the loaded units whose names match any of the patterns, in one
+// call. An inactive unit to which no other unit refers is not loaded, and thus not in
+// the list.
 func ListUnits(ctx context.Context, patterns ...string) ([]Unit, error) {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -72,7 +41,7 @@ func listUnits(ctx context.Context, conn *dbus.Conn, patterns []string) ([]Unit,
 	call := conn.Object(managerName, managerPath).
 		CallWithContext(ctx, managerInterface+".ListUnitsByPatterns", 0, []string{}, patterns)
 	if err := call.Store(&units); err != nil {
-		return nil, fmt.Errorf("ask systemd for its units: %w", err)
+		return nil, fmt.Errorf("list units: %w", err)
 	}
 	return units, nil
 }
@@ -80,11 +49,12 @@ func listUnits(ctx context.Context, conn *dbus.Conn, patterns []string) ([]Unit,
 // Infinity is a time without limit.
 const Infinity time.Duration = math.MaxInt64
 
-// StopTimeout is the TimeoutStopSec= of a service that is loaded.
+// StopTimeout returns the TimeoutStopSec= of a service that is loaded, Infinity if it
+// has no limit.
 func StopTimeout(ctx context.Context, unit string) (time.Duration, error) {
 	conn, err := dial(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: %w", unit, err)
+		return 0, fmt.Errorf("get TimeoutStopSec= of %s: %w", unit, err)
 	}
 	defer func() { _ = conn.Close() }()
 	var value dbus.Variant
@@ -92,16 +62,16 @@ func StopTimeout(ctx context.Context, unit string) (time.Duration, error) {
 	err = conn.Object(managerName, path).
 		CallWithContext(ctx, propertiesInterface+".Get", 0, serviceInterface, "TimeoutStopUSec").Store(&value)
 	if err != nil {
-		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: %w", unit, err)
+		return 0, fmt.Errorf("get TimeoutStopSec= of %s: %w", unit, err)
 	}
 	us, ok := value.Value().(uint64)
 	if !ok {
-		return 0, fmt.Errorf("ask systemd for TimeoutStopSec= of %s: it is no number", unit)
+		return 0, fmt.Errorf("get TimeoutStopSec= of %s: unexpected type %T", unit, value.Value())
 	}
 	return fromMicroseconds(us), nil
 }
 
-// fromMicroseconds takes systemd's times; 0 is no limit either,
+// fromMicroseconds converts a time limit of systemd. 0 means no limit, too,
 // systemd.service(5).
 func fromMicroseconds(us uint64) time.Duration {
 	if us == 0 || us > uint64(Infinity/time.Microsecond) {
@@ -110,7 +80,7 @@ func fromMicroseconds(us uint64) time.Duration {
 	return time.Duration(us) * time.Microsecond
 }
 
-// Properties returns the properties of a service that is loaded, those of
+// Properties returns the properties of loaded services by the units' names, those of
 // units in general and those of services in one map.
 func Properties(ctx context.Context, units ...Unit) (map[string]map[string]dbus.Variant, error) {
 	conn, err := dial(ctx)
@@ -126,7 +96,7 @@ func Properties(ctx context.Context, units ...Unit) (map[string]map[string]dbus.
 			err := conn.Object(managerName, u.Path).
 				CallWithContext(ctx, propertiesInterface+".GetAll", 0, of).Store(&props)
 			if err != nil {
-				return nil, fmt.Errorf("ask systemd for %s: %w", u.Name, err)
+				return nil, fmt.Errorf("get properties of %s: %w", u.Name, err)
 			}
 			for name, value := range props {
 				out[u.Name][name] = value
@@ -136,9 +106,9 @@ func Properties(ctx context.Context, units ...Unit) (map[string]map[string]dbus.
 	return out, nil
 }
 
-// Watch sends to changed whenever a unit or a job of the manager changed, until
-// ctx ends. One that is not taken yet is enough, so changed should have room
-// for one.
+// Watch sends to changed whenever a unit or a job of the manager may have changed,
+// until ctx is done, and once at first. It does not block if an earlier notice was not
+// received yet, so changed should have a buffer of one.
 func Watch(ctx context.Context, changed chan<- struct{}) error {
 	conn, err := dial(ctx)
 	if err != nil {
@@ -147,14 +117,14 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 	defer func() { _ = conn.Close() }()
 	signals := make(chan *dbus.Signal, 64)
 	conn.Signal(signals)
-	// Through the private socket one is told everything, unasked; and the reply
-	// to Subscribe may never come there.
+	// The private socket delivers all signals without a subscription, and a call of
+	// Subscribe may never be answered there.
 	if os.Geteuid() != 0 {
 		if err := subscribe(ctx, conn); err != nil {
-			return fmt.Errorf("listen to systemd: %w", err)
+			return fmt.Errorf("subscribe to systemd's signals: %w", err)
 		}
 	}
-	// What changed before we listened.
+	// For changes before the subscription.
 	changed <- struct{}{}
 	for {
 		select {
@@ -162,7 +132,7 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 			return nil
 		case _, ok := <-signals:
 			if !ok {
-				return errors.New("systemd has ended the connection; try again")
+				return exit.WithHint(errors.New("connection to systemd was closed"), "try again")
 			}
 			select {
 			case changed <- struct{}{}:
@@ -172,8 +142,7 @@ func Watch(ctx context.Context, changed chan<- struct{}) error {
 	}
 }
 
-// subscribe asks the bus for the manager's signals, and the manager to send
-// them.
+// subscribe makes the bus deliver the manager's signals, and the manager send them.
 func subscribe(ctx context.Context, conn *dbus.Conn) error {
 	if err := conn.AddMatchSignalContext(ctx, dbus.WithMatchSender(managerName)); err != nil {
 		return err
