@@ -9,37 +9,37 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// Facts are what the drop-ins of a VM depend on beside its plan. They are facts, so
-// that the texts follow from them alone: who calls DropIns looks at the host.
+// Facts are what the drop-ins of a VM depend on in addition to its plan. DropIns itself
+// does not access the host.
 type Facts struct {
 	// VM is the VM's name.
 	VM string
-	// StateDir holds the directories of all VMs, and the names in Reserved, which
-	// are no VM's.
+	// StateDir is the directory of all VMs' directories. Reserved are names in it that
+	// are not VMs.
 	StateDir string
 	Reserved []string
 	// RuntimeDir is the VM's directory below /run.
 	RuntimeDir string
-	// LibexecDir holds our programs; empty where nobody knows.
+	// LibexecDir is the directory of our programs, empty if it is not known.
 	LibexecDir string
-	// Systemd is the version of the service manager, 0 where it is not known.
+	// Systemd is the version of systemd, 0 if it is not known.
 	Systemd int
-	// Booted is the plan of the package that the VM was started with, nil where
-	// there is none.
+	// Booted is the plan of the package that the VM was started with, nil if it was not
+	// started.
 	Booted *hypervisor.Plan
-	// Behind returns where a path leads by links that only root can change; nil means
-	// that there are no links. BehindLocal does not follow those that a server would
-	// have to answer for.
+	// Behind resolves those links of a path that only root can change. BehindLocal does
+	// not follow links on network file systems, whose server may not answer. nil means
+	// that there are no links.
 	Behind, BehindLocal func(path string) string
-	// JailFile says why the service manager, which is root, must not follow a path
-	// at a later start; nil means that it may follow all.
+	// JailFile returns an error if systemd, as root, must not follow a path at a later
+	// start. nil means that it may follow all.
 	JailFile func(path string) error
 }
 
 // dir returns the VM's own directory.
 func (f Facts) dir() string { return filepath.Join(f.StateDir, f.VM) }
 
-// behind is where a path leads by resolve.
+// behind returns resolve(path), or path if resolve is nil.
 func behind(resolve func(string) string, path string) string {
 	if resolve == nil {
 		return path
@@ -47,10 +47,10 @@ func behind(resolve func(string) string, path string) string {
 	return resolve(path)
 }
 
-// Names of drop-ins. What an operator may want otherwise comes before a drop-in of
-// his own, override.conf; the mounts of a jail come after that of NixOS,
-// overrides.conf, which sets the unit's own anew: drop-ins are read in the order of
-// their names, whichever directory they are in, systemd.unit(5).
+// Names of drop-ins. systemd reads drop-ins in the order of their names, whichever
+// directory they are in, systemd.unit(5). Settings that an operator may override come
+// before override.conf. The mounts of a jail come after NixOS's overrides.conf, which
+// resets those of the unit.
 const (
 	helpersName    = "50-helpers.conf"
 	unneededName   = "50-unneeded.conf"
@@ -62,9 +62,9 @@ const (
 	viewName       = "50-view.conf"
 )
 
-// DropIns returns the texts of all drop-ins that a VM can have, by their paths below
-// the directory of the host's units; one that this VM is not to have is empty, and
-// with the empty plan all are. An error says why a jailed VM cannot have what its plan wants.
+// DropIns returns the texts of all drop-ins that a VM can have, by their paths below the
+// directory of the host's units. The text of one that this VM must not have is empty;
+// with the empty plan all are. The error is a file that a jailed VM cannot use.
 func DropIns(plan *hypervisor.Plan, f Facts) (map[string]string, error) {
 	jail, root, err := jailTexts(plan, f)
 	if err != nil {
@@ -89,7 +89,7 @@ func DropIns(plan *hypervisor.Plan, f Facts) (map[string]string, error) {
 	return all, nil
 }
 
-// only is text if it is wanted.
+// only returns text if wanted is set, else "".
 func only(wanted bool, text string) string {
 	if !wanted {
 		return ""
@@ -97,9 +97,9 @@ func only(wanted bool, text string) string {
 	return text
 }
 
-// inUse are the helpers that plan needs, and those of the package that the VM was
-// started with: a helper that nothing wants any more stops, and would take away
-// under a running VM what it made.
+// inUse returns the helpers that plan or booted needs. booted is the plan of the package
+// that the VM was started with: a helper that no unit wants any more stops, and would
+// remove what a running VM uses.
 func inUse(plan, booted *hypervisor.Plan) []Template {
 	out := Helpers(plan)
 	if booted == nil {
@@ -114,17 +114,17 @@ func inUse(plan, booted *hypervisor.Plan) []Template {
 }
 
 // unneededText stops a helper when no VM wants it.
-const unneededText = `# Made by install-microvm: it does not outlive a VM that failed for good, or that
-# never came to be started.
+const unneededText = `# Generated by install-microvm: this unit stops when its VM has failed
+# permanently, or was never started.
 [Unit]
 StopWhenUnneeded=yes
 `
 
-// helpersText wants helpers, and no others than the VM needs: a unit that is only
-// skipped by its condition costs each start time. One that fails is
-// started anew at each try of the VM, which it would not be if it were required.
-// PartOf= stops and restarts the VM with its helper, as requiring it would; what
-// registers a VM is done with it then.
+// helpersText makes the VM's unit want the helpers that it needs. Others are left out,
+// since a unit that its condition skips slows down each start. The helpers are not
+// required: a wanted helper that failed is started again with each attempt of the VM, a
+// required one is not. PartOf= stops and restarts the VM with a helper, as requiring it
+// would. It is not set for helpers that are done once the VM is up.
 func helpersText(helpers []Template, vm string) string {
 	var wants, partOf []string
 	for _, t := range helpers {
@@ -136,16 +136,16 @@ func helpersText(helpers []Template, vm string) string {
 	if wants == nil {
 		return ""
 	}
-	text := "# Made by install-microvm: the helpers that this VM needs.\n[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
+	text := "# Generated by install-microvm: the helpers that this VM needs.\n[Unit]\nWants=" + strings.Join(wants, " ") + "\n"
 	if partOf != nil {
 		text += "PartOf=" + strings.Join(partOf, " ") + "\n"
 	}
 	return text
 }
 
-// namespacesText lets crosvm make its own sandbox.
-const namespacesText = `# Made by install-microvm: this VM's hypervisor makes namespaces for a sandbox of
-# its own, one for each device.
+// namespacesText lets crosvm create its own sandbox.
+const namespacesText = `# Generated by install-microvm: this VM's hypervisor sandboxes each device in
+# namespaces of its own.
 [Service]
 RestrictNamespaces=no
 SystemCallFilter=
@@ -153,9 +153,9 @@ SystemCallFilter=~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot
 `
 
 // bridgeText lets qemu-bridge-helper gain its capability.
-const bridgeText = `# Made by install-microvm: this VM has an interface of type bridge, and
+const bridgeText = `# Generated by install-microvm: this VM has an interface of type bridge.
 # qemu-bridge-helper gains CAP_NET_ADMIN when it is executed, which
-# NoNewPrivileges= and everything that implies it would prevent.
+# NoNewPrivileges= and all settings that imply it would prevent.
 [Service]
 NoNewPrivileges=no
 CapabilityBoundingSet=CAP_NET_ADMIN CAP_SETUID CAP_SETGID CAP_SETPCAP

@@ -35,7 +35,7 @@ func TestMountsAreWantedForEverythingThatTheVMUses(t *testing.T) {
 	}
 }
 
-// settings are the lines of a drop-in that say something.
+// settings returns the settings of a drop-in.
 func settings(text string) []string {
 	var out []string
 	for line := range strings.Lines(text) {
@@ -57,8 +57,8 @@ func TestAnOlderSystemdIsGivenTheMountUnits(t *testing.T) {
 			t.Errorf("version %d: %q, want %q", version, got, want)
 		}
 	}
-	// The directory that holds the VM may be a mount, too, and until 256 its unit
-	// is not ordered after that.
+	// The VM's directory may be a mount point, too. Before version 256, systemd does not
+	// order the unit after that mount.
 	facts := Facts{VM: "web", StateDir: "/var/lib/microvms"}
 	vm := mountsText(facts, filesOf(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "data.img"}}}))
 	if !slices.Contains(settings(vm), "After=var-lib-microvms.mount") {

@@ -1,10 +1,9 @@
-// Package unit knows the systemd units of a VM: which there are, what each is for,
-// which of them a plan needs, what they are called, and what is added to them for
-// one VM, as drop-ins.
+// Package unit defines the systemd units of a VM: the templates, their purpose, which
+// of them a plan needs, their names, and the drop-ins of one VM.
 //
-// The units themselves are the files in systemd/, templates with one instance for
-// each VM. What all programs have to agree on about them is here and nowhere else;
-// the NixOS modules read it from units.json.
+// The unit files are in systemd/. They are templates with one instance for each VM. All
+// programs get what they have to agree on from this package, and the NixOS modules from
+// its units.json.
 package unit
 
 //go:generate go test -run TestTheNixModulesReadThisTable -update .
@@ -15,32 +14,34 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// suffix is that of the names of all units of ours.
+// suffix is the suffix of all our units.
 const suffix = ".service"
 
-// Template is one of the unit templates.
+// Template is a unit template.
 type Template struct {
-	// Name is the template's, without "@.service".
+	// Name is the name of the template without "@.service".
 	Name string
-	// Program is what it runs, in the directory of the programs.
+	// Program is the program that it runs, in the directory of our programs.
 	Program string
-	// Option is what a NixOS configuration has it for; nil where that is nothing
-	// in a list.
+	// Option is the option of a NixOS configuration that makes a VM need it, nil if it
+	// does not depend on a list of options.
 	Option *Option
-	// Record is the name of the file, without ".json", in the VM's directory below
-	// /run/microvm that says what the program did; empty where there is none.
+	// Record is the name, without ".json", of the program's record in the VM's directory
+	// below /run/microvm, empty if it has none.
 	Record string
-	// What it gives the VM, in the plural, for messages; empty for the VM's own.
+	// What is what the unit provides for the VM, in the plural, for messages. It is
+	// empty for Main.
 	What string
-	// Lasting ones stay up as long as the VM, and undo what they did when they go.
+	// Lasting is set for units that stay active as long as the VM, and undo what they
+	// did when they stop.
 	Lasting bool
 
 	needs func(*hypervisor.Plan) bool
 }
 
-// Option is a list of a VM's options of which one makes the VM need a helper.
+// Option is an entry in a list of a VM's options that makes the VM need a helper.
 type Option struct {
-	// List is the name of the list, Key that of the field, Value what it has.
+	// List is the name of the list, Key the field of the entry, Value the field's value.
 	List  string `json:"list"`
 	Key   string `json:"key"`
 	Value string `json:"value"`
@@ -48,7 +49,7 @@ type Option struct {
 
 // The templates.
 var (
-	// SetBooted pins the runner that a start uses, for those that come after it.
+	// SetBooted pins the runner package that all later units of a start use.
 	SetBooted = Template{
 		Name: "microvm-set-booted", Program: "microvm-set-booted", What: "helpers",
 	}
@@ -76,20 +77,20 @@ var (
 	Main = Template{
 		Name: "microvm", Program: "microvm-run-wrapper",
 	}
-	// Machined registers a VM that is up.
+	// Machined registers a running VM with systemd-machined.
 	Machined = Template{
 		Name: "microvm-machined", Program: "microvm-run-wrapper", What: "registration with systemd-machined",
 		needs: func(p *hypervisor.Plan) bool { return p.Machined != nil },
 	}
 )
 
-// Templates are all templates, in the order of a start.
+// Templates returns all templates, in the order of a start.
 func Templates() []Template {
 	return []Template{SetBooted, Taps, Macvtaps, PCI, Virtiofsd, Main, Machined}
 }
 
-// Needs reports whether a VM of that plan has something for the unit to do. What
-// SetBooted pins is for the helpers; Main is what they are for.
+// Needs reports whether a VM of that plan needs the unit. SetBooted is needed if there
+// are helpers, Main always.
 func (t Template) Needs(p *hypervisor.Plan) bool {
 	switch {
 	case t.Is(SetBooted):
@@ -106,8 +107,8 @@ func (t Template) Of(vm string) string { return t.Name + "@" + vm + suffix }
 // Is reports whether t and other are the same template.
 func (t Template) Is(other Template) bool { return t.Name == other.Name }
 
-// ByRecord returns the template whose program keeps the record of that name; ok is
-// false for a record of something else.
+// ByRecord returns the template whose program writes the record of that name. ok is
+// false if there is none.
 func ByRecord(name string) (t Template, ok bool) {
 	for _, t := range Templates() {
 		if t.Record == name && name != "" {
@@ -117,8 +118,7 @@ func ByRecord(name string) (t Template, ok bool) {
 	return Template{}, false
 }
 
-// Helpers returns the templates that a plan needs beside the VM's own and the one
-// that pins the runner, which every start has.
+// Helpers returns the templates that a plan needs in addition to Main and SetBooted.
 func Helpers(p *hypervisor.Plan) []Template {
 	var out []Template
 	for _, t := range Templates() {
@@ -132,8 +132,8 @@ func Helpers(p *hypervisor.Plan) []Template {
 // VM returns the name of the unit that runs a VM's hypervisor.
 func VM(name string) string { return Main.Of(name) }
 
-// All returns the names of a VM's units: the one that installs it, then those of a
-// start, in its order.
+// All returns the names of a VM's units: the one that installs it, then the others in
+// the order of a start.
 func All(vm string) []string {
 	out := []string{Install(vm)}
 	for _, t := range Templates() {
@@ -142,15 +142,15 @@ func All(vm string) []string {
 	return out
 }
 
-// Install returns the name of the unit by which a NixOS host installs a VM.
+// Install returns the name of the unit with which a NixOS host installs a VM.
 func Install(vm string) string { return "install-microvm-" + vm + suffix }
 
-// Apart returns the name of a unit that a program of ours starts to do something
-// for a VM that has to outlive its caller.
+// Apart returns the name of a transient unit in which a program does something for a VM
+// that has to outlive the program.
 func Apart(program, what, vm string) string { return program + "-" + what + "-" + vm + suffix }
 
-// Parse returns the template and the VM of a unit's name. ok is false for a unit
-// that is not an instance of a template.
+// Parse returns the template and the VM of a unit's name. ok is false if the unit is not
+// an instance of a template.
 func Parse(name string) (t Template, vm string, ok bool) {
 	instance, ok := strings.CutSuffix(name, suffix)
 	if !ok {
@@ -168,50 +168,49 @@ func Parse(name string) (t Template, vm string, ok bool) {
 	return Template{}, "", false
 }
 
-// VMOf returns the VM whose hypervisor runs in the unit of that name; ok is false
-// for any other unit.
+// VMOf returns the VM whose hypervisor runs in the unit of that name. ok is false for
+// any other unit.
 func VMOf(name string) (vm string, ok bool) {
 	t, vm, ok := Parse(name)
 	return vm, ok && t.Is(Main)
 }
 
-// Short returns a unit's name as messages have it and systemctl takes it: without
-// ".service".
+// Short returns a unit's name without ".service", for messages. systemctl accepts it.
 func Short(name string) string { return strings.TrimSuffix(name, suffix) }
 
-// Process returns what the process of a VM's hypervisor, and the lines of its
-// start in the journal, are called.
+// Process returns the process name of a VM's hypervisor, which is also the identifier of
+// its start in the journal.
 func Process(vm string) string { return Main.Name + "@" + vm }
 
-// VMOfProcess returns the VM whose hypervisor a process of that name is.
+// VMOfProcess returns the VM whose hypervisor has that process name. ok is false for any
+// other process.
 func VMOfProcess(name string) (vm string, ok bool) { return strings.CutPrefix(name, Main.Name+"@") }
 
-// Patterns, as systemctl(1) takes them, of more than one unit.
+// Patterns of unit names, as for systemctl(1).
 const (
-	// EveryVM is the unit of each VM.
+	// EveryVM matches the main unit of each VM.
 	EveryVM = "microvm@*.service"
-	// Every is each unit of each VM.
+	// Every matches all units of all VMs.
 	Every = "microvm*@*.service"
 )
 
 // EveryOf returns the pattern of all units of a VM.
 func EveryOf(vm string) string { return "microvm*@" + vm + suffix }
 
-// HelpersOf returns the pattern of all units of a VM but the one of its hypervisor.
+// HelpersOf returns the pattern of all units of a VM except its main unit.
 func HelpersOf(vm string) string { return "microvm-*@" + vm + suffix }
 
-// Slice is the control group, below that of the system, in which systemd keeps the
-// units of the VMs: that of their template, systemd.slice(5), unless Slice= says
-// otherwise.
+// Slice is the control group in which systemd puts the main units of VMs, the slice of
+// their template, systemd.slice(5), unless Slice= is set.
 const Slice = "system.slice/system-microvm.slice"
 
-// Target is what starts the VMs that start at boot.
+// Target is the target that starts VMs at boot.
 const Target = "microvms.target"
 
-// RequiresDir returns the directory of the links by which earlier versions made a
-// VM's unit require its helpers, below that of the host's units.
+// RequiresDir returns the directory, below that of the host's units, of the links with
+// which earlier versions made a VM's unit require its helpers.
 func RequiresDir(vm string) string { return VM(vm) + ".requires" }
 
-// OwnRequire reports whether a link in RequiresDir is one of those; others may have
-// made links of their own.
+// OwnRequire reports whether a link in RequiresDir is one of ours. Operators may have
+// added links of their own.
 func OwnRequire(name string) bool { return strings.HasPrefix(name, "microvm-") }

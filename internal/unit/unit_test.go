@@ -12,7 +12,7 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 // golden compares got with a file in testdata, or writes it.
 func golden(t *testing.T, file, got string) {
@@ -25,7 +25,7 @@ func golden(t *testing.T, file, got string) {
 	}
 	want, err := os.ReadFile(file)
 	if err != nil || string(want) != got {
-		t.Errorf("%s (%v) is not what comes out; look at: go test ./internal/unit -update && git diff\n%s", file, err, got)
+		t.Errorf("%s (%v) differs; run: go test ./internal/unit -update && git diff\n%s", file, err, got)
 	}
 }
 
@@ -44,7 +44,7 @@ func everything() *hypervisor.Plan {
 }
 
 func TestNamesAreReadAsTheyAreWritten(t *testing.T) {
-	// The second is a name that a flake's attribute may have.
+	// A flake's attribute may have a name like the second one.
 	for _, vm := range []string{"web", "fl.ake", "a-b@c"} {
 		for _, want := range Templates() {
 			got, name, ok := Parse(want.Of(vm))
