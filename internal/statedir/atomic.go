@@ -17,18 +17,19 @@ import (
 	"microvm/internal/durable"
 )
 
-// tempPrefix marks what a crash may leave behind; the next change removes it.
+// tempPrefix begins the names of temporary files. The next change removes those that
+// a crash left behind.
 const tempPrefix = ".microvm-new-"
 
-// tempName is a name beside path that nothing has.
+// tempName returns a name in the directory of path that no file has.
 func tempName(path string) string {
 	var random [6]byte
 	_, _ = rand.Read(random[:]) // never fails, crypto/rand
 	return filepath.Join(filepath.Dir(path), tempPrefix+filepath.Base(path)+"-"+hex.EncodeToString(random[:]))
 }
 
-// writeFile replaces the file at path, whatever it is. A loss of power leaves the
-// old one or the new one: the rename is the commit.
+// writeFile replaces the file at path, of any type but a directory. After a power
+// failure it is the old file or the new one: the rename is the commit.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	if err := replaceFile(path, data, mode, (*os.File).Sync); err != nil {
 		return err
@@ -36,7 +37,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) error {
 	return durable.Dir(filepath.Dir(path))
 }
 
-// copyFile is writeFile for what nothing depends on.
+// copyFile is writeFile without fsync, for files on which nothing depends.
 func copyFile(path string, data []byte, mode fs.FileMode) error {
 	return replaceFile(path, data, mode, func(*os.File) error { return nil })
 }
@@ -58,8 +59,8 @@ func replaceFile(path string, data []byte, mode fs.FileMode, sync func(*os.File)
 	return nil
 }
 
-// writeLink replaces what is at path by a symbolic link, and returns when that is
-// on the disk.
+// writeLink replaces the file at path with a symbolic link, and waits until that is on
+// disk.
 func writeLink(target, path string) error {
 	if err := copyLink(target, path); err != nil {
 		return err
@@ -67,36 +68,36 @@ func writeLink(target, path string) error {
 	return durable.Dir(filepath.Dir(path))
 }
 
-// copyLink is writeLink for what nothing depends on.
+// copyLink is writeLink without fsync, for links on which nothing depends.
 func copyLink(target, path string) error {
 	tmp := tempName(path)
 	if err := os.Symlink(target, tmp); err != nil {
-		return fmt.Errorf("make link %s: %w", path, err)
+		return fmt.Errorf("create link %s: %w", path, err)
 	}
 	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("make link %s: %w", path, errors.Join(err, os.Remove(tmp)))
+		return fmt.Errorf("create link %s: %w", path, errors.Join(err, os.Remove(tmp)))
 	}
 	return nil
 }
 
-// mostNames is how many entries of a directory that a hypervisor can fill are
-// looked at.
-const mostNames = 4096
+// maxEntries is how many entries of a directory are read at once. A hypervisor can fill
+// a VM's directory.
+const maxEntries = 4096
 
-// leftIn are the names of what a crash may have left in dir of changes of the
-// file base, or of any where it is empty.
+// leftIn returns the names of temporary files that a crash may have left in dir: those
+// of the file base, or of all files if base is empty.
 func leftIn(dir, base string) ([]string, error) {
 	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for leftovers: %w", err)
+		return nil, fmt.Errorf("find temporary files: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	names, err := f.Readdirnames(mostNames)
+	names, err := f.Readdirnames(maxEntries)
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile
-		return nil, fmt.Errorf("look for leftovers: %w", err)
+		return nil, fmt.Errorf("find temporary files: %w", err)
 	}
 	prefix := tempPrefix
 	if base != "" {
@@ -105,8 +106,8 @@ func leftIn(dir, base string) ([]string, error) {
 	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasPrefix(name, prefix) }), nil
 }
 
-// removeLeftoversOf removes what a crash left of the changes of one file. Unlike
-// removeLeftovers it does not disturb who changes another just now.
+// removeLeftoversOf removes the temporary files that a crash left of one file. Unlike
+// removeLeftovers, it does not disturb a process that changes another file.
 func removeLeftoversOf(path string) error {
 	names, err := leftIn(filepath.Dir(path), filepath.Base(path))
 	if err != nil {
@@ -115,16 +116,16 @@ func removeLeftoversOf(path string) error {
 	for _, name := range names {
 		left := filepath.Join(filepath.Dir(path), name)
 		if err := unix.Unlink(left); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EISDIR) {
-			return fmt.Errorf("remove leftover %s: %w", left, err)
+			return fmt.Errorf("remove temporary file %s: %w", left, err)
 		}
 	}
 	return nil
 }
 
-// removeFilesLeft removes what a crash left in the directory of a VM, whose
-// hypervisor may be filling it meanwhile: files of root's, which ours are, and
-// never a tree. Those of booted are left to ClearBooted, as a start that makes
-// one just now waits for nobody.
+// removeFilesLeft removes the temporary files that a crash left in the directory of a
+// VM, which its hypervisor may fill meanwhile: only files that root owns, as ours are,
+// and never a tree. Those of booted are left to ClearBooted, as a start, which takes no
+// lock, may be creating one.
 func removeFilesLeft(dir string) error {
 	names, err := leftIn(dir, "")
 	for _, name := range names {
@@ -134,33 +135,34 @@ func removeFilesLeft(dir string) error {
 			continue
 		}
 		if err := unix.Lstat(left, &st); err == nil && st.Uid == 0 {
-			_ = unix.Unlink(left) // what cannot be removed is in nobody's way
+			_ = unix.Unlink(left) // a file that stays does no harm
 		}
 	}
 	return err
 }
 
-// removeLeftovers removes what a crash left in dir, in which only root writes.
+// removeLeftovers removes what a crash left in dir, in which only root writes: files
+// and trees.
 func removeLeftovers(dir string) error {
 	names, err := leftIn(dir, "")
 	for _, name := range names {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
 	}
 	if err != nil {
-		return fmt.Errorf("remove leftovers: %w", err)
+		return fmt.Errorf("remove temporary files: %w", err)
 	}
 	return nil
 }
 
-// clearName makes a name in a VM's directory free. A directory is moved aside:
-// what a hypervisor put into it may be more than can be removed.
+// clearName removes a file in a VM's directory. A directory is renamed instead, as a
+// hypervisor may have put more into it than can be removed in reasonable time.
 func clearName(path string) error {
 	err := unix.Unlink(path)
 	if errors.Is(err, unix.EISDIR) {
 		err = os.Rename(path, tempName(path))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove %s, which is not root's: %w", path, err)
+		return fmt.Errorf("remove %s, which is not owned by root: %w", path, err)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// current is where the VM's next start leads.
+// current returns the package that the VM's next start uses.
 func current(t *testing.T, vm VM) string {
 	t.Helper()
 	target, err := os.Readlink(filepath.Join(vm.Dir(), "current"))
@@ -54,8 +54,8 @@ func TestWhatIsPinnedStaysUntilItIsCleared(t *testing.T) {
 	}
 }
 
-// TestAVMOfAnEarlierVersion: its link was in its directory only. It is stopped as
-// what it was started as, and no start goes by that link.
+// TestAVMOfAnEarlierVersion: the link is only in the VM's directory. The VM is stopped
+// according to it, but no start uses it.
 func TestAVMOfAnEarlierVersion(t *testing.T) {
 	h, vm := installed(t)
 	first := current(t, vm)
@@ -115,7 +115,7 @@ func TestRelinkingMendsWhatAnEarlierVersionMade(t *testing.T) {
 		t.Error("the units were not relinked")
 	}
 	if told != 2 {
-		t.Errorf("systemd was told %d times of 2 changes", told)
+		t.Errorf("systemd was reloaded %d times, want 2", told)
 	}
 }
 

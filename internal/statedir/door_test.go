@@ -15,7 +15,7 @@ import (
 
 func noReload(context.Context) error { return nil }
 
-// moved moves the state directory elsewhere, and leaves a link in its place.
+// moved moves the state directory, and leaves a link in its place.
 func moved(t *testing.T, h Host) string {
 	t.Helper()
 	to := filepath.Dir(h.StateDir) + "/elsewhere"
@@ -46,7 +46,7 @@ func TestAStateDirectoryThatIsALinkOfRootsWorks(t *testing.T) {
 	if p.Dir() != before {
 		t.Errorf("booted is %s, and what was installed %s", p.Dir(), before)
 	}
-	// What an earlier name led to is still in use.
+	// Packages that are linked by the earlier path are still in use.
 	if removed, err := h.CollectGarbage(); err != nil || len(removed) > 0 {
 		t.Errorf("collected %v, %v", removed, err)
 	}
@@ -79,7 +79,7 @@ func TestALinkOfSomebodyElseIsNoStateDirectory(t *testing.T) {
 	if err := os.Lchown(h.StateDir, attacker, attacker); err != nil {
 		t.Fatal(err)
 	}
-	const want = "who could make it lead anywhere\nhint: "
+	const want = ", not by root\nhint: move the directory itself there"
 	if names, err := h.Names(); err == nil || !strings.Contains(exit.Text(err), want) {
 		t.Errorf("%v, %v", names, err)
 	}
@@ -92,11 +92,11 @@ func TestALinkOfSomebodyElseIsNoStateDirectory(t *testing.T) {
 	if err := vm.Remove(context.Background(), noReload); err == nil || !strings.Contains(exit.Text(err), want) {
 		t.Errorf("%v", err)
 	}
-	// A directory around it in which others can write.
+	// Other users can write in the directory above.
 	if err := errors.Join(os.Lchown(h.StateDir, 0, 0), os.Chmod(filepath.Dir(h.StateDir), 0o777)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.VM("web"); err == nil || !strings.Contains(err.Error(), "could replace the link") {
+	if _, err := h.VM("web"); err == nil || !strings.Contains(err.Error(), "non-root users can replace the link in ") {
 		t.Errorf("%v", err)
 	}
 }
@@ -142,7 +142,7 @@ func TestADirectoryThatIsAMountIsEmptiedAndStays(t *testing.T) {
 	if err := unix.Unmount(inner, 0); err != nil {
 		t.Fatal(err)
 	}
-	// One that was killed halfway.
+	// A removal that was killed halfway.
 	if err := os.MkdirAll(vm.Dir()+"/"+tempPrefix+"removed-0123/x", 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,8 @@ import (
 	"microvm/internal/unit"
 )
 
-// linkUnits gives the VM's units what its plan needs beside the templates. It
-// reports whether anything changed.
+// linkUnits writes the drop-ins that the VM's units need for its plan in addition to
+// the templates. It reports whether anything changed.
 func (v VM) linkUnits(plan *hypervisor.Plan) (bool, error) {
 	texts, err := v.dropIns(plan)
 	if err != nil {
@@ -36,7 +36,7 @@ func (v VM) removeOldLinks() (changed bool, err error) {
 	dir := filepath.Join(v.Host.UnitDir, unit.RequiresDir(v.Name))
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, fmt.Errorf("read the VM's unit links: %w", err)
+		return false, fmt.Errorf("read unit links of %s: %w", v.Name, err)
 	}
 	for _, e := range entries {
 		if !unit.OwnRequire(e.Name()) {
@@ -47,12 +47,12 @@ func (v VM) removeOldLinks() (changed bool, err error) {
 			return false, fmt.Errorf("remove unit link: %w", err)
 		}
 	}
-	_ = os.Remove(dir) // only where empty
+	_ = os.Remove(dir) // fails unless empty
 	return changed, nil
 }
 
-// dropIns looks at the host, and returns the texts of the drop-ins that a VM of that
-// plan has, by their paths; see unit.DropIns.
+// dropIns returns the texts of the drop-ins of a VM of that plan on this host, by their
+// paths; see unit.DropIns.
 func (v VM) dropIns(plan *hypervisor.Plan) (map[string]string, error) {
 	facts := unit.Facts{
 		VM:       v.Name,
@@ -72,8 +72,8 @@ func (v VM) dropIns(plan *hypervisor.Plan) (map[string]string, error) {
 	return unit.DropIns(plan, facts)
 }
 
-// bootedPlan is the plan of the package that the VM was started with; nil where
-// there is none, or none that can be read.
+// bootedPlan returns the plan of the package that the VM was started with, nil if it
+// was not started or the plan cannot be read.
 func (v VM) bootedPlan() *hypervisor.Plan {
 	p, err := v.Booted()
 	if err != nil {
@@ -87,7 +87,8 @@ func (v VM) bootedPlan() *hypervisor.Plan {
 	return plan
 }
 
-// writeDropIns makes the drop-ins what texts says, and removes those without one.
+// writeDropIns writes the drop-ins of texts, and removes those whose text is empty. It
+// reports whether anything changed.
 func (v VM) writeDropIns(texts map[string]string) (changed bool, err error) {
 	for _, path := range slices.Sorted(maps.Keys(texts)) {
 		one, err := v.writeDropIn(path, texts[path])
@@ -99,7 +100,7 @@ func (v VM) writeDropIns(texts map[string]string) (changed bool, err error) {
 	return changed, nil
 }
 
-// dropInMode is that of every unit file: units are public.
+// dropInMode is the mode of unit files, which every user may read.
 const dropInMode = 0o644
 
 func (v VM) writeDropIn(name, text string) (changed bool, err error) {
@@ -116,11 +117,11 @@ func (v VM) writeDropIn(name, text string) (changed bool, err error) {
 		return false, nil
 	case !wanted:
 		err = os.Remove(path)
-		_ = os.Remove(dir) // only where empty
+		_ = os.Remove(dir) // fails unless empty
 		return true, err
 	}
 	if err := mode.Ensure(dir, mode.Public); err != nil {
-		return false, fmt.Errorf("make drop-in: %w", err)
+		return false, fmt.Errorf("create drop-in: %w", err)
 	}
 	return true, writeFile(path, []byte(text), dropInMode)
 }

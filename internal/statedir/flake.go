@@ -6,13 +6,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"microvm/internal/exit"
 )
 
-// pathSchemes are those of flake references whose path may be relative.
+// pathSchemes are the schemes of flake references whose path may be relative.
 var pathSchemes = []string{"path", "git+file", "hg+file", "file", "tarball+file", "file+file"}
 
-// AbsoluteFlake makes a reference that is a relative path, or has one, absolute:
-// updates are made from other directories.
+// AbsoluteFlake makes the path of a flake reference absolute, if it has a relative one,
+// since updates run in other directories.
 func AbsoluteFlake(ref string) (string, error) {
 	scheme, path, found := strings.Cut(ref, ":")
 	if found && slices.Contains(pathSchemes, scheme) {
@@ -22,13 +24,13 @@ func AbsoluteFlake(ref string) (string, error) {
 	}
 	path, query, asked := strings.Cut(path, "?")
 	dot := path == "." || path == ".." || strings.HasPrefix(path, "./") || strings.HasPrefix(path, "../")
-	// Without a scheme a word is a name in nix's registry.
+	// Without a scheme and a leading dot it is a name in Nix's registry.
 	if strings.HasPrefix(path, "/") || scheme == "" && !dot {
 		return ref, nil
 	}
 	dir, err := os.Getwd()
 	if err != nil {
-		return "", fmt.Errorf("find where flake %q is: %w; give an absolute path", ref, err)
+		return "", exit.WithHint(fmt.Errorf("resolve flake %q: %w", ref, err), "use an absolute path")
 	}
 	path = filepath.Join(dir, path)
 	if asked {

@@ -1,10 +1,9 @@
-// Package statedir keeps the state of the VMs of one host (contract 3 of the
-// design): /var/lib/microvms/NAME with its links to runner packages, the store
-// of packages on hosts without Nix, and the records that the helpers keep in
-// /run/microvm/NAME.
+// Package statedir keeps the state of the VMs of one host: /var/lib/microvms/NAME with
+// its links to runner packages, the store of packages on hosts without Nix, and the
+// helpers' records in /run/microvm/NAME.
 //
-// Every change is a new file and a rename: a crash at any instruction leaves
-// the old state or the new one.
+// Every change is a new file and a rename, so a crash at any instruction leaves the old
+// state or the new one.
 package statedir
 
 import (
@@ -18,35 +17,35 @@ import (
 	"microvm/internal/spec"
 )
 
-// Host is where the VMs of a host live, and as whom they run.
+// Host are the directories of a host's VMs, and the account that they run as.
 type Host struct {
-	// StateDir holds one directory a VM.
+	// StateDir contains a directory for each VM.
 	StateDir string
-	// RuntimeDir holds the helpers' records, one directory a VM.
+	// RuntimeDir contains the helpers' records, in a directory for each VM.
 	RuntimeDir string
-	// UnitDir holds the drop-ins by which a VM's unit pulls in its helpers.
+	// UnitDir contains the drop-ins with which a VM's unit pulls in its helpers.
 	UnitDir string
-	// GCRoots is where Nix looks for garbage collector roots.
+	// GCRoots is the directory of Nix's garbage collector roots.
 	GCRoots string
-	// LibexecDir holds the helpers' programs; empty means that they are below
-	// /usr or in the Nix store.
+	// LibexecDir contains the helpers' programs. If it is empty, they are below /usr or
+	// in the Nix store.
 	LibexecDir string
-	// SystemdVersion tells which systemd is to read what is written for it, 0 where
-	// that is not known. It may be nil.
+	// SystemdVersion returns the version of systemd for which units are written, 0 if
+	// it is not known. It may be nil.
 	SystemdVersion func() int
 	// User and Group are the account of the hypervisors.
 	User, Group string
 }
 
-// HostFromEnv returns the host's settings: the variables MICROVM_STATE_DIR,
-// MICROVM_RUNTIME_DIR, MICROVM_USER, MICROVM_GROUP and MICROVM_UNIT_DIR, each
-// with its default.
+// HostFromEnv returns the host's settings from the variables MICROVM_STATE_DIR,
+// MICROVM_RUNTIME_DIR, MICROVM_USER, MICROVM_GROUP and MICROVM_UNIT_DIR, or their
+// defaults.
 func HostFromEnv() Host {
 	return Host{
 		StateDir:   envDir("MICROVM_STATE_DIR", "/var/lib/microvms"),
 		RuntimeDir: envDir("MICROVM_RUNTIME_DIR", "/run/microvm"),
-		// /etc/systemd/system is read-only on NixOS; this directory is part of
-		// the search path as well, systemd.unit(5).
+		// /etc/systemd/system is read-only on NixOS. This directory is in the search
+		// path as well, systemd.unit(5).
 		UnitDir: envDir("MICROVM_UNIT_DIR", "/etc/systemd/system.control"),
 		GCRoots: "/nix/var/nix/gcroots",
 		User:    env("MICROVM_USER", "microvm"),
@@ -54,7 +53,7 @@ func HostFromEnv() Host {
 	}
 }
 
-// envDir is a directory, absolute: links to it are read from elsewhere.
+// envDir is env for a directory, whose path it makes absolute: links contain it.
 func envDir(name, def string) string {
 	dir := env(name, def)
 	if whole, err := filepath.Abs(dir); err == nil {
@@ -70,14 +69,16 @@ func env(name, def string) string {
 	return def
 }
 
-// Account is User with Group, and all other groups that the user is in.
+// Account returns the account of User with the primary group Group, and all other
+// groups of the user.
 func (h Host) Account() (account.Account, error) {
+	const hint = "run: systemd-sysusers"
 	a, err := account.Lookup(h.User)
 	if err != nil {
-		return a, fmt.Errorf("find the hypervisors' account: %w; systemd-sysusers creates it", err)
+		return a, exit.WithHint(fmt.Errorf("look up the hypervisors' user: %w", err), hint)
 	}
 	if a.GID, err = account.Group(h.Group); err != nil {
-		return a, fmt.Errorf("find the hypervisors' group: %w; systemd-sysusers creates it", err)
+		return a, exit.WithHint(fmt.Errorf("look up the hypervisors' group: %w", err), hint)
 	}
 	return a, nil
 }
@@ -88,8 +89,8 @@ type VM struct {
 	Name string
 }
 
-// VM returns the VM of that name, which need not exist. Names are validated
-// here, once.
+// VM returns the VM of that name, which need not exist. It validates the name, so
+// other functions need not.
 func (h Host) VM(name string) (VM, error) {
 	if err := spec.ValidateVMName(name); err != nil {
 		return VM{}, err
@@ -103,16 +104,17 @@ func (h Host) VM(name string) (VM, error) {
 // Dir is the VM's state directory and working directory.
 func (v VM) Dir() string { return filepath.Join(v.Host.StateDir, v.Name) }
 
-// RuntimeDir is where the helpers keep what they did for the VM.
+// RuntimeDir is the directory of the helpers' records for the VM.
 func (v VM) RuntimeDir() string { return filepath.Join(v.Host.RuntimeDir, v.Name) }
 
-// Exists says whether the VM has a state directory.
+// Exists reports whether the VM has a state directory.
 func (v VM) Exists() bool {
 	info, err := os.Lstat(v.Dir())
 	return err == nil && info.IsDir() && !v.vacant()
 }
 
-// Current opens the installed package, which has to be root's.
+// Current opens the installed package, after checking that only root can change it. The
+// caller closes the package.
 func (v VM) Current() (*runner.Package, error) { return v.open("current") }
 
 func (v VM) open(link string) (*runner.Package, error) {

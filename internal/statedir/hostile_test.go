@@ -13,10 +13,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/rootlock"
 )
 
-// within fails the test if do takes longer than anything here does.
+// within fails the test if do takes longer than limit.
 func within(t *testing.T, limit time.Duration, do func() error) error {
 	t.Helper()
 	end := make(chan error, 1)
@@ -61,8 +62,8 @@ func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 	if err := errors.Join(os.Symlink("/nowhere", mine), os.Symlink("/nowhere", starting)); err != nil {
 		t.Fatal(err)
 	}
-	// A tree that never ends, the file that a launcher is making a volume in, and
-	// trees under each name of root's that is free.
+	// A very deep tree, the temporary file of a volume that a start creates, and trees
+	// under each trusted name that is free.
 	if err := as(t, vm.Dir(), "mkdir .microvm-new-x; echo x > .microvm-new-data.img; for d in old booted flake toplevel; do mkdir -p $d/d; done"); err != nil {
 		t.Fatal(err)
 	}
@@ -77,11 +78,11 @@ func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 		t.Error("what a crash of ours left is still there")
 	}
 	if !exists(starting) {
-		t.Error("what a start makes just now is gone")
+		t.Error("the temporary file of a start was removed")
 	}
 	for _, name := range []string{".microvm-new-x/100", ".microvm-new-data.img"} {
 		if !exists(filepath.Join(vm.Dir(), name)) {
-			t.Errorf("%s, which is the hypervisor's, is gone", name)
+			t.Errorf("the hypervisor's %s was removed", name)
 		}
 	}
 	if err := vm.SetBooted(); err != nil {
@@ -95,7 +96,7 @@ func TestAnInstallationRemovesOnlyFilesOfRootsFromAVMsDirectory(t *testing.T) {
 	}
 }
 
-// deepen makes a tree of so many directories in one another, each with a file.
+// deepen creates nested directories, each with a file.
 func deepen(t *testing.T, path string, levels int) {
 	t.Helper()
 	at, err := unix.Open(path, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -126,7 +127,7 @@ func TestARemovalEndsHoweverDeepTheTreeIs(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
 	}
-	// Fewer descriptors than levels, as a hypervisor has the time to arrange.
+	// Fewer descriptors than levels: a hypervisor can create any number of levels.
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 64, Max: before.Max}); err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +170,7 @@ func TestWhatCannotBeRemovedHindersNoOtherVM(t *testing.T) {
 	if len(left) != 1 || !exists(left[0]+"/file") || other.Exists() {
 		t.Fatalf("left: %v", left)
 	}
-	if err == nil || !strings.Contains(err.Error(), "something in it is mounted") || !strings.Contains(err.Error(), "microvm gc") {
+	if err == nil || !strings.Contains(exit.Text(err), "\nhint: unmount what is mounted in it, then run: microvm gc") {
 		t.Errorf("the removal of a VM with a mount in it: %v", err)
 	}
 	if err := vm.Install(context.Background(), build(t, h, "b", tapped), Origin{}, nil); err != nil {

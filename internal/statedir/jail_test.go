@@ -43,7 +43,7 @@ func TestAJailedVMHasItsDropInsAsLongAsItWantsThem(t *testing.T) {
 	install(in)
 	there("installed twice", true)
 	if reloads != 1 {
-		t.Errorf("systemd was told %d times, want once", reloads)
+		t.Errorf("systemd was reloaded %d times, want once", reloads)
 	}
 	install(out)
 	there("the option is gone", false)
@@ -60,7 +60,7 @@ func TestAJailedVMHasItsDropInsAsLongAsItWantsThem(t *testing.T) {
 	}
 }
 
-// jailOf are the lines of the drop-in for the root of a plan's jail.
+// jailOf returns the drop-ins of a plan's jail.
 func jailOf(t *testing.T, vm VM, jail *hypervisor.Jail) (root, devices string, err error) {
 	t.Helper()
 	texts, err := vm.dropIns(&hypervisor.Plan{Arch: "x86_64", Jail: jail})
@@ -94,15 +94,15 @@ func TestAJailHoldsFilesThatOnlyRootCanReplace(t *testing.T) {
 		t.Errorf("the device is not allowed in\n%s", devices)
 	}
 	bad := map[string]string{
-		dir + "/theirs/image":         "belongs to user",
-		dir + "/safe/to-theirs":       "belongs to user",
-		dir + "/shared/image":         "can write to directory",
-		dir + "/shared/not-yet":       "can write to directory",
+		dir + "/theirs/image":         "is owned by uid",
+		dir + "/safe/to-theirs":       "is owned by uid",
+		dir + "/shared/image":         "is writable by non-root users",
+		dir + "/shared/not-yet":       "is writable by non-root users",
 		h.StateDir + "/web/../web/x":  "is not a plain path",
-		dir + "/safe/loop":            "more than 40 links",
-		dir + "/safe/dir":             "has files only",
-		dir + "/safe/to-dir":          "has files only",
-		dir + "/safe/image/x":         "belongs to user",
+		dir + "/safe/loop":            "more than 40 symbolic links",
+		dir + "/safe/dir":             "it is a directory, not a file",
+		dir + "/safe/to-dir":          "it is a directory, not a file",
+		dir + "/safe/image/x":         "is owned by uid",
 		dir + "/safe/a\nUser=root":    "cannot stand in the unit",
 		dir + "/safe/%h":              "cannot stand in the unit",
 		dir + "/safe/a b":             "cannot stand in the unit",
@@ -113,7 +113,7 @@ func TestAJailHoldsFilesThatOnlyRootCanReplace(t *testing.T) {
 		"/":                           "cannot stand in the unit",
 		"/sys/kernel/uevent_seqnum":   "is the kernel's",
 		"/proc/self/root/etc/shadow":  "is the kernel's",
-		h.StateDir + "/db/of-another": "can write to directory",
+		h.StateDir + "/db/of-another": "is writable by non-root users",
 	}
 	if err := os.MkdirAll(h.StateDir+"/db", 0o755); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func asRoot(dir, script string) error {
 	return nil
 }
 
-// TestAPackageThatWantsMoreThanItsJailIsRefused has a plan that no build makes.
+// TestAPackageThatWantsMoreThanItsJailIsRefused uses a plan that no build produces.
 func TestAPackageThatWantsMoreThanItsJailIsRefused(t *testing.T) {
 	h, vm := installed(t)
 	before := state(t, h)
@@ -170,7 +170,7 @@ func TestAPackageThatWantsMoreThanItsJailIsRefused(t *testing.T) {
 	}
 }
 
-// state lists what an installation changes.
+// state lists the files that an installation changes.
 func state(t *testing.T, h Host) string {
 	t.Helper()
 	var out strings.Builder

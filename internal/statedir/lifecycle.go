@@ -15,25 +15,25 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// ErrExists is a VM that is there already.
-var ErrExists = errors.New("the VM exists already")
+// ErrExists means that a VM to be created exists already.
+var ErrExists = errors.New("VM already exists")
 
-// ErrNoOld is a VM that has nothing to go back to.
-var ErrNoOld = errors.New("nothing was installed before")
+// ErrNoOld means that a VM has no previous package.
+var ErrNoOld = errors.New("no previous package to roll back to")
 
-// rootsNames are the names in a VM's directory that are root's word.
-var rootsNames = []string{"current", "booted", "old", "flake", "spec", "toplevel"}
+// trustedNames are the files in a VM's directory that only root may create.
+var trustedNames = []string{"current", "booted", "old", "flake", "spec", "toplevel"}
 
-// Installed says whether the VM has a package. A directory without one holds
-// data at most.
+// Installed reports whether the VM has a package. A directory without one contains at
+// most data.
 func (v VM) Installed() bool {
 	info, err := os.Lstat(filepath.Join(v.Dir(), "current"))
 	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }
 
-// PackageError is err of reading the VM's package. A package that is not as it
-// should be stays so; one that cannot be read, or is not there though it was
-// installed, may be on a disk that is mounted later.
+// PackageError marks an error of reading the VM's package by whether a retry can help:
+// an invalid package remains invalid, but one that cannot be read, or that is missing
+// although it was installed, may be on a disk that is mounted later.
 func (v VM) PackageError(err error) error {
 	var errno unix.Errno
 	switch {
@@ -49,8 +49,8 @@ func (v VM) PackageError(err error) error {
 	return exit.Config(err)
 }
 
-// Place returns where Install would keep the package at path: the target that
-// current would have.
+// Place returns the path under which Install would keep the package at path, which is
+// the target that current would have.
 func (v VM) Place(path string) (string, error) {
 	p, err := v.Host.openTrusted(path)
 	if err != nil {
@@ -60,8 +60,9 @@ func (v VM) Place(path string) (string, error) {
 	return v.Host.place(p, v.Name)
 }
 
-// Rollback makes the package installed before the one that the next start
-// uses, and the present one old, so that a second rollback undoes the first.
+// Rollback makes the previous package the one that the next start uses, and the current
+// one the previous, so a second rollback undoes the first. The error is ErrNoOld if
+// there is none. reload may be nil.
 func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) error {
 	unlock, err := v.Host.lock()
 	if err != nil {
@@ -77,7 +78,7 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 		return ErrNoOld
 	}
 	if err != nil {
-		return fmt.Errorf("look for what was installed before: %w", err)
+		return fmt.Errorf("find previous package: %w", err)
 	}
 	p, err := v.Host.openTrusted(old)
 	if err != nil {
@@ -89,7 +90,7 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 		return err
 	}
 	if _, err := v.dropIns(plan); err != nil {
-		return err // before anything is changed
+		return err // nothing was changed yet
 	}
 	if err := v.Host.mend(p.Dir()); err != nil {
 		return err
@@ -97,13 +98,13 @@ func (v VM) Rollback(ctx context.Context, reload func(context.Context) error) er
 	return v.activate(ctx, plan, p.Dir(), reload)
 }
 
-// Remove removes the VM with all its data. It has to be down.
+// Remove removes the VM with all its data. The VM must be stopped.
 func (v VM) Remove(ctx context.Context, reload func(context.Context) error) error {
 	if v.Mounted() {
 		return v.removeMounted(ctx, reload)
 	}
-	// The rename first: a crash leaves the whole VM or none, and what it leaves
-	// is removed by the next collection.
+	// The rename comes first: a crash leaves the whole VM, or a tree that the next
+	// garbage collection removes.
 	doomed := tempName(v.Dir())
 	err := v.remove(ctx, reload, func() error {
 		if err := durable.Rename(v.Dir(), doomed); err != nil {
@@ -111,22 +112,22 @@ func (v VM) Remove(ctx context.Context, reload func(context.Context) error) erro
 		}
 		return nil
 	})
-	// Without the lock: its hypervisor decided how long it takes.
+	// Without the lock: how long it takes depends on what the hypervisor created.
 	return errors.Join(err, removeTree(doomed))
 }
 
-// RemoveKeepingData removes everything of the VM but the files that its
-// hypervisor made or uses.
+// RemoveKeepingData removes the VM, but not the files that its hypervisor created or
+// uses.
 func (v VM) RemoveKeepingData(ctx context.Context, reload func(context.Context) error) error {
 	return v.remove(ctx, reload, func() error {
-		for _, name := range rootsNames {
+		for _, name := range trustedNames {
 			err := unix.Unlink(filepath.Join(v.Dir(), name))
-			// A directory of that name is the hypervisor's.
+			// The hypervisor created a directory of that name.
 			if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EISDIR) {
-				return fmt.Errorf("remove the VM's %s: %w", name, err)
+				return fmt.Errorf("remove %s of VM %s: %w", name, v.Name, err)
 			}
 		}
-		_ = os.Remove(v.Dir()) // only where it is empty
+		_ = os.Remove(v.Dir()) // fails unless empty
 		return nil
 	})
 }
@@ -145,7 +146,7 @@ func (v VM) remove(ctx context.Context, reload func(context.Context) error, file
 	}
 	for _, prefix := range []string{"", "booted-", "old-"} {
 		if err := os.Remove(filepath.Join(v.Host.GCRoots, "microvm", prefix+v.Name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("let Nix collect the VM's packages: %w", err)
+			return fmt.Errorf("remove garbage collector root: %w", err)
 		}
 	}
 	if _, err := v.linkUnits(&hypervisor.Plan{}); err != nil {

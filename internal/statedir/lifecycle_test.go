@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// reloads counts how often systemd was told.
+// reloads counts how often systemd is reloaded.
 func reloads(n *int) func(context.Context) error {
 	return func(context.Context) error { *n++; return nil }
 }
@@ -48,7 +48,7 @@ func TestARollbackGoesBackAndASecondOneForth(t *testing.T) {
 		}
 	}
 	if told != 4 {
-		t.Errorf("systemd was told %d times of 4 changes of links", told)
+		t.Errorf("systemd was reloaded %d times, want 4", told)
 	}
 }
 
@@ -96,7 +96,7 @@ func TestARemovalLeavesNothingAndFollowsNoLink(t *testing.T) {
 		}
 	}
 	if told != 2 {
-		t.Errorf("systemd was told %d times, want 2", told)
+		t.Errorf("systemd was reloaded %d times, want 2", told)
 	}
 }
 

@@ -16,18 +16,18 @@ import (
 	"microvm/internal/mounts"
 )
 
-// lostAndFound is what a file system of the ext family keeps in its root.
+// lostAndFound is a directory in the root of ext file systems.
 const lostAndFound = "lost+found"
 
-// Mounted says whether the VM's directory is a mount point of its own, statx(2).
+// Mounted reports whether the VM's directory is a mount point, statx(2).
 func (v VM) Mounted() bool {
 	var st unix.Statx_t
 	err := unix.Statx(unix.AT_FDCWD, v.Dir(), unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
 	return err == nil && st.Attributes_mask&st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
-// vacant says whether the VM's directory is an empty mount, of which a removal
-// cannot remove more: there is no VM.
+// vacant reports whether the VM's directory is an empty mount. That is all that a
+// removal leaves of a VM, so it does not count as one.
 func (v VM) vacant() bool {
 	if v.Installed() || !v.Mounted() {
 		return false
@@ -50,10 +50,11 @@ func (v VM) vacant() bool {
 	}
 }
 
-// removeMounted removes a VM whose directory is a mount, and leaves that empty.
+// removeMounted removes a VM whose directory is a mount point, and leaves the directory
+// empty.
 func (v VM) removeMounted(ctx context.Context, reload func(context.Context) error) error {
-	// What is in it moves aside while the lock is held: a VM of that name may be
-	// made from then on. A crash leaves data, which the next removal removes.
+	// The content is moved aside while the lock is held, as a VM of that name may be
+	// created afterwards. A crash leaves data, which the next removal removes.
 	doomed := tempName(filepath.Join(v.Dir(), "removed"))
 	err := v.remove(ctx, reload, func() error {
 		if err := v.noMountsBelow(); err != nil {
@@ -65,17 +66,17 @@ func (v VM) removeMounted(ctx context.Context, reload func(context.Context) erro
 		if err := moveAll(v.Dir(), doomed); err != nil {
 			return fmt.Errorf("remove %s: %w", v.Dir(), err)
 		}
-		// The mount point is the host's again.
+		// The hypervisors' group must not write in it any more.
 		return errors.Join(os.Chown(v.Dir(), 0, 0), os.Chmod(v.Dir(), mode.Public))
 	})
 	if err != nil {
 		return err
 	}
-	// Without the lock: its hypervisor decided how long it takes.
+	// Without the lock: how long it takes depends on what the hypervisor created.
 	return removeTree(doomed)
 }
 
-// moveAll moves what is in dir into a directory of it.
+// moveAll moves all entries of dir into its subdirectory into.
 func moveAll(dir, into string) error {
 	f, err := os.Open(dir)
 	if err != nil {
@@ -84,7 +85,7 @@ func moveAll(dir, into string) error {
 	defer func() { _ = f.Close() }()
 	for {
 		moved := false
-		names, err := f.Readdirnames(mostNames)
+		names, err := f.Readdirnames(maxEntries)
 		for _, name := range names {
 			path := filepath.Join(dir, name)
 			if path == into || name == lostAndFound {
@@ -104,15 +105,15 @@ func moveAll(dir, into string) error {
 		case !moved:
 			continue
 		}
-		// What moves meanwhile may hide others from the reader.
+		// Renames may make readdir(3) skip entries.
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return err
 		}
 	}
 }
 
-// noMountsBelow refuses a directory in which something else is mounted, before
-// anything of it is removed: proc_pid_mountinfo(5).
+// noMountsBelow returns an error if a file system is mounted below the VM's directory,
+// proc_pid_mountinfo(5). It is called before anything is removed.
 func (v VM) noMountsBelow() error {
 	top, err := v.Host.RealStateDir()
 	if err != nil {
@@ -120,12 +121,12 @@ func (v VM) noMountsBelow() error {
 	}
 	all, err := mounts.Host.Mounts()
 	if err != nil {
-		return fmt.Errorf("look for mounts below %s: %w", v.Dir(), err)
+		return fmt.Errorf("find mounts below %s: %w", v.Dir(), err)
 	}
 	for _, m := range all {
 		if _, ok := below(filepath.Join(top, v.Name), m.Dir); ok {
 			return exit.WithHint(fmt.Errorf("%s is mounted in the directory of VM %s; nothing was removed", m.Dir, v.Name),
-				"run: umount %s; and remove the VM again", m.Dir)
+				"run: umount %s; then remove the VM again", m.Dir)
 		}
 	}
 	return nil

@@ -5,9 +5,9 @@ import (
 	"microvm/internal/safepath"
 )
 
-// behindLinks is where path leads by links that only root can change. What is not
-// there yet stays as it is written, and so does what is behind one of the mounts:
-// a server that is down would hold this up.
+// behindLinks resolves the links of path, as far as only root can change them. Path
+// components that do not exist are returned as they are, and so is what is below a
+// mount point of remote, whose server may not answer.
 func behindLinks(path string, remote map[string]bool) string {
 	policy := safepath.ForTargets
 	policy.Stop = func(path string) bool { return remote[path] }
@@ -19,8 +19,8 @@ func behindLinks(path string, remote map[string]bool) string {
 	return place.Path
 }
 
-// remoteMounts are the mount points of file systems that somebody else has to
-// answer for. It is not nil.
+// remoteMounts returns the mount points of file systems that need another program or
+// machine to answer. The map is not nil.
 func remoteMounts() map[string]bool {
 	out := map[string]bool{}
 	all, err := mounts.Host.Mounts()
@@ -35,8 +35,8 @@ func remoteMounts() map[string]bool {
 	return out
 }
 
-// localTypes are the file systems that the kernel reads by itself, and which so
-// many hosts have that it is worth to look for links in them.
+// localTypes are the common types of file systems that the kernel reads on its own. It
+// is safe to resolve links in them.
 var localTypes = map[string]bool{
 	"ext2": true, "ext3": true, "ext4": true, "xfs": true, "btrfs": true, "zfs": true, "f2fs": true, "bcachefs": true,
 	"vfat": true, "tmpfs": true, "ramfs": true, "overlay": true, "squashfs": true, "erofs": true,

@@ -10,42 +10,46 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/mode"
 	"microvm/internal/runner"
 	"microvm/internal/safepath"
 )
 
-// originName is the directory, beside the VMs, of what root believes about
-// each: where its updates come from, what is installed, and what was before.
+// originName is the directory, next to those of the VMs, of the trusted records: for
+// each VM the source of its updates, the installed package and the previous one.
 //
-// The files of the same meaning in a VM's own directory are copies, for people
-// and for microvm.nix, and are never read here. That they belong to root says
-// nothing: a guest's root makes files of the host's root in a writable share,
-// and a hypervisor that was broken out of can move them wherever a name is free.
+// Files of the same names in a VM's own directory are copies, for people and for
+// microvm.nix, and are never read here. That root owns them proves nothing: a guest's
+// root creates files that the host's root owns in a writable share, and a compromised
+// hypervisor can move them to any name that is free.
 const originName = ".origin"
 
-// fromName is the file that says where updates come from: a word, flake, spec,
-// toplevel or takenOver, a space, and what it is.
+// fromName is the file with the source of updates: its kind, which is flake, spec,
+// toplevel or takenOver, a space, and the source itself.
 const fromName = "from"
 
-// takenOver is the word for a VM of which only microvm.nix could say that.
+// takenOver is the kind of a VM that was taken over from microvm.nix, so that its
+// source is not trusted.
 const takenOver = "microvm.nix"
 
-// Origin says where updates of a VM come from; at most one field is set.
+// Origin is the source of a VM's updates. At most one of Flake, Spec, Toplevel and
+// TakenOver is set.
 type Origin struct {
 	// Flake is a flake reference, Spec the absolute path of a spec.
 	Flake, Spec string
-	// Toplevel is the system of a VM that the host declares fully.
+	// Toplevel is the system of a VM that the host's configuration declares fully.
 	Toplevel string
-	// TakenOver is a VM of microvm.nix that was taken over as it was; Claimed is the
-	// flake that its directory named, which a guest could have written.
+	// TakenOver is set for a VM that was taken over from microvm.nix as it was. Claimed
+	// is the flake that its directory names, which a guest could have written.
 	TakenOver bool
 	Claimed   string
-	// New refuses a VM that this program has installed already, with ErrExists.
+	// New makes Install fail with ErrExists if this program has already installed the
+	// VM.
 	New bool
 }
 
-// entry is the origin as a word and a value, which is empty where there is none.
+// entry returns the kind and the source of the origin. The source may be empty.
 func (o Origin) entry() (kind, value string) {
 	switch {
 	case o.Toplevel != "":
@@ -58,30 +62,30 @@ func (o Origin) entry() (kind, value string) {
 	return "spec", o.Spec
 }
 
-// recordDir is where root keeps what it believes about the VM.
+// recordDir is the directory of the trusted record of the VM.
 func (v VM) recordDir() string { return filepath.Join(v.Host.StateDir, originName, v.Name) }
 
-// Adopted says whether this program installed the VM, or took it over.
+// Adopted reports whether this program installed the VM or took it over.
 func (v VM) Adopted() bool {
 	_, err := os.Readlink(filepath.Join(v.recordDir(), "current"))
 	return err == nil && v.checkRecord() == nil
 }
 
-// Created says whether this program installed the VM, and thus knows where it
-// comes from. One of microvm.nix is not, before it is installed here once.
+// Created reports whether this program installed the VM, and thus knows the source of
+// its updates. A VM of microvm.nix does not count before it is installed once more.
 func (v VM) Created() bool {
 	from, err := v.Origin()
 	return v.Installed() && v.Adopted() && !(err == nil && from.TakenOver)
 }
 
-// Origin reads where updates of the VM come from.
+// Origin returns the source of the VM's updates, the zero value if there is no record.
 func (v VM) Origin() (Origin, error) {
 	err := v.checkRecord()
 	if errors.Is(err, fs.ErrNotExist) {
 		return Origin{}, nil
 	}
 	if err != nil {
-		return Origin{}, fmt.Errorf("read where %s comes from: %w", v.Name, err)
+		return Origin{}, fmt.Errorf("read source of %s: %w", v.Name, err)
 	}
 	path := filepath.Join(v.recordDir(), fromName)
 	data, err := os.ReadFile(path)
@@ -89,9 +93,10 @@ func (v VM) Origin() (Origin, error) {
 		return Origin{}, nil
 	}
 	if err != nil {
-		return Origin{}, fmt.Errorf("read where %s comes from: %w", v.Name, err)
+		return Origin{}, fmt.Errorf("read source of %s: %w", v.Name, err)
 	}
-	switch kind, value, _ := strings.Cut(strings.TrimSuffix(string(data), "\n"), " "); kind {
+	kind, value, _ := strings.Cut(strings.TrimSuffix(string(data), "\n"), " ")
+	switch kind {
 	case "flake":
 		return Origin{Flake: value}, nil
 	case "spec":
@@ -101,11 +106,12 @@ func (v VM) Origin() (Origin, error) {
 	case takenOver:
 		return Origin{TakenOver: true, Claimed: value}, nil
 	}
-	return Origin{}, fmt.Errorf("read where %s comes from: %s says nothing that is known here; install the VM again with: install-microvm", v.Name, path)
+	err = fmt.Errorf("read source of %s: unknown kind %q in %s", v.Name, kind, path)
+	return Origin{}, exit.WithHint(err, "install the VM again with: install-microvm")
 }
 
-// checkRecord says whether only root, or the caller, could have made what is in
-// the VM's record. Where there is none the error is fs.ErrNotExist.
+// checkRecord returns an error unless only root, or the caller, could have written the
+// VM's record. The error is fs.ErrNotExist if there is no record.
 func (v VM) checkRecord() error {
 	top, err := v.Host.RealStateDir()
 	if err != nil {
@@ -113,10 +119,10 @@ func (v VM) checkRecord() error {
 	}
 	rel, err := filepath.Rel(v.Host.StateDir, v.recordDir())
 	if err != nil {
-		return fmt.Errorf("look at the VM's record: %w", err)
+		return fmt.Errorf("check record of VM %s: %w", v.Name, err)
 	}
-	// In the state directory itself there is no sticky bit that would do: hypervisors
-	// write below it.
+	// Within the state directory, sticky directories are not accepted: hypervisors write
+	// below it.
 	at, err := safepath.WalkTrusted(top, safepath.ForRecord)
 	if err != nil {
 		return untrustedRecord("", err)
@@ -128,26 +134,25 @@ func (v VM) checkRecord() error {
 	}
 	defer record.Close()
 	if record.Stat.Mode&unix.S_IFMT != unix.S_IFDIR {
-		return fmt.Errorf("look at the VM's record: %w", unix.ENOTDIR)
+		return fmt.Errorf("check record of VM %s: %w", v.Name, unix.ENOTDIR)
 	}
 	return nil
 }
 
-// untrustedRecord explains why a record, beneath dir, is not believed.
+// untrustedRecord explains why a record beneath dir is not trusted.
 func untrustedRecord(dir string, err error) error {
 	var u *safepath.UntrustedError
 	if errors.As(err, &u) {
-		return &runner.UntrustedError{Path: filepath.Join(dir, u.Path), Reason: "others than root could say there what root installs"}
+		return &runner.UntrustedError{Path: filepath.Join(dir, u.Path), Reason: "non-root users could determine there what root installs"}
 	}
-	return fmt.Errorf("look at the VM's record: %w", err)
+	return fmt.Errorf("check the VM's record: %w", err)
 }
 
-// makeRecord makes the VM's record.
+// makeRecord creates the VM's record, if missing.
 func (v VM) makeRecord() error {
 	for _, dir := range []string{filepath.Dir(v.recordDir()), v.recordDir()} {
-		// Not secret, and written by root only.
-		if err := mode.Ensure(dir, mode.Public); err != nil {
-			return fmt.Errorf("make the record of VM %s: %w", v.Name, err)
+		if err := mode.Ensure(dir, mode.Public); err != nil { // not secret
+			return fmt.Errorf("create record of VM %s: %w", v.Name, err)
 		}
 	}
 	if err := v.checkRecord(); err != nil {
@@ -159,12 +164,12 @@ func (v VM) makeRecord() error {
 // forget removes the VM's record.
 func (v VM) forget() error {
 	if err := os.RemoveAll(v.recordDir()); err != nil {
-		return fmt.Errorf("remove the record of VM %s: %w", v.Name, err)
+		return fmt.Errorf("remove record of VM %s: %w", v.Name, err)
 	}
 	return v.forgetAttempt()
 }
 
-// record writes down where updates come from.
+// record records the source of the VM's updates.
 func (v VM) record(from Origin) error {
 	kind, value := from.entry()
 	if value == "" && kind != takenOver {
@@ -173,8 +178,9 @@ func (v VM) record(from Origin) error {
 	if err := writeFile(filepath.Join(v.recordDir(), fromName), []byte(kind+" "+value+"\n"), 0o644); err != nil {
 		return err
 	}
-	// The copies. Nothing depends on them, so one that the hypervisor is in the way
-	// of stops nobody. A host that goes back to microvm.nix goes by what it had said.
+	// The copies. Nothing depends on them, so their errors are ignored: a hypervisor
+	// can block them. A host that goes back to microvm.nix uses the flake that was
+	// there.
 	if kind == takenOver && value != "" {
 		kind = "flake"
 	}
@@ -192,18 +198,18 @@ func (v VM) record(from Origin) error {
 	return nil
 }
 
-// switchTo points current at the package, and old at what current was.
+// switchTo makes current a link to the package, and old a link to the one before.
 func (v VM) switchTo(target string) error {
 	current := filepath.Join(v.recordDir(), "current")
 	before, err := os.Readlink(current)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read what is installed: %w", err)
+		return fmt.Errorf("read installed package of %s: %w", v.Name, err)
 	}
 	if before != "" && before != target {
 		if err := writeLink(before, filepath.Join(v.recordDir(), "old")); err != nil {
 			return err
 		}
-		_ = copyLink(before, filepath.Join(v.Dir(), "old")) // a copy
+		_ = copyLink(before, filepath.Join(v.Dir(), "old"))
 	}
 	if before != target {
 		if err := writeLink(target, current); err != nil {
@@ -213,8 +219,8 @@ func (v VM) switchTo(target string) error {
 	return writeLink(target, filepath.Join(v.Dir(), "current"))
 }
 
-// InGuestsReach says whether a file is below the directories of the VMs, where
-// guests and hypervisors write: what is there is nobody's word, whoever owns it.
+// InGuestsReach reports whether a file is below the state directory, where guests and
+// hypervisors write: it is not trusted, whoever owns it.
 func (h Host) InGuestsReach(path string) bool {
 	below := func(path, dir string) bool {
 		rel, err := filepath.Rel(dir, path)
@@ -223,7 +229,7 @@ func (h Host) InGuestsReach(path string) bool {
 	if below(path, h.StateDir) {
 		return true
 	}
-	// Where one of them is not there it has no links, either.
+	// A path that does not exist has no links either.
 	dir, errDir := filepath.EvalSymlinks(h.StateDir)
 	file, errFile := filepath.EvalSymlinks(path)
 	return errDir == nil && errFile == nil && below(file, dir)

@@ -12,9 +12,9 @@ import (
 	"microvm/internal/runner"
 )
 
-// plant makes an entry of root's in the VM's directory as a guest and its
-// hypervisor can together: the guest's root writes into a share, and the
-// hypervisor moves what the guest wrote to a name that is free.
+// plant creates a file that root owns in the VM's directory, as a guest and its
+// hypervisor can do together: the guest's root writes into a share, and the hypervisor
+// moves the file to a name that is free.
 func plant(t *testing.T, vm VM, name string, write func(path string) error) {
 	t.Helper()
 	if err := as(t, vm.Dir(), "mkdir -p home && chmod 777 home"); err != nil {
@@ -101,7 +101,7 @@ func TestNothingInADirectoryOfMicrovmNixIsBelieved(t *testing.T) {
 func TestARecordThatOthersCouldHaveMadeIsRefused(t *testing.T) {
 	h, vm := installed(t)
 	refused := func(err error) bool {
-		return errors.As(err, new(*runner.UntrustedError)) || err != nil && strings.Contains(err.Error(), "could have made "+h.StateDir+"/"+originName)
+		return errors.As(err, new(*runner.UntrustedError)) || err != nil && strings.Contains(err.Error(), "so "+h.StateDir+"/"+originName+" may have been planted")
 	}
 	for _, dir := range []string{h.StateDir, filepath.Join(h.StateDir, originName), vm.recordDir()} {
 		if err := os.Chown(dir, attacker, 0); err != nil {

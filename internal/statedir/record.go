@@ -16,51 +16,54 @@ import (
 	"microvm/internal/mode"
 )
 
+// maxRecord is the maximum size of a record, in bytes.
 const maxRecord = 1 << 20
 
-// recordAttempts is more than all other helpers of a VM can remove its directory.
+// recordAttempts is more often than all other helpers of a VM can remove its directory.
 const recordAttempts = 100
 
 // recordPause is the longest pause between two attempts.
 const recordPause = time.Millisecond
 
-// WriteRecord keeps what a helper did, or is about to do, for the VM, under
-// the helper's name. It is root's and lives until RemoveRecord or the next boot.
+// WriteRecord records what a helper did or is about to do for the VM. piece is the
+// helper's name. Only root can change the record, which exists until RemoveRecord or
+// the next boot.
 func (v VM) WriteRecord(piece string, value any) error {
 	data, err := json.Marshal(value)
 	if err != nil {
-		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+		return fmt.Errorf("write record %s of VM %s: %w", piece, v.Name, err)
 	}
 	err = v.inRuntimeDir(func() error { return writeFile(filepath.Join(v.RuntimeDir(), piece+".json"), data, 0o644) })
 	if err != nil {
-		return fmt.Errorf("record %s of %s: %w", piece, v.Name, err)
+		return fmt.Errorf("write record %s of VM %s: %w", piece, v.Name, err)
 	}
 	return nil
 }
 
-// inRuntimeDir makes the VM's runtime directory and calls write, which makes a
-// file in it.
+// inRuntimeDir creates the VM's runtime directory and calls write, which creates a file
+// in it.
 func (v VM) inRuntimeDir(write func() error) error {
 	for attempt := 1; ; attempt++ {
-		err := mode.DirAll(v.RuntimeDir(), mode.Public) // not secret, and written by root only
+		err := mode.DirAll(v.RuntimeDir(), mode.Public) // not secret
 		if err == nil {
 			err = write()
 		}
 		if err == nil {
 			return nil
 		}
-		// Another helper, still ending the run before, removes the directory for
-		// being empty.
+		// Another helper, which is still ending the previous run, may remove the empty
+		// directory.
 		removed := errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)
 		if !removed || attempt == recordAttempts {
 			return err
 		}
-		// Two on slow processors were seen to fall into step.
+		// Without a random pause, two on slow processors were seen to fall into step.
 		time.Sleep(rand.N(recordPause)) //nolint:gosec // not a secret
 	}
 }
 
-// ReadRecord reads what WriteRecord kept. It returns false where there is none.
+// ReadRecord reads a record of WriteRecord into value, as json.Unmarshal does. It
+// returns false if there is none.
 func (v VM) ReadRecord(piece string, value any) (bool, error) {
 	path := filepath.Join(v.RuntimeDir(), piece+".json")
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
@@ -81,8 +84,8 @@ func (v VM) ReadRecord(piece string, value any) (bool, error) {
 	return true, nil
 }
 
-// RemoveRecord forgets what WriteRecord kept, or was killed while it did, and the
-// VM's directory with it where that was the last.
+// RemoveRecord removes a record of WriteRecord, also of one that was killed halfway, and
+// the VM's runtime directory if it is empty then.
 func (v VM) RemoveRecord(piece string) error {
 	path := filepath.Join(v.RuntimeDir(), piece+".json")
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -94,7 +97,7 @@ func (v VM) RemoveRecord(piece string) error {
 	return v.removeRuntimeDir()
 }
 
-// removeRuntimeDir removes the VM's runtime directory where it is empty.
+// removeRuntimeDir removes the VM's runtime directory if it is empty.
 func (v VM) removeRuntimeDir() error {
 	err := unix.Rmdir(v.RuntimeDir())
 	if err != nil && !errors.Is(err, unix.ENOTEMPTY) && !errors.Is(err, unix.ENOENT) {

@@ -9,17 +9,18 @@ import (
 	"path/filepath"
 	"strings"
 
+	"microvm/internal/exit"
 	"microvm/internal/printable"
 	"microvm/internal/safepath"
 )
 
-// Relink gives the units of all installed VMs what this version gives a VM that it
-// installs now, takes over those of microvm.nix, and calls reload, where it is not
-// nil, if anything changed. It is for an upgrade of this program, and for a host
-// that comes to it. A VM that cannot be relinked does not keep the others from it.
+// Relink writes the drop-ins of all installed VMs as this version does for a new VM,
+// and takes over the VMs of microvm.nix. It is for an upgrade of this program, and for
+// a host that moves to it. It calls reload if anything changed; reload may be nil. An
+// error of one VM does not stop it from relinking the others.
 func (h Host) Relink(ctx context.Context, reload func(context.Context) error) error {
 	if os.Geteuid() != 0 {
-		return errors.New("relinking needs root; run it with sudo")
+		return exit.WithHint(errors.New("relinking requires root"), "run it with sudo")
 	}
 	names, err := h.Names()
 	if err != nil || len(names) == 0 {
@@ -72,14 +73,14 @@ func (v VM) relink() (changed bool, err error) {
 	return changed, errors.Join(err, v.keepFromCollection())
 }
 
-// takeOver makes a VM of microvm.nix one of ours, whether it runs or not: it keeps
-// its package, what it was started with, and its data. Its directory belongs to the
-// hypervisors' user, who could have chosen any package of root's; as with microvm.nix
-// its word counts this once. A directory that is root's stays what root made of it.
+// takeOver takes over a VM of microvm.nix, whether it runs or not. The VM keeps its
+// package, the one that it was started with, and its data. The hypervisors' user owns
+// its directory, and could have made its links lead to any package that root owns; as
+// with microvm.nix, they are trusted this once.
 func (v VM) takeOver(gid int) (changed bool, err error) {
 	target, err := os.Readlink(filepath.Join(v.Dir(), "current"))
 	if err != nil {
-		return false, fmt.Errorf("read what is installed: %w", err)
+		return false, fmt.Errorf("read installed package: %w", err)
 	}
 	p, err := v.Host.openTrusted(target)
 	if err != nil {
@@ -97,8 +98,8 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	// What is replaced is replaced at once, and what goes goes last: a crash leaves a
-	// VM that is taken over by the next call.
+	// Links are replaced atomically, and files are removed last: after a crash the next
+	// call takes over the VM.
 	if err := v.ownDir(gid); err != nil {
 		return false, err
 	}
@@ -120,7 +121,8 @@ func (v VM) takeOver(gid int) (changed bool, err error) {
 	return changed, errors.Join(err, v.switchTo(kept), v.keepFromCollection())
 }
 
-// flakeOfMicrovmNix is what the VM's directory says of where it comes from.
+// flakeOfMicrovmNix returns the flake reference in the VM's directory, which is not
+// trusted, "" if there is none.
 func (v VM) flakeOfMicrovmNix() string {
 	const most = 4096
 	dir, err := safepath.OpenDir(v.Dir())

@@ -9,10 +9,10 @@ import (
 	"microvm/internal/virtiofsd"
 )
 
-// makeSources makes the directories of shares in the state directory, where they are
-// missing, for the hypervisors' user: what fills them before the first start finds
-// them. No installation fails for one that cannot be made. The start makes it, or says
-// why not, and a disk that is not mounted yet is there by then.
+// makeSources creates missing directories of shares in the state directory, owned by
+// the hypervisors' user, so they can be filled before the first start. Errors are
+// ignored: a start creates those that are still missing or reports why not, and a disk
+// may be mounted by then.
 func (v VM) makeSources(plan *hypervisor.Plan) {
 	account, err := v.Host.Account()
 	if err != nil {
@@ -39,13 +39,13 @@ func (v VM) makeSources(plan *hypervisor.Plan) {
 	}
 }
 
-// mounted says whether all is mounted that belongs at path or above it.
+// mounted reports whether all mount points at or above path are mounted.
 func mounted(path string) bool {
 	missing, err := mounts.Host.Missing(path)
 	return err == nil && missing == nil
 }
 
-// sourcesOf are the directories of the shares, by 9p and by virtiofs.
+// sourcesOf returns the directories of the shares, by 9p and by virtiofs.
 func sourcesOf(plan *hypervisor.Plan) []string {
 	var out []string
 	for _, s := range plan.NinePShares {

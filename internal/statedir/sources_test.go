@@ -64,7 +64,7 @@ func TestSourcesOfSharesAreMadeAtTheInstallation(t *testing.T) {
 			t.Errorf("%s was made", path)
 		}
 	}
-	// What is in the way is for the start to refuse; the installation is whole.
+	// Files in the way do not make the installation fail; the start refuses them.
 	if err := os.Symlink("/etc", vm.Dir()+"/planted"); err != nil {
 		t.Fatal(err)
 	}

@@ -20,18 +20,18 @@ import (
 	"microvm/internal/spec"
 )
 
-// storeName is the directory of packages beside the VMs. Its dot keeps it from
-// being a VM's name.
+// storeName is the directory of packages next to those of the VMs. No VM's name begins
+// with a dot.
 const storeName = ".store"
 
-// reserved are the names in the state directory that are root's and no VM's.
+// reserved are the names in the state directory that are not VMs.
 var reserved = []string{storeName, originName, rootlock.Name}
 
-// nixStore keeps its packages itself.
+// nixStore is the Nix store, whose packages need not be copied.
 const nixStore = "/nix/store/"
 
-// keep returns where p stays unchanged: itself in the Nix store, else a copy
-// in the store, named by its content.
+// keep returns a path at which p remains unchanged: its own in the Nix store, else that
+// of a copy in the store, which is named by its content.
 func (h Host) keep(p *runner.Package, name string) (string, error) {
 	target, err := h.place(p, name)
 	if err != nil || target == p.Dir() {
@@ -39,9 +39,9 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 	}
 	store := filepath.Join(h.StateDir, storeName)
 	if err := mode.Ensure(store, mode.Public); err != nil { // packages are public
-		return "", fmt.Errorf("make the store: %w", err)
+		return "", fmt.Errorf("create package store: %w", err)
 	}
-	_ = removeLeftovers(store) // what cannot be removed is in nobody's way
+	_ = removeLeftovers(store) // a file that stays does no harm
 	if _, err := os.Lstat(target); err == nil {
 		return target, mendModes(target)
 	}
@@ -50,12 +50,12 @@ func (h Host) keep(p *runner.Package, name string) (string, error) {
 		return "", fmt.Errorf("copy runner package %s into the store: %w", p.Dir(), errors.Join(err, os.RemoveAll(tmp)))
 	}
 	if err := durable.Rename(tmp, target); err != nil {
-		return "", fmt.Errorf("put runner package into the store: %w", errors.Join(err, os.RemoveAll(tmp)))
+		return "", fmt.Errorf("move runner package into the store: %w", errors.Join(err, os.RemoveAll(tmp)))
 	}
 	return target, nil
 }
 
-// place is where keep keeps p.
+// place returns the path at which keep keeps p.
 func (h Host) place(p *runner.Package, name string) (string, error) {
 	if strings.HasPrefix(p.Dir(), nixStore) {
 		return p.Dir(), nil
@@ -67,7 +67,8 @@ func (h Host) place(p *runner.Package, name string) (string, error) {
 	return filepath.Join(h.StateDir, storeName, hash+"-"+name), nil
 }
 
-// hashTree names a tree by its content: paths, kinds, whether executable, bytes.
+// hashTree returns a name for a tree by its content: paths, types, whether executable,
+// bytes.
 func hashTree(root string) (string, error) {
 	sum := sha256.New()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -94,7 +95,7 @@ func hashTree(root string) (string, error) {
 			_, _ = fmt.Fprintf(sum, "%d\n", info.Size())
 			return copyInto(sum, path)
 		}
-		return fmt.Errorf("%s is neither a file, a directory nor a link", path)
+		return fmt.Errorf("%s is not a regular file, directory or symbolic link", path)
 	})
 	return hex.EncodeToString(sum.Sum(nil))[:32], err
 }
@@ -109,7 +110,7 @@ func copyInto(w io.Writer, path string) error {
 	return err
 }
 
-// copyTree copies a tree and makes it safe against a loss of power.
+// copyTree copies a tree and waits until the copy is on disk.
 func copyTree(from, to string) error {
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -150,11 +151,11 @@ func copyEntry(from, to string, d fs.DirEntry) error {
 	return errors.Join(err, f.Chmod(storeMode(info.Mode())), f.Close())
 }
 
-// storeMode is the mode of a file in the store.
+// storeMode returns the mode of a file in the store.
 func storeMode(original fs.FileMode) fs.FileMode { return 0o444 | executable(original) }
 
-// executable is who may execute a file of a package, or search a directory:
-// everybody or nobody, whatever umask the package was made or copied with.
+// executable returns the execute bits of a file of a package, or the search bits of a
+// directory: all or none, whatever umask the package was built or copied with.
 func executable(mode fs.FileMode) fs.FileMode {
 	if mode.IsDir() || mode.Perm()&0o111 != 0 && mode.IsRegular() {
 		return 0o111
@@ -162,21 +163,21 @@ func executable(mode fs.FileMode) fs.FileMode {
 	return mode.Perm() & 0o111
 }
 
-// mend lets everybody read a package of the store, and nothing else.
+// mend makes a package readable for all users if it is in the store.
 func (h Host) mend(dir string) error {
 	store := filepath.Join(h.StateDir, storeName)
 	if filepath.Dir(dir) != store {
 		return nil
 	}
 	if err := mode.Ensure(store, mode.Public); err != nil {
-		return fmt.Errorf("let everybody read the store: %w", err)
+		return fmt.Errorf("change mode of package store: %w", err)
 	}
 	return mendModes(dir)
 }
 
-// mendModes makes a package of the store readable for all. One that an earlier
-// version made has what the umask of its caller left of the directories' modes.
-// Only root writes in it, so that names are as good as descriptors here.
+// mendModes makes a package of the store readable for all users: earlier versions
+// created its directories with modes that depended on the caller's umask. Only root
+// writes in the package, so names are as good as descriptors here.
 func mendModes(target string) error {
 	err := filepath.WalkDir(target, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type() == fs.ModeSymlink {
@@ -193,20 +194,19 @@ func mendModes(target string) error {
 		if info.Mode().Perm() == want {
 			return nil
 		}
-		return os.Chmod(path, want) //nolint:gosec // root alone makes links there
+		return os.Chmod(path, want) //nolint:gosec // only root creates links there
 	})
 	if err != nil {
-		return fmt.Errorf("let everybody read runner package %s: %w", target, err)
+		return fmt.Errorf("change mode of runner package %s: %w", target, err)
 	}
 	return nil
 }
 
-// CollectGarbage removes the packages of the store that no VM's current,
-// booted or old leads to, and returns their paths. It removes as well what
-// removals of VMs left that were killed.
+// CollectGarbage removes the packages of the store to which no VM's current, booted or
+// old leads, and returns their paths. It also removes what killed removals of VMs left.
 func (h Host) CollectGarbage() ([]string, error) {
 	removed, err := h.collectPackages()
-	// Without the lock: hypervisors decided how long it takes.
+	// Without the lock: how long it takes depends on what hypervisors created.
 	names, errNames := leftIn(h.StateDir, "")
 	err = errors.Join(err, errNames)
 	for _, name := range names {
@@ -227,7 +227,7 @@ func (h Host) collectPackages() ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read the store: %w", err)
+		return nil, fmt.Errorf("read package store: %w", err)
 	}
 	alive, err := h.alive()
 	if err != nil {
@@ -239,20 +239,20 @@ func (h Host) collectPackages() ([]string, error) {
 		if alive[path] {
 			continue
 		}
-		// The rename first: a crash leaves no half package under its name.
+		// The rename comes first, so a crash leaves no incomplete package of that name.
 		doomed := tempName(path)
 		if err := durable.Rename(path, doomed); err != nil {
-			return removed, fmt.Errorf("collect %s: %w", path, err)
+			return removed, fmt.Errorf("remove unused package %s: %w", path, err)
 		}
 		if err := os.RemoveAll(doomed); err != nil {
-			return removed, fmt.Errorf("collect %s: %w", path, err)
+			return removed, fmt.Errorf("remove unused package %s: %w", path, err)
 		}
 		removed = append(removed, path)
 	}
 	return removed, nil
 }
 
-// alive is what the VMs' links lead to.
+// alive returns the targets of all VMs' links.
 func (h Host) alive() (map[string]bool, error) {
 	alive := map[string]bool{}
 	vms, err := h.Names()
@@ -273,7 +273,7 @@ func (h Host) alive() (map[string]bool, error) {
 	return alive, nil
 }
 
-// Names lists the VMs of the host.
+// Names returns the names of the host's VMs.
 func (h Host) Names() ([]string, error) {
 	dir, err := h.RealStateDir()
 	if err != nil {
@@ -284,7 +284,7 @@ func (h Host) Names() ([]string, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list the VMs: %w", err)
+		return nil, fmt.Errorf("list VMs: %w", err)
 	}
 	var names []string
 	for _, e := range entries {

@@ -15,8 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// vmOfMicrovmNix is a VM as the command of microvm.nix leaves it: all of it belongs to
-// the hypervisors' user, who runs it.
+// vmOfMicrovmNix creates a VM as microvm.nix does: the hypervisors' user owns all of it.
 func vmOfMicrovmNix(t *testing.T) (Host, VM, string) {
 	t.Helper()
 	h := host(t)
@@ -38,7 +37,7 @@ func TestAVMOfMicrovmNixIsTakenOver(t *testing.T) {
 		t.Errorf("before, it runs %v (%v)", p, err)
 	}
 	if _, err := vm.Pinned(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("a start goes by the word of the hypervisors' user: %v", err)
+		t.Errorf("a start uses a link of the hypervisors' user: %v", err)
 	}
 	reloads := 0
 	if err := h.Relink(context.Background(), func(context.Context) error { reloads++; return nil }); err != nil {
@@ -70,7 +69,7 @@ func TestAVMOfMicrovmNixIsTakenOver(t *testing.T) {
 	if err := errors.Join(vm.ClearBooted(), vm.SetBooted()); err != nil || vm.StartedByAnother() {
 		t.Errorf("after a start: %v", err)
 	}
-	// Who says where it comes from creates it.
+	// An installation with an origin makes it a VM of this program.
 	if err := vm.Install(context.Background(), build(t, h, "b", plain), Origin{Spec: "/etc/web.json", New: true}, nil); err != nil || !vm.Created() {
 		t.Errorf("it cannot be created: %v", err)
 	}
@@ -87,7 +86,7 @@ func TestWhatCannotBeTakenOverStaysAsItIs(t *testing.T) {
 	if vm.Adopted() || current(t, vm) != pkg {
 		t.Error("it was changed")
 	}
-	// A booted of before this boot is of a host that lost its power.
+	// A link from before the boot was left by a power failure.
 	if err := os.Chmod(pkg, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +102,7 @@ func TestWhatCannotBeTakenOverStaysAsItIs(t *testing.T) {
 }
 
 // TestWhatAnotherStartedMeanwhileIsBelieved: a host goes back to microvm.nix, which
-// starts a VM anew, and comes again.
+// starts a VM again, and then returns to this program.
 func TestWhatAnotherStartedMeanwhileIsBelieved(t *testing.T) {
 	h, vm, before := vmOfMicrovmNix(t)
 	if err := h.Relink(context.Background(), nil); err != nil {
@@ -133,7 +132,7 @@ func TestWhatAnotherStartedMeanwhileIsBelieved(t *testing.T) {
 			t.Errorf("%s: it runs %s (%v), want %s", c.name, vm.BootedTarget(), err, c.want)
 		}
 	}
-	// What is pinned now is of that run.
+	// The pin is that of the current run.
 	if err := vm.BelieveAnother(time.Now().Add(-time.Minute)); err != nil || vm.BootedTarget() != other || !vm.StartedByAnother() {
 		t.Errorf("it runs %s (%v)", vm.BootedTarget(), err)
 	}

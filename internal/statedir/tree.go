@@ -7,22 +7,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/safepath"
 )
 
-// removeTree removes what a hypervisor filled, however deep it is. It follows no
-// link and no mount.
+// removeTree removes a directory that a hypervisor filled, at any depth. It follows no
+// link and crosses no mount point.
 func removeTree(path string) error {
 	parent, err := unix.Open(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == nil {
 		err = safepath.RemoveAll(parent, filepath.Base(path))
 		safepath.Close(parent)
 	}
+	if err == nil {
+		return nil
+	}
+	hint := "remove it manually, or run: microvm gc"
 	if errors.Is(err, unix.EBUSY) {
-		return fmt.Errorf("remove %s: %w; something in it is mounted: unmount it, and run: microvm gc", path, err)
+		hint = "unmount what is mounted in it, then run: microvm gc"
 	}
-	if err != nil {
-		return fmt.Errorf("remove %s: %w; remove it by hand, or run again: microvm gc", path, err)
-	}
-	return nil
+	return exit.WithHint(fmt.Errorf("remove %s: %w", path, err), "%s", hint)
 }

@@ -18,8 +18,8 @@ const everything = `{"name":"web","arch":"x86_64","kernel":"/k","hypervisor":"cr
 "crosvm":{"pivotRoot":"/var/empty"},
 "interfaces":[{"type":"tap","id":"vm-web","mac":"02:00:00:00:00:01"}]}`
 
-// listing is all below dir, by path, with modes and owners. Names that a change
-// makes at random are not there any more.
+// listing lists all files below dir with modes and owners. Random names must not be
+// left.
 func listing(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	all := map[string]string{}
@@ -105,7 +105,7 @@ func TestAnInstallationMendsWhatAnotherUmaskMade(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := listing(t, filepath.Dir(h.StateDir))
-	// As umask 027 had made it.
+	// As created with umask 027.
 	for path, was := range want {
 		if strings.HasPrefix(was, "04") && path != "." && path != "a" {
 			if err := os.Chmod(filepath.Join(filepath.Dir(h.StateDir), path), 0o750); err != nil {
@@ -118,8 +118,7 @@ func TestAnInstallationMendsWhatAnotherUmaskMade(t *testing.T) {
 	}
 	got := listing(t, filepath.Dir(h.StateDir))
 	for path := range want {
-		// Of the packages that were built by hand, and of what systemd owns, nothing
-		// is changed.
+		// Packages that were built manually and systemd's files are not changed.
 		if strings.HasPrefix(path, "a/") || path == "units" {
 			continue
 		}

@@ -35,7 +35,7 @@ func TestAVMSeesWhatItUsesElsewhereInTheStateDirectory(t *testing.T) {
 	got := view(plan)
 	want := "[Service]\nBindPaths=-" + images + "\nBindPaths=-" + h.StateDir + "/flat.img\nBindPaths=-" + h.StateDir + "/shared\n" +
 		"BindReadOnlyPaths=-" + h.StateDir + "/kernels/vmlinuz\n"
-	if _, text, _ := strings.Cut(got, "own\n# directory.\n"); text != want {
+	if _, text, _ := strings.Cut(got, "# outside of its own directory.\n"); text != want {
 		t.Errorf("%s\nwant\n%s", got, want)
 	}
 	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "own.img"}}}); got != "" {
@@ -45,7 +45,7 @@ func TestAVMSeesWhatItUsesElsewhereInTheStateDirectory(t *testing.T) {
 	if got := view(&hypervisor.Plan{Volumes: []hypervisor.Volume{{Image: "linked.img"}}}); got != "" {
 		t.Errorf("a link leads to %q", got)
 	}
-	// One elsewhere that only root can change is the host's.
+	// Elsewhere, links that only root can change are followed.
 	outside, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)

@@ -16,20 +16,20 @@ import (
 	"microvm/internal/safepath"
 )
 
-// volumesName is the file of the VM's record that has the file system of each
-// directory with an image, by its path.
+// volumesName is the file of the VM's record with the file systems of the directories
+// of images, by their paths.
 const volumesName = "volumes"
 
-// VolumesRecord is where that is kept, for people who want it forgotten.
+// VolumesRecord returns the path of the record of file systems, for messages.
 func (v VM) VolumesRecord() string { return filepath.Join(v.recordDir(), volumesName) }
 
-// RecordVolumes notes on which file system each image is, images being paths as in
-// the plan. Where one is not there, what was known stays; where nothing was, its
-// directory is noted if the hypervisors' user could make it there now, as the
-// start that follows does. Root calls it before and after each run.
+// RecordVolumes records on which file system each image is. images are paths as in the
+// plan. If an image does not exist, an earlier record of its directory remains; without
+// one, the directory is recorded if the hypervisors' user could create the image there
+// now, as the start that follows does. Root calls it before and after each run.
 //
-// A directory of a VM's is followed without links: what the hypervisor puts in
-// the way is not looked at.
+// Below a VM's directory no links are followed, as the hypervisor could have created
+// them.
 func (v VM) RecordVolumes(images []string) error {
 	if err := v.checkRecord(); errors.Is(err, fs.ErrNotExist) {
 		return nil // not installed by this program
@@ -38,7 +38,7 @@ func (v VM) RecordVolumes(images []string) error {
 	}
 	before, err := v.recordedVolumes()
 	if err != nil {
-		before = nil // it is written anew
+		before = nil // it is written again
 	}
 	now := map[string]mounts.FileSystem{}
 	for _, image := range images {
@@ -58,10 +58,10 @@ func (v VM) RecordVolumes(images []string) error {
 	}
 	data, err := json.Marshal(now)
 	if err != nil {
-		return fmt.Errorf("note where the images of %s are: %w", v.Name, err)
+		return fmt.Errorf("record file systems of %s: %w", v.Name, err)
 	}
 	for range recordAttempts {
-		// An installation that tidies up takes what is written just now for a leftover.
+		// An installation may remove the temporary file as a leftover meanwhile.
 		if err = writeFile(v.VolumesRecord(), append(data, '\n'), 0o644); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -69,8 +69,8 @@ func (v VM) RecordVolumes(images []string) error {
 	return err
 }
 
-// imageDir is the directory of an image, a path as in the plan. It is the key of
-// the record, so it must not depend on how the caller came here.
+// imageDir returns the directory of an image, whose path is as in the plan. It is the
+// key in the record, so it must not depend on the working directory.
 func (v VM) imageDir(image string) string {
 	if filepath.IsAbs(image) {
 		return filepath.Dir(image)
@@ -90,8 +90,8 @@ func same(a, b map[string]mounts.FileSystem) bool {
 	return true
 }
 
-// fileSystemOf is the file system of dir where it has the image, or, if first,
-// where that could be made there.
+// fileSystemOf returns the file system of dir if the image exists there or, if first is
+// set, if a start could create it there.
 func (v VM) fileSystemOf(dir, image string, first bool) (mounts.FileSystem, bool) {
 	fd, err := v.openImageDir(dir)
 	if err != nil {
@@ -109,8 +109,8 @@ func (v VM) fileSystemOf(dir, image string, first bool) (mounts.FileSystem, bool
 	return out, err == nil
 }
 
-// openImageDir opens a directory to look at. Below the VMs' directories nothing is
-// followed, be the state directory itself a link of root's.
+// openImageDir returns a handle of a directory. Below the state directory it follows no
+// links; the state directory itself may be a link that root owns.
 func (v VM) openImageDir(dir string) (int, error) {
 	rel, err := filepath.Rel(v.Host.StateDir, dir)
 	if err != nil || rel == ".." || strings.HasPrefix(rel, "../") {
@@ -128,7 +128,7 @@ func (v VM) openImageDir(dir string) (int, error) {
 	return safepath.OpenDirBeneath(at, rel)
 }
 
-// mayCreate says whether a start would make an image in the directory.
+// mayCreate reports whether a start could create an image in the directory.
 func (v VM) mayCreate(fd int, dir string) bool {
 	a, err := v.Host.Account()
 	var st unix.Stat_t
@@ -149,20 +149,20 @@ func (v VM) recordedVolumes() (map[string]mounts.FileSystem, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read where the images are: %w", err)
+		return nil, fmt.Errorf("read record of file systems: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	out := map[string]mounts.FileSystem{}
 	d := json.NewDecoder(f)
 	if err := d.Decode(&out); err != nil {
-		return nil, exit.WithHint(fmt.Errorf("read where the images are: %s: %w", v.VolumesRecord(), err), "remove it; it is made anew")
+		err = fmt.Errorf("read record of file systems %s: %w", v.VolumesRecord(), err)
+		return nil, exit.WithHint(err, "remove the file; it is written again at the next start")
 	}
 	return out, nil
 }
 
-// FileSystemBefore is the file system that the directory of an image, a path as in
-// the plan, was on; false where root noted none. It is read by the hypervisors'
-// user.
+// FileSystemBefore returns the recorded file system of the directory of an image, whose
+// path is as in the plan, and false if none is recorded. The hypervisors' user calls it.
 func (v VM) FileSystemBefore(image string) (mounts.FileSystem, bool, error) {
 	if err := v.checkRecord(); errors.Is(err, fs.ErrNotExist) {
 		return mounts.FileSystem{}, false, nil

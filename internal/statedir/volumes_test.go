@@ -9,12 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestRecordOfWhereImagesAre: who writes down what, and when.
+// TestRecordOfWhereImagesAre checks when the file system of an image is recorded.
 func TestRecordOfWhereImagesAre(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("it takes root to mount a file system; run the tests as root")
 	}
-	// Not the temporary directory, which may be in memory as the mount below is.
+	// Not in the temporary directory, which may be a tmpfs as the mount below is.
 	top, err := os.MkdirTemp("/var/lib", "microvm-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	if fsys, ok := known(disk); !ok || fsys != "tmpfs" {
 		t.Errorf("%s, %v", fsys, ok)
 	}
-	// The image is gone, and the disk with it: what was known stays.
+	// The image and its disk are missing: the record remains.
 	if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	if fsys, ok := known(disk); !ok || fsys != "tmpfs" {
 		t.Errorf("%s, %v", fsys, ok)
 	}
-	// It was moved, with its directory: that is where it is now.
+	// The image was moved with its directory: the new place is recorded.
 	if err := os.WriteFile(images[1], nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -80,14 +80,14 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	if !ok || before == "tmpfs" {
 		t.Errorf("%s, %v, %s", before, ok, now)
 	}
-	// What the operator is told to do where it is not to be there.
+	// The operator is told to remove the record if the image is meant to be missing.
 	if err := os.Remove(vm.VolumesRecord()); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := known(disk); ok {
 		t.Error("it is still known")
 	}
-	// A file of somebody else's is made anew, and says so to those who read it.
+	// A record that cannot be parsed is an error for readers, and is written again.
 	if err := os.WriteFile(vm.VolumesRecord(), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	}
 	record()
 	if _, ok := known(disk); !ok {
-		t.Error("it was not made anew")
+		t.Error("it was not written again")
 	}
 	images = nil
 	record()
@@ -105,7 +105,7 @@ func TestRecordOfWhereImagesAre(t *testing.T) {
 	}
 }
 
-// TestWhatAHypervisorPutsInTheWayIsNotFollowed: its VM's directory is its own.
+// TestWhatAHypervisorPutsInTheWayIsNotFollowed: it can write in its VM's directory.
 func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("it takes root to have a record of root's; run the tests as root")
@@ -123,8 +123,8 @@ func TestWhatAHypervisorPutsInTheWayIsNotFollowed(t *testing.T) {
 	}
 }
 
-// TestTheRecordDoesNotDependOnTheWayToIt: the state directory may be a link of
-// root's, and the wrapper has it as its working directory.
+// TestTheRecordDoesNotDependOnTheWayToIt: the state directory may be a link that root
+// owns, and it is the wrapper's working directory.
 func TestTheRecordDoesNotDependOnTheWayToIt(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("it takes root to have a record of root's; run the tests as root")
