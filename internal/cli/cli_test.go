@@ -71,7 +71,7 @@ func TestExitCodesAndLastLines(t *testing.T) {
 		"no VM to start":        {[]string{"start"}, 2, "a word is missing; the command is: microvm start NAME…"},
 		"two kinds of analysis": {[]string{"analyze", "--blame", "--svg", "x"}, 2, "--svg excludes"},
 		"two ways to print":     {[]string{"analyze", "web", "--svg", "x", "--json"}, 2, "--svg excludes"},
-		"a VM that is down":     {[]string{"shutdown", "down"}, 1, "down is not running; start it with: microvm start down"},
+		"a VM that is down":     {[]string{"shutdown", "down"}, 1, "down is not running\nmicrovm: hint: start it with: microvm start down"},
 		"its balloon":           {[]string{"balloon", "down", "64"}, 1, "down is not running"},
 		"its console":           {[]string{"console", "down"}, 1, "down is not running"},
 		"nowhere to build to":   {[]string{"build", "web.json"}, 2, "-o DIR"},

@@ -10,8 +10,8 @@ import (
 	"microvm/internal/unit"
 )
 
-// Units returns what systemd knows of a VM's units, by template; nil where systemd
-// does not run.
+// Units returns the states of a VM's units by the names of their templates, nil if
+// systemd is not running.
 func Units(ctx context.Context, v statedir.VM) (map[string]doctor.Unit, error) {
 	if !systemd.Running() {
 		return nil, nil
@@ -29,7 +29,7 @@ func Units(ctx context.Context, v statedir.VM) (map[string]doctor.Unit, error) {
 		p := props[u.Name]
 		template, _, ok := unit.Parse(u.Name)
 		if !ok {
-			continue // the one that installs it
+			continue // the unit that installs the VM
 		}
 		one := doctor.Unit{Active: u.Active, Sub: u.Sub, Result: systemd.Property[string](p, "Result"), Restarts: systemd.Property[uint32](p, "NRestarts")}
 		one.Skipped = systemd.Property[uint64](p, "ConditionTimestamp") > 0 && !systemd.Property[bool](p, "ConditionResult")
@@ -41,14 +41,14 @@ func Units(ctx context.Context, v statedir.VM) (map[string]doctor.Unit, error) {
 	return out, nil
 }
 
-// InUse returns a function that reports whether systemd runs a VM, or somebody in
-// the foreground. Where systemd cannot be asked, it reports that of every VM.
+// InUse returns a function that reports whether a VM runs, under systemd or in the
+// foreground. If the units cannot be listed, it returns true for every VM.
 func InUse(ctx context.Context, host statedir.Host) func(string) bool {
 	active := map[string]bool{}
 	if systemd.Running() {
 		units, err := systemd.ListUnits(ctx, unit.Every)
 		if err != nil {
-			return func(string) bool { return true } // unknown, and nothing is called a leftover
+			return func(string) bool { return true } // so that nothing is reported as a leftover
 		}
 		for _, u := range units {
 			if _, name, ok := unit.Parse(u.Name); ok && u.Active != "inactive" && u.Active != "failed" {

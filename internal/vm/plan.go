@@ -3,12 +3,13 @@ package vm
 import (
 	"fmt"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/runner"
 	"microvm/internal/statedir"
 )
 
-// PlanAt returns the plan of the package at path, and whether there is one.
+// PlanAt returns the plan of the package at path, and whether it could be read.
 func PlanAt(path string) (*hypervisor.Plan, bool) {
 	p, err := runner.Open(path)
 	if err != nil {
@@ -19,9 +20,9 @@ func PlanAt(path string) (*hypervisor.Plan, bool) {
 	return plan, err == nil
 }
 
-// NotRunning returns the error of a VM that has to run and does not.
+// NotRunning returns the error for a VM that is not running.
 func NotRunning(v statedir.VM) error {
-	return fmt.Errorf("%s is not running; start it with: microvm start %s", v.Name, v.Name)
+	return exit.WithHint(fmt.Errorf("%s is not running", v.Name), "start it with: microvm start %s", v.Name)
 }
 
 // RunningPlan returns the plan that a VM runs with, or the error of NotRunning.

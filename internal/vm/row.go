@@ -1,5 +1,5 @@
-// Package vm gathers what is known of a VM, for people: from its files, from
-// systemd, the journal, its control group and the neighbour table.
+// Package vm gathers the state of VMs for people: from their files, systemd, the
+// journal, their control groups and the neighbour table.
 package vm
 
 import (
@@ -18,15 +18,15 @@ import (
 	"microvm/internal/unit"
 )
 
-// How the runner in use relates to what is installed and to where it comes
-// from.
+// States of the runner package of a VM, compared with the installed one and with its
+// source.
 const (
-	RunnerCurrent   = "current"    // the VM was started with what is installed
-	RunnerStale     = "stale"      // another one is installed: a restart takes it
-	RunnerOutdated  = "outdated"   // its source gives another one: an update makes it
-	RunnerNotBooted = "not booted" // it is installed and not in use
-	RunnerDataOnly  = "data only"  // nothing is installed
-	RunnerUnknown   = "unknown"    // its source gives none
+	RunnerCurrent   = "current"    // the VM was started with the installed package
+	RunnerStale     = "stale"      // another package is installed; a restart uses it
+	RunnerOutdated  = "outdated"   // the source builds another package; an update installs it
+	RunnerNotBooted = "not booted" // a package is installed, the VM is not started
+	RunnerDataOnly  = "data only"  // no package is installed
+	RunnerUnknown   = "unknown"    // the source could not be built
 )
 
 // Row is one VM of the list.
@@ -35,7 +35,7 @@ type Row struct {
 	State      string `json:"state"`
 	Hypervisor string `json:"hypervisor"`
 	Runner     string `json:"runner"`
-	// Current and Booted are the packages, empty where there is none.
+	// Current and Booted are the paths of the packages, empty if there is none.
 	Current string `json:"current,omitempty"`
 	Booted  string `json:"booted,omitempty"`
 	// Since is when the hypervisor was started.
@@ -44,12 +44,12 @@ type Row struct {
 	CPU       float64   `json:"cpuSeconds,omitempty"`
 	MACs      []string  `json:"macs,omitempty"`
 	Addresses []string  `json:"addresses,omitempty"`
-	// helpers are the templates that its runner needs beside the VM's own.
+	// helpers are the templates of the helper units that its package needs.
 	helpers []unit.Template
 }
 
-// Rows looks at all VMs of a host: one call of systemd, one dump of the neighbour
-// table, and files.
+// Rows returns the rows of all VMs of a host. It reads files, and makes one call to
+// systemd and one dump of the neighbour table.
 func Rows(ctx context.Context, host statedir.Host) ([]Row, error) {
 	names, err := host.Names()
 	if err != nil {
@@ -80,8 +80,8 @@ func Rows(ctx context.Context, host statedir.Host) ([]Row, error) {
 	return rows, nil
 }
 
-// states are the states of the VMs' units that systemd has loaded; nil where
-// systemd does not run. Without VMs systemd is not asked.
+// states returns the states of the VMs' loaded units, nil if systemd is not running. It
+// does not call systemd if vms is 0.
 func states(ctx context.Context, vms int) (map[string]string, error) {
 	if !systemd.Running() {
 		return nil, nil
@@ -103,8 +103,8 @@ func states(ctx context.Context, vms int) (map[string]string, error) {
 // Up reports whether a unit in this state may have processes.
 func Up(state string) bool { return state != "inactive" && state != "failed" && state != "unknown" }
 
-// neighbours is empty where the table cannot be read: addresses are a service
-// of the list, and no reason not to have one.
+// neighbours returns the neighbour table, nil if it cannot be read: addresses are an
+// optional part of the list.
 func neighbours() map[string][]netip.Addr {
 	seen, err := netif.Neighbours()
 	if err != nil {
@@ -113,7 +113,8 @@ func neighbours() map[string][]netip.Addr {
 	return seen
 }
 
-// Describe returns what files say of a VM; its State is that of one that is down.
+// Describe returns the row of a VM as far as files contain it. State is that of a VM
+// that is not running.
 func Describe(v statedir.VM) Row {
 	r := Row{Name: v.Name, State: "inactive", Hypervisor: "-"}
 	r.Current, _ = os.Readlink(filepath.Join(v.Dir(), "current"))
@@ -128,7 +129,7 @@ func Describe(v statedir.VM) Row {
 	default:
 		r.Runner = RunnerStale
 	}
-	// While a VM runs, what it was started with is what counts.
+	// While a VM runs, the package that it was started with counts.
 	link := filepath.Join(v.Dir(), "current")
 	if r.Booted != "" {
 		link = v.BootedLink()
@@ -143,7 +144,7 @@ func Describe(v statedir.VM) Row {
 	return r
 }
 
-// macs returns the MAC addresses of a guest, as far as its package tells them.
+// macs returns the MAC addresses of a guest, as far as they are in its plan.
 func macs(p *hypervisor.Plan) []string {
 	var out []string
 	for _, n := range p.Interfaces {
@@ -155,8 +156,8 @@ func macs(p *hypervisor.Plan) []string {
 	return slices.Compact(out)
 }
 
-// addresses puts what the neighbour table has for the guest's MACs before what
-// is known anyway. Link-local addresses are shown where there are no others.
+// addresses inserts the addresses of the guest's MACs from the neighbour table before
+// those that are known already. Link-local addresses are used if there are no others.
 func (r *Row) addresses(seen map[string][]netip.Addr) {
 	var found, local []string
 	for _, mac := range r.MACs {
@@ -175,7 +176,7 @@ func (r *Row) addresses(seen map[string][]netip.Addr) {
 	r.Addresses = append(slices.Compact(found), r.Addresses...)
 }
 
-// use fills in what the VM uses.
+// use fills in memory, CPU time and Since.
 func (r *Row) use(all *cgroups) {
 	u, ok := all.usage(unit.VM(r.Name))
 	if !ok {

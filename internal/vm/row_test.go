@@ -13,7 +13,7 @@ import (
 	"microvm/internal/statedir"
 )
 
-// newVM is a VM in a directory of its own, on a host of its own.
+// newVM returns a VM on a host of its own.
 func newVM(t *testing.T) statedir.VM {
 	t.Helper()
 	dir := t.TempDir()
@@ -75,7 +75,7 @@ func TestOneForegroundKeepsTheNextAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := LockForeground(v); err == nil || !strings.Contains(err.Error(), "another foreground") {
+	if _, err := LockForeground(v); err == nil || !strings.Contains(err.Error(), "web is already running in the foreground in another terminal") {
 		t.Errorf("a second one: %v", err)
 	}
 	unlock()

@@ -13,22 +13,22 @@ import (
 )
 
 const (
-	// linesOfConsole is how much of a VM's own words status shows.
+	// linesOfConsole is how many lines of a VM's log status shows.
 	linesOfConsole = 10
-	// linesOfUnit is how much it shows of a helper that failed.
+	// linesOfUnit is how many lines it shows of a helper that failed.
 	linesOfUnit = 5
 )
 
-// Status is one VM at a glance.
+// Status is the status of one VM.
 type Status struct {
 	Row
-	// Flake, Spec and Toplevel say where it comes from; at most one is set.
+	// Flake, Spec and Toplevel are the source of its updates. At most one is set.
 	Flake    string `json:"flake,omitempty"`
 	Spec     string `json:"spec,omitempty"`
 	Toplevel string `json:"toplevel,omitempty"`
-	// Foreign is a VM that something else installed.
+	// Foreign is set if another program installed the VM.
 	Foreign bool `json:"-"`
-	// Warning says what was off when it was built, and what to do.
+	// Warning is a problem of the build, with its remedy.
 	Warning   string `json:"-"`
 	Directory string `json:"directory"`
 	// AtBoot is systemd's UnitFileState of the VM's unit.
@@ -46,11 +46,11 @@ type UnitStatus struct {
 	State  string `json:"state"`
 	Sub    string `json:"sub"`
 	Result string `json:"result,omitempty"`
-	// Last is what it logged last, where it failed.
+	// Last are its last log lines if it failed.
 	Last []string `json:"lastLines,omitempty"`
 }
 
-// StatusOf looks at one VM: at its files, its units, and what they logged last.
+// StatusOf returns the status of a VM from its files, its units and the journal.
 func StatusOf(ctx context.Context, v statedir.VM) (Status, error) {
 	s := Status{Row: Describe(v), Directory: v.Dir()}
 	from, err := v.Origin()
@@ -60,7 +60,7 @@ func StatusOf(ctx context.Context, v statedir.VM) (Status, error) {
 	s.Flake, s.Spec, s.Toplevel = from.Flake, from.Spec, from.Toplevel
 	s.Foreign = v.Installed() && !v.Created()
 	if plan, ok := PlanAt(filepath.Join(v.Dir(), "current")); ok && plan.CompiledFor != nil && plan.CompiledFor.Unknown {
-		s.Warning = printable.Line(plan.UnknownVersion()) + "; build it anew with: microvm update " + v.Name
+		s.Warning = printable.Line(plan.UnknownVersion()) + " (rebuild it with: microvm update " + v.Name + ")"
 	}
 	if !systemd.Running() {
 		s.State = "unknown"
@@ -77,7 +77,7 @@ func StatusOf(ctx context.Context, v statedir.VM) (Status, error) {
 	return s, nil
 }
 
-// askSystemd fills in what systemd knows of the VM's units.
+// askSystemd fills in the state of the VM's units.
 func (s *Status) askSystemd(ctx context.Context) error {
 	own := unit.VM(s.Name)
 	units, err := systemd.ListUnits(ctx, unit.All(s.Name)...)
@@ -88,7 +88,7 @@ func (s *Status) askSystemd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Systemd loads all that the VM's unit comes after, whether it is used or not.
+	// systemd loads all units after which the VM's unit is ordered, needed or not.
 	needed := map[string]bool{own: true}
 	for _, h := range s.helpers {
 		needed[h.Of(s.Name)] = true
@@ -124,8 +124,8 @@ func (s *Status) askSystemd(ctx context.Context) error {
 	return nil
 }
 
-// atBoot says whether the target of all VMs wants this one: by a link, made by
-// systemctl enable or by NixOS.
+// atBoot returns "yes" if the target of all VMs wants this one, else "no". systemctl
+// enable and NixOS create a link for that.
 func atBoot(name string) string {
 	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system"} {
 		if _, err := os.Lstat(filepath.Join(dir, unit.Target+".wants", unit.VM(name))); err == nil {

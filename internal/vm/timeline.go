@@ -19,7 +19,7 @@ import (
 	"microvm/internal/unit"
 )
 
-// NotUpError is a VM whose start cannot be taken apart.
+// NotUpError means that a VM's last start cannot be analyzed because the VM is not up.
 type NotUpError struct {
 	Name string
 	// State is systemd's ActiveState of its unit.
@@ -28,10 +28,14 @@ type NotUpError struct {
 
 // Error implements error.
 func (e NotUpError) Error() string {
-	return fmt.Sprintf("%s is %s, and only a start that ended well can be taken apart; see what is wrong with: microvm status %s", e.Name, e.State, e.Name)
+	return fmt.Sprintf("%s is %s, but only a successful start can be analyzed", e.Name, e.State)
 }
 
-// LastStart reads a VM's last start from systemd and the journal.
+// Hint returns the remedy, see package exit.
+func (e NotUpError) Hint() string { return "see: microvm status " + e.Name }
+
+// LastStart returns a VM's last start from systemd and the journal. The error is a
+// NotUpError if the VM is not up.
 func LastStart(ctx context.Context, v statedir.VM) (timeline.Timeline, error) {
 	units, err := systemd.ListUnits(ctx, unit.All(v.Name)...)
 	if err != nil {
@@ -70,13 +74,13 @@ func unitTimes(name string, p map[string]dbus.Variant) timeline.Unit {
 	return timeline.Unit{Name: name, Began: clock(p, "InactiveExitTimestampMonotonic"), Active: clock(p, "ActiveEnterTimestampMonotonic")}
 }
 
-// clock is one of systemd's timestamps, which are in microseconds.
+// clock returns one of systemd's timestamps, which are in microseconds.
 func clock(p map[string]dbus.Variant, name string) timeline.Clock {
 	return time.Duration(systemd.Property[uint64](p, name)) * time.Microsecond
 }
 
-// startLog is what the VM's unit logged in this start, up to READY; empty where
-// the journal cannot be read.
+// startLog returns what the VM's unit logged in this start, up to READY, or nil if the
+// journal cannot be read.
 func startLog(ctx context.Context, p map[string]dbus.Variant) []timeline.Entry {
 	id, ready := systemd.Property[[]byte](p, "InvocationID"), systemd.Property[uint64](p, "ActiveEnterTimestamp")
 	if len(id) == 0 || ready == 0 {
@@ -85,10 +89,10 @@ func startLog(ctx context.Context, p map[string]dbus.Variant) []timeline.Entry {
 	ctx, cancel := context.WithTimeout(ctx, JournalLimit)
 	defer cancel()
 	syncJournal(ctx)
-	// What the guest prints once it is up is nobody's business here, and may be long.
+	// The output of the guest after that is not needed, and may be long.
 	const after = 1000000
 	until := fmt.Sprintf("--until=@%d.%06d", (ready+after)/1000000, (ready+after)%1000000)
-	//nolint:gosec // words of our own
+	//nolint:gosec // arguments of our own
 	out, err := exec.CommandContext(ctx, "journalctl", "--quiet", "--output=json", "--output-fields=MESSAGE,"+timeline.ReadyField+","+timeline.ReportField, until,
 		"_SYSTEMD_INVOCATION_ID="+hex.EncodeToString(id)).Output()
 	if err != nil {
@@ -97,9 +101,9 @@ func startLog(ctx context.Context, p map[string]dbus.Variant) []timeline.Entry {
 	return readEntries(out)
 }
 
-// readEntries reads what journalctl prints as JSON, one entry a line. A field that is
-// not text is an array of bytes, and one that is there twice an array of texts,
-// systemd.journal-fields(7): of such an entry nothing is used.
+// readEntries parses the JSON output of journalctl, one entry a line. A field that is
+// not text is an array of bytes, and a field that occurs twice an array of strings,
+// systemd.journal-fields(7). Such entries are skipped.
 func readEntries(out []byte) []timeline.Entry {
 	var log []timeline.Entry
 	for line := range bytes.Lines(out) {

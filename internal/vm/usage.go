@@ -13,31 +13,31 @@ import (
 	"microvm/internal/unit"
 )
 
-// cgroupRoot is where control groups are, cgroups(7).
+// cgroupRoot is the mount point of the control groups, cgroups(7).
 const cgroupRoot = "/sys/fs/cgroup"
 
-// clockTicks is the unit of times in /proc: sysconf(_SC_CLK_TCK), which is 100
-// on every architecture of Linux, proc_pid_stat(5).
+// clockTicks is the number of ticks per second in /proc: sysconf(_SC_CLK_TCK), which is
+// 100 on every architecture of Linux, proc_pid_stat(5).
 const clockTicks = 100
 
 // usage is what the processes of a unit use.
 type usage struct {
 	memory uint64 // bytes
 	cpu    time.Duration
-	// since is when the first of them was started.
+	// since is when the oldest process was started.
 	since time.Time
 }
 
 // cgroups finds the control groups of units.
 type cgroups struct {
 	root string
-	// moved are the groups of VMs that are not in the slice of their template,
-	// by unit; filled at the first that is missing there.
+	// moved are the control groups of VMs outside of the slice of their template, by
+	// unit. It is filled when the first unit is not found in the slice.
 	moved map[string]string
 }
 
-// dir is the control group of a VM's unit. A unit that is an instance is in a
-// slice named by its template, systemd.slice(5), unless Slice= says otherwise.
+// dir returns the control group of a VM's unit. An instance is in a slice that is named
+// after its template, systemd.slice(5), unless Slice= is set.
 func (c *cgroups) dir(name string) (string, bool) {
 	for _, hierarchy := range []string{"", "unified", "systemd"} {
 		dir := filepath.Join(c.root, hierarchy, unit.Slice, name)
@@ -49,7 +49,7 @@ func (c *cgroups) dir(name string) (string, bool) {
 		c.moved = map[string]string{}
 		_ = filepath.WalkDir(c.root, func(path string, d fs.DirEntry, err error) error {
 			if err != nil {
-				return nil // a group that went meanwhile
+				return nil // the group was removed meanwhile
 			}
 			if _, ok := unit.VMOf(d.Name()); ok && d.IsDir() {
 				c.moved[d.Name()] = path
@@ -62,7 +62,7 @@ func (c *cgroups) dir(name string) (string, bool) {
 	return dir, ok
 }
 
-// usage reads what a unit uses, and whether it has processes.
+// usage returns what a unit uses, and whether it has processes.
 func (c *cgroups) usage(name string) (usage, bool) {
 	dir, ok := c.dir(name)
 	if !ok {
@@ -87,8 +87,7 @@ func (c *cgroups) usage(name string) (usage, bool) {
 			u.cpu += p.cpu
 		}
 	}
-	// The kernel's own sum, where the memory controller is on for the unit. It
-	// has the page cache of the images, too.
+	// With the memory controller the kernel counts, including the page cache of images.
 	if n, err := readNumber(filepath.Join(dir, "memory.current")); err == nil {
 		u.memory = n
 	}
@@ -96,7 +95,7 @@ func (c *cgroups) usage(name string) (usage, bool) {
 }
 
 func processes(dir string) []string {
-	// Ours only: below a VM's group there is none, Delegate=no.
+	// A VM's control group has no subgroups: Delegate=no.
 	data, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 	if err != nil {
 		return nil
@@ -112,7 +111,8 @@ func readNumber(path string) (uint64, error) {
 	return strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
 }
 
-// cgroupCPU is usage_usec of cpu.stat, which every group of version 2 has.
+// cgroupCPU returns usage_usec of cpu.stat, which every control group of version 2 has,
+// or 0.
 func cgroupCPU(dir string) time.Duration {
 	data, err := os.ReadFile(filepath.Join(dir, "cpu.stat"))
 	if err != nil {
@@ -127,9 +127,8 @@ func cgroupCPU(dir string) time.Duration {
 	return 0
 }
 
-// processStat reads /proc/PID/stat: memory in RAM, time of the processor, and
-// when the process was started. Fields are counted after the name, which may
-// hold anything, proc_pid_stat(5).
+// processStat returns resident memory, CPU time and start time from /proc/PID/stat. It
+// counts fields after the name, which may contain any characters, proc_pid_stat(5).
 func processStat(pid string) (usage, bool) {
 	data, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
 	if err != nil {
@@ -160,8 +159,8 @@ func processStat(pid string) (usage, bool) {
 	}, true
 }
 
-// bootTime is when the machine was booted: now less the first word of
-// /proc/uptime, which counts a suspended machine's time as starttime does.
+// bootTime returns when the machine was booted: now minus the first field of
+// /proc/uptime, which includes time in suspend, as starttime does.
 func bootTime() (time.Time, error) {
 	data, err := os.ReadFile("/proc/uptime")
 	if err != nil {

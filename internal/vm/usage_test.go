@@ -35,7 +35,7 @@ func TestWhatAUnitUsesIsReadFromItsControlGroup(t *testing.T) {
 	if age := time.Since(u.since); age < 0 || age > time.Hour {
 		t.Errorf("this process was started %s ago", age)
 	}
-	// Without controllers, and in a slice of its own: from the processes.
+	// Without controllers, and in another slice: usage is that of the processes.
 	u, ok = groups.usage("microvm@db.service")
 	if !ok || u.memory < 1<<20 || u.memory > 1<<32 {
 		t.Errorf("got %+v, %v", u, ok)

@@ -10,7 +10,7 @@ import (
 func consoleVM(t *testing.T, name string) {
 	t.Helper()
 	install(t, spec(name, nil))
-	want(t, 1, []string{name + " is not running; start it with: microvm start " + name}, "console", name)
+	want(t, 1, []string{name + " is not running\nmicrovm: hint: start it with: microvm start " + name}, "console", name)
 	want(t, 0, nil, "start", name)
 	waitFor(t, name, "test guest is up")
 }
