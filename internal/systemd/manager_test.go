@@ -247,11 +247,6 @@ func TestChangesAreWatched(t *testing.T) {
 	if err := <-ended; err == nil || exit.Hint(err) != "try again" {
 		t.Errorf("after the connection was closed: %v", err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := Watch(ctx, changed); err != nil && !errors.Is(err, context.Canceled) {
-		t.Errorf("after its context ended: %v", err)
-	}
 }
 
 func TestMachinedIsOptional(t *testing.T) {
