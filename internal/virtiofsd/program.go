@@ -56,6 +56,7 @@ func findProgram(path string) (*program, error) {
 		return p, nil
 	}
 	var faults []string
+	hint := installHint
 	for _, candidate := range candidates() {
 		p, err := probe(candidate)
 		if err == nil {
@@ -63,10 +64,13 @@ func findProgram(path string) (*program, error) {
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			faults = append(faults, fmt.Sprintf("%s: %v", candidate, err))
+			if h := exit.Hint(err); h != "" {
+				hint = h
+			}
 		}
 	}
 	if len(faults) > 0 {
-		return nil, exit.WithHint(fmt.Errorf("no usable virtiofsd: %s", strings.Join(faults, "; ")), installHint)
+		return nil, exit.WithHint(fmt.Errorf("no usable virtiofsd: %s", strings.Join(faults, "; ")), "%s", hint)
 	}
 	return nil, exit.WithHint(errors.New("virtiofsd not found in PATH or where distributions install it"), installHint)
 }
