@@ -1,4 +1,3 @@
-// Package shell quotes text for the shell, sh(1).
 package shell
 
 import "strings"

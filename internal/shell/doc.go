@@ -1,0 +1,2 @@
+// Package shell quotes text for the shell, sh(1).
+package shell

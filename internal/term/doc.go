@@ -1,0 +1,3 @@
+// Package term writes to terminals and reads from them: colour, tables, progress,
+// questions and single lines of text.
+package term
