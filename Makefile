@@ -170,6 +170,14 @@ bench: assets ## run the benchmarks and print ratios (root, C compiler; BENCH=sh
 	$(GO) build -o $(PAYLOAD)/usr/lib/microvm-tools/bench ./tools/bench
 	$(HOST) container $(PAYLOAD) /usr/lib/microvm-tools/bench $(BENCH)
 
+.PHONY: module
+module: # rename the Go module, once the project has a home (MODULE=host/path)
+	@test -n '$(MODULE)' || { echo 'make: hint: make module MODULE=host/path' >&2; exit 2; }
+	old=$$($(GO) list -m) && git grep -lz "\"$$old/" -- '*.go' | xargs -0 sed -i "s|\"$$old/|\"$(MODULE)/|"
+	$(GO) mod edit -module '$(MODULE)'
+	$(GO) -C tools/lint mod edit -module '$(MODULE)/tools/lint'
+	gofmt -w cmd internal test tools
+
 .PHONY: clean
 clean: ## remove build/
 	rm -rf build
