@@ -45,7 +45,7 @@ func runBalloon(ctx context.Context, c *Command, word string, guest int) error {
 		return err
 	}
 	if plan.Balloon == nil {
-		return fmt.Errorf("%s %s", word, hypervisor.WhyNoBalloon(plan.Hypervisor))
+		return fmt.Errorf("%s %w", word, hypervisor.WhyNoBalloon(plan.Hypervisor))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

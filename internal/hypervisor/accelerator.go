@@ -7,14 +7,13 @@ import (
 	"microvm/internal/spec"
 )
 
-// withKVM is KVM where the host has it for guests of that architecture, and
-// emulation elsewhere: QEMU tries one after the other, and passes over those that
-// it was built without.
+// withKVM means KVM if the host has it for guests of that architecture, and emulation
+// otherwise: QEMU tries one after the other, and skips those that it was built without.
 const withKVM = "kvm:tcg"
 
-// accelerators is what QEMU tries to run the guest by, in its own words. Empty is
-// QEMU's default, which is emulation. microvm.nix has the same: a CPU model is no
-// reason to emulate, and machine options leave KVM on unless they are for a model.
+// accelerators returns the accelerators that QEMU tries, in the syntax of accel=. Empty
+// means QEMU's default, which is emulation. The rule is microvm.nix's: a CPU model alone
+// does not turn KVM off, but a CPU model with machine options does.
 func accelerators(s *spec.Spec) string {
 	if own := ownAccelerators(s.QEMU.ExtraArgs); own != "" {
 		return own
@@ -28,8 +27,8 @@ func accelerators(s *spec.Spec) string {
 	return withKVM
 }
 
-// ownAccelerators is what more arguments ask for; the last option of the machine
-// counts, and each -accel is tried after those before.
+// ownAccelerators returns the accelerators that extraArgs name. Of the machine's options
+// the last one counts; each -accel is tried after those before it.
 func ownAccelerators(args []string) string {
 	var list []string
 	machine := ""
@@ -55,8 +54,8 @@ func ownAccelerators(args []string) string {
 	return machine
 }
 
-// hasAccelOption says that there is an -accel, which QEMU takes beside no accel= of
-// a machine.
+// hasAccelOption reports whether extraArgs have -accel, which QEMU refuses together with
+// accel= of a machine.
 func hasAccelOption(s *spec.Spec) bool {
 	return slices.ContainsFunc(s.QEMU.ExtraArgs, func(arg string) bool { return option(arg) == "-accel" })
 }
@@ -65,7 +64,7 @@ func mayUseKVM(s *spec.Spec) bool {
 	return slices.Contains(strings.Split(accelerators(s), ":"), "kvm")
 }
 
-// isHostCPU says that the CPU is the host's own, which QEMU has under KVM alone.
+// isHostCPU reports whether the CPU model is host, which QEMU supports only under KVM.
 func isHostCPU(s *spec.Spec) bool {
 	if s.CPU == nil {
 		return false
@@ -74,16 +73,17 @@ func isHostCPU(s *spec.Spec) bool {
 	return model == "host"
 }
 
-// refuseHostCPU refuses the one model that is KVM's own where the guest is emulated
-// by the spec's own choice. Features that KVM alone has are left out with a warning.
+// refuseHostCPU refuses CPU model host if the spec has the guest emulated. Other models
+// lose the features that need KVM, with a warning of QEMU.
 func refuseHostCPU(s *spec.Spec) spec.Faults {
 	if !isHostCPU(s) || mayUseKVM(s) {
 		return nil
 	}
-	return spec.Faults{{Path: "cpu", Message: "\"host\" is the host's own CPU, which KVM alone has, and this VM is emulated\nhint: leave cpu out, write \"max\" for all that can be emulated, or set accel of qemu.machineOpts to \"kvm:tcg\""}}
+	return spec.Faults{{Path: "cpu", Message: "\"host\" requires KVM, and this VM is emulated",
+		Remedy: "leave cpu out, set it to \"max\", or set accel of qemu.machineOpts to \"kvm:tcg\""}}
 }
 
-// qemuKVM is what a host without KVM means.
+// qemuKVM returns how much the VM depends on KVM.
 func qemuKVM(s *spec.Spec) KVM {
 	switch {
 	case !mayUseKVM(s):

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestKVMIsUsedWhereMicrovmNixUsesIt: a model is no reason to emulate.
+// TestKVMIsUsedWhereMicrovmNixUsesIt: a CPU model alone does not turn it off.
 func TestKVMIsUsedWhereMicrovmNixUsesIt(t *testing.T) {
 	for members, want := range map[string]struct {
 		accel string
@@ -50,7 +50,7 @@ func TestKVMIsUsedWhereMicrovmNixUsesIt(t *testing.T) {
 	}
 }
 
-// TestACPUThatKVMAloneHasIsNotEmulated by the spec's own choice.
+// TestACPUThatKVMAloneHasIsNotEmulated: model host is refused if the spec turns KVM off.
 func TestACPUThatKVMAloneHasIsNotEmulated(t *testing.T) {
 	for members, refused := range map[string]bool{
 		`"cpu":"host"`:      false,
@@ -68,7 +68,7 @@ func TestACPUThatKVMAloneHasIsNotEmulated(t *testing.T) {
 	}
 }
 
-// TestTheTransportIsMicrovmNixs: a guest names its networks after the bus.
+// TestTheTransportIsMicrovmNixs: a guest names its network interfaces after the bus.
 func TestTheTransportIsMicrovmNixs(t *testing.T) {
 	const tap = `"interfaces":[{"type":"tap","id":"a","mac":"02:00:00:00:00:01"}]`
 	const macvtap = `"interfaces":[{"type":"macvtap","id":"a","mac":"02:00:00:00:00:01","macvtap":{"link":"e","mode":"bridge"}}]`

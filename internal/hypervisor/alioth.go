@@ -18,20 +18,20 @@ type aliothArgs struct {
 	s    *spec.Spec
 	p    *Plan
 	argv []string
-	// objects are values that cannot stand in an option themselves.
+	// objects are values that cannot be written in an option itself.
 	objects []string
 }
 
 func (alioth) faults(_ *Builder, s *spec.Spec) spec.Faults {
-	return slices.Concat(fixedSocket(s, "alioth has none"), refuseReadiness(s, false))
+	return slices.Concat(fixedSocket(s, "alioth has no control socket"), refuseReadiness(s, false))
 }
 
 func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	program := programOf(s.Alioth.Package, "alioth", "alioth")
 	p.Readiness = readiness(s, true, nil, "")
 	p.KVM = KVMRequired
-	// Its serial port asks standard input for its terminal settings, and ends
-	// where there are none.
+	// Its serial port reads the terminal settings of standard input, and fails if that
+	// is not a terminal.
 	p.TerminalStdin = true
 	p.StaleSockets = nil
 	var err error
@@ -61,7 +61,7 @@ func (alioth) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	}
 	if s.Balloon {
 		a.add("--balloon", "free_page_reporting=true")
-		p.Notes = append(p.Notes, "alioth cannot set the size of its balloon: through it the guest gives back pages that it does not use")
+		p.Notes = append(p.Notes, "alioth cannot set the size of its balloon: the guest only returns unused pages through it")
 	}
 	for _, object := range a.objects {
 		a.add("--object", object)
@@ -74,7 +74,7 @@ func aliothLine(s *spec.Spec, p *Plan) string {
 	return kernelCommandLine(s, p, serialConsole(s), "reboot=t", "panic=-1")
 }
 
-// kernelLine is the command line as it is: alioth adds nothing.
+// kernelLine returns the command line unchanged: alioth adds nothing.
 func (alioth) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 	p := &Plan{Readiness: readiness(s, true, nil, "")}
 	var err error
@@ -94,8 +94,8 @@ func (a *aliothArgs) disks() {
 	}
 }
 
-// value is text as the value of a key. What holds a comma or an equals sign, or
-// looks like the name of an object, stands in an object of its own.
+// value returns text as the value of a key. If it contains a comma or an equals sign, or
+// looks like the name of an object, it is put into an object of its own.
 func (a *aliothArgs) value(text string) string {
 	const prefix = "id_"
 	if !strings.ContainsAny(text, ",=") && !strings.HasPrefix(text, prefix) {

@@ -12,8 +12,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// Capabilities is what one hypervisor supports. The table is data, because the
-// NixOS modules and the documentation read the same file.
+// Capabilities describes what one hypervisor supports. The table is a JSON file, as the
+// NixOS modules and the documentation read it too.
 type Capabilities struct {
 	// Interfaces, Shares, Devices and ImageTypes are the values of the options
 	// interfaces[].type, shares[].proto, devices[].bus and volumes[].imageType.
@@ -21,15 +21,15 @@ type Capabilities struct {
 	Shares     []string `json:"shares"`
 	Devices    []string `json:"devices"`
 	ImageTypes []string `json:"imageTypes"`
-	// Archs are the guests' architectures, Shutdown those with a graceful way
-	// down, PowerOff those whose guest can turn its machine off: on the others it
-	// ends the hypervisor by a reboot.
+	// Archs are the guests' architectures; Shutdown are those with a graceful
+	// shutdown; PowerOff are those whose guest can turn its machine off. On the others,
+	// the guest ends the hypervisor by a reboot.
 	Archs    []string `json:"archs"`
 	Shutdown []string `json:"shutdown"`
 	PowerOff []string `json:"powerOff"`
-	// Vmlinux are the architectures whose kernel the Nix modules take as the ELF
-	// file vmlinux, because that is what the hypervisor starts everywhere; on the
-	// others they take the kernel's compressed image.
+	// Vmlinux are the architectures for which the Nix modules use the kernel's ELF file
+	// vmlinux, as every version of the hypervisor boots that; for the others they use the
+	// compressed image.
 	Vmlinux []string `json:"vmlinux"`
 	// Vsock is vhost, unix (a socket multiplexer) or none.
 	Vsock string `json:"vsock"`
@@ -42,41 +42,40 @@ type Capabilities struct {
 	Graphics          bool `json:"graphics"`
 	CPU               bool `json:"cpu"`
 	CredentialFiles   bool `json:"credentialFiles"`
-	// GuestReadiness says that the guest can be handed vmm.notify_socket.
+	// GuestReadiness means that vmm.notify_socket can be passed to the guest.
 	GuestReadiness bool `json:"guestReadiness"`
-	// TapMultiQueue are the architectures where an interface has a queue for each
-	// CPU.
+	// TapMultiQueue are the architectures where an interface has one queue per CPU.
 	TapMultiQueue []string `json:"tapMultiQueue"`
 	TapVhost      bool     `json:"tapVhost"`
 	MacvtapByFD   bool     `json:"macvtapByFD"`
 	// VolumeSerial and VolumeDirect are volumes[].serial and volumes[].direct.
 	VolumeSerial bool `json:"volumeSerial"`
 	VolumeDirect bool `json:"volumeDirect"`
-	// VolumeShared is volumes[].shared: that it can leave a disk to others as well.
+	// VolumeShared is volumes[].shared.
 	VolumeShared bool `json:"volumeShared"`
-	// ReadOnly9p is shares[].readOnly for 9p; virtiofsd does it for virtiofs.
+	// ReadOnly9p is shares[].readOnly for 9p; for virtiofs, virtiofsd implements it.
 	ReadOnly9p bool `json:"readOnly9p"`
-	// MaxVCPU is the most CPUs by the guest's architecture, or by QEMU's machine: the
-	// hypervisor's own limit, or KVM's where that is less or where it has none (4096
-	// on x86_64, CONFIG_KVM_MAX_NR_VCPUS; 512 on aarch64, VGIC_V3_MAX_CPUS).
+	// MaxVCPU is the maximum number of CPUs by the guest's architecture, or by QEMU's
+	// machine: the lower one of the hypervisor's limit and KVM's (4096 on x86_64,
+	// CONFIG_KVM_MAX_NR_VCPUS; 512 on aarch64, VGIC_V3_MAX_CPUS).
 	MaxVCPU map[string]int `json:"maxVcpu"`
-	// MinMem and MaxMem bound the memory in MiB; MaxMem goes by the architecture,
-	// whose physical addresses have 52 bits.
+	// MinMem and MaxMem bound the memory, in MiB; MaxMem is by the architecture. Physical
+	// addresses have at most 52 bits.
 	MinMem int            `json:"minMem"`
 	MaxMem map[string]int `json:"maxMem"`
-	// MaxDevices is the most devices of a VM's own on the one PCI bus, by the
-	// architecture; empty where there is no such limit or one of another kind.
+	// MaxDevices is the maximum number of devices on the only PCI bus, by the
+	// architecture; empty if there is no such limit, or one of another kind.
 	MaxDevices map[string]int `json:"maxDevices"`
-	// Control is the protocol of the control interface, as in Control.Method;
-	// empty where there is none.
+	// Control is the protocol of the control interface, as in Control.Method; empty if
+	// there is none.
 	Control string `json:"control"`
 }
 
 //go:embed capabilities.json
 var capabilitiesJSON []byte
 
-// Table returns the capabilities of every hypervisor, by name: the same map each
-// time, which is only read.
+// Table returns the capabilities of every hypervisor, by name. It returns the same map
+// each time, which callers must not change.
 func Table() (map[string]Capabilities, error) { return readTable() }
 
 var readTable = sync.OnceValues(func() (map[string]Capabilities, error) {
@@ -89,17 +88,17 @@ var readTable = sync.OnceValues(func() (map[string]Capabilities, error) {
 	return table, nil
 })
 
-// use is one capability that a spec asks for.
+// use is one capability that a spec needs.
 type use struct {
 	path, what string
 	supports   func(Capabilities) bool
-	// value is one of an option's list of values, and has the list that a
-	// hypervisor has; has is nil for anything else.
+	// value is the value of an option that has a list of allowed values, and has returns
+	// those that a hypervisor supports. For other options has is nil.
 	value string
 	has   func(Capabilities) []string
 }
 
-// uses lists what s asks of its hypervisor.
+// uses lists the capabilities that s needs.
 func uses(s *spec.Spec) []use {
 	var out []use
 	add := func(wanted bool, path, what string, supports func(Capabilities) bool) {
@@ -125,23 +124,23 @@ func uses(s *spec.Spec) []use {
 	for i, v := range s.Volumes {
 		choose(fmt.Sprintf("volumes[%d].imageType", i), v.ImageType, v.ImageType+" images", func(c Capabilities) []string { return c.ImageTypes })
 		add(v.Serial != nil, fmt.Sprintf("volumes[%d].serial", i), "serial numbers of volumes", func(c Capabilities) bool { return c.VolumeSerial })
-		add(v.Direct, fmt.Sprintf("volumes[%d].direct", i), "direct access to volumes", func(c Capabilities) bool { return c.VolumeDirect })
-		add(v.Shared, fmt.Sprintf("volumes[%d].shared", i), "volumes that are shared with other VMs", func(c Capabilities) bool { return c.VolumeShared })
+		add(v.Direct, fmt.Sprintf("volumes[%d].direct", i), "direct I/O of volumes", func(c Capabilities) bool { return c.VolumeDirect })
+		add(v.Shared, fmt.Sprintf("volumes[%d].shared", i), "volumes that several VMs write", func(c Capabilities) bool { return c.VolumeShared })
 	}
-	add(s.CPU != nil, "cpu", "emulated CPU", func(c Capabilities) bool { return c.CPU })
+	add(s.CPU != nil, "cpu", "CPU models", func(c Capabilities) bool { return c.CPU })
 	add(s.HugepageMem, "hugepageMem", "huge pages", func(c Capabilities) bool { return c.HugepageMem })
 	add(s.HotplugMem > 0, "hotplugMem", "virtio-mem", func(c Capabilities) bool { return c.HotplugMem })
-	add(s.Balloon, "balloon", "balloon", func(c Capabilities) bool { return c.Balloon })
-	add(s.InitialBalloonMem > 0, "initialBalloonMem", "balloon that is inflated at the start", func(c Capabilities) bool { return c.InitialBalloonMem })
+	add(s.Balloon, "balloon", "balloons", func(c Capabilities) bool { return c.Balloon })
+	add(s.InitialBalloonMem > 0, "initialBalloonMem", "balloons that are inflated at the start", func(c Capabilities) bool { return c.InitialBalloonMem })
 	add(len(s.ForwardPorts) > 0, "forwardPorts", "forwarded ports", func(c Capabilities) bool { return c.ForwardPorts })
 	add(s.Graphics.Enable, "graphics.enable", "graphics", func(c Capabilities) bool { return c.Graphics })
 	add(len(s.CredentialFiles) > 0, "credentialFiles", "credentials", func(c Capabilities) bool { return c.CredentialFiles })
-	add(s.Readiness == ReadyGuest, "readiness", "readiness by the guest", func(c Capabilities) bool { return c.GuestReadiness })
+	add(s.Readiness == ReadyGuest, "readiness", "readiness reported by the guest", func(c Capabilities) bool { return c.GuestReadiness })
 	return out
 }
 
-// unsupported lists what s asks for and its hypervisor cannot do, each with
-// the hypervisors that can.
+// unsupported returns a fault for each capability that s needs and its hypervisor does
+// not have. The remedies name the hypervisors that have it.
 func unsupported(s *spec.Spec) (spec.Faults, error) {
 	table, err := Table()
 	if err != nil {
@@ -163,17 +162,15 @@ func unsupported(s *spec.Spec) (spec.Faults, error) {
 			}
 		}
 		if len(can) == 0 && u.has != nil && len(u.has(own)) > 0 {
-			faults.Addf(u.path, "%s", spec.Unknown(u.value, u.has(own)))
+			faults.AddUnknown(u.path, u.value, u.has(own))
 			continue
 		}
-		faults.Addf(u.path, "%s has no %s; %s", s.Hypervisor, u.what, whoCan(can))
+		f := faults.Addf(u.path, "%s does not support %s", displayName(s.Hypervisor), u.what)
+		if len(can) > 0 {
+			f.Hintf("supported by: %s", strings.Join(can, ", "))
+		} else {
+			f.Hintf("no hypervisor supports it, so remove it")
+		}
 	}
 	return faults, nil
-}
-
-func whoCan(names []string) string {
-	if len(names) == 0 {
-		return "no hypervisor has; remove it"
-	}
-	return "these have: " + strings.Join(names, ", ")
 }

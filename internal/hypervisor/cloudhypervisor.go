@@ -9,18 +9,18 @@ import (
 	"microvm/internal/spec"
 )
 
-// cloudHypervisor compiles for Cloud Hypervisor 20 to 54; options as
-// "cloud-hypervisor --help" of version 54 and the release notes of the others.
+// cloudHypervisor compiles for Cloud Hypervisor 20 to 54. Its options are those of
+// "cloud-hypervisor --help" of version 54, and of the release notes of the others.
 type cloudHypervisor struct{}
 
-// vsockSocket is the Unix socket of a vsock multiplexer, in the state directory.
+// vsockSocket is the path, in the state directory, of a vsock multiplexer's Unix socket.
 const vsockSocket = "notify.vsock"
 
 // Limits of Cloud Hypervisor.
 const (
 	// chBlock is VIRTIO_MEM_ALIGN_SIZE in MiB, virtio-devices/src/mem.rs.
 	chBlock = 128
-	// chOldCPUs is what version 48 lifted.
+	// chOldCPUs is the maximum number of CPUs before version 48.
 	chOldCPUs = 254
 )
 
@@ -29,21 +29,20 @@ type chArgs struct {
 	s    *spec.Spec
 	p    *Plan
 	argv []string
-	// own are the values that extraArgs gives for options that are ours as well;
-	// rest is everything else in it.
+	// own are the values in extraArgs of options that we set as well; rest are all
+	// other arguments in it.
 	own  map[string][]string
 	rest []string
-	// repeat says that an option is given once a value: from 30 until 36, when
-	// the program read its arguments by argh.
+	// repeat means that an option is repeated for each value: versions 30 to 35 parsed
+	// their arguments with argh.
 	repeat bool
-	// imageType says that --disk knows image_type, since 52; older ones look.
+	// imageType means that --disk has image_type, since 52; older ones probe.
 	imageType bool
-	// locks says that it locks its disks, since 46; what cannot be asked may.
+	// locks means that it locks its disks, since 46, or may if its version is unknown.
 	locks bool
-	// hasLandlock says that there is --landlock, since 41.
+	// hasLandlock means that it has --landlock, since 41.
 	hasLandlock bool
-	// uuid is the key of the guest's UUID in --platform, which has another name
-	// since 53.
+	// uuid is the key of the guest's UUID in --platform, which was renamed in 53.
 	uuid string
 }
 
@@ -87,7 +86,7 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	if control != nil {
 		a.add("--api-socket", Literal(control.Socket))
-		// From 54 on: it locks this file while it has the socket, and leaves it
+		// Since 54 it locks this file while it has the socket, and does not remove it
 		// (acquire_api_socket_lock, vmm/src/api/http/mod.rs).
 		p.StaleFiles = append(p.StaleFiles, control.Socket+".lock")
 	}
@@ -103,7 +102,7 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	a.devices()
 	a.landlock()
 	for _, word := range a.rest {
-		if word != "--watchdog" { // ours already, and it is taken once only
+		if word != "--watchdog" { // we add it, and it is allowed only once
 			a.add(Literal(word))
 		}
 	}
@@ -111,7 +110,7 @@ func (cloudHypervisor) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
-// askVersion finds out what this version of the program takes.
+// askVersion finds out which options this version of the program has.
 func (a *chArgs) askVersion(b *Builder, program string) {
 	a.repeat = b.atLeast(program, 30, 0) && !b.atLeast(program, 36, 0)
 	a.imageType = !b.older(program, 52, 0)
@@ -123,10 +122,10 @@ func (a *chArgs) askVersion(b *Builder, program string) {
 	}
 }
 
-// landlock confines Cloud Hypervisor to its VM's files. It sees itself to those
-// that its options name (vmm/src/vm_config.rs), less the directory of a vsock
-// whose path is relative and what it reads of a tap. Of a passed through device
-// it allows the wrong file, as of 53.
+// landlock confines Cloud Hypervisor to its VM's files. By itself it allows the files
+// that its options name (vmm/src/vm_config.rs), but not the directory of a vsock socket
+// with a relative path, nor the files of a tap in /sys. For a device that is passed
+// through, it allows the wrong file, as of 53.
 func (a *chArgs) landlock() {
 	asked := slices.Contains(a.rest, "--landlock")
 	var rules []string
@@ -147,14 +146,14 @@ func (a *chArgs) landlock() {
 	}
 	if !asked {
 		a.p.Landlock = words
-		a.p.Notes = append(a.p.Notes, "Cloud Hypervisor is confined to the VM's files where the host's kernel has Landlock of version 3 (Linux 6.2)")
+		a.p.Notes = append(a.p.Notes, "Landlock confines Cloud Hypervisor to the VM's files if the kernel has version 3 of it (Linux 6.2)")
 		return
 	}
 	a.rest = slices.DeleteFunc(a.rest, func(word string) bool { return word == "--landlock" })
 	a.add(words...)
 }
 
-// kernelLine is the command line as it is: Cloud Hypervisor adds nothing.
+// kernelLine returns the command line unchanged: Cloud Hypervisor adds nothing.
 func (cloudHypervisor) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 	own, rest := chOptions(s)
 	with, err := withVsock(s, own["--vsock"])
@@ -174,7 +173,7 @@ func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(refuseCharacters(s), refuseDisplay(s), refuseBalloon(s), refuseBlocks(s, chBlock), refuseOddPages(s))
 	program := programOf(s.CloudHypervisor.Package, "cloud-hypervisor", "cloud-hypervisor")
 	if s.VCPU > chOldCPUs && b.older(program, 48, 0) {
-		faults.Addf("vcpu", "%d is not possible; Cloud Hypervisor before 48 has %d at most", s.VCPU, chOldCPUs)
+		faults.Addf("vcpu", "must be at most %d for Cloud Hypervisor before 48, not %d", chOldCPUs, s.VCPU)
 	}
 	own, _ := chOptions(s)
 	if with, err := withVsock(s, own["--vsock"]); err != nil {
@@ -183,24 +182,25 @@ func (cloudHypervisor) faults(b *Builder, s *spec.Spec) spec.Faults {
 		faults = append(faults, refuseReadiness(with, s.Socket.Value != nil)...)
 	}
 	if _, ok := optionKey(own["--cpus"], "boot"); ok {
-		faults.Addf(path, "--cpus has boot=, which is option vcpu; take it out here")
+		faults.Addf(path, "--cpus must not have boot=").Hintf("set option vcpu")
 	}
 	if _, ok := optionKey(own["--platform"], "oem_strings"); ok {
-		faults.Addf(path, "--platform has oem_strings=, which is option cloud-hypervisor.platformOEMStrings; move them there")
+		faults.Addf(path, "--platform must not have oem_strings=").
+			Hintf("set option cloud-hypervisor.platformOEMStrings")
 	}
 	if cid, ok := optionKey(own["--vsock"], "cid"); ok && s.Vsock.CID != nil && cid != strconv.FormatInt(*s.Vsock.CID, 10) {
-		faults.Addf(path, "--vsock has cid=%s, and vsock.cid is %d\nhint: take one of them out", cid, *s.Vsock.CID)
+		faults.Addf(path, "--vsock has cid=%s, but vsock.cid is %d", cid, *s.Vsock.CID).Hintf("remove one of the two")
 	}
 	for i, text := range s.CloudHypervisor.PlatformOEMStrings {
 		if strings.ContainsAny(text, ",[]\"") {
-			faults.Addf(fmt.Sprintf("cloud-hypervisor.platformOEMStrings[%d]", i), "%q has one of , [ ] \", which end the string for Cloud Hypervisor; encode it", text)
+			faults.Addf(fmt.Sprintf("cloud-hypervisor.platformOEMStrings[%d]", i), "%q must not contain any of , [ ] \", which end the string for Cloud Hypervisor", text)
 		}
 	}
 	return faults
 }
 
-// withVsock is the spec with the CID that --vsock in extraArgs gives, where it
-// has none of its own.
+// withVsock returns the spec with the CID of --vsock in extraArgs, if the spec itself has
+// none.
 func withVsock(s *spec.Spec, option []string) (*spec.Spec, error) {
 	cid, ok := optionKey(option, "cid")
 	if !ok || s.Vsock.CID != nil {
@@ -217,7 +217,7 @@ func withVsock(s *spec.Spec, option []string) (*spec.Spec, error) {
 
 func (a *chArgs) add(words ...string) { a.argv = append(a.argv, words...) }
 
-// addAll gives an option its values in the program's own way.
+// addAll adds an option with its values in the syntax of this version.
 func (a *chArgs) addAll(option string, values []string) {
 	if len(values) == 0 {
 		return
@@ -231,7 +231,7 @@ func (a *chArgs) addAll(option string, values []string) {
 	}
 }
 
-// merged joins our part of an option and what extraArgs adds to it.
+// merged joins our values of an option and those in extraArgs.
 func (a *chArgs) merged(option string, ours ...string) string {
 	for _, v := range a.own[option] {
 		ours = append(ours, Literal(v))
@@ -239,7 +239,7 @@ func (a *chArgs) merged(option string, ours ...string) string {
 	return strings.Join(ours, ",")
 }
 
-// vsock is the context ID that extraArgs gives, and the multiplexer's socket.
+// vsock returns the context ID in extraArgs, or "", and the multiplexer's socket.
 func (a *chArgs) vsock() (cid, socket string) {
 	cid, _ = optionKey(a.own["--vsock"], "cid")
 	socket, ok := optionKey(a.own["--vsock"], "socket")
@@ -260,13 +260,13 @@ func (a *chArgs) vsockOption(socket string) string {
 	return a.merged("--vsock", ours...)
 }
 
-// shared says that another process maps the guest's memory.
+// shared reports whether another process maps the guest's memory.
 func (a *chArgs) shared() bool { return len(a.p.Shares) > 0 || a.s.Graphics.Enable }
 
 func (a *chArgs) memory() string {
 	memory := fmt.Sprintf("size=%dM", a.s.Mem)
 	if a.shared() {
-		memory += ",shared=on" // which excludes merging
+		memory += ",shared=on" // excludes merging
 	} else {
 		memory += ",mergeable=on"
 	}
@@ -279,8 +279,8 @@ func (a *chArgs) memory() string {
 	return memory
 }
 
-// commandLine names the serial port only where it goes to the journal: a user's
-// own choice may have no console there.
+// commandLine returns the kernel's command line. It names the serial port only if that
+// goes to the journal: with a --serial of the user's own there may be no console.
 func (a *chArgs) commandLine() string {
 	var own []string
 	if serial := a.own["--serial"]; len(serial) == 0 || serial[0] == "tty" {
@@ -307,8 +307,8 @@ func (a *chArgs) console() {
 	}
 }
 
-// platform hands the guest its identity and the credential with the address for
-// its notifications, as SMBIOS strings: systemd.exec(5), systemd(1).
+// platform returns the value of --platform: the guest's UUID, and the credential with the
+// address for its notifications as an SMBIOS string, see systemd.exec(5) and systemd(1).
 func (a *chArgs) platform() string {
 	var oem []string
 	for _, text := range a.s.CloudHypervisor.PlatformOEMStrings {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// gpu needs a build of Cloud Hypervisor that has the option; the released ones
-// do not, and say so at the start.
+// gpu adds a GPU. The releases of Cloud Hypervisor do not have the option and refuse it
+// at the start.
 func (a *chArgs) gpu() {
 	if !a.s.Graphics.Enable {
 		return

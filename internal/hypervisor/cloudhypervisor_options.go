@@ -8,13 +8,14 @@ import (
 	"microvm/internal/spec"
 )
 
-// chOptions takes what is merged with ours out of extraArgs.
+// chOptions splits extraArgs into the values of options that are merged with ours, and
+// the other arguments.
 func chOptions(s *spec.Spec) (own map[string][]string, rest []string) {
 	return splitOptions(s.CloudHypervisor.ExtraArgs, "--vsock", "--platform", "--cpus", "--serial", "--console")
 }
 
-// splitOptions takes the values of the named options out of a list of arguments:
-// "--option value" and "--option=value".
+// splitOptions splits arguments into the values of the named options, written as
+// "--option value" or "--option=value", and the other arguments.
 func splitOptions(args []string, options ...string) (values map[string][]string, rest []string) {
 	values = map[string][]string{}
 	for i := 0; i < len(args); i++ {
@@ -36,7 +37,7 @@ func splitOptions(args []string, options ...string) (values map[string][]string,
 	return values, rest
 }
 
-// cutValues takes an option with all its values out of a list of arguments.
+// cutValues splits arguments into all values of one option and the other arguments.
 func cutValues(args []string, option string) (rest, values []string) {
 	mine := false
 	for _, arg := range args {
@@ -57,7 +58,7 @@ func cutValues(args []string, option string) (rest, values []string) {
 	return rest, values
 }
 
-// optionKey finds KEY=VALUE in comma-separated options.
+// optionKey returns the value of key in comma-separated options, and whether it is there.
 func optionKey(options []string, key string) (string, bool) {
 	for _, o := range options {
 		for part := range strings.SplitSeq(o, ",") {
@@ -69,7 +70,7 @@ func optionKey(options []string, key string) (string, bool) {
 	return "", false
 }
 
-// joinLines puts one shell fragment behind another.
+// joinLines joins two fragments of a shell script.
 func joinLines(first, second string) string {
 	if first == "" {
 		return second
@@ -77,26 +78,27 @@ func joinLines(first, second string) string {
 	return strings.TrimSuffix(first, "\n") + "\n" + second
 }
 
-// refuseDisplay refuses what only QEMU's display has, for those that show windows
-// by crosvm's GPU.
+// refuseDisplay refuses options of QEMU's display for the hypervisors that use crosvm's
+// GPU.
 func refuseDisplay(s *spec.Spec) spec.Faults {
 	var faults spec.Faults
 	if !s.Graphics.Enable {
 		return nil
 	}
 	if s.Graphics.Vulkan != nil {
-		faults.Addf("graphics.vulkan", "is for QEMU's GPU; that of %s is crosvm's, which has Vulkan as it is; remove it", s.Hypervisor)
+		faults.Addf("graphics.vulkan", "requires QEMU's GPU; %s uses crosvm's, which always has Vulkan", displayName(s.Hypervisor)).Hintf("remove it")
 	}
 	if s.Graphics.Backend != "gtk" && s.Graphics.Backend != "headless" {
-		faults.Addf("graphics.backend", "%s", spec.Unknown(s.Graphics.Backend, []string{"gtk"}))
+		faults.AddUnknown("graphics.backend", s.Graphics.Backend, []string{"gtk"})
 	}
 	if s.Graphics.Backend == "headless" {
-		faults.Addf("graphics.backend", "headless is for QEMU's display; %s shows windows on the host's Wayland display; remove it, or set hypervisor to qemu", s.Hypervisor)
+		faults.Addf("graphics.backend", "headless requires QEMU; %s shows windows on the host's Wayland display", displayName(s.Hypervisor)).
+			Hintf("remove it, or set hypervisor to qemu")
 	}
 	return faults
 }
 
-// gpuDevice is shell text that starts crosvm's vhost-user GPU, and waits for its
+// gpuDevice returns shell commands that start crosvm's vhost-user GPU and wait for its
 // socket.
 func gpuDevice(s *spec.Spec, crosvm string) string {
 	socket := shell.Quote(s.Graphics.Socket)
@@ -108,5 +110,5 @@ until [ -S %s ]; do
   [ $tries -gt 0 ] || { echo %s >&2; exit 1; }
   sleep 0.1
 done
-`, shell.Quote(crosvm), socket, params, socket, shell.Quote("crosvm's GPU did not make its socket "+s.Graphics.Socket+" within 10 s"))
+`, shell.Quote(crosvm), socket, params, socket, shell.Quote("timed out after 10 s waiting for the socket of crosvm's GPU, "+s.Graphics.Socket))
 }

@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -8,27 +9,30 @@ import (
 	"slices"
 	"strings"
 
+	"microvm/internal/exit"
 	"microvm/internal/spec"
 )
 
-// Builder compiles specs.
+// Builder compiles specs into plans. Its zero value knows no versions and assumes the
+// oldest ones.
 type Builder struct {
-	// Version returns the version of a hypervisor's program as MAJOR, MINOR. It
-	// returns an error where the program cannot be asked; the oldest is then
-	// assumed, as a nil Version does, because newer ones still know what it knew.
+	// Version returns the version of a hypervisor's program as MAJOR, MINOR. If it
+	// returns an error, or is nil, the oldest version is assumed, as newer ones still
+	// have its options.
 	Version func(program string) (major, minor int, err error)
-	// GuestKernel returns the version of a kernel's image as MAJOR, MINOR, or an
-	// error where the image does not tell; nil is as if none did.
+	// GuestKernel returns the version of a kernel's image as MAJOR, MINOR, or an error
+	// if the image has none. A nil GuestKernel means that no image has one.
 	GuestKernel func(path string) (major, minor int, err error)
-	// Seccomp says whether a QEMU was built with its seccomp filter, or an error
-	// where it cannot be asked; nil is as if each was.
+	// Seccomp reports whether a QEMU was built with its seccomp filter. If it returns
+	// an error, or is nil, the filter is assumed.
 	Seccomp func(program string) (bool, error)
 
-	// asked is what decisions of the present compilation depend on; nil keeps none.
+	// asked are the versions on which decisions of the current compilation depend; nil
+	// keeps no record.
 	asked *Versions
 }
 
-// kernelBefore says whether the guest's kernel is known to be older than that.
+// kernelBefore reports whether the guest's kernel is known to be older than that version.
 func (b *Builder) kernelBefore(path string, major, minor int) bool {
 	if b.GuestKernel == nil {
 		return false
@@ -37,7 +41,7 @@ func (b *Builder) kernelBefore(path string, major, minor int) bool {
 	return err == nil && (haveMajor < major || haveMajor == major && haveMinor < minor)
 }
 
-// atLeast says whether the program is of that version or newer.
+// atLeast reports whether the program is known to have that version or a newer one.
 func (b *Builder) atLeast(program string, major, minor int) bool {
 	if b.Version == nil {
 		b.asked.unknown()
@@ -53,25 +57,25 @@ func (b *Builder) atLeast(program string, major, minor int) bool {
 	return have
 }
 
-// older says whether the program is known to be older than that version.
+// older reports whether the program is known to be older than that version.
 func (b *Builder) older(program string, major, minor int) bool {
 	return b.atLeast(program, 0, 0) && !b.atLeast(program, major, minor)
 }
 
-// backend knows one hypervisor.
+// backend compiles for one hypervisor.
 type backend interface {
-	// faults are what the hypervisor cannot do, beside what the table of
-	// capabilities says, of a spec that has its defaults and need not be valid.
+	// faults returns what the hypervisor does not support, in addition to the table of
+	// capabilities. The spec has its defaults, but may be invalid.
 	faults(b *Builder, s *spec.Spec) spec.Faults
-	// compile turns a spec without faults into the parts of a plan that depend on
-	// the hypervisor.
+	// compile sets the parts of a plan that depend on the hypervisor. The spec has no
+	// faults.
 	compile(b *Builder, s *spec.Spec, p *Plan) error
-	// kernelLine is the guest's command line, with its placeholders and with what
-	// the hypervisor adds to it; the spec need not be valid.
+	// kernelLine returns the guest's command line, with placeholders and with what the
+	// hypervisor adds to it. The spec may be invalid.
 	kernelLine(b *Builder, s *spec.Spec) (string, error)
 }
 
-// backends has one entry a hypervisor.
+// backends has one entry per hypervisor.
 var backends = map[string]backend{
 	"alioth":           alioth{},
 	"cloud-hypervisor": cloudHypervisor{},
@@ -82,12 +86,14 @@ var backends = map[string]backend{
 	"stratovirt":       stratovirt{},
 }
 
-// Compile turns a valid spec into its plan. The error is spec.Faults where the
-// hypervisor cannot do what the spec asks for.
+// Compile turns a valid spec into its plan. It returns spec.Faults if the hypervisor does
+// not support what the spec needs.
 func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	c, ok := backends[s.Hypervisor]
 	if !ok {
-		return nil, spec.Faults{{Path: "hypervisor", Message: fmt.Sprintf("%s cannot be compiled by this version; it can: %v", s.Hypervisor, slices.Sorted(maps.Keys(backends)))}}
+		var faults spec.Faults
+		faults.AddUnknown("hypervisor", s.Hypervisor, slices.Sorted(maps.Keys(backends)))
+		return nil, faults
 	}
 	b = &Builder{Version: b.Version, GuestKernel: b.GuestKernel, Seccomp: b.Seccomp, asked: &Versions{}}
 	faults, err := b.faults(s)
@@ -106,7 +112,7 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	}
 	b.asked.record(p)
 	if b.asked.Unknown && b.Version != nil {
-		p.Notes = append(p.Notes, "warning: "+p.UnknownVersion()+"; build it again where the program is installed")
+		p.Notes = append(p.Notes, "warning: "+p.UnknownVersion()+" (build the package where the program is installed)")
 	}
 	for _, w := range s.Warnings() {
 		p.Notes = append(p.Notes, "warning: "+w)
@@ -114,19 +120,18 @@ func (b *Builder) Compile(s *spec.Spec) (*Plan, error) {
 	return p, nil
 }
 
-// Rules are the rules of a spec's hypervisor, for spec.ParseFile: the spec need
-// not be valid otherwise. Of those that depend on the hypervisor's version it has
-// the newest one's; Compile asks the program.
+// Rules is the spec.Rule of a spec's hypervisor. It assumes the newest version of the
+// hypervisor; Compile checks the rules of the installed one.
 func Rules(s *spec.Spec) spec.Faults {
 	newest := &Builder{Version: func(string) (major, minor int, err error) { return math.MaxInt, 0, nil }}
 	faults, err := newest.faults(s)
 	if err != nil {
-		return nil // the hypervisor's name is at fault, which the spec says itself
+		return nil // the hypervisor is unknown, which package spec reports
 	}
 	return faults
 }
 
-// faults are what the hypervisor has not, and what it cannot do with what it has.
+// faults returns everything that the spec's hypervisor does not support.
 func (b *Builder) faults(s *spec.Spec) (spec.Faults, error) {
 	faults, err := unsupported(s)
 	if err != nil {
@@ -145,7 +150,7 @@ func (b *Builder) faults(s *spec.Spec) (spec.Faults, error) {
 	return faults, nil
 }
 
-// common fills in what does not depend on the hypervisor.
+// common returns a plan with the parts that do not depend on the hypervisor.
 func common(s *spec.Spec) (*Plan, error) {
 	table, err := Table()
 	if err != nil {
@@ -207,8 +212,8 @@ func common(s *spec.Spec) (*Plan, error) {
 	return p, nil
 }
 
-// addInterfaces adds the network interfaces, and what the host has to make for them.
-// queues is how many a tap or macvtap has.
+// addInterfaces adds the network interfaces, and the taps and macvtaps that the host has
+// to create for them, with that number of queues.
 func (p *Plan) addInterfaces(s *spec.Spec, queues int) {
 	for _, n := range s.Interfaces {
 		p.Interfaces = append(p.Interfaces, Interface{Type: n.Type, ID: n.ID, MAC: strings.ToLower(n.MAC), Bridge: deref(n.Bridge)})
@@ -223,15 +228,15 @@ func (p *Plan) addInterfaces(s *spec.Spec, queues int) {
 	}
 }
 
-// Nodes of the host's that a module makes.
+// Device nodes of the host that exist once a kernel module is loaded.
 const (
-	// VhostVsock makes a guest's vsock.
+	// VhostVsock provides a guest's vsock.
 	VhostVsock = "/dev/vhost-vsock"
-	// VhostNet makes a tap fast.
+	// VhostNet processes the packets of a tap in the kernel.
 	VhostNet = "/dev/vhost-net"
 )
 
-// devices are the nodes that the hypervisor opens by itself.
+// devices returns the device nodes that the hypervisor opens itself.
 func devices(s *spec.Spec, own Capabilities) []string {
 	var out []string
 	if s.Vsock.CID != nil && own.Vsock == "vhost" {
@@ -271,15 +276,16 @@ func volume(v spec.Volume) Volume {
 	}
 }
 
-// keepLocks is for a hypervisor that takes no lock of its own on its disks, or one
-// that the others do not see.
+// keepLocks sets Volume.KeepLock of all volumes, for a hypervisor that does not lock its
+// disks, or not in a way that other hypervisors see.
 func keepLocks(p *Plan) {
 	for i := range p.Volumes {
 		p.Volumes[i].KeepLock = true
 	}
 }
 
-// probes is for a hypervisor that takes the type of a disk from the disk.
+// probes sets Volume.Probed of all volumes, for a hypervisor that detects the type of a
+// disk by its content.
 func probes(p *Plan) {
 	for i := range p.Volumes {
 		p.Volumes[i].Probed = true
@@ -310,8 +316,8 @@ func shares(s *spec.Spec) []Share {
 	return out
 }
 
-// programOf returns the path of a package's program, or fallback, a name to be looked
-// up at the start, where no package is given.
+// programOf returns the path of a package's program, or, if pkg is empty, fallback: a name
+// that is looked up when the VM starts.
 func programOf(pkg, name, fallback string) string {
 	if pkg == "" {
 		return fallback
@@ -319,7 +325,7 @@ func programOf(pkg, name, fallback string) string {
 	return filepath.Join(pkg, "bin", name)
 }
 
-// refuseReadiness refuses a readiness that nobody could report.
+// refuseReadiness refuses a readiness that would never be reported.
 func refuseReadiness(s *spec.Spec, hasControl bool) spec.Faults {
 	other := ReadyVMM
 	if !hasControl {
@@ -328,53 +334,56 @@ func refuseReadiness(s *spec.Spec, hasControl bool) spec.Faults {
 	var faults spec.Faults
 	switch {
 	case s.Readiness == ReadyGuest && s.Vsock.CID == nil:
-		faults.Addf("readiness", "\"guest\" needs vsock.cid; set one, or readiness to %q", other)
+		faults.Addf("readiness", "\"guest\" requires vsock.cid").Hintf("set vsock.cid, or set readiness to %q", other)
 	case s.Readiness == ReadyVMM && s.Hypervisor == "alioth":
-		faults.Addf("readiness", "\"vmm\" needs a control socket, and alioth has none; set readiness to \"none\", or to \"guest\" with vsock.cid")
+		faults.Addf("readiness", "\"vmm\" requires a control socket, and alioth has none").
+			Hintf("set readiness to \"none\", or to \"guest\" with vsock.cid")
 	case s.Readiness == ReadyVMM && !hasControl:
-		faults.Addf("readiness", "\"vmm\" needs the control socket; leave socket out for the default one, or set readiness to \"none\"")
+		faults.Addf("readiness", "\"vmm\" requires the control socket").
+			Hintf("leave socket out for the default one, or set readiness to \"none\"")
 	case s.Readiness == "", s.Readiness == ReadyGuest, s.Readiness == ReadyVMM, s.Readiness == ReadyNone:
 	default:
-		faults.Addf("readiness", "%s", spec.Unknown(s.Readiness, slices.Compact([]string{ReadyGuest, other, ReadyNone})))
+		faults.AddUnknown("readiness", s.Readiness, slices.Compact([]string{ReadyGuest, other, ReadyNone}))
 	}
 	return faults
 }
 
-// refuseBalloon refuses a balloon that nobody could set.
+// refuseBalloon refuses a balloon that could not be set.
 func refuseBalloon(s *spec.Spec) spec.Faults {
 	if !s.Balloon || s.Socket.Value != nil {
 		return nil
 	}
-	return spec.Faults{{Path: "balloon", Message: "is set through the control socket; leave socket out for the default one"}}
+	return spec.Faults{{Path: "balloon", Message: "requires the control socket", Remedy: "leave socket out for the default one"}}
 }
 
-// WhyNoBalloon says of a VM whose balloon cannot be set why that is, and what to
-// do where something can be done.
-func WhyNoBalloon(hypervisor string) string {
+// WhyNoBalloon returns why the balloon of a VM cannot be set, with a hint. The text begins
+// with a verb, to be put after the VM's name.
+func WhyNoBalloon(hypervisor string) error {
 	table, err := Table()
 	own, known := table[hypervisor]
 	switch {
 	case err != nil || !known || own.Balloon && own.Control != "":
-		return "has no balloon; set balloon to true in its spec"
+		return exit.WithHint(errors.New("has no balloon"), "set balloon to true in its spec")
 	case own.Balloon:
-		return "runs under " + hypervisor + ", which has no way to set a balloon; with another hypervisor it can be set"
+		return exit.WithHint(fmt.Errorf("runs under %s, which cannot set the size of a balloon", hypervisor), "use another hypervisor")
 	}
-	return "has no balloon, for it runs under " + hypervisor + ", which has none; with another hypervisor it can have one"
+	return exit.WithHint(fmt.Errorf("runs under %s, which does not support balloons", hypervisor), "use another hypervisor")
 }
 
-// readiness chooses what READY=1 means, and says why.
+// readiness chooses what READY=1 means for the VM. guest reports whether the hypervisor
+// can tell the guest where to report; control may be nil.
 func readiness(s *spec.Spec, guest bool, control *Control, vsockSocket string) Readiness {
 	byGuest := Readiness{Mode: ReadyGuest, VsockSocket: vsockSocket}
 	byVMM := Readiness{Mode: ReadyVMM, Control: control}
 	switch {
 	case s.Readiness == ReadyGuest:
-		byGuest.Why = "the spec says so"
+		byGuest.Why = "set in the spec"
 		return byGuest
 	case s.Readiness == ReadyVMM:
-		byVMM.Why = "the spec says so"
+		byVMM.Why = "set in the spec"
 		return byVMM
 	case s.Readiness == ReadyNone:
-		return Readiness{Mode: ReadyNone, Why: "the spec says so"}
+		return Readiness{Mode: ReadyNone, Why: "set in the spec"}
 	case guest && s.Vsock.CID != nil:
 		byGuest.Why = "vsock.cid is set and " + s.Hypervisor + " can tell the guest where to report"
 		return byGuest

@@ -11,8 +11,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// crosvm compiles for crosvm of 2025 and 2026, which has no releases; options as
-// in its src/crosvm/cmdline.rs.
+// crosvm compiles for crosvm of 2025 and 2026, which has no releases. Its options are
+// those of its src/crosvm/cmdline.rs.
 type crosvm struct{}
 
 func (crosvm) faults(_ *Builder, s *spec.Spec) spec.Faults {
@@ -43,7 +43,7 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	if s.Balloon {
 		// It always offers VIRTIO_BALLOON_F_DEFLATE_ON_OOM, devices/src/virtio/balloon.rs.
 		if !*s.DeflateOnOOM {
-			p.Notes = append(p.Notes, "crosvm's balloon gives memory back to a guest in need, whatever deflateOnOOM says")
+			p.Notes = append(p.Notes, "crosvm's balloon always returns memory to a guest that runs out of it, as if deflateOnOOM were true")
 		}
 		balloon := *control
 		balloon.Memory = s.Mem
@@ -52,8 +52,8 @@ func (crosvm) compile(_ *Builder, s *spec.Spec, p *Plan) error {
 	} else {
 		add("--no-balloon")
 	}
-	// Those that other processes serve get their slots as they come here; the order
-	// is microvm.nix's.
+	// Devices that other processes serve get their slots in the order of these options,
+	// which is microvm.nix's.
 	if s.Graphics.Enable {
 		p.BeforeStart = joinLines(p.BeforeStart, gpuDevice(s, program))
 		p.StaleSockets = append(p.StaleSockets, s.Graphics.Socket)
@@ -84,8 +84,8 @@ func crosvmLine(s *spec.Spec, p *Plan) string {
 	return kernelCommandLine(s, p, serialConsole(s), "reboot=k", "panic=-1")
 }
 
-// kernelLine has, before the command line, what crosvm begins it with
-// (get_base_linux_cmdline, and the console that --serial makes).
+// kernelLine returns the command line with what crosvm puts before it
+// (get_base_linux_cmdline, and the console of --serial).
 func (crosvm) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 	control := controlOf(s, "crosvm")
 	p := &Plan{Readiness: readiness(s, true, control, "")}
@@ -94,7 +94,8 @@ func (crosvm) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 	return "panic=-1 console=ttyS0 " + crosvmLine(s, p), err
 }
 
-// crosvmShutdown: its machine on aarch64 has no power button (aarch64/src/lib.rs).
+// crosvmShutdown uses the power button, which the machine on aarch64 does not have
+// (aarch64/src/lib.rs).
 func crosvmShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
 	switch {
 	case s.Arch != "x86_64":
@@ -105,31 +106,32 @@ func crosvmShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
 	return Shutdown{Method: ShutdownPowerButton, Control: control, Why: "crosvm has a power button"}, nil
 }
 
-// crosvmFaults are what crosvm's own sandbox does not start with: it mounts the
-// directory of a 9p share, and its own root, by absolute paths only.
+// crosvmFaults refuses relative paths of which crosvm's own sandbox requires absolute
+// ones: that of its root and those of 9p shares, which it mounts.
 func crosvmFaults(s *spec.Spec) spec.Faults {
 	var faults spec.Faults
 	if s.Crosvm.PivotRoot == nil {
 		return nil
 	}
 	if root := *s.Crosvm.PivotRoot; !filepath.IsAbs(root) {
-		faults.Addf("crosvm.pivotRoot", "%q is not absolute; write the whole path of an empty directory", root)
+		faults.Addf("crosvm.pivotRoot", "invalid path %q: must be absolute", root).Hintf("set the absolute path of an empty directory")
 	}
 	for i, share := range s.Shares {
 		if share.Proto == "9p" && !filepath.IsAbs(share.Source) {
-			faults.Addf(fmt.Sprintf("shares[%d].source", i), "%q is not absolute, which crosvm's sandbox wants of a 9p share; write the whole path, take virtiofs, or leave crosvm.pivotRoot out", share.Source)
+			faults.Addf(fmt.Sprintf("shares[%d].source", i), "invalid path %q: must be absolute for a 9p share in crosvm's sandbox", share.Source).
+				Hintf("set the absolute path, set proto to virtiofs, or leave crosvm.pivotRoot out")
 		}
 	}
 	return faults
 }
 
-// crosvmSandbox leaves crosvm its own sandbox, one for each device, where the
-// spec gives it a directory. It makes namespaces, which the unit does not allow
-// otherwise; without, the unit's sandbox is the only one.
+// crosvmSandbox turns on crosvm's own sandbox, one per device, if the spec has a
+// directory for it. The sandbox creates namespaces, which the unit otherwise forbids.
+// Without it, the unit's sandbox is the only one.
 func crosvmSandbox(s *spec.Spec, p *Plan) {
 	if s.Crosvm.PivotRoot == nil {
 		p.Argv = append(p.Argv, "--disable-sandbox")
-		p.Notes = append(p.Notes, "crosvm.pivotRoot is not set, so crosvm runs in the unit's sandbox only")
+		p.Notes = append(p.Notes, "crosvm.pivotRoot is not set, so crosvm runs only in the unit's sandbox")
 		return
 	}
 	p.Namespaces = true
@@ -137,8 +139,8 @@ func crosvmSandbox(s *spec.Spec, p *Plan) {
 	p.Argv = append(p.Argv, "--pivot-root", Literal(*s.Crosvm.PivotRoot))
 }
 
-// crosvmDisks: crosvm locks its disks by flock(2), which nobody else looks at, and
-// it looks for their types itself (disk/src/disk.rs).
+// crosvmDisks adds the disks. crosvm locks them by flock(2), which no other hypervisor
+// checks, and probes their types (disk/src/disk.rs).
 func crosvmDisks(s *spec.Spec, p *Plan) {
 	keepLocks(p)
 	probes(p)
@@ -157,8 +159,8 @@ func crosvmDisks(s *spec.Spec, p *Plan) {
 	}
 }
 
-// crosvmFirst is a path as the first value of --block, which may leave out its key:
-// what looks like a key is not to be taken for one.
+// crosvmFirst returns a path as the first value of --block, whose key may be left out. A
+// path with "=" would otherwise be parsed as a key with its value.
 func crosvmFirst(path string) string {
 	key, _, _ := strings.Cut(path, "=")
 	if filepath.IsAbs(path) || strings.Trim(key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
@@ -167,7 +169,7 @@ func crosvmFirst(path string) string {
 	return "./" + path
 }
 
-// crosvmShares: virtiofsd has to be told the tag, which crosvm asks it for.
+// crosvmShares adds the shares. crosvm asks virtiofsd for the tag, so that needs --tag.
 func crosvmShares(s *spec.Spec, p *Plan) {
 	for i := range p.Shares {
 		p.Shares[i].PassTag = true
@@ -181,8 +183,9 @@ func crosvmShares(s *spec.Spec, p *Plan) {
 	}
 }
 
-// crosvmInterface has one queue: for more of a tap crosvm sets the interface up,
-// which takes CAP_NET_ADMIN, and of a macvtap it takes one descriptor.
+// crosvmInterface returns the options of an interface with one queue. For more queues,
+// crosvm would configure a tap, which requires CAP_NET_ADMIN; of a macvtap it accepts
+// one descriptor only.
 func crosvmInterface(n spec.Interface) string {
 	if n.Type == "macvtap" {
 		return "tap-fd=" + MacvtapFD(n.ID, 0) + ",mac=" + n.MAC

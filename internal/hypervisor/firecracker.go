@@ -11,11 +11,11 @@ import (
 	"microvm/internal/spec"
 )
 
-// firecracker compiles for Firecracker 1.5 to 1.17-dev; the configuration file as its
-// src/firecracker/swagger/firecracker.yaml describes it.
+// firecracker compiles for Firecracker 1.5 to 1.17-dev. The configuration file follows its
+// src/firecracker/swagger/firecracker.yaml.
 type firecracker struct{}
 
-// Files that Firecracker reads, written into the state directory.
+// Files for Firecracker, which are written into the state directory.
 const (
 	firecrackerConfig   = "firecracker.json"
 	firecrackerTemplate = "firecracker-cpu.json"
@@ -24,11 +24,11 @@ const (
 // object is a JSON object.
 type object = map[string]any
 
-// firecrackerTransports are the interrupts that it has for virtio-mmio devices on
-// x86_64 (GSI_LEGACY_START to GSI_LEGACY_END, src/vmm/src/arch/x86_64/layout.rs).
+// firecrackerTransports is its number of interrupts for virtio-mmio devices on x86_64
+// (GSI_LEGACY_START to GSI_LEGACY_END, src/vmm/src/arch/x86_64/layout.rs).
 const firecrackerTransports = 19
 
-// firecrackerPCI says whether devices are on a PCI bus, else on virtio-mmio.
+// firecrackerPCI reports whether devices are on a PCI bus, and not on virtio-mmio.
 func firecrackerPCI(b *Builder, s *spec.Spec) bool {
 	return b.atLeast(firecrackerProgram(s), 1, 13) || slices.Contains(s.Firecracker.ExtraArgs, "--enable-pci")
 }
@@ -40,7 +40,8 @@ func firecrackerProgram(s *spec.Spec) string {
 func (firecracker) faults(b *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(refuseBalloon(s), refuseReadiness(s, s.Socket.Value != nil))
 	if n := deviceCount(s); n > firecrackerTransports && s.Arch == "x86_64" && !firecrackerPCI(b, s) {
-		faults.Addf("volumes", "Firecracker before 1.13 has room for %d devices, and the spec has %d; merge volumes", firecrackerTransports, n)
+		faults.Addf("volumes", "too many devices: Firecracker before 1.13 supports %d, and the spec has %d", firecrackerTransports, n).
+			Hintf("merge volumes")
 	}
 	if s.Firecracker.Jailer {
 		_, hidden := firecrackerJail(s)
@@ -81,14 +82,14 @@ func (firecracker) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	if s.Firecracker.Jailer {
 		p.Jail, _ = firecrackerJail(s)
-		p.Notes = append(p.Notes, "firecracker.jailer: the VM's unit has a root directory of its own; microvm run, in the foreground, has none")
+		p.Notes = append(p.Notes, "firecracker.jailer applies to the VM's unit only, not to microvm run in the foreground")
 	}
 	return nil
 }
 
-// kernelLine is boot_args of the configuration, with what Firecracker adds
-// (src/vmm/src/builder.rs): of a root device, of the serial port on aarch64, and,
-// without PCI, of that and of each device.
+// kernelLine returns boot_args of the configuration with what Firecracker adds
+// (src/vmm/src/builder.rs): arguments for a root device, for the serial port on aarch64
+// and, without PCI, pci=off and one for each device.
 func (firecracker) kernelLine(b *Builder, s *spec.Spec) (string, error) {
 	control := controlOf(s, "firecracker")
 	p := &Plan{Readiness: readiness(s, true, control, vsockSocket)}
@@ -156,7 +157,8 @@ func firecrackerShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
 	return Shutdown{Method: ShutdownCtrlAltDel, Control: control, Why: "Firecracker has a keyboard and no power button"}, nil
 }
 
-// firecrackerFiles adds the configuration, with extraConfig merged into it.
+// firecrackerFiles adds the configuration file, with extraConfig merged into it, and the
+// CPU template. oldKeyboard is for versions before 1.8.
 func firecrackerFiles(s *spec.Spec, p *Plan, oldKeyboard bool) error {
 	config := firecrackerBase(s, p, oldKeyboard)
 	if s.Firecracker.CPU != nil {
@@ -180,9 +182,9 @@ func firecrackerFiles(s *spec.Spec, p *Plan, oldKeyboard bool) error {
 func firecrackerBase(s *spec.Spec, p *Plan, oldKeyboard bool) object {
 	own := []string{serialConsole(s), "reboot=k", "panic=-1"}
 	if s.Arch == "x86_64" {
-		// The keyboard controller answers at once; looking for more of it takes a
-		// second of boot. ACPI names it since 1.8, and its interrupt is none but
-		// by that name.
+		// Probing for parts that the keyboard controller does not have takes a second
+		// of boot. Since 1.8 ACPI describes the controller, and without that
+		// description it has no interrupt.
 		own = append(own, "i8042.noaux", "i8042.nomux", "i8042.dumbkbd")
 		if oldKeyboard {
 			own = append(own, "i8042.nopnp")
@@ -194,7 +196,7 @@ func firecrackerBase(s *spec.Spec, p *Plan, oldKeyboard bool) object {
 	}
 	machine := object{"vcpu_count": s.VCPU, "mem_size_mib": s.Mem}
 	if s.Arch == "x86_64" {
-		// Threads of one core come in pairs.
+		// With SMT, the number of CPUs must be even.
 		machine["smt"] = s.VCPU%2 == 0
 	}
 	config := object{"boot-source": boot, "machine-config": machine, "drives": firecrackerDrives(s), "entropy": object{}}
@@ -221,8 +223,7 @@ func firecrackerDrives(s *spec.Spec) []any {
 		drives = append(drives, object{
 			"drive_id": id, "path_on_host": Literal(path), "is_root_device": false, "is_read_only": readOnly,
 			"io_engine": s.Firecracker.DriveIoEngine,
-			// What the guest has flushed is on the disk; the default, Unsafe, takes
-			// flushes for done.
+			// A flush of the guest writes to the disk; the default, Unsafe, ignores it.
 			"cache_type": "Writeback",
 		})
 	}
@@ -235,7 +236,7 @@ func firecrackerDrives(s *spec.Spec) []any {
 	return drives
 }
 
-// merge puts src into dst, object by object; anything else is replaced.
+// merge merges src into dst, recursively for objects; other values are replaced.
 func merge(dst, src object) {
 	for key, value := range src {
 		inner, ok := value.(object)
@@ -248,7 +249,7 @@ func merge(dst, src object) {
 	}
 }
 
-// literals escapes every string of a JSON value of the user.
+// literals returns a JSON value of the spec with all its strings escaped by Literal.
 func literals(value any) any {
 	switch v := value.(type) {
 	case string:

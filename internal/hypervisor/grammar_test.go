@@ -10,8 +10,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// carried are the values that a hypervisor reads out of a command line of ours,
-// decoded as its own grammar has it.
+// carried returns the values in a command line of ours, decoded by the hypervisor's own
+// grammar.
 func carried(t *testing.T, p *Plan) []string {
 	t.Helper()
 	var out []string
@@ -56,12 +56,12 @@ func leaves(v any) []string {
 	return nil
 }
 
-// decode is one argument: itself, and the values that its parts have.
+// decode returns one argument and the values of its parts.
 func decode(hypervisor, arg string) []string {
 	out := []string{arg}
 	add := func(values ...string) {
 		for _, v := range values {
-			// A program has its file whichever way the path says that it is here.
+			// "./x" and "x" are the same file.
 			out = append(out, v, strings.TrimPrefix(v, "./"))
 		}
 	}
@@ -128,8 +128,8 @@ func decode(hypervisor, arg string) []string {
 	return out
 }
 
-// chValues: quotes and brackets hold commas, and blanks around a value are none of
-// it.
+// chValues parses values: commas within quotes and brackets do not end one, and spaces
+// around one are removed.
 func chValues(arg string) []string {
 	var out []string
 	depth, quoted, start := 0, false, 0
@@ -158,9 +158,9 @@ func chValues(arg string) []string {
 	return out
 }
 
-// TestNoValueIsCutByAHypervisorsGrammar puts odd texts in each option that is free
-// text and goes into an option of a hypervisor, for each of them: the spec is
-// refused, or the hypervisor reads the very text.
+// TestNoValueIsCutByAHypervisorsGrammar sets each option that is free text and becomes part
+// of a hypervisor's option to odd strings: the spec is refused, or the hypervisor reads
+// exactly that string.
 func TestNoValueIsCutByAHypervisorsGrammar(t *testing.T) {
 	odd := []string{
 		"a,b", "a=b", "a:b", "a b", " a", "a ", "-a", "--a", "a'b", `a"b`, `"a"`, "a[b", "a]b", "[a]", "a;b", "a@{b}", "a@b", "@{b", "%n", "a%b", "$HOME", "`a`", `a\b`, `a\x2cb`,
@@ -188,12 +188,12 @@ func TestNoValueIsCutByAHypervisorsGrammar(t *testing.T) {
 		"crosvm.extraArgs":  func(x string) string { return `"crosvm":{"extraArgs":[` + x + `]}` },
 	}
 	absolute := []string{"kernel", "initrdPath", "storeDisk", "credentialFiles.c", "crosvm.pivotRoot"}
-	// onlyOf are options that the others do not read; graphics' socket is no value of
-	// QEMU's, which has a display of its own.
+	// onlyOf lists the hypervisors that read an option; QEMU, with its own display, does
+	// not use the socket of graphics.
 	onlyOf := map[string][]string{
 		"qemu.extraArgs": {"qemu"}, "crosvm.extraArgs": {"crosvm"}, "crosvm.pivotRoot": {"crosvm"}, "credentialFiles.c": {"qemu"},
 		"graphics.socket": {"cloud-hypervisor", "crosvm"}, "shares[0].source": {"qemu", "crosvm", "kvmtool"},
-		// Of crosvm's shares virtiofsd is told the tag.
+		// With crosvm, virtiofsd gets the tag.
 		"shares[0].tag": {"qemu", "cloud-hypervisor", "stratovirt", "alioth"},
 		"socket":        {"qemu", "cloud-hypervisor", "firecracker", "crosvm", "stratovirt"},
 	}
@@ -230,7 +230,7 @@ func TestNoValueIsCutByAHypervisorsGrammar(t *testing.T) {
 					want = "/" + text
 				}
 				if !slices.Contains(carried(t, p), want) {
-					t.Errorf("%s: %s %q is accepted, and not what it reads in %q", hypervisor, option, text, p.Argv)
+					t.Errorf("%s: %s %q is accepted, and not among the values in %q", hypervisor, option, text, p.Argv)
 				}
 			}
 		}
@@ -240,10 +240,10 @@ func TestNoValueIsCutByAHypervisorsGrammar(t *testing.T) {
 	}
 }
 
-// path is a text in quotes as an absolute path.
+// path returns a quoted string as an absolute path.
 func path(quoted string) string { return `"/` + quoted[1:] }
 
-// TestQEMUTakesNoIDThatItDoesNotKnow and leaves the ones that it does.
+// TestQEMUTakesNoIDThatItDoesNotKnow: ids that QEMU refuses are refused, and no others.
 func TestQEMUTakesNoIDThatItDoesNotKnow(t *testing.T) {
 	for id, ok := range map[string]bool{"port0": true, "a.b-c_d": true, "0port": false, "a+b": false, "-a": false, "_a": false} {
 		got := faultsOf(t, "qemu", `"qemu":{"machine":"q35","pcieRootPorts":[{"id":"`+id+`"}]}`)
@@ -257,7 +257,7 @@ func TestQEMUTakesNoIDThatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// TestOptionsOfOnesOwnLeaveMicrovmItsBuses.
+// TestOptionsOfOnesOwnLeaveMicrovmItsBuses: machineOpts keep the buses that devices need.
 func TestOptionsOfOnesOwnLeaveMicrovmItsBuses(t *testing.T) {
 	for members, refused := range map[string]bool{
 		`"qemu":{"machineOpts":{}},` + nine:                             true,
@@ -278,7 +278,7 @@ func TestOptionsOfOnesOwnLeaveMicrovmItsBuses(t *testing.T) {
 	}
 }
 
-// TestManyCredentialsHaveRoom, and one that the guest is told itself has not.
+// TestManyCredentialsHaveRoom, and the reserved one is refused.
 func TestManyCredentialsHaveRoom(t *testing.T) {
 	credentials := func(n int) string {
 		var out []string

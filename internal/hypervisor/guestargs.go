@@ -9,7 +9,7 @@ import (
 	"microvm/internal/spec"
 )
 
-// controlOf is the control interface on the spec's socket; nil where that is null.
+// controlOf returns the control interface on the spec's socket, or nil if that is null.
 func controlOf(s *spec.Spec, method string) *Control {
 	if s.Socket.Value == nil {
 		return nil
@@ -17,25 +17,25 @@ func controlOf(s *spec.Spec, method string) *Control {
 	return &Control{Method: method, Socket: *s.Socket.Value}
 }
 
-// VmlinuxFile is the path, in the package, of an ELF kernel taken out of a
-// compressed one.
+// VmlinuxFile is the path, in the package, of the ELF image that was extracted from a
+// compressed kernel.
 const VmlinuxFile = "share/microvm/vmlinux"
 
-// elfKernel is the kernel for a hypervisor that starts ELF images only: the
-// spec's, or what the package will hold in its place.
+// elfKernel returns the kernel's path for a hypervisor that boots ELF images only: the
+// spec's kernel, or the ELF image that the package will contain.
 func elfKernel(s *spec.Spec, p *Plan) string {
 	if s.Arch != "x86_64" || !kernel.IsCompressed(s.Kernel) {
 		return Literal(s.Kernel)
 	}
 	p.Vmlinux = s.Kernel
 	p.Files = slices.DeleteFunc(p.Files, func(f File) bool { return f.Role == "kernel" })
-	p.Notes = append(p.Notes, s.Kernel+" is compressed, and "+s.Hypervisor+" does not start that: the package holds its ELF image")
-	return Package + "/" + VmlinuxFile
+	p.Notes = append(p.Notes, s.Kernel+" is compressed, which "+displayName(s.Hypervisor)+" does not boot: the package contains its ELF image")
+	return packageDir + "/" + VmlinuxFile
 }
 
-// serialConsole is the kernel's console on the first serial port: a PL011 on
-// aarch64, but for those that have an 8250 there as well (aarch64/src/fdt.rs of
-// crosvm, src/vmm/src/arch/aarch64/fdt.rs of Firecracker, kvmtool's hw/serial.c).
+// serialConsole returns the kernel's argument for a console on the first serial port. On
+// aarch64 that is a PL011, except for hypervisors with an 8250 (aarch64/src/fdt.rs of
+// crosvm, src/vmm/src/arch/aarch64/fdt.rs of Firecracker, hw/serial.c of kvmtool).
 func serialConsole(s *spec.Spec) string {
 	if s.Arch == "aarch64" && !slices.Contains([]string{"crosvm", "firecracker", "kvmtool"}, s.Hypervisor) {
 		return "console=ttyAMA0"
@@ -43,10 +43,9 @@ func serialConsole(s *spec.Spec) string {
 	return "console=ttyS0"
 }
 
-// kernelCommandLine joins what the hypervisor needs, where the guest reports
-// readiness if it has to be told here, whom it lets in to shut it down, and the
-// spec's parameters: last, for the last one counts. The plan's readiness and
-// shutdown have to be known.
+// kernelCommandLine joins the hypervisor's own arguments, the credentials for readiness
+// and shutdown, and the spec's parameters, which come last as the last one counts. The
+// plan's readiness and shutdown must be set.
 func kernelCommandLine(s *spec.Spec, p *Plan, own ...string) string {
 	words := append([]string{}, own...)
 	if p.Readiness.Mode == ReadyGuest {
@@ -59,15 +58,15 @@ func kernelCommandLine(s *spec.Spec, p *Plan, own ...string) string {
 	return strings.Join(words, " ")
 }
 
-// notifyCredential tells a guest where to report readiness, for hypervisors that
-// have neither fw_cfg nor SMBIOS strings: systemd(1), systemd.set_credential=.
+// notifyCredential tells a guest where to report readiness, for hypervisors without fw_cfg
+// and SMBIOS strings, see systemd.set_credential= in systemd(1).
 const notifyCredential = "systemd.set_credential=vmm.notify_socket:" + notifyAddress
 
 // notifyAddress is the value of the credential vmm.notify_socket, systemd(1).
 const notifyAddress = "vsock-stream:2:" + NotifyPort
 
-// fixedSocket refuses a socket of the spec's own choice where the hypervisor
-// cannot follow it.
+// fixedSocket refuses a socket other than the default one for a hypervisor whose control
+// socket cannot be chosen, for the reason why.
 func fixedSocket(s *spec.Spec, why string) spec.Faults {
 	if s.Socket.Value == nil || *s.Socket.Value == s.Name+".sock" {
 		return nil
@@ -76,14 +75,14 @@ func fixedSocket(s *spec.Spec, why string) spec.Faults {
 	if s.Balloon || s.Readiness == ReadyVMM { // which need it
 		remedy = "leave the field out"
 	}
-	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s; %s", *s.Socket.Value, why, remedy)}}
+	return spec.Faults{{Path: "socket", Message: fmt.Sprintf("%q cannot be the control socket: %s", *s.Socket.Value, why), Remedy: remedy}}
 }
 
-// noteMachineID tells where a UUID goes that the guest cannot be given: there is
-// no SMBIOS.
+// noteMachineID adds a note that a hypervisor without SMBIOS does not pass the spec's UUID
+// to the guest.
 func noteMachineID(s *spec.Spec, p *Plan) {
 	id := s.MachineID.Value
 	if id != nil && *id != spec.DefaultMachineID(s.Name) {
-		p.Notes = append(p.Notes, s.Hypervisor+" has no SMBIOS tables: its guest does not see machineId, only systemd-machined does")
+		p.Notes = append(p.Notes, displayName(s.Hypervisor)+" has no SMBIOS tables: only systemd-machined uses machineId, and the guest does not see it")
 	}
 }

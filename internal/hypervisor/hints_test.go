@@ -8,12 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"microvm/internal/exit"
 	"microvm/internal/spec"
 )
 
-// TestNoHintIsRefusedNext gives each hypervisor what is wrong, and does what the
-// message says: the same path is not refused again. A case is what is wrong, the
-// option, and for each thing that a message may say what is done then.
+// TestNoHintIsRefusedNext gives each hypervisor a faulty spec and follows the hint: the
+// same path must not be refused again. A case has the option, what is wrong, and what is
+// done for each part that a hint may have.
 func TestNoHintIsRefusedNext(t *testing.T) {
 	const user = `{"type":"user","id":"u","mac":"02:00:00:00:00:01"}`
 	share := func(proto, more string) string {
@@ -22,7 +23,7 @@ func TestNoHintIsRefusedNext(t *testing.T) {
 	volume := func(imageType string) string {
 		return `"volumes":[{"image":"i","autoCreate":false,"imageType":"` + imageType + `"}]`
 	}
-	type step struct{ says, then string }
+	type step struct{ hint, then string }
 	cases := []struct {
 		path, wrong string
 		steps       []step
@@ -55,14 +56,14 @@ func TestNoHintIsRefusedNext(t *testing.T) {
 			{"set qemu.machine to q35", `"hotplugMem":128,"qemu":{"machine":"q35"}`}, {"set qemu.machine to virt", `"hotplugMem":128,"qemu":{"machine":"virt"}`},
 		}},
 		{"hotplugMem", `"hotplugMem":65,"hotpluggedMem":0,"qemu":{"machine":"q35"}`, []step{
-			{"take 66", `"hotplugMem":66,"hotpluggedMem":0,"qemu":{"machine":"q35"}`}, {"take 128", `"hotplugMem":128,"hotpluggedMem":0,"qemu":{"machine":"q35"}`},
+			{"use 66", `"hotplugMem":66,"hotpluggedMem":0,"qemu":{"machine":"q35"}`}, {"use 128", `"hotplugMem":128,"hotpluggedMem":0,"qemu":{"machine":"q35"}`},
 		}},
-		{"hotpluggedMem", `"hotplugMem":128,"hotpluggedMem":127,"qemu":{"machine":"q35"}`, []step{{"take 126", `"hotplugMem":128,"hotpluggedMem":126,"qemu":{"machine":"q35"}`}}},
-		{"mem", `"hugepageMem":true,"mem":2047`, []step{{"take 2048", `"hugepageMem":true,"mem":2048`}}},
+		{"hotpluggedMem", `"hotplugMem":128,"hotpluggedMem":127,"qemu":{"machine":"q35"}`, []step{{"use 126", `"hotplugMem":128,"hotpluggedMem":126,"qemu":{"machine":"q35"}`}}},
+		{"mem", `"hugepageMem":true,"mem":2047`, []step{{"use 2048", `"hugepageMem":true,"mem":2048`}}},
 		{"qemu.pcieRootPorts", `"qemu":{"pcieRootPorts":[{"id":"p"}]}`, []step{{"set qemu.machine to q35", `"qemu":{"machine":"q35","pcieRootPorts":[{"id":"p"}]}`}}},
 		{"qemu.machine", volumes(31), []step{{"qemu.pcieRootPorts", volumes(3) + `,"qemu":{"pcieRootPorts":[{"id":"p"}]}`}}},
 		{"cpu", `"cpu":"host","qemu":{"machineOpts":{"accel":"tcg"}}`, []step{
-			{"leave cpu out", `"qemu":{"machineOpts":{"accel":"tcg"}}`}, {`write "max"`, `"cpu":"max","qemu":{"machineOpts":{"accel":"tcg"}}`},
+			{"leave cpu out", `"qemu":{"machineOpts":{"accel":"tcg"}}`}, {`set it to "max"`, `"cpu":"max","qemu":{"machineOpts":{"accel":"tcg"}}`},
 			{`to "kvm:tcg"`, `"cpu":"host","qemu":{"machineOpts":{"accel":"kvm:tcg"}}`},
 		}},
 		{"qemu.machineOpts", `"qemu":{"machineOpts":{}},` + nine, []step{{`add "pcie": "on"`, `"qemu":{"machineOpts":{"pcie":"on"}},` + nine}, {"leave machineOpts out", nine}}},
@@ -83,13 +84,13 @@ func TestNoHintIsRefusedNext(t *testing.T) {
 					continue
 				}
 				for _, s := range c.steps {
-					if !saysSo(f.Message, s.says) {
+					if !suggests(f.Remedy, s.hint) {
 						continue
 					}
 					followed++
 					next := refuse(hypervisor, s.then)
 					if slices.ContainsFunc(next, func(n spec.Fault) bool { return n.Path == f.Path }) {
-						t.Errorf("%s: %q\nsays %q, and then\n%v", hypervisor, f, s.says, next)
+						t.Errorf("%s: %v\nhint: %s\nfollowed by %q, and then\n%v", hypervisor, f, f.Remedy, s.hint, next)
 					}
 				}
 			}
@@ -105,23 +106,23 @@ func TestABalloonIsRecommendedWhereItCanBeSet(t *testing.T) {
 	for hypervisor := range backends {
 		p, err := compileFor(t, hypervisor, `"balloon":true`)
 		can := err == nil && p.Balloon != nil
-		if why := WhyNoBalloon(hypervisor); strings.Contains(why, "set balloon to true") != can {
-			t.Errorf("%s: a VM %s, and with it has one that can be set: %t", hypervisor, why, can)
+		if why := exit.Text(WhyNoBalloon(hypervisor)); strings.Contains(why, "\nhint: set balloon to true") != can {
+			t.Errorf("a VM of %s: %s; with balloon it has one that can be set: %t", hypervisor, why, can)
 		}
 	}
 }
 
-// saysSo says whether a message tells that: where it lists what may be written, by
-// one of the list.
-func saysSo(message, word string) bool {
-	_, list, found := strings.Cut(message, "; write one of ")
+// suggests reports whether a hint contains part or, if it lists the allowed values, whether
+// part is one of them.
+func suggests(hint, part string) bool {
+	list, found := strings.CutPrefix(hint, "use one of ")
 	if !found {
-		return strings.Contains(word, " ") && strings.Contains(message, word)
+		return strings.Contains(part, " ") && strings.Contains(hint, part)
 	}
-	return slices.Contains(strings.Split(list, ", "), word)
+	return slices.Contains(strings.Split(list, ", "), part)
 }
 
-// faultsIn are the faults that ParseFile wraps.
+// faultsIn returns the faults that ParseFile wraps.
 func faultsIn(err error) spec.Faults {
 	var faults spec.Faults
 	errors.As(err, &faults)

@@ -10,13 +10,12 @@ import (
 	"microvm/internal/spec"
 )
 
-// JailPrograms are the directories of the host's programs and their libraries,
-// which every jail has: world-readable, and without anything of a VM's or of a
-// person's.
+// JailPrograms are the directories of the host's programs and libraries, which every jail
+// has. They are world-readable, and contain no data of VMs or users.
 var JailPrograms = []string{"/usr", "/bin", "/sbin", "/lib", "/lib64", "/nix/store"}
 
-// firecrackerJail collects the host's files for a VM that is to have a root of
-// its own; the faults are about what could not be seen there.
+// firecrackerJail returns the host's files that a VM needs in its own root directory, and
+// faults for those that cannot be there.
 func firecrackerJail(s *spec.Spec) (*Jail, spec.Faults) {
 	j := &jailer{readOnly: map[string]bool{}, writable: map[string]bool{}}
 	j.readsIf("firecracker.package", programOf(s.Firecracker.Package, "firecracker", "firecracker"))
@@ -34,20 +33,25 @@ func firecrackerJail(s *spec.Spec) (*Jail, spec.Faults) {
 	return &Jail{ReadOnly: slices.Sorted(maps.Keys(j.readOnly)), Writable: slices.Sorted(maps.Keys(j.writable))}, j.faults
 }
 
-// jailer collects files.
+// jailer collects the files of a jail.
 type jailer struct {
 	readOnly, writable map[string]bool
 	faults             spec.Faults
 }
 
-// file adds an absolute path to one of the two sets. A relative one is in the
-// state directory.
+// file adds an absolute path to one of the two sets. Relative ones are in the state
+// directory, which every jail has.
 func (j *jailer) file(field, path string, to map[string]bool) {
 	if !filepath.IsAbs(path) {
 		return
 	}
 	if err := spec.ValidateJailPath(path); err != nil {
-		j.faults.Addf(field, "%v, or firecracker.jailer = false", err)
+		j.faults.Add(field, err)
+		if f := &j.faults[len(j.faults)-1]; f.Remedy != "" {
+			f.Hintf("%s, or set firecracker.jailer to false", f.Remedy)
+		} else {
+			f.Hintf("set firecracker.jailer to false")
+		}
 		return
 	}
 	if !inJailPrograms(path) {
@@ -55,7 +59,7 @@ func (j *jailer) file(field, path string, to map[string]bool) {
 	}
 }
 
-// readsIf is for what may be a name that is looked up in PATH.
+// readsIf adds path to the read-only files, unless it is a name that is looked up in PATH.
 func (j *jailer) readsIf(field, path string) { j.file(field, path, j.readOnly) }
 
 func (j *jailer) volume(field string, v spec.Volume) {
@@ -63,13 +67,14 @@ func (j *jailer) volume(field string, v spec.Volume) {
 	case v.ReadOnly:
 		j.file(field+"image", v.Image, j.readOnly)
 	case filepath.IsAbs(v.Image) && *v.AutoCreate:
-		j.faults.Addf(field+"autoCreate", "a jailed VM can create images in its state directory only; write image as a relative path, or create %s yourself and set autoCreate to false", v.Image)
+		j.faults.Addf(field+"autoCreate", "a jailed VM can create images only in its state directory").
+			Hintf("set image to a relative path, or create %s yourself and set autoCreate to false", v.Image)
 	default:
 		j.file(field+"image", v.Image, j.writable)
 	}
 }
 
-// word refuses an argument that names a file which is not in the jail.
+// word refuses an argument that names a file outside the jail.
 func (j *jailer) word(field, word string) {
 	_, value, found := strings.Cut(word, "=")
 	if !found {
@@ -80,12 +85,13 @@ func (j *jailer) word(field, word string) {
 
 func (j *jailer) inside(field, path string) {
 	if filepath.IsAbs(path) && !inJailPrograms(filepath.Clean(path)) {
-		j.faults.Addf(field, "%s is not in a jailed VM's root; write a path relative to the state directory", path)
+		j.faults.Addf(field, "%s does not exist in a jailed VM's root directory", path).
+			Hintf("use a path relative to the state directory")
 	}
 }
 
-// config finds the paths in settings of Firecracker's: fields of its
-// firecracker.yaml.
+// config adds or checks the paths in settings of Firecracker, by the names of the fields
+// in its firecracker.yaml.
 func (j *jailer) config(field string, value any) {
 	switch v := value.(type) {
 	case []any:

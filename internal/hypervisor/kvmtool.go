@@ -10,23 +10,23 @@ import (
 	"microvm/internal/spec"
 )
 
-// kvmtool compiles for kvmtool (lkvm) as of August 2024, commit b48735e, which
-// calls itself 3.18.0 as all before it: it has no releases. Options as in its
-// builtin-run.c, disk/core.c, virtio/net.c and virtio/9p.c.
+// kvmtool compiles for kvmtool (lkvm) of August 2024, commit b48735e. It has no releases;
+// all commits report version 3.18.0. Its options are those of builtin-run.c,
+// disk/core.c, virtio/net.c and virtio/9p.c.
 type kvmtool struct{}
 
 // Limits of kvmtool.
 const (
 	// kvmtoolDiskLimit is MAX_DISK_IMAGES, kvm/disk-image.h.
 	kvmtoolDiskLimit = 4
-	// maxKvmtoolSocket is what sun_path leaves for HOME/.lkvm//NAME.sock.
+	// maxKvmtoolSocket is the maximum length of HOME/.lkvm//NAME.sock, by sun_path.
 	maxKvmtoolSocket = 107
 )
 
-// guest fills in what the guest is told, and returns its kernel's command line.
+// guest sets the plan's readiness and shutdown, and returns the kernel's command line.
 func (kvmtool) guest(s *spec.Spec, p *Plan, control *Control) (line string, err error) {
 	p.Readiness = readiness(s, true, control, "")
-	p.Shutdown, err = viaGuest(s, "kvmtool has neither a power button nor keys to press, and its own stop command ends it as a signal does", "")
+	p.Shutdown, err = viaGuest(s, "kvmtool has neither a power button nor a keyboard, and its own stop command acts like a signal", "")
 	return kernelCommandLine(s, p, kvmtoolKernel(s)...), err
 }
 
@@ -36,7 +36,7 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	// Below HOME, kvm-ipc.c.
 	control := &Control{Method: "kvmtool", Socket: filepath.Join(".lkvm", name+".sock")}
 	if s.Socket.Value == nil {
-		control = nil // it is there all the same, and nobody uses it
+		control = nil // kvmtool creates the socket anyway, but it is not used
 	}
 	line, err := k.guest(s, p, control)
 	if err != nil {
@@ -44,21 +44,21 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	p.KVM = KVMRequired
 	p.Env = []string{"HOME=."}
-	// Its serial port reads standard input, and takes an end for a character.
+	// Its serial port reads standard input, and treats the end as a character.
 	p.HoldStdin = true
 	p.StaleSockets = []string{filepath.Join(".lkvm", name+".sock")}
 	p.StaleDirs = []string{".lkvm"}
 	if s.Balloon {
 		p.Balloon = kvmtoolBalloon(b, s, *control)
 		if !p.Balloon.GuestTells {
-			p.Notes = append(p.Notes, "kvmtool cannot be asked what its balloon has reached: newer kernels' drivers send more figures than it has room for")
+			p.Notes = append(p.Notes, "kvmtool cannot report the size of its balloon with the driver of newer guest kernels")
 		}
 	}
 	kvmtoolNotes(s, p)
 	p.Argv = slices.Concat(
 		[]string{program, "run", "--name", Literal(name), "-m", strconv.Itoa(s.Mem), "-c", strconv.Itoa(s.VCPU)},
-		// Without, it adds root=/dev/vda to the command line and, where there is
-		// neither a disk nor an initrd, a root directory of its own below HOME.
+		// Without --nodefaults it adds root=/dev/vda to the command line and, with
+		// neither a disk nor an initrd, uses its own root directory below HOME.
 		[]string{"--nodefaults", "--console", "serial", "--rng", "-k", Literal(s.Kernel)},
 		kvmtoolInitrd(s),
 		[]string{"-p", line},
@@ -76,18 +76,18 @@ func (k kvmtool) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
-// kvmtoolBalloon is how the balloon is set. kvmtool keeps room for ten figures of
-// its guest's (virtio/balloon.c); guests of 2024 and later send sixteen, which
-// overwrite what lies behind and leave its control socket deaf. Such a guest is
-// never asked. Linux 6.8 still sends ten.
+// kvmtoolBalloon returns the control of the balloon. kvmtool has room for ten statistics of
+// the guest (virtio/balloon.c). Guests since 2024 send sixteen, which overwrite the memory
+// behind them, and the control socket no longer answers. So statistics are requested only
+// from kernels that are known to be older; Linux 6.8 still sends ten.
 func kvmtoolBalloon(b *Builder, s *spec.Spec, c Control) *Control {
 	c.Memory = s.Mem
 	c.GuestTells = b.kernelBefore(s.Kernel, 6, 9)
 	return &c
 }
 
-// kvmtoolName is the name that kvmtool's control socket has: the VM's, unless
-// the path would not fit. Each VM has a HOME of its own, so a name for all does.
+// kvmtoolName returns the name of kvmtool's control socket: the VM's, or a short one if
+// the path would be too long. HOME is the VM's own, so a short one can be the same for all.
 func kvmtoolName(s *spec.Spec) string {
 	if len(s.Dir())+len("/.lkvm//.sock")+len(s.Name) > maxKvmtoolSocket {
 		return "vm"
@@ -98,7 +98,7 @@ func kvmtoolName(s *spec.Spec) string {
 func (kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(
 		refuseCharacters(s),
-		fixedSocket(s, "kvmtool has its own, .lkvm/NAME.sock in the state directory"),
+		fixedSocket(s, "kvmtool always uses .lkvm/NAME.sock in the state directory"),
 		refuseBalloon(s),
 		refuseReadiness(s, s.Socket.Value != nil),
 	)
@@ -111,7 +111,7 @@ func (kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 		if *s.StoreOnDisk {
 			with = " with the store's"
 		}
-		faults.Addf("volumes", "kvmtool has room for %d disks, and the spec has %d%s; merge some", kvmtoolDiskLimit, disks, with)
+		faults.Addf("volumes", "too many disks: kvmtool supports %d, and the spec has %d%s", kvmtoolDiskLimit, disks, with).Hintf("merge volumes")
 	}
 	users := 0
 	for i, n := range s.Interfaces {
@@ -119,29 +119,31 @@ func (kvmtool) faults(_ *Builder, s *spec.Spec) spec.Faults {
 			continue
 		}
 		if users++; users > 1 {
-			faults.Addf(fmt.Sprintf("interfaces[%d].type", i), "kvmtool has one user network at most; remove this one or make it a tap")
+			faults.Addf(fmt.Sprintf("interfaces[%d].type", i), "kvmtool supports only one user network").
+				Hintf("remove this one, or make it a tap")
 		}
 	}
 	for i, share := range s.Shares {
 		switch share.SecurityModel {
 		case "none", "passthrough":
 		case "mapped", "mapped-file":
-			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool keeps no owners beside the files; write none or passthrough, or take qemu, which has %s", share.SecurityModel)
+			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "kvmtool does not support %s", share.SecurityModel).
+				Hintf("set it to none or passthrough, or set hypervisor to qemu")
 		default:
-			faults.Addf(fmt.Sprintf("shares[%d].securityModel", i), "%s", spec.Unknown(share.SecurityModel, []string{"none", "passthrough"}))
+			faults.AddUnknown(fmt.Sprintf("shares[%d].securityModel", i), share.SecurityModel, []string{"none", "passthrough"})
 		}
 	}
 	return faults
 }
 
-// kernelLine is the command line as it is: with --nodefaults kvmtool adds nothing.
+// kernelLine returns the command line unchanged: with --nodefaults kvmtool adds nothing.
 func (k kvmtool) kernelLine(_ *Builder, s *spec.Spec) (string, error) {
 	return k.guest(s, &Plan{}, nil)
 }
 
-// kvmtoolKernel is what a guest needs to know of the machine, which has no ACPI:
-// the words that kvmtool itself would add (x86/kvm.c). Its serial port is an
-// 8250 on both architectures.
+// kvmtoolKernel returns the kernel's arguments for the machine, which has no ACPI: those
+// that kvmtool itself would add (x86/kvm.c). Its serial port is an 8250 on both
+// architectures.
 func kvmtoolKernel(s *spec.Spec) []string {
 	words := []string{serialConsole(s), "reboot=k", "panic=-1"}
 	if s.Arch != "x86_64" {
@@ -153,10 +155,10 @@ func kvmtoolKernel(s *spec.Spec) []string {
 
 func kvmtoolNotes(s *spec.Spec, p *Plan) {
 	if s.Arch == "x86_64" {
-		p.Notes = append(p.Notes, "kvmtool cannot turn its machine off: a guest that powers off halts and stays, so end it from within with reboot")
+		p.Notes = append(p.Notes, "kvmtool cannot turn its machine off: a guest that powers off only halts, so shut it down with reboot")
 	}
 	if s.Balloon && *s.DeflateOnOOM {
-		p.Notes = append(p.Notes, "kvmtool's balloon does not give memory back by itself, as deflateOnOOM would have it")
+		p.Notes = append(p.Notes, "kvmtool's balloon ignores deflateOnOOM: it does not return memory by itself")
 	}
 	noteMachineID(s, p)
 }
@@ -168,8 +170,8 @@ func kvmtoolInitrd(s *spec.Spec) []string {
 	return []string{"-i", Literal(s.InitrdPath)}
 }
 
-// kvmtoolDisks: kvmtool locks nothing, and takes a file that begins as a qcow2 image
-// for one (disk/core.c).
+// kvmtoolDisks adds the disks. kvmtool does not lock them, and treats a file that begins
+// like a qcow2 image as one (disk/core.c).
 func kvmtoolDisks(s *spec.Spec, p *Plan) []string {
 	keepLocks(p)
 	probes(p)
@@ -180,7 +182,7 @@ func kvmtoolDisks(s *spec.Spec, p *Plan) []string {
 	for _, v := range s.Volumes {
 		disk := Literal(v.Image)
 		if strings.HasPrefix(disk, "scsi:") || strings.HasPrefix(disk, "-") {
-			disk = "./" + disk // neither a SCSI device's name nor an option
+			disk = "./" + disk // or it would be a SCSI device's name or an option
 		}
 		if v.Direct {
 			disk += ",direct"
@@ -201,13 +203,13 @@ func kvmtoolShares(s *spec.Spec) []string {
 	return out
 }
 
-// kvmtoolInterfaces names macvtaps by their device, which kvmtool opens itself:
-// a descriptor of ours beside it would be a queue that nobody reads. It has
-// vhost=1 too, and then drops the guest's MAC address: it offers only such
-// features as vhost-net has, and that has none for the address.
+// kvmtoolInterfaces adds the interfaces. It names macvtaps by their device, which kvmtool
+// opens itself; an inherited descriptor would be a queue that is never read. vhost=1 is
+// not used: kvmtool then offers only the features of vhost-net, which has none for the
+// MAC address, and the guest would get another address.
 func kvmtoolInterfaces(s *spec.Spec, p *Plan) []string {
 	if len(s.Interfaces) == 0 {
-		// Otherwise it makes one by itself.
+		// Otherwise it adds one by itself.
 		return []string{"-n", "mode=none"}
 	}
 	var out []string

@@ -9,8 +9,7 @@ import (
 	"microvm/internal/spec"
 )
 
-// compileCH compiles for a version of Cloud Hypervisor, 0 for one that does not
-// tell it.
+// compileCH compiles for a version of Cloud Hypervisor; 0 means unknown.
 func compileCH(t *testing.T, version int, members string) *Plan {
 	t.Helper()
 	s, err := spec.Parse([]byte(`{"name":"web","arch":"x86_64","hypervisor":"cloud-hypervisor","kernel":"/k",` + members + `}`))
@@ -29,8 +28,8 @@ func compileCH(t *testing.T, version int, members string) *Plan {
 	return p
 }
 
-// TestCloudHypervisorIsConfinedWhereItCanBe: at the start where the plan has the
-// arguments apart, in any case where the command line has them.
+// TestCloudHypervisorIsConfinedWhereItCanBe: the plan has the arguments separately, for hosts
+// with Landlock, or always in the command line if extraArgs have them.
 func TestCloudHypervisorIsConfinedWhereItCanBe(t *testing.T) {
 	const (
 		dir = "--landlock --landlock-rules path=.,access=rw"
@@ -59,14 +58,14 @@ func TestCloudHypervisorIsConfinedWhereItCanBe(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := compileCH(t, c.version, c.members)
 			if got := strings.Join(p.Landlock, " "); got != c.landlock {
-				t.Errorf("where the kernel has Landlock: %q, want %q", got, c.landlock)
+				t.Errorf("with Landlock in the kernel: %q, want %q", got, c.landlock)
 			}
 			argv := strings.Join(p.Argv, " ")
 			if !strings.HasSuffix(argv, c.inAny) || c.inAny == "" && strings.Contains(argv, "landlock") {
-				t.Errorf("in any case: %q, want … %q", argv, c.inAny)
+				t.Errorf("always: %q, want … %q", argv, c.inAny)
 			}
 			if n := strings.Count(strings.Join(slices.Concat(p.Argv, p.Landlock), " "), "--landlock-rules"); n > 1 {
-				t.Errorf("--landlock-rules is there %d times, and is taken once", n)
+				t.Errorf("--landlock-rules appears %d times, and only one counts", n)
 			}
 		})
 	}

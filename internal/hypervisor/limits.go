@@ -7,32 +7,33 @@ import (
 	"microvm/internal/spec"
 )
 
-// tapQueues is the most queues of a tap or macvtap: MAX_TAP_QUEUES of Linux'
+// tapQueues is the maximum number of queues of a tap or macvtap: MAX_TAP_QUEUES in Linux'
 // drivers/net/tun.c and include/linux/if_tap.h.
 const tapQueues = 256
 
-// queueCount is how many queues an interface has that gets one for each CPU.
+// queueCount returns the number of queues of an interface that has one per CPU.
 func queueCount(s *spec.Spec) int { return min(s.VCPU, tapQueues) }
 
-// limits are the numbers that the table of capabilities bounds.
+// limits checks the numbers that the table of capabilities bounds.
 func (b *Builder) limits(s *spec.Spec, own Capabilities) spec.Faults {
 	var faults spec.Faults
 	if most := own.maxVCPU(s); most > 0 && s.VCPU > most {
-		faults.Addf("vcpu", "%d is not possible; %s has %d at most", s.VCPU, whose(s), most)
+		faults.Addf("vcpu", "must be at most %d for %s, not %d", most, whose(s), s.VCPU)
 	}
 	switch most := own.maxMem(s); {
 	case s.Mem < own.MinMem || most > 0 && s.Mem > most:
-		faults.Addf("mem", "%d MiB is not possible; %s takes %d to %d", s.Mem, displayName(s.Hypervisor), own.MinMem, most)
+		faults.Addf("mem", "must be from %d to %d MiB for %s, not %d", own.MinMem, most, displayName(s.Hypervisor), s.Mem)
 	case most > 0 && s.HotplugMem > most-s.Mem:
-		faults.Addf("hotplugMem", "%d MiB is not possible beside mem; %s takes %d MiB of both", s.HotplugMem, displayName(s.Hypervisor), most)
+		faults.Addf("hotplugMem", "must be at most %d MiB in addition to mem for %s, not %d", most-s.Mem, displayName(s.Hypervisor), s.HotplugMem)
 	}
 	if n, room := deviceCount(s), own.MaxDevices[s.Arch]; room > 0 && n > room {
-		faults.Addf("volumes", "%s has room for %d devices, and the spec has %d; merge volumes or shares", displayName(s.Hypervisor), room, n)
+		faults.Addf("volumes", "too many devices: %s supports %d, and the spec has %d", displayName(s.Hypervisor), room, n).
+			Hintf("merge volumes or shares")
 	}
 	return faults
 }
 
-// whose names what a limit is of.
+// whose returns the name of what has a limit: the hypervisor, or QEMU's machine.
 func whose(s *spec.Spec) string {
 	if s.Hypervisor == "qemu" && s.QEMU.Machine != "" {
 		return "QEMU's machine " + s.QEMU.Machine
@@ -40,7 +41,7 @@ func whose(s *spec.Spec) string {
 	return displayName(s.Hypervisor)
 }
 
-// displayName is how a hypervisor calls itself.
+// displayName returns a hypervisor's name as its project writes it.
 func displayName(hypervisor string) string {
 	names := map[string]string{"qemu": "QEMU", "cloud-hypervisor": "Cloud Hypervisor", "firecracker": "Firecracker", "stratovirt": "StratoVirt"}
 	if name, ok := names[hypervisor]; ok {
@@ -49,17 +50,17 @@ func displayName(hypervisor string) string {
 	return hypervisor
 }
 
-// What KVM itself never has: refused also where the hypervisor starts with less
-// than it is asked for.
+// Limits of KVM itself. They count where the hypervisor lowers a number that is too high
+// instead of refusing it.
 var (
 	kvmVCPU = map[string]int{"x86_64": 4096, "aarch64": 512}
-	// physicalMiB is what 52 bits address.
+	// physicalMiB is how much memory 52 bits address.
 	physicalMiB = 1 << (52 - 20)
 )
 
-// maxVCPU is the most CPUs that s may have.
+// maxVCPU returns the maximum number of CPUs of s; 0 means no limit.
 func (c Capabilities) maxVCPU(s *spec.Spec) int {
-	if s.Hypervisor == "kvmtool" { // it leaves out what is too much
+	if s.Hypervisor == "kvmtool" { // it lowers what is too much
 		return kvmVCPU[s.Arch]
 	}
 	if most, ok := c.MaxVCPU[s.QEMU.Machine]; ok && s.Hypervisor == "qemu" {
@@ -68,19 +69,19 @@ func (c Capabilities) maxVCPU(s *spec.Spec) int {
 	return c.MaxVCPU[s.Arch]
 }
 
-// maxMem is the most memory that s may have, in MiB.
+// maxMem returns the maximum memory of s, in MiB; 0 means no limit.
 func (c Capabilities) maxMem(s *spec.Spec) int {
-	if s.Hypervisor == "firecracker" { // it leaves out what is too much
+	if s.Hypervisor == "firecracker" { // it lowers what is too much
 		return physicalMiB
 	}
 	return c.MaxMem[s.Arch]
 }
 
-// alwaysThere are devices that a VM has of every spec: the random number
-// generator, and Cloud Hypervisor's watchdog.
+// alwaysThere is the number of devices that every VM has: the random number generator, and
+// Cloud Hypervisor's watchdog.
 var alwaysThere = map[string]int{"cloud-hypervisor": 2, "crosvm": 1, "firecracker": 1}
 
-// deviceCount counts the devices on the VM's one bus.
+// deviceCount returns the number of devices on the VM's only bus.
 func deviceCount(s *spec.Spec) int {
 	n := alwaysThere[s.Hypervisor] + len(s.Volumes) + len(s.Shares) + len(s.Interfaces) + len(s.Devices)
 	for _, has := range []bool{*s.StoreOnDisk, s.Balloon, s.HotplugMem > 0, s.Vsock.CID != nil, s.Graphics.Enable} {
@@ -91,44 +92,41 @@ func deviceCount(s *spec.Spec) int {
 	return n
 }
 
-// refuseOddPages refuses memory that huge pages cannot make up: on both
-// architectures they have 2 MiB by default.
+// refuseOddPages refuses memory that is not a multiple of huge pages, which have 2 MiB by
+// default on both architectures.
 func refuseOddPages(s *spec.Spec) spec.Faults {
 	var faults spec.Faults
 	if s.HugepageMem && s.Mem%2 != 0 {
-		faults.Addf("mem", "%d is odd, and huge pages have 2 MiB each; take %d", s.Mem, s.Mem+1)
+		faults.Addf("mem", "must be even for huge pages of 2 MiB, not %d", s.Mem).Hintf("use %d", s.Mem+1)
 	}
 	return faults
 }
 
-// refuseBlocks refuses sizes of virtio-mem that are no multiple of a block: align
-// MiB for the whole, 2 MiB for what is plugged in at the start.
+// refuseBlocks refuses sizes of virtio-mem that are not a multiple of a block: align MiB
+// for hotplugMem, 2 MiB for what is plugged in at the start.
 func refuseBlocks(s *spec.Spec, align int) spec.Faults {
 	var faults spec.Faults
 	if s.HotplugMem%align != 0 {
-		what := "is odd; virtio-mem plugs blocks of 2 MiB"
-		if align != 2 {
-			what = fmt.Sprintf("is no multiple of %d, which %s wants", align, displayName(s.Hypervisor))
-		}
-		faults.Addf("hotplugMem", "%d %s\nhint: take %d", s.HotplugMem, what, (s.HotplugMem/align+1)*align)
+		faults.Addf("hotplugMem", "must be a multiple of %d for %s, not %d", align, displayName(s.Hypervisor), s.HotplugMem).
+			Hintf("use %d", (s.HotplugMem/align+1)*align)
 	}
 	if *s.HotpluggedMem%2 != 0 {
-		faults.Addf("hotpluggedMem", "%d is odd; virtio-mem plugs blocks of 2 MiB\nhint: take %d", *s.HotpluggedMem, *s.HotpluggedMem-1)
+		faults.Addf("hotpluggedMem", "must be a multiple of 2 for virtio-mem, not %d", *s.HotpluggedMem).Hintf("use %d", *s.HotpluggedMem-1)
 	}
 	return faults
 }
 
-// noteCut warns of what a hypervisor cuts off without ending.
+// noteCut adds warnings for numbers that a hypervisor lowers without failing.
 func noteCut(s *spec.Spec, p *Plan, own Capabilities) {
 	if most := own.MaxVCPU[s.Arch]; s.Hypervisor == "kvmtool" && s.VCPU > most {
-		p.Notes = append(p.Notes, fmt.Sprintf("warning: vcpu: kvmtool starts the VM with %d CPUs in place of %d; lower vcpu", most, s.VCPU))
+		p.Notes = append(p.Notes, fmt.Sprintf("warning: vcpu: kvmtool starts the VM with %d CPUs instead of %d", most, s.VCPU))
 	}
 	if most := own.MaxMem[s.Arch]; s.Hypervisor == "firecracker" && s.Mem > most {
-		p.Notes = append(p.Notes, fmt.Sprintf("warning: mem: Firecracker starts the VM with %d MiB in place of %d; lower mem", most, s.Mem))
+		p.Notes = append(p.Notes, fmt.Sprintf("warning: mem: Firecracker starts the VM with %d MiB instead of %d", most, s.Mem))
 	}
 }
 
-// countedQueues says which interfaces have a queue for each CPU.
+// countedQueues returns the number of queues of a tap or macvtap.
 func countedQueues(s *spec.Spec, own Capabilities) int {
 	if !slices.Contains(own.TapMultiQueue, s.Arch) {
 		return 1

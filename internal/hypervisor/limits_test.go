@@ -9,7 +9,7 @@ import (
 	"microvm/internal/spec"
 )
 
-// faultsOf are the paths of what a hypervisor refuses of a document.
+// faultsOf returns the paths of the faults that a hypervisor finds in a document.
 func faultsOf(t *testing.T, hypervisor, members string) []string {
 	t.Helper()
 	var paths []string
@@ -24,8 +24,8 @@ func faultsOf(t *testing.T, hypervisor, members string) []string {
 	return paths
 }
 
-// TestNumbersAreHeldToEachHypervisorsLimits: the last that is possible is compiled,
-// and one more is refused; where it is only cut, it is warned of.
+// TestNumbersAreHeldToEachHypervisorsLimits: the maximum is compiled, and one more is
+// refused.
 func TestNumbersAreHeldToEachHypervisorsLimits(t *testing.T) {
 	const vcpu, mem = `"vcpu":%d`, `"mem":%d`
 	q35 := `"qemu":{"machine":"q35"},`
@@ -80,7 +80,7 @@ func TestNumbersAreHeldToEachHypervisorsLimits(t *testing.T) {
 	}
 }
 
-// TestDevicesAreCounted on the bus of those that have one without an end to it.
+// TestDevicesAreCounted for the hypervisors with one bus for all devices.
 func TestDevicesAreCounted(t *testing.T) {
 	for name, c := range map[string]struct {
 		hypervisor, before string
@@ -103,17 +103,17 @@ func TestDevicesAreCounted(t *testing.T) {
 	}
 }
 
-// TestWhatIsCutIsWarnedOf: those that start with less than they are asked for.
+// TestWhatIsCutIsWarnedOf: hypervisors that lower a number cause a warning.
 func TestWhatIsCutIsWarnedOf(t *testing.T) {
 	for _, c := range []struct {
 		hypervisor, members, want string
 	}{
 		{"kvmtool", `"vcpu":255`, ""},
-		{"kvmtool", `"vcpu":256`, "warning: vcpu: kvmtool starts the VM with 255 CPUs in place of 256; lower vcpu"},
+		{"kvmtool", `"vcpu":256`, "warning: vcpu: kvmtool starts the VM with 255 CPUs instead of 256"},
 		{"firecracker", `"arch":"aarch64","mem":1046528`, ""},
-		{"firecracker", `"arch":"aarch64","mem":1046529`, "warning: mem: Firecracker starts the VM with 1046528 MiB in place of 1046529; lower mem"},
+		{"firecracker", `"arch":"aarch64","mem":1046529`, "warning: mem: Firecracker starts the VM with 1046528 MiB instead of 1046529"},
 		{"firecracker", `"mem":1046529`, ""},
-		{"qemu", `"mem":2048,"hugepageMem":true`, "warning: mem: QEMU may hang with exactly 2048 MiB; take 2046 or 2050"},
+		{"qemu", `"mem":2048,"hugepageMem":true`, "warning: mem: QEMU may hang with exactly 2048 MiB (2046 and 2050 work)"},
 	} {
 		p, err := compileFor(t, c.hypervisor, c.members)
 		if err != nil {
@@ -144,13 +144,13 @@ func TestNoTapHasMoreQueuesThanLinuxAllows(t *testing.T) {
 	}
 }
 
-// TestNoKernelLineIsTooLongForItsKernel: of each hypervisor the line is filled up to
-// the last byte that arrives, and then has one more.
+// TestNoKernelLineIsTooLongForItsKernel: a command line of the maximum length is compiled
+// for each hypervisor, and one more byte is refused.
 func TestNoKernelLineIsTooLongForItsKernel(t *testing.T) {
 	tap := interfaces(1, "tap")
 	for name, c := range map[string]struct {
 		hypervisor, members string
-		// adds is what the hypervisor adds, which no plan shows.
+		// adds is what the hypervisor adds, which is not in the plan.
 		adds string
 	}{
 		"QEMU":                              {"qemu", tap, ""},
@@ -172,7 +172,7 @@ func TestNoKernelLineIsTooLongForItsKernel(t *testing.T) {
 		"alioth":                            {"alioth", `"vsock":{"cid":3}`, ""},
 	} {
 		line := func(fill int) string {
-			var words []string // StratoVirt takes no long ones
+			var words []string // StratoVirt refuses long ones
 			for fill > 200 {
 				words, fill = append(words, `"`+strings.Repeat("y", 199)+`"`), fill-200
 			}
@@ -196,7 +196,7 @@ func TestNoKernelLineIsTooLongForItsKernel(t *testing.T) {
 	}
 }
 
-// lineOf is the kernel's command line in a plan.
+// lineOf returns the kernel's command line in a plan.
 func lineOf(t *testing.T, p *Plan) string {
 	t.Helper()
 	for i, a := range p.Argv {
@@ -214,8 +214,8 @@ func lineOf(t *testing.T, p *Plan) string {
 	return ""
 }
 
-// TestTheLongestKernelLineHasNoPlaceholderLeft: what is counted is as long as what
-// any start has.
+// TestTheLongestKernelLineHasNoPlaceholderLeft: placeholders are counted with the length of
+// their longest value.
 func TestTheLongestKernelLineHasNoPlaceholderLeft(t *testing.T) {
 	n, err := kernelLineLength("a " + keyCredential + " b=" + TSCKHz)
 	if want := len("a systemd.set_credential_binary="+sshCredential+":") + len(longestKey) + len(" b=") + len(longestPort); err != nil || n != want {

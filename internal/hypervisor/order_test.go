@@ -9,10 +9,9 @@ import (
 	"microvm/internal/spec"
 )
 
-// deviceOrders are, for each hypervisor, its devices in the order in which
-// microvm.nix names them, each by a part of an argument; ours come last. Cloud
-// Hypervisor, Firecracker, kvmtool and Alioth give out slots by kind, so that the
-// order within each kind counts.
+// deviceOrders are the devices of each hypervisor in the order of microvm.nix, each by a
+// part of an argument; ours come last. Cloud Hypervisor, Firecracker, kvmtool and Alioth
+// assign slots by kind, so only the order within a kind counts.
 var deviceOrders = map[string]struct {
 	members string
 	want    []string
@@ -66,8 +65,8 @@ var deviceOrders = map[string]struct {
 	},
 }
 
-// TestDevicesComeInMicrovmNixsOrder: a guest's names for its networks, disks and
-// cards hang on it.
+// TestDevicesComeInMicrovmNixsOrder: a guest's names of its network interfaces, disks and
+// cards depend on it.
 func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
 	for name := range backends {
 		order, ok := deviceOrders[name]
@@ -80,8 +79,8 @@ func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		// Versions of which each has all devices: a QEMU without chardev hub, a
-		// StratoVirt with a random number generator.
+		// Versions with all devices: a QEMU without chardev hub, a StratoVirt with a random
+		// number generator.
 		versions := map[string][2]int{"qemu-system-x86_64": {7, 2}, "stratovirt": {2, 4}}
 		p, err := (&Builder{Version: func(program string) (int, int, error) {
 			if v, ok := versions[program]; ok {
@@ -93,7 +92,7 @@ func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		// What a script adds goes before ours, too.
+		// The arguments of a script come before ours, too.
 		if ours := p.Argv[len(p.Argv)-p.Last:]; (name == "qemu") != slices.Contains(ours, "virtio-serial-pci,id=microvm-serial") {
 			t.Errorf("%s: %q stay last", name, ours)
 		}
@@ -106,7 +105,7 @@ func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
 		for _, want := range order.want {
 			i := strings.Index(text[at:], want)
 			if i < 0 {
-				t.Errorf("%s: %s does not come where it is to come, of %v:\n%s", name, want, order.want, text)
+				t.Errorf("%s: %s is not in the order of %v:\n%s", name, want, order.want, text)
 				break
 			}
 			at += i
@@ -114,8 +113,8 @@ func TestDevicesComeInMicrovmNixsOrder(t *testing.T) {
 	}
 }
 
-// qemuKinds are QEMU's devices in the order of the slots that microvm.nix gives
-// them, each by how it begins and the member of a spec that makes it.
+// qemuKinds are QEMU's devices in the order of microvm.nix, each with the beginning of its
+// argument and the member of a spec that adds it.
 var qemuKinds = []struct{ device, member string }{
 	{"virtio-rng", ""},
 	{"pcie-root-port", ""},
@@ -132,7 +131,7 @@ var qemuKinds = []struct{ device, member string }{
 	{"virtio-serial", ""},
 }
 
-// TestEveryChoiceOfDevicesKeepsTheOrder takes each subset of what a spec may have.
+// TestEveryChoiceOfDevicesKeepsTheOrder compiles every subset of these members.
 func TestEveryChoiceOfDevicesKeepsTheOrder(t *testing.T) {
 	var optional []int
 	for i, k := range qemuKinds {
@@ -158,7 +157,7 @@ func TestEveryChoiceOfDevicesKeepsTheOrder(t *testing.T) {
 			}
 			kind := kindOf(p.Argv[i+1])
 			if kind >= 0 && kind <= last {
-				t.Fatalf("%s: %s comes behind %s", members, p.Argv[i+1], qemuKinds[last].device)
+				t.Fatalf("%s: %s comes after %s", members, p.Argv[i+1], qemuKinds[last].device)
 			}
 			last = max(last, kind)
 		}
@@ -174,8 +173,8 @@ func kindOf(device string) int {
 	return -1
 }
 
-// TestSlotsAreCountedAsTheyAreTaken: the bound of machine q35's bus counts each
-// device that has a slot of its own, and no other.
+// TestSlotsAreCountedAsTheyAreTaken: exactly the devices with a slot of their own count for
+// the limit of machine q35's bus.
 func TestSlotsAreCountedAsTheyAreTaken(t *testing.T) {
 	for name, members := range map[string]string{
 		"little":                          `"qemu":{"machine":"q35"}`,
@@ -195,7 +194,7 @@ func TestSlotsAreCountedAsTheyAreTaken(t *testing.T) {
 				taken++
 			}
 		}
-		// So many volumes more are just possible.
+		// As many volumes as there are free slots.
 		s, err := spec.Parse(fmt.Appendf(nil, `{"name":"web","arch":"x86_64","kernel":"/k",%s,%s}`, members, volumes(pciSlots-taken)))
 		if err != nil {
 			t.Fatal(err)

@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// Placeholders stand in Plan.Argv for the few values that are known only at
-// the start. A literal "@{" in an argument is written "@{{".
+// Placeholders in Plan.Argv stand for the few values that are known only when the VM
+// starts. A literal "@{" in an argument is written as "@{{".
 const (
 	placeholderOpen  = "@{"
 	placeholderClose = "}"
@@ -26,34 +26,33 @@ func MacvtapDevice(id string) string {
 	return placeholderOpen + "macvtap-device:" + id + placeholderClose
 }
 
-// Package is the placeholder for the absolute path of the runner package.
-const Package = placeholderOpen + "package" + placeholderClose
+// packageDir is the placeholder for the absolute path of the runner package.
+const packageDir = placeholderOpen + "package" + placeholderClose
 
 // NotifyPort is the placeholder for the vsock port on which the host listens
 // for the guest's notifications.
 const NotifyPort = placeholderOpen + "notify-port" + placeholderClose
 
-// ShutdownKey is the placeholder for the public key of this start by which the
-// host logs in to ask the guest to go down: a line of authorized_keys in base64.
+// ShutdownKey is the placeholder for the public key, new at every start, with which the
+// host logs in to shut the guest down: a line of authorized_keys in base64.
 const ShutdownKey = placeholderOpen + "shutdown-key" + placeholderClose
 
-// TSCKHz is the placeholder for the rate of the host's time stamp counter in
-// kHz, or 0 where that is not known.
+// TSCKHz is the placeholder for the rate of the host's time stamp counter in kHz, or 0 if
+// that is not known.
 const TSCKHz = placeholderOpen + "tsc-khz" + placeholderClose
 
-// TSCKHzWithoutKVM is TSCKHz, and 0 where /dev/kvm can be opened: a guest under
-// KVM has better ways to learn it.
+// TSCKHzWithoutKVM is TSCKHz, or 0 if /dev/kvm can be opened: a guest under KVM has better
+// ways to find the rate.
 const TSCKHzWithoutKVM = placeholderOpen + "tsc-khz-without-kvm" + placeholderClose
 
-// Literal escapes an argument that comes from the user, so that Expand gives
-// it back unchanged.
+// Literal escapes a string from the spec, so that Expand returns it unchanged.
 func Literal(arg string) string {
 	return strings.ReplaceAll(arg, placeholderOpen, literalOpen)
 }
 
-// Expand replaces every placeholder of arg by what value returns for its name
-// ("macvtap:ID:QUEUE", "notify-port"). It fails on an unknown name or one that
-// is not closed.
+// Expand replaces every placeholder in arg by what value returns for its name, such as
+// "macvtap:ID:QUEUE" or "notify-port". It returns an error if value does, or if a
+// placeholder is not closed.
 func Expand(arg string, value func(name string) (string, error)) (string, error) {
 	var out strings.Builder
 	for {

@@ -34,7 +34,7 @@ func TestBadPlaceholdersAreErrors(t *testing.T) {
 	}
 }
 
-// FuzzLiteral: what a user writes comes back unchanged and asks for no value.
+// FuzzLiteral: a literal is expanded to itself, and has no placeholder.
 func FuzzLiteral(f *testing.F) {
 	for _, s := range []string{"", "@{", "@{{", "@{x}", "@@{{}", "@{@{"} {
 		f.Add(s)

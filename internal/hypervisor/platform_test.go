@@ -8,8 +8,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// TestCloudHypervisorsOwnArgumentsCount where they say the same as the spec, and
-// where they say what microvm.nix leaves to them.
+// TestCloudHypervisorsOwnArgumentsCount: extraArgs may repeat what the spec has, and set what
+// microvm.nix leaves to them.
 func TestCloudHypervisorsOwnArgumentsCount(t *testing.T) {
 	const id = "11111111-2222-3333-4444-555555555555"
 	for members, want := range map[string]string{
@@ -43,7 +43,7 @@ func TestCloudHypervisorsOwnArgumentsCount(t *testing.T) {
 	}
 }
 
-// TestCloudHypervisorsUUIDHasItsNameOfTheVersion: 53 gave it another.
+// TestCloudHypervisorsUUIDHasItsNameOfTheVersion: 53 renamed the key.
 func TestCloudHypervisorsUUIDHasItsNameOfTheVersion(t *testing.T) {
 	const id = "11111111-2222-3333-4444-555555555555"
 	for major, want := range map[int]string{38: "uuid=", 52: "uuid=", 53: "system_uuid=", 54: "system_uuid="} {

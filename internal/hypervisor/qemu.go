@@ -10,20 +10,21 @@ import (
 	"microvm/internal/spec"
 )
 
-// qemu compiles for QEMU 7.2 to 10; options as in qemu(1) of those versions and
-// in hw/i386/microvm.c.
+// qemu compiles for QEMU 7.2 to 10. Its options are those of qemu(1) of these versions,
+// and of hw/i386/microvm.c.
 type qemu struct{}
 
 // Limits of QEMU and its machines.
 const (
-	// maxFwCfgName is FW_CFG_MAX_FILE_PATH less its NUL, hw/nvram/fw_cfg.h.
+	// maxFwCfgName is FW_CFG_MAX_FILE_PATH without the NUL, hw/nvram/fw_cfg.h.
 	maxFwCfgName = 55
-	// mmioTransports is how many virtio-mmio devices machine microvm has with
-	// its second I/O APIC, which it has by default where ACPI is on.
+	// mmioTransports is the number of virtio-mmio devices of machine microvm with its
+	// second I/O APIC, which by default it has if ACPI is on.
 	mmioTransports = 24
-	// fewTransports are those without that one.
+	// fewTransports is their number without that.
 	fewTransports = 8
-	// pciSlots of q35's root bus are free; microvm and virt have one more.
+	// pciSlots is the number of free slots of q35's root bus; microvm and virt have one
+	// more.
 	pciSlots = 30
 )
 
@@ -36,10 +37,10 @@ type qemuArgs struct {
 	s    *spec.Spec
 	p    *Plan
 	argv []string
-	// pci says that the machine has a PCI bus; without one, virtio devices sit
-	// on virtio-mmio.
+	// pci means that the machine has a PCI bus; without one, virtio devices are on
+	// virtio-mmio.
 	pci bool
-	// hub says that QEMU can send one serial port to several back ends.
+	// hub means that QEMU can connect one serial port to several back ends.
 	hub bool
 }
 
@@ -60,16 +61,16 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	}
 	if s.Mem == 2048 {
 		less, more := 2047, 2049
-		if s.HugepageMem { // they come in pairs of MiB
+		if s.HugepageMem { // huge pages have 2 MiB
 			less, more = 2046, 2050
 		}
-		p.Notes = append(p.Notes, fmt.Sprintf("warning: mem: QEMU may hang with exactly 2048 MiB; take %d or %d", less, more))
+		p.Notes = append(p.Notes, fmt.Sprintf("warning: mem: QEMU may hang with exactly 2048 MiB (%d and %d work)", less, more))
 	}
 	p.KVM = qemuKVM(s)
 	a := &qemuArgs{s: s, p: p, pci: qemuNeedsPCI(s, hub), hub: hub}
 	a.add(program, "-name", comma(s.Name), "-M", a.machine(), "-m", a.memory(), "-smp", strconv.Itoa(s.VCPU))
 	a.add("-nodefaults", "-no-user-config")
-	// A guest that reboots ends QEMU, and the service manager starts it anew.
+	// If the guest reboots, QEMU exits, and the service manager starts it again.
 	a.add("-no-reboot")
 	a.add("-cpu", a.cpu())
 	a.boot()
@@ -88,7 +89,7 @@ func (qemu) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	return nil
 }
 
-// largeMachine is the machine that has what microvm has not.
+// largeMachine returns the machine with the devices that microvm does not have.
 func largeMachine(s *spec.Spec) string {
 	if s.Arch == "aarch64" {
 		return "virt"
@@ -102,7 +103,8 @@ func qemuProgram(s *spec.Spec) string {
 	return programOf(s.QEMU.Package, "qemu-system-"+s.Arch, "qemu-system-"+s.Arch)
 }
 
-// hub says that QEMU has chardev hub, which sends one serial port to several.
+// hub reports whether QEMU has chardev hub, which connects a serial port to several back
+// ends.
 func (b *Builder) hub(program string) bool { return b.atLeast(program, 9, 2) }
 
 func qemuShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
@@ -117,7 +119,7 @@ func qemuShutdown(s *spec.Spec, control *Control) (Shutdown, error) {
 
 func (a *qemuArgs) add(words ...string) { a.argv = append(a.argv, words...) }
 
-// virtio names the device on the bus that this machine has.
+// virtio returns the name of a virtio device on the bus of this machine.
 func (a *qemuArgs) virtio(kind string) string {
 	if a.pci {
 		return "virtio-" + kind + "-pci"
@@ -154,8 +156,7 @@ func (a *qemuArgs) machineOpts() map[string]string {
 	}
 	opts := map[string]string{"accel": withKVM, "acpi": "on", "mem-merge": "on"}
 	if isMicrovm(a.s) {
-		// The interval timer and the old interrupt controller stay out: nothing
-		// needs them, see clock.
+		// Nothing needs the interval timer and the old interrupt controller, see clock.
 		opts["pic"], opts["pit"] = "off", "off"
 		opts["rtc"] = "on"
 		opts["pcie"] = onOff(a.pci)
@@ -164,9 +165,9 @@ func (a *qemuArgs) machineOpts() map[string]string {
 	return opts
 }
 
-// cpu is max, which is the host's CPU under KVM and everything that TCG can do
-// without; or the model that the spec names. SGX crashes machine microvm (QEMU
-// issue 2142).
+// cpu returns the CPU model of the spec, or max: the host's CPU under KVM, and all
+// features that TCG emulates without it. SGX crashes machine microvm,
+// https://gitlab.com/qemu-project/qemu/-/issues/2142.
 func (a *qemuArgs) cpu() string {
 	switch {
 	case a.s.CPU != nil:
@@ -184,7 +185,7 @@ func (a *qemuArgs) memory() string {
 	return fmt.Sprintf("%dM,maxmem=%dM", a.s.Mem, a.s.Mem+a.s.HotplugMem)
 }
 
-// sharedMemory says that another process maps the guest's memory: a virtiofsd.
+// sharedMemory reports whether another process, virtiofsd, maps the guest's memory.
 func (a *qemuArgs) sharedMemory() bool { return len(a.p.Shares) > 0 }
 
 func (a *qemuArgs) boot() {
@@ -197,14 +198,14 @@ func (a *qemuArgs) boot() {
 
 func (a *qemuArgs) commandLine() string {
 	words := slices.Concat(a.kernelConsole(), []string{"reboot=t", "panic=-1"}, a.clock(), shutdownWords(a.p))
-	for _, param := range a.s.KernelParams { // last, for the last one counts
+	for _, param := range a.s.KernelParams { // last, as the last one counts
 		words = append(words, Literal(param))
 	}
 	return strings.Join(words, " ")
 }
 
-// kernelLine has, behind the command line, what machine microvm tells a guest of
-// its devices where it has no ACPI to tell by (hw/i386/microvm.c).
+// kernelLine returns the command line with what machine microvm appends without ACPI: one
+// argument for each virtio-mmio device (hw/i386/microvm.c).
 func (qemu) kernelLine(b *Builder, s *spec.Spec) (string, error) {
 	hub := b.hub(qemuProgram(s))
 	a := &qemuArgs{s: s, p: &Plan{}, pci: qemuNeedsPCI(s, hub), hub: hub}
@@ -222,12 +223,11 @@ func (qemu) kernelLine(b *Builder, s *spec.Spec) (string, error) {
 	return line, err
 }
 
-// clock tells a guest on machine microvm how fast its time stamp counter is,
-// which under TCG is the host's. KVM tells the guest itself. Without KVM, the
-// machine has nothing to measure the counter by but the interval timer, and its
-// reduced ACPI gives the kernel no timer interrupt before that measurement is
-// done: where it fails, which under TCG is a matter of luck (one boot in three,
-// seen with QEMU 7.2 and 10.0), the guest hangs for good.
+// clock returns the kernel's argument for the rate of the time stamp counter, which under
+// TCG is the host's. KVM tells the guest itself. Without KVM, the kernel can measure the
+// rate only by the interval timer, and with the reduced ACPI of machine microvm it has no
+// timer interrupt before that. Under TCG the measurement often fails (one boot in three,
+// with QEMU 7.2 and 10.0), and then the guest hangs forever.
 func (a *qemuArgs) clock() []string {
 	switch {
 	case !isMicrovm(a.s) || a.s.QEMU.MachineOpts != nil:
@@ -238,8 +238,8 @@ func (a *qemuArgs) clock() []string {
 	return []string{"tsc_early_khz=" + TSCKHzWithoutKVM}
 }
 
-// kernelConsole ends in the serial port, which thereby is /dev/console and
-// goes to the journal.
+// kernelConsole returns the kernel's console arguments. The last one is the serial port,
+// so /dev/console goes to the journal.
 func (a *qemuArgs) kernelConsole() []string {
 	if !*a.s.QEMU.SerialConsole {
 		return nil
@@ -254,11 +254,10 @@ func (a *qemuArgs) kernelConsole() []string {
 	return append(words, "earlyprintk=ttyS0", "console=ttyS0")
 }
 
-// console connects the serial port to the journal, which is standard output,
-// and to a socket that people can attach to. QEMU before 9.2 cannot split one
-// port, so the socket gets a virtio console of its own there. A hub passes over
-// a side that is closed, and standard input at its end closes stdio for both
-// directions, so it is not to end.
+// console connects the serial port to standard output, which is the journal, and to a
+// socket for users. QEMU before 9.2 cannot connect one port to both, so there the socket
+// gets a virtio console. A hub skips a back end that is closed, and the end of standard
+// input closes stdio in both directions, so standard input must not end.
 func (a *qemuArgs) console() {
 	a.add("-chardev", "stdio,id=stdio,signal=off")
 	if !*a.s.QEMU.SerialConsole {
@@ -272,12 +271,12 @@ func (a *qemuArgs) console() {
 		a.add("-chardev", "hub,id=serial,chardevs.0=stdio,chardevs.1=console", "-serial", "chardev:serial")
 		return
 	}
-	a.p.Notes = append(a.p.Notes, "QEMU before 9.2 cannot show the serial console on a socket as well: "+a.p.Console+" is a second console, hvc0")
+	a.p.Notes = append(a.p.Notes, "QEMU before 9.2 cannot connect the serial console to a socket as well: "+a.p.Console+" is a second console, hvc0")
 	a.add("-serial", "chardev:stdio")
 }
 
-// secondConsole is on a bus of its own, and behind all that microvm.nix and the
-// user's own arguments and script add: each of those keeps its slot.
+// secondConsole adds the virtio console on its own bus, after all devices of microvm.nix
+// and of the spec's arguments and script, so that those keep their slots.
 func (a *qemuArgs) secondConsole() {
 	if *a.s.QEMU.SerialConsole && !a.hub {
 		before := len(a.argv)

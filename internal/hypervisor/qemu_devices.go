@@ -11,13 +11,12 @@ import (
 	"microvm/internal/spec"
 )
 
-// devices gives each device its place: QEMU puts them into free slots as they
-// come, and a guest knows its networks and its cards by the slot. The order is
-// microvm.nix's.
+// devices adds the devices in the order of microvm.nix: QEMU assigns free slots in the
+// order of its arguments, and guests name their network interfaces and cards by the slot.
 func (a *qemuArgs) devices() {
 	a.add("-device", a.virtio("rng"))
 	a.rootPorts()
-	// The machine's own controller is there before all devices; one on PCI is not.
+	// Machine microvm has its own USB controller; the one on PCI is added later.
 	if isMicrovm(a.s) {
 		a.passedThrough("pci", "usb")
 	} else {
@@ -38,9 +37,9 @@ func (a *qemuArgs) devices() {
 	a.vsock()
 }
 
-// usbSlot says that a USB controller takes a slot behind the networks. Machine
-// microvm has one of its own, and with PCI this one as well, unused: as in
-// microvm.nix, so that what comes next has the same slot.
+// usbSlot reports whether a USB controller takes a slot after the network interfaces.
+// Machine microvm has its own controller and, with PCI, this one as well: it is unused,
+// but the next device has the same slot as in microvm.nix.
 func usbSlot(s *spec.Spec, pci bool) bool {
 	return hasUSB(s) && pci && (isMicrovm(s) || !s.Graphics.Enable)
 }
@@ -64,9 +63,9 @@ func (a *qemuArgs) identity() {
 	a.credentialSlots()
 }
 
-// credentialSlots makes fw_cfg larger where there are many credentials: of its 32
-// files the machine needs up to 20 itself, and QEMU aborts where one more is added
-// (hw/nvram/fw_cfg.c). The property is there since 2.9.
+// credentialSlots enlarges fw_cfg for many credentials. Of its 32 files the machine uses
+// up to 20, and QEMU aborts when there are more (hw/nvram/fw_cfg.c). The property exists
+// since 2.9.
 func (a *qemuArgs) credentialSlots() {
 	const spare, machine = 10, 32
 	if len(a.s.CredentialFiles) <= spare {
@@ -136,7 +135,7 @@ func (a *qemuArgs) memoryDevices() {
 	}
 }
 
-// backend is memory that the hypervisor's helpers may map, too.
+// backend returns a memory back end, which other processes can map if necessary.
 func (a *qemuArgs) backend(id string, mib int) string {
 	if !a.sharedMemory() && !a.s.HugepageMem {
 		return fmt.Sprintf("memory-backend-ram,id=%s,size=%dM", id, mib)
@@ -148,14 +147,13 @@ func (a *qemuArgs) backend(id string, mib int) string {
 	return backend
 }
 
-// storeDisk goes through threads: io_uring is faster on some hosts, but QEMU does not
-// start where the kernel has it turned off (kernel.io_uring_disabled), and what
-// goes through a ring passes the seccomp filter by. With O_DIRECT the kernel's
-// own asynchronous calls are as fast and everywhere.
+// storeDisk uses aio=threads. io_uring is faster on some hosts, but QEMU does not start if
+// the kernel has it turned off (kernel.io_uring_disabled), and I/O through a ring bypasses
+// the seccomp filter. With O_DIRECT, aio=native is as fast, and available everywhere.
 //
-// What is only read is not locked: QEMU wants to know that nobody writes, and
-// takes the read lock of another hypervisor, over the whole file, for somebody
-// who might ("consistent read"). The launcher's lock says it better, see KeepLock.
+// A disk that is only read is not locked by QEMU: it would want to know that no process
+// writes it, and treats the read lock of another hypervisor, on the whole file, as one
+// that might ("consistent read"). KeepLock replaces the lock.
 func (a *qemuArgs) storeDisk() {
 	if *a.s.StoreOnDisk {
 		a.add("-drive", "id=store,format=raw,read-only=on,if=none,aio=threads,file.locking=off,file="+comma(a.s.StoreDisk),
@@ -163,7 +161,7 @@ func (a *qemuArgs) storeDisk() {
 	}
 }
 
-// volumes go through threads as the store's disk does, see there.
+// volumes uses aio=threads like storeDisk, see there.
 func (a *qemuArgs) volumes() {
 	for i, v := range a.s.Volumes {
 		id := "volume" + strconv.Itoa(i)
@@ -188,8 +186,8 @@ func (a *qemuArgs) volumes() {
 	}
 }
 
-// qemuFile is the path of an image such that QEMU does not take what is before a
-// colon for a protocol, block.c.
+// qemuFile returns the path of an image, written so that QEMU does not treat what is
+// before a colon as a protocol (block.c).
 func qemuFile(path string) string {
 	before, _, found := strings.Cut(path, ":")
 	if !found || strings.Contains(before, "/") {
@@ -198,7 +196,7 @@ func qemuFile(path string) string {
 	return "./" + path
 }
 
-// qemuFormat is QEMU's name for an image type.
+// qemuFormat returns QEMU's name of an image type.
 func qemuFormat(imageType string) string {
 	if imageType == "vhd" {
 		return "vpc"
@@ -227,9 +225,9 @@ func (a *qemuArgs) interfaces() {
 			device += ",romfile="
 		}
 		if queued(n) && a.s.VCPU > 1 && a.pci {
-			// On virtio-mmio all queues would share one interrupt; the guest has one
-			// there, and the tap's others rest. One vector for each direction of each queue, one for changes of the
-			// configuration, one for the control queue.
+			// One vector per direction of each queue, one for configuration changes, and
+			// one for the control queue. On virtio-mmio all queues would share one
+			// interrupt; there the guest has one queue, and the tap's others are unused.
 			device += fmt.Sprintf(",mq=on,vectors=%d", 2*queueCount(a.s)+2)
 		}
 		a.add("-netdev", a.netdev(id, n), "-device", device)
@@ -243,7 +241,7 @@ func (a *qemuArgs) netdev(id string, n spec.Interface) string {
 	case "bridge":
 		dev := "bridge,id=" + id + ",br=" + Literal(*n.Bridge)
 		if strings.HasPrefix(filepath.Clean(a.s.QEMU.Package), "/nix/store/") {
-			// NixOS keeps the copy that may gain a capability here.
+			// The wrapper of NixOS, which has the necessary capability.
 			dev += ",helper=/run/wrappers/bin/qemu-bridge-helper"
 		}
 		return dev
@@ -267,8 +265,8 @@ func (a *qemuArgs) netdev(id string, n spec.Interface) string {
 	return dev
 }
 
-// forwards are the forwarded ports, which belong to the first user network: a
-// port of the host can be bound once.
+// forwards returns the options of the forwarded ports, which belong to the first user
+// network, as a port of the host can be bound only once.
 func (a *qemuArgs) forwards(id string) string {
 	first := slices.IndexFunc(a.s.Interfaces, func(n spec.Interface) bool { return n.Type == "user" })
 	if a.s.Interfaces[first].ID != id {
@@ -284,14 +282,14 @@ func (a *qemuArgs) forwards(id string) string {
 		if host == "" {
 			host = "127.0.0.1"
 		}
-		// A chardev in place of the command would connect once, when QEMU starts,
-		// and carry all of the guest's connections in one.
+		// A chardev instead of the command would connect only once, when QEMU starts, and
+		// mix all connections of the guest.
 		fmt.Fprintf(&out, ",guestfwd=%s:%s:%d-cmd:nc %s %d", f.Proto, f.Guest.Address, f.Guest.Port, host, f.Host.Port)
 	}
 	return out.String()
 }
 
-// passedThrough adds the host's devices on these buses.
+// passedThrough adds the host's devices of these buses.
 func (a *qemuArgs) passedThrough(buses ...string) {
 	for _, d := range a.s.Devices {
 		if !slices.Contains(buses, d.Bus) {

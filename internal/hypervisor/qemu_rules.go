@@ -21,36 +21,40 @@ func (qemu) faults(b *Builder, s *spec.Spec) spec.Faults {
 		if isMicrovm(s) { // it has no room for such ports
 			remedy = ""
 		}
-		faults.Addf("qemu.machine", "%s has room for %d devices and the spec has %d; merge volumes or shares%s", s.QEMU.Machine, pciSlots, n, remedy)
+		faults.Addf("qemu.machine", "too many devices: %s supports %d, and the spec has %d", s.QEMU.Machine, pciSlots, n).
+			Hintf("merge volumes or shares%s", remedy)
 	}
 	if isMicrovm(s) && s.Arch != "x86_64" {
-		faults.Addf("qemu.machine", "microvm exists on x86_64 only; use virt on %s", s.Arch)
+		faults.Addf("qemu.machine", "microvm exists on x86_64 only").Hintf("set qemu.machine to virt")
 	}
 	if isMicrovm(s) && s.HotplugMem > 0 {
-		faults.Addf("hotplugMem", "QEMU's machine microvm has no virtio-mem; set qemu.machine to %s", largeMachine(s))
+		faults.Addf("hotplugMem", "QEMU's machine microvm has no virtio-mem").Hintf("set qemu.machine to %s", largeMachine(s))
 	}
 	if isMicrovm(s) && len(s.QEMU.PCIeRootPorts) > 0 {
-		faults.Addf("qemu.pcieRootPorts", "QEMU's machine microvm has no room for root ports; set qemu.machine to %s", largeMachine(s))
+		faults.Addf("qemu.pcieRootPorts", "QEMU's machine microvm does not support root ports").
+			Hintf("set qemu.machine to %s", largeMachine(s))
 	}
 	faults = slices.Concat(faults, refuseBlocks(s, 2), refuseOddPages(s), refuseHostCPU(s), refuseOwnMachine(s, hub), refuseIDs(s))
 	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
 		if limit := maxFwCfgName - len(credentialPrefix); len(name) > limit {
-			faults.Addf("credentialFiles."+name, "the name is %d bytes; QEMU's fw_cfg has room for %d", len(name), limit)
+			faults.Addf("credentialFiles."+name, "credential name must be at most %d bytes for QEMU's fw_cfg, not %d", limit, len(name))
 		}
 	}
 	if _, taken := s.CredentialFiles[notifySocket]; taken && s.Vsock.CID != nil && (s.Readiness == "" || s.Readiness == ReadyGuest) {
-		faults.Addf("credentialFiles."+notifySocket, "is what the guest is told itself where it reports readiness\nhint: take it out, or set readiness to %q", ReadyVMM)
+		faults.Addf("credentialFiles."+notifySocket, "is reserved, as it tells the guest where to report readiness").
+			Hintf("remove it, or set readiness to %q", ReadyVMM)
 	}
 	if console := s.Name + "-console.sock"; *s.QEMU.SerialConsole && socketOf(s, console) != "" {
-		faults.Addf(socketOf(s, console), "%q is the serial console's socket\nhint: choose another name", console)
+		faults.Addf(socketOf(s, console), "%q is the serial console's socket", console).Hintf("choose another name")
 	}
 	return faults
 }
 
-// notifySocket is the credential by which systemd knows whom to notify, systemd(1).
+// notifySocket is the credential with the address to which systemd sends notifications,
+// see systemd(1).
 const notifySocket = "vmm.notify_socket"
 
-// socketOf is the option that has the socket of that name, or "".
+// socketOf returns the option whose value is the socket of that name, or "".
 func socketOf(s *spec.Spec, name string) string {
 	if s.Socket.Value != nil && *s.Socket.Value == name {
 		return "socket"
@@ -66,36 +70,39 @@ func socketOf(s *spec.Spec, name string) string {
 	return ""
 }
 
-// refuseOwnMachine refuses machine options of the spec's own that leave machine
-// microvm without the bus that a device is to be on: it has neither by default.
+// refuseOwnMachine refuses machine options of the spec without which machine microvm lacks
+// the bus of a device: by default it has neither PCI nor USB.
 func refuseOwnMachine(s *spec.Spec, hub bool) spec.Faults {
 	var faults spec.Faults
 	if !isMicrovm(s) || s.QEMU.MachineOpts == nil {
 		return nil
 	}
 	if (qemuNeedsPCI(s, hub) || hasUSB(s)) && isOff(s.QEMU.MachineOpts["acpi"]) {
-		faults.Addf("qemu.machineOpts", "have acpi=off, and the spec has devices on PCI or USB, which machine microvm has with ACPI only\nhint: leave acpi out, or machineOpts")
+		faults.Addf("qemu.machineOpts", "acpi=off leaves machine microvm without PCI and USB, which devices of the spec need").
+			Hintf("leave acpi out, or leave machineOpts out")
 		return faults
 	}
 	if qemuNeedsPCI(s, hub) && !isOn(s.QEMU.MachineOpts["pcie"]) {
-		faults.Addf("qemu.machineOpts", "have no pcie=on, and the spec has devices that need PCI\nhint: add \"pcie\": \"on\", or leave machineOpts out")
+		faults.Addf("qemu.machineOpts", "pcie=on is required, as the spec has devices that need PCI").
+			Hintf("add \"pcie\": \"on\", or leave machineOpts out")
 	}
 	if hasUSB(s) && !s.Graphics.Enable && !isOn(s.QEMU.MachineOpts["usb"]) {
-		faults.Addf("qemu.machineOpts", "have no usb=on, and the spec has USB devices\nhint: add \"usb\": \"on\", or leave machineOpts out")
+		faults.Addf("qemu.machineOpts", "usb=on is required, as the spec has USB devices").
+			Hintf("add \"usb\": \"on\", or leave machineOpts out")
 	}
 	return faults
 }
 
-// isOn says whether a machine's option is on, in the words of QEMU's
-// qapi_bool_parse.
+// isOn reports whether a machine's option is on, as QEMU's qapi_bool_parse does.
 func isOn(value string) bool { return slices.Contains([]string{"on", "yes", "true", "y"}, value) }
 
-// refuseIDs refuses names of devices that QEMU does not take, util/id.c.
+// refuseIDs refuses device ids that QEMU refuses, util/id.c.
 func refuseIDs(s *spec.Spec) spec.Faults {
 	var faults spec.Faults
 	check := func(path, id string) {
 		if !wellFormedID(id) {
-			faults.Addf(path, "%q is no name of a device for QEMU\nhint: begin with a letter, and use letters, digits, \"-\", \".\" and \"_\"", id)
+			faults.Addf(path, "invalid device id %q", id).
+				Hintf("use letters, digits, \"-\", \".\" and \"_\", and start with a letter")
 		}
 	}
 	for i, p := range s.QEMU.PCIeRootPorts {
@@ -119,15 +126,15 @@ func wellFormedID(id string) bool {
 	return id != ""
 }
 
-// qemuNeedsPCI says whether devices are on PCI, which is what microvm.nix decides
-// by: every machine but microvm, passthrough, shares and graphics. A guest names its
-// networks after the bus. More devices than there are transports need it as well.
+// qemuNeedsPCI reports whether devices are on PCI. The rule is microvm.nix's, as guests
+// name their network interfaces after the bus: every machine but microvm, passthrough,
+// shares and graphics. More devices than there are transports need it as well.
 func qemuNeedsPCI(s *spec.Spec, hub bool) bool {
 	return !isMicrovm(s) || len(s.Shares) > 0 || s.Graphics.Enable || qemuDevices(s, hub) > qemuTransports(s) ||
 		slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "pci" })
 }
 
-// qemuTransports is how many virtio-mmio devices machine microvm has room for.
+// qemuTransports returns the number of virtio-mmio devices that machine microvm supports.
 func qemuTransports(s *spec.Spec) int {
 	opts := s.QEMU.MachineOpts
 	if isOff(opts["acpi"]) || isOff(opts["ioapic2"]) {
@@ -138,7 +145,7 @@ func qemuTransports(s *spec.Spec) int {
 
 func isOff(value string) bool { return slices.Contains([]string{"off", "no", "false", "n"}, value) }
 
-// qemuDevices counts what sits on the machine's own bus.
+// qemuDevices returns the number of devices on the machine's own bus.
 func qemuDevices(s *spec.Spec, hub bool) int {
 	n := 1 + len(s.Volumes) + len(s.Shares) + len(s.Interfaces) + len(s.QEMU.PCIeRootPorts) // with the random number generator
 	for _, has := range []bool{
@@ -166,6 +173,6 @@ func hasUSB(s *spec.Spec) bool {
 	return slices.ContainsFunc(s.Devices, func(d spec.Device) bool { return d.Bus == "usb" })
 }
 
-// queued says that an interface gets one queue for each CPU: the user network
-// and the bridge helper have one only.
+// queued reports whether an interface has one queue per CPU. The user network and the
+// bridge helper have one queue only.
 func queued(n spec.Interface) bool { return n.Type == "tap" || n.Type == "macvtap" }

@@ -9,22 +9,22 @@ import (
 	"microvm/internal/spec"
 )
 
-// allowed is what QEMU's own seccomp filter has to leave a VM. The filter counts
-// for what QEMU starts as well, and a denied call kills it (system/qemu-seccomp.c).
+// allowed is what QEMU's own seccomp filter must allow for a VM. The filter also applies
+// to the programs that QEMU starts, and a denied call kills them (system/qemu-seccomp.c).
 type allowed struct {
 	// elevate allows to change users and sessions, which a shell, smbd and passt do.
-	// In its unit nobody gains a privilege by that, see NoNewPrivileges=.
+	// NoNewPrivileges= of the unit still prevents that a process gains privileges.
 	elevate bool
 	// spawn allows to start programs.
 	spawn bool
 	// resources allows to set priorities and to pin threads to CPUs.
 	resources bool
-	// bridgeHelper says that QEMU starts qemu-bridge-helper, which gains a capability
-	// and cannot under any filter: a filter takes that from whom it is for.
+	// bridgeHelper means that QEMU starts qemu-bridge-helper, which gains a capability. A
+	// process with a seccomp filter cannot, so there is no filter then.
 	bridgeHelper bool
-	// namespaces says that QEMU starts a program which makes namespaces for itself.
+	// namespaces means that QEMU starts a program that creates namespaces.
 	namespaces bool
-	// why names what starts programs.
+	// why lists what starts programs.
 	why []string
 }
 
@@ -33,12 +33,12 @@ func (w *allowed) program(why string) {
 	w.why = append(w.why, why)
 }
 
-// qemuAllowed finds what a spec's parts, and its more arguments, start.
+// qemuAllowed returns what the options and extraArgs of a spec need.
 func qemuAllowed(s *spec.Spec) allowed {
 	var w allowed
 	w.bridgeHelper = slices.ContainsFunc(s.Interfaces, func(n spec.Interface) bool { return n.Type == "bridge" })
 	if s.Graphics.Enable {
-		// Vulkan has a process for each of the guest's (virgl_render_server), and
+		// Vulkan has a process per process of the guest (virgl_render_server), and
 		// drivers and desktops have programs of their own.
 		w.spawn = true
 		w.why = append(w.why, "graphics")
@@ -53,7 +53,7 @@ func qemuAllowed(s *spec.Spec) allowed {
 	return w
 }
 
-// option is an option as QEMU's manual has it: with one dash. Two are the same.
+// option returns an option of QEMU with one dash; two dashes mean the same.
 func option(word string) string {
 	if strings.HasPrefix(word, "--") {
 		return word[1:]
@@ -61,7 +61,7 @@ func option(word string) string {
 	return word
 }
 
-// argument is for one of the spec's own, as in qemu(1).
+// argument adds what one option of extraArgs needs, see qemu(1).
 func (w *allowed) argument(name, value string) {
 	switch name {
 	case "-netdev", "-nic", "-net":
@@ -95,7 +95,8 @@ func (w *allowed) argument(name, value string) {
 	}
 }
 
-// network is for one network, net/tap.c, net/slirp.c and net/passt.c.
+// network adds what one network back end needs, see net/tap.c, net/slirp.c and
+// net/passt.c.
 func (w *allowed) network(o map[string]string) {
 	has := func(name string) bool { _, ok := o[name]; return ok }
 	switch o["type"] {
@@ -122,8 +123,8 @@ func (w *allowed) network(o map[string]string) {
 	}
 }
 
-// qemuOptions are KEY=VALUE,… or a JSON object. first is the key that may be left
-// out; of a key that comes again the values are joined.
+// qemuOptions parses KEY=VALUE,… or a JSON object. first is the key that may be left out.
+// The values of a repeated key are joined by commas.
 func qemuOptions(text, first string) map[string]string {
 	out := map[string]string{}
 	if strings.HasPrefix(text, "{") {
@@ -152,14 +153,14 @@ func qemuOptions(text, first string) map[string]string {
 	return out
 }
 
-// ownSandbox says that the spec has a -sandbox of its own. QEMU would install both
-// filters, and the stricter one counts.
+// ownSandbox reports whether extraArgs have -sandbox. With a second one QEMU would install
+// both filters, and the stricter one would count.
 func ownSandbox(s *spec.Spec) bool {
 	return slices.ContainsFunc(s.QEMU.ExtraArgs, func(arg string) bool { return option(arg) == "-sandbox" })
 }
 
-// seccomp says whether the program was built with its filter. One that cannot be
-// asked has it, as that of every distribution.
+// seccomp reports whether the program was built with its seccomp filter. If it cannot be
+// asked, it is assumed to have one, like that of every distribution.
 func (b *Builder) seccomp(program string) bool {
 	if b.Seccomp == nil {
 		return true
@@ -168,21 +169,21 @@ func (b *Builder) seccomp(program string) bool {
 	return err != nil || has
 }
 
-// sandbox turns on QEMU's own seccomp filter, as far as what QEMU has to start
-// itself allows.
+// sandbox turns on QEMU's own seccomp filter, as strictly as the programs that QEMU has to
+// start permit.
 func (a *qemuArgs) sandbox(b *Builder, program string) {
 	w := qemuAllowed(a.s)
 	a.p.Bridge = w.bridgeHelper
 	a.p.Namespaces = w.namespaces
 	if slices.ContainsFunc(a.s.ForwardPorts, func(f spec.ForwardPort) bool { return f.From == "guest" }) {
-		// One nc for each connection, in a session of its own: setsid(2) is among
-		// the calls that QEMU counts as elevating.
+		// One nc per connection, in its own session: setsid(2) is one of the calls that
+		// elevateprivileges denies.
 		w.spawn, w.elevate = true, true
-		a.p.Notes = append(a.p.Notes, "forwardPorts from the guest start nc on the host, once a connection; it has to be in PATH")
+		a.p.Notes = append(a.p.Notes, "forwardPorts from the guest start nc on the host, once per connection: it must be in PATH")
 	}
 	switch {
 	case ownSandbox(a.s):
-		a.p.Notes = append(a.p.Notes, "qemu.extraArgs has a -sandbox, which takes the place of the usual one")
+		a.p.Notes = append(a.p.Notes, "qemu.extraArgs has -sandbox, which replaces the default one")
 		return
 	case w.bridgeHelper:
 		return
@@ -191,7 +192,7 @@ func (a *qemuArgs) sandbox(b *Builder, program string) {
 		return
 	}
 	if len(w.why) > 0 {
-		a.p.Notes = append(a.p.Notes, "QEMU's own sandbox lets it start programs, for "+strings.Join(w.why, ", ")+"; a -sandbox in qemu.extraArgs takes its place")
+		a.p.Notes = append(a.p.Notes, "QEMU's own sandbox allows it to start programs, for "+strings.Join(w.why, ", ")+" (-sandbox in qemu.extraArgs replaces it)")
 	}
 	a.add("-sandbox", "on,obsolete=deny,elevateprivileges="+allowDeny(w.elevate)+",spawn="+allowDeny(w.spawn)+",resourcecontrol="+allowDeny(w.resources))
 }

@@ -9,7 +9,7 @@ import (
 	"microvm/internal/spec"
 )
 
-// sandboxOf is what -sandbox has, and the plan.
+// sandboxOf returns the value of -sandbox, and the plan.
 func sandboxOf(t *testing.T, members string, seccomp func(string) (bool, error)) (string, *Plan) {
 	t.Helper()
 	s, err := spec.Parse([]byte(`{"name":"web","arch":"x86_64","kernel":"/k",` + members + `}`))
@@ -29,7 +29,7 @@ func sandboxOf(t *testing.T, members string, seccomp func(string) (bool, error))
 	return strings.Join(all, " "), p
 }
 
-// TestQEMUsSandboxLeavesWhatAVMNeeds, and no more.
+// TestQEMUsSandboxLeavesWhatAVMNeeds: it allows what the VM needs, and no more.
 func TestQEMUsSandboxLeavesWhatAVMNeeds(t *testing.T) {
 	const (
 		strict  = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -79,18 +79,18 @@ func TestQEMUsSandboxLeavesWhatAVMNeeds(t *testing.T) {
 		if allows := strings.Contains(want, "=allow") && strings.HasPrefix(want, "on,obsolete") && want != pin; allows != slices.ContainsFunc(p.Notes, func(n string) bool {
 			return strings.Contains(n, "start programs") || strings.Contains(n, "start nc")
 		}) {
-			t.Errorf("%s: what starts programs is said: %q", members, p.Notes)
+			t.Errorf("%s: the notes name what starts programs: %q", members, p.Notes)
 		}
 		if bridge := strings.Contains(members, "bridge"); p.Bridge != bridge {
-			t.Errorf("%s: Bridge is %t: the unit lets the helper gain its capability", members, p.Bridge)
+			t.Errorf("%s: Bridge is %t, which allows the helper to gain its capability", members, p.Bridge)
 		}
 		if passt := strings.Contains(members, `"passt,`); p.Namespaces != passt {
-			t.Errorf("%s: Namespaces is %t: passt makes some", members, p.Namespaces)
+			t.Errorf("%s: Namespaces is %t, which passt needs", members, p.Namespaces)
 		}
 	}
 }
 
-// TestAQEMUWithoutSeccompGetsNoSandbox, which it does not start with.
+// TestAQEMUWithoutSeccompGetsNoSandbox: it would refuse the option.
 func TestAQEMUWithoutSeccompGetsNoSandbox(t *testing.T) {
 	for name, c := range map[string]struct {
 		seccomp func(string) (bool, error)
@@ -105,7 +105,7 @@ func TestAQEMUWithoutSeccompGetsNoSandbox(t *testing.T) {
 			t.Errorf("%s: -sandbox %q", name, got)
 		}
 		if said := strings.Contains(strings.Join(p.Notes, "\n"), "without seccomp"); said == c.has {
-			t.Errorf("%s: says %q", name, p.Notes)
+			t.Errorf("%s: notes %q", name, p.Notes)
 		}
 	}
 }

@@ -9,30 +9,31 @@ import (
 	"microvm/internal/spec"
 )
 
-// sshCredential is the credential by which the sshd that a systemd guest has on
-// vsock knows the host's key, systemd.system-credentials(7), since systemd 256.
+// sshCredential is the credential with the host's key for the sshd that a systemd guest
+// runs on vsock, see systemd.system-credentials(7). It exists since systemd 256.
 const sshCredential = "ssh.ephemeral-authorized_keys-all"
 
-// keyCredential hands over the public key. The kernel's command line is the one
-// way that every hypervisor has: the name is too long for fw_cfg, and several
-// have no SMBIOS. In base64, because the key's line has spaces, and public in any
-// case: the command line is read by whoever is in the guest.
+// keyCredential passes the public key on the kernel's command line, the only way that all
+// hypervisors have: the name is too long for fw_cfg, and several have no SMBIOS. It is in
+// base64, as the key's line has spaces. Every process of the guest can read it, which is
+// no harm for a public key.
 const keyCredential = "systemd.set_credential_binary=" + sshCredential + ":" + ShutdownKey
 
-// ShutdownKeyFile is where the private key is, in the state directory.
+// ShutdownKeyFile is the path of the private key in the state directory.
 const ShutdownKeyFile = ".shutdown-key"
 
-// ed25519Line is the length of an Ed25519 key's line in authorized_keys: RFC
-// 8709's 51 bytes in base64, behind their name.
+// ed25519Line is the length of an Ed25519 key's line in authorized_keys: its type, and the
+// 51 bytes of RFC 8709 in base64.
 const ed25519Line = len("ssh-ed25519 ") + 68
 
-// What is longer than any value of its placeholder.
+// Values at least as long as any value of their placeholders.
 var (
 	longestKey  = strings.Repeat("x", base64.StdEncoding.EncodedLen(ed25519Line))
 	longestPort = "4294967295"
 )
 
-// kernelLineLength is the most bytes that a kernel's command line has at a start.
+// kernelLineLength returns the maximum length of a kernel's command line, in bytes, with
+// its placeholders expanded.
 func kernelLineLength(line string) (int, error) {
 	text, err := Expand(line, func(name string) (string, error) {
 		if placeholderOpen+name+placeholderClose == ShutdownKey {
@@ -43,9 +44,9 @@ func kernelLineLength(line string) (int, error) {
 	return len(text), err
 }
 
-// viaGuest is the shutdown of a hypervisor that cannot ask its guest, and why:
-// the guest is asked itself, where it can be reached, or not at all. vsockSocket
-// is the hypervisor's multiplexer, where it has one.
+// viaGuest returns the shutdown for a hypervisor that cannot ask its guest, for the reason
+// why: over SSH if the guest can be reached, or none. vsockSocket is the hypervisor's vsock
+// multiplexer; empty means vhost-vsock.
 func viaGuest(s *spec.Spec, why, vsockSocket string) (Shutdown, error) {
 	table, err := Table()
 	if err != nil {
@@ -69,20 +70,20 @@ func viaGuest(s *spec.Spec, why, vsockSocket string) (Shutdown, error) {
 		Method: ShutdownGuestOverSSH,
 		SSH: &SSH{
 			Key: ShutdownKeyFile,
-			// What inhibits a shutdown would not stop the SIGTERM that comes next.
+			// An inhibitor lock would not stop the SIGTERM that follows either.
 			Command:     fmt.Sprintf("systemctl %[1]s -i || %[1]s", verb),
 			VsockSocket: vsockSocket,
 		},
-		Why: fmt.Sprintf("%s, so its guest is asked %s over ssh on vsock (needs sshd in the guest), else SIGTERM", why, does),
+		Why: fmt.Sprintf("%s, so the guest is asked %s over ssh on vsock (needs sshd in the guest), else SIGTERM", why, does),
 	}, nil
 }
 
-// noWayDown is the shutdown of a hypervisor that cannot ask its guest.
+// noWayDown returns the shutdown without a graceful way, for the reason why.
 func noWayDown(why string) Shutdown {
 	return Shutdown{Method: ShutdownNone, Why: why + ": it gets SIGTERM at once, and the guest loses what it has not synced"}
 }
 
-// shutdownWords are what the guest's kernel needs on its command line for p.
+// shutdownWords returns the kernel's arguments that the shutdown of p needs.
 func shutdownWords(p *Plan) []string {
 	if p.Shutdown.Method != ShutdownGuestOverSSH {
 		return nil

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// handedOver says how often the plan gives the guest the key's public half.
+// handedOver returns how often the plan passes the public key to the guest.
 func handedOver(p *Plan) int {
 	n := 0
 	for _, word := range p.Argv {
@@ -19,8 +19,8 @@ func handedOver(p *Plan) int {
 	return n
 }
 
-// TestTheGuestIsAskedWhereTheHypervisorCannot: over SSH, by a key that it is
-// given exactly then, and to do what ends that hypervisor.
+// TestTheGuestIsAskedWhereTheHypervisorCannot: over SSH, with a key that it gets only then,
+// and by a command that ends the hypervisor.
 func TestTheGuestIsAskedWhereTheHypervisorCannot(t *testing.T) {
 	const (
 		cid       = `"vsock":{"cid":3}`
@@ -65,27 +65,27 @@ func TestTheGuestIsAskedWhereTheHypervisorCannot(t *testing.T) {
 				t.Fatal(err)
 			}
 			if p.Shutdown.Method != c.method || !strings.Contains(p.Shutdown.Why, c.why) {
-				t.Errorf("it goes down by %s: %s; want %s: %s", p.Shutdown.Method, p.Shutdown.Why, c.method, c.why)
+				t.Errorf("shut down by %s: %s; want %s: %s", p.Shutdown.Method, p.Shutdown.Why, c.method, c.why)
 			}
 			if c.command == "" {
 				if n := handedOver(p); p.Shutdown.SSH != nil || n > 0 {
-					t.Errorf("it is given a key %d times, for %v", n, p.Shutdown.SSH)
+					t.Errorf("the guest gets the key %d times, for %v", n, p.Shutdown.SSH)
 				}
 				return
 			}
 			want := SSH{Key: ShutdownKeyFile, Command: c.command, VsockSocket: c.mux}
 			if p.Shutdown.SSH == nil || *p.Shutdown.SSH != want {
-				t.Errorf("it is asked by %+v, want %+v", p.Shutdown.SSH, want)
+				t.Errorf("asked by %+v, want %+v", p.Shutdown.SSH, want)
 			}
 			if n := handedOver(p); n != 1 {
-				t.Errorf("it is given a key %d times: %q, %v", n, p.Argv, p.Generated)
+				t.Errorf("the guest gets the key %d times: %q, %v", n, p.Argv, p.Generated)
 			}
 		})
 	}
 }
 
-// TestTheKeyCountsInTheKernelsCommandLine: kvmtool would cut it off, and counting
-// the placeholder would let too much through.
+// TestTheKeyCountsInTheKernelsCommandLine: the key counts with its own length, not with that
+// of its placeholder.
 func TestTheKeyCountsInTheKernelsCommandLine(t *testing.T) {
 	fits := func(n int) bool {
 		_, err := compileFor(t, "kvmtool", `"vsock":{"cid":3},"kernelParams":["`+strings.Repeat("x", n)+`"]`)
@@ -99,6 +99,6 @@ func TestTheKeyCountsInTheKernelsCommandLine(t *testing.T) {
 	line := p.Argv[slices.Index(p.Argv, "-p")+1]
 	n := len(strings.NewReplacer(ShutdownKey, longestKey, NotifyPort, longestPort).Replace(line))
 	if n != maxKernelLine {
-		t.Errorf("at most %d bytes of one's own are taken, with which the line has %d; want %d", most, n, maxKernelLine)
+		t.Errorf("at most %d bytes of kernelParams are accepted, with which the line has %d; want %d", most, n, maxKernelLine)
 	}
 }

@@ -12,13 +12,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"microvm/internal/exit"
 	"microvm/internal/spec"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
 
-// compileFor compiles a document for a hypervisor, on x86_64 and with an initrd
-// unless the members say otherwise.
+// compileFor compiles a document for a hypervisor, on x86_64 and with an initrd unless the
+// members have other values.
 func compileFor(t *testing.T, hypervisor, members string) (*Plan, error) {
 	t.Helper()
 	arch := `"arch":"x86_64",`
@@ -39,7 +40,7 @@ func compileFor(t *testing.T, hypervisor, members string) (*Plan, error) {
 	return new(Builder).Compile(s)
 }
 
-// volumes, shares and interfaces are so many of them.
+// volumes, virtiofs and interfaces return members with n of them.
 func volumes(n int) string {
 	var out []string
 	for i := range n {
@@ -79,133 +80,133 @@ const (
 	direct      = `"volumes":[{"image":"a","size":1,"direct":true}]`
 )
 
-// refusal is what a hypervisor cannot do: members of a spec, the path of the fault
-// and a part of its message.
+// refusal is what a hypervisor does not support: members of a spec, the path of the fault
+// and a part of its message or remedy.
 type refusal struct{ members, path, want string }
 
-// refusedByTheSmall is what neither kvmtool, alioth nor StratoVirt can do.
+// refusedByTheSmall is what none of kvmtool, alioth and StratoVirt supports.
 var refusedByTheSmall = map[string]refusal{
-	"forwarded ports":              {forwarded, "forwardPorts", "these have: qemu"},
-	"a bridge":                     {bridge, "interfaces[0].type", "these have: qemu"},
-	"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
-	"a USB device":                 {usb, "devices[0].bus", "these have: qemu"},
-	"an image in qcow2":            {qcow2, "volumes[0].imageType", "these have: cloud-hypervisor, crosvm, qemu"},
-	"an emulated CPU":              {`"cpu":"max"`, "cpu", "these have: qemu"},
-	"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
-	"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
-	"a balloon inflated at start":  {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "these have: cloud-hypervisor"},
+	"forwarded ports":              {forwarded, "forwardPorts", "supported by: qemu"},
+	"a bridge":                     {bridge, "interfaces[0].type", "supported by: qemu"},
+	"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "supported by: qemu"},
+	"a USB device":                 {usb, "devices[0].bus", "supported by: qemu"},
+	"an image in qcow2":            {qcow2, "volumes[0].imageType", "supported by: cloud-hypervisor, crosvm, qemu"},
+	"an emulated CPU":              {`"cpu":"max"`, "cpu", "supported by: qemu"},
+	"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "supported by: cloud-hypervisor, qemu"},
+	"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "supported by: cloud-hypervisor, qemu"},
+	"a balloon inflated at start":  {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "supported by: cloud-hypervisor"},
 	"graphics":                     {`"graphics":{"enable":true}`, "graphics.enable", "qemu"},
 	"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "qemu"},
-	"readiness by an absent vsock": {`"readiness":"guest"`, "readiness", "needs vsock.cid"},
+	"readiness by an absent vsock": {`"readiness":"guest"`, "readiness", "requires vsock.cid"},
 }
 
-// refusals are what each hypervisor cannot do, or cannot do so.
+// refusals are what each hypervisor does not support.
 var refusals = map[string]map[string]refusal{
 	"kvmtool": {
-		"virtiofs":                  {virtiofs(1), "shares[0].proto", "these have: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
-		"a 9p share to read only":   {readOnly9p, "shares[0].readOnly", "these have: qemu"},
-		"9p with owners mapped":     {strings.Replace(nine, `"9p"`, `"9p","securityModel":"mapped"`, 1), "shares[0].securityModel", "take qemu"},
-		"a volume's serial":         {serial, "volumes[0].serial", "qemu"},
-		"five disks":                {volumes(5), "volumes", "room for 4 disks, and the spec has 5; merge"},
-		"four beside the store":     {volumes(4) + `,"storeDisk":"/store.img"`, "volumes", "the spec has 5 with the store's"},
-		"two user networks":         {interfaces(2, "user"), "interfaces[1].type", "one user network at most"},
-		"a comma in an image":       {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
-		"a comma in a share":        {strings.Replace(nine, `"/s"`, `"/s,t"`, 1), "shares[0].source", "comma"},
-		"a comma in the store":      {`"storeDisk":"/a,b"`, "storeDisk", "comma"},
-		"a socket elsewhere":        {`"socket":"control.sock"`, "socket", "leave the field out"},
-		"a balloon nobody can set":  {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
-		"a socket that is off":      {`"readiness":"vmm","socket":null`, "readiness", "leave socket out"},
-		"a long kernel line":        {`"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "kernelParams", "at most 2047"},
-		"a long one on aarch64":     {`"arch":"aarch64","kernelParams":["` + strings.Repeat("x", 2040) + `"]`, "kernelParams", "at most 2047"},
-		"five disks and a long one": {volumes(5) + `,"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "volumes", "room for 4"},
+		"virtiofs":                     {virtiofs(1), "shares[0].proto", "supported by: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
+		"a 9p share to read only":      {readOnly9p, "shares[0].readOnly", "supported by: qemu"},
+		"9p with owners mapped":        {strings.Replace(nine, `"9p"`, `"9p","securityModel":"mapped"`, 1), "shares[0].securityModel", "set hypervisor to qemu"},
+		"a volume's serial":            {serial, "volumes[0].serial", "qemu"},
+		"five disks":                   {volumes(5), "volumes", "supports 4, and the spec has 5"},
+		"four beside the store":        {volumes(4) + `,"storeDisk":"/store.img"`, "volumes", "the spec has 5 with the store's"},
+		"two user networks":            {interfaces(2, "user"), "interfaces[1].type", "supports only one user network"},
+		"a comma in an image":          {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		"a comma in a share":           {strings.Replace(nine, `"/s"`, `"/s,t"`, 1), "shares[0].source", "comma"},
+		"a comma in the store":         {`"storeDisk":"/a,b"`, "storeDisk", "comma"},
+		"a socket elsewhere":           {`"socket":"control.sock"`, "socket", "leave the field out"},
+		"a balloon that cannot be set": {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
+		"a socket that is off":         {`"readiness":"vmm","socket":null`, "readiness", "leave socket out"},
+		"a long kernel line":           {`"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "kernelParams", "at most 2047"},
+		"a long one on aarch64":        {`"arch":"aarch64","kernelParams":["` + strings.Repeat("x", 2040) + `"]`, "kernelParams", "at most 2047"},
+		"five disks and a long one":    {volumes(5) + `,"kernelParams":["` + strings.Repeat("x", 2000) + `"]`, "volumes", "kvmtool supports 4"},
 	},
 	"alioth": {
-		"9p":                           {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
-		"passthrough":                  {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
-		"a user network":               {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-		"macvtap":                      {macvtap, "interfaces[0].type", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"9p":                           {nine, "shares[0].proto", "supported by: crosvm, kvmtool, qemu"},
+		"passthrough":                  {passthrough, "devices[0].bus", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu"},
+		"a user network":               {interfaces(1, "user"), "interfaces[0].type", "supported by: kvmtool, qemu"},
+		"macvtap":                      {macvtap, "interfaces[0].type", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
 		"a volume's serial":            {serial, "volumes[0].serial", "qemu, stratovirt"},
-		"a volume without the cache":   {direct, "volumes[0].direct", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
-		"a socket":                     {`"socket":"control.sock"`, "socket", "alioth has none"},
+		"a volume without the cache":   {direct, "volumes[0].direct", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"a socket":                     {`"socket":"control.sock"`, "socket", "alioth has no control socket"},
 		"readiness by a socket it has": {`"readiness":"vmm"`, "readiness", "control socket"},
 	},
 	"stratovirt": {
-		"9p":                          {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
-		"passthrough":                 {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
-		"a user network":              {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-		"a balloon":                   {`"balloon":true`, "balloon", "these have: alioth, cloud-hypervisor, crosvm, firecracker, kvmtool, qemu"},
+		"9p":                          {nine, "shares[0].proto", "supported by: crosvm, kvmtool, qemu"},
+		"passthrough":                 {passthrough, "devices[0].bus", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu"},
+		"a user network":              {interfaces(1, "user"), "interfaces[0].type", "supported by: kvmtool, qemu"},
+		"a balloon":                   {`"balloon":true`, "balloon", "supported by: alioth, cloud-hypervisor, crosvm, firecracker, kvmtool, qemu"},
 		"no control socket":           {`"socket":null`, "socket", "leave the field out"},
-		"little memory":               {`"mem":127`, "mem", "takes 128 to 524288"},
-		"much memory":                 {`"mem":524289`, "mem", "takes 128 to 524288"},
-		"many CPUs":                   {`"vcpu":255`, "vcpu", "254 at most"},
-		"five disks":                  {volumes(5), "volumes", "room for 4 disks"},
-		"three interfaces":            {interfaces(3, "tap"), "interfaces", "room for 2 interfaces"},
-		"six shares":                  {virtiofs(6), "shares", "room for 5"},
-		"five shares beside a vsock":  {virtiofs(5) + `,"vsock":{"cid":3}`, "shares", "room for 5"},
-		"thirty-two devices on virt":  {`"arch":"aarch64",` + volumes(32), "volumes", "room for 31 devices"},
-		"nothing to boot from":        {`"initrdPath":""`, "initrdPath", "nothing to boot from"},
+		"little memory":               {`"mem":127`, "mem", "must be from 128 to 524288 MiB"},
+		"much memory":                 {`"mem":524289`, "mem", "must be from 128 to 524288 MiB"},
+		"many CPUs":                   {`"vcpu":255`, "vcpu", "must be at most 254"},
+		"five disks":                  {volumes(5), "volumes", "supports 4 disks"},
+		"three interfaces":            {interfaces(3, "tap"), "interfaces", "supports 2 interfaces"},
+		"six shares":                  {virtiofs(6), "shares", "supports 5 shares"},
+		"five shares beside a vsock":  {virtiofs(5) + `,"vsock":{"cid":3}`, "shares", "supports 5 shares"},
+		"thirty-two devices on virt":  {`"arch":"aarch64",` + volumes(32), "volumes", "machine virt supports 31"},
+		"nothing to boot from":        {`"initrdPath":""`, "initrdPath", "StratoVirt needs an initrd or a disk"},
 		"a comma in a volume's image": {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
 	},
 	"cloud-hypervisor": {
-		"9p":                         {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
-		"a user network":             {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-		"a bridge":                   {bridge, "interfaces[0].type", "these have: qemu"},
-		"vhost-net":                  {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
-		"forwarded ports":            {forwarded, "forwardPorts", "these have: qemu"},
-		"a USB device":               {usb, "devices[0].bus", "these have: qemu"},
-		"an emulated CPU":            {`"cpu":"max"`, "cpu", "these have: qemu"},
-		"credentials":                {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "these have: qemu"},
-		"a balloon nobody can set":   {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
-		"CPUs twice":                 {`"cloud-hypervisor":{"extraArgs":["--cpus","boot=2"]}`, "cloud-hypervisor.extraArgs", "option vcpu"},
-		"OEM strings twice":          {`"cloud-hypervisor":{"extraArgs":["--platform=oem_strings=[a]"]}`, "cloud-hypervisor.extraArgs", "platformOEMStrings"},
-		"a CID twice":                {`"vsock":{"cid":3},"cloud-hypervisor":{"extraArgs":["--vsock","cid=4"]}`, "cloud-hypervisor.extraArgs", "vsock.cid is 3"},
-		"a CID that is none":         {`"cloud-hypervisor":{"extraArgs":["--vsock","cid=x"]}`, "cloud-hypervisor.extraArgs", "is not a number"},
-		"an OEM string with a comma": {`"cloud-hypervisor":{"platformOEMStrings":["a,b"]}`, "cloud-hypervisor.platformOEMStrings[0]", "encode it"},
-		"a comma in a volume":        {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		"9p":                           {nine, "shares[0].proto", "supported by: crosvm, kvmtool, qemu"},
+		"a user network":               {interfaces(1, "user"), "interfaces[0].type", "supported by: kvmtool, qemu"},
+		"a bridge":                     {bridge, "interfaces[0].type", "supported by: qemu"},
+		"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "supported by: qemu"},
+		"forwarded ports":              {forwarded, "forwardPorts", "supported by: qemu"},
+		"a USB device":                 {usb, "devices[0].bus", "supported by: qemu"},
+		"an emulated CPU":              {`"cpu":"max"`, "cpu", "supported by: qemu"},
+		"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "supported by: qemu"},
+		"a balloon that cannot be set": {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
+		"CPUs twice":                   {`"cloud-hypervisor":{"extraArgs":["--cpus","boot=2"]}`, "cloud-hypervisor.extraArgs", "option vcpu"},
+		"OEM strings twice":            {`"cloud-hypervisor":{"extraArgs":["--platform=oem_strings=[a]"]}`, "cloud-hypervisor.extraArgs", "platformOEMStrings"},
+		"a CID twice":                  {`"vsock":{"cid":3},"cloud-hypervisor":{"extraArgs":["--vsock","cid=4"]}`, "cloud-hypervisor.extraArgs", "vsock.cid is 3"},
+		"a CID that is none":           {`"cloud-hypervisor":{"extraArgs":["--vsock","cid=x"]}`, "cloud-hypervisor.extraArgs", "is not a number"},
+		"an OEM string with a comma":   {`"cloud-hypervisor":{"platformOEMStrings":["a,b"]}`, "cloud-hypervisor.platformOEMStrings[0]", "must not contain any of , [ ]"},
+		"a comma in a volume":          {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
 	},
 	"firecracker": {
-		"9p":                       {nine, "shares[0].proto", "these have: crosvm, kvmtool, qemu"},
-		"virtiofs":                 {virtiofs(1), "shares[0].proto", "these have: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
-		"passthrough":              {passthrough, "devices[0].bus", "these have: cloud-hypervisor, crosvm, kvmtool, qemu"},
-		"a USB device":             {usb, "devices[0].bus", "these have: qemu"},
-		"a user network":           {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-		"macvtap":                  {macvtap, "interfaces[0].type", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
-		"a bridge":                 {bridge, "interfaces[0].type", "these have: qemu"},
-		"vhost-net":                {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
-		"forwarded ports":          {forwarded, "forwardPorts", "these have: qemu"},
-		"an image in qcow2":        {qcow2, "volumes[0].imageType", "these have: cloud-hypervisor, crosvm, qemu"},
-		"a volume's serial":        {serial, "volumes[0].serial", "these have: cloud-hypervisor, crosvm, qemu, stratovirt"},
-		"a volume past the cache":  {direct, "volumes[0].direct", "these have: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
-		"an emulated CPU":          {`"cpu":"max"`, "cpu", "these have: qemu"},
-		"huge pages":               {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
-		"virtio-mem":               {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
-		"graphics":                 {`"graphics":{"enable":true}`, "graphics.enable", "these have: cloud-hypervisor, crosvm, qemu"},
-		"credentials":              {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "these have: qemu"},
-		"a balloon nobody can set": {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
+		"9p":                           {nine, "shares[0].proto", "supported by: crosvm, kvmtool, qemu"},
+		"virtiofs":                     {virtiofs(1), "shares[0].proto", "supported by: alioth, cloud-hypervisor, crosvm, qemu, stratovirt"},
+		"passthrough":                  {passthrough, "devices[0].bus", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu"},
+		"a USB device":                 {usb, "devices[0].bus", "supported by: qemu"},
+		"a user network":               {interfaces(1, "user"), "interfaces[0].type", "supported by: kvmtool, qemu"},
+		"macvtap":                      {macvtap, "interfaces[0].type", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"a bridge":                     {bridge, "interfaces[0].type", "supported by: qemu"},
+		"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "supported by: qemu"},
+		"forwarded ports":              {forwarded, "forwardPorts", "supported by: qemu"},
+		"an image in qcow2":            {qcow2, "volumes[0].imageType", "supported by: cloud-hypervisor, crosvm, qemu"},
+		"a volume's serial":            {serial, "volumes[0].serial", "supported by: cloud-hypervisor, crosvm, qemu, stratovirt"},
+		"a volume past the cache":      {direct, "volumes[0].direct", "supported by: cloud-hypervisor, crosvm, kvmtool, qemu, stratovirt"},
+		"an emulated CPU":              {`"cpu":"max"`, "cpu", "supported by: qemu"},
+		"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "supported by: cloud-hypervisor, qemu"},
+		"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "supported by: cloud-hypervisor, qemu"},
+		"graphics":                     {`"graphics":{"enable":true}`, "graphics.enable", "supported by: cloud-hypervisor, crosvm, qemu"},
+		"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "supported by: qemu"},
+		"a balloon that cannot be set": {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
 	},
 	"crosvm": {
-		"a user network":              {interfaces(1, "user"), "interfaces[0].type", "these have: kvmtool, qemu"},
-		"a bridge":                    {bridge, "interfaces[0].type", "these have: qemu"},
-		"vhost-net":                   {vhostNet, "interfaces[0].tap.vhost", "these have: qemu"},
-		"forwarded ports":             {forwarded, "forwardPorts", "these have: qemu"},
-		"a USB device":                {usb, "devices[0].bus", "these have: qemu"},
-		"a 9p share to read only":     {readOnly9p, "shares[0].readOnly", "these have: qemu"},
-		"an image in vhdx":            {strings.Replace(qcow2, "qcow2", "vhdx", 1), "volumes[0].imageType", "these have: cloud-hypervisor, qemu"},
-		"an emulated CPU":             {`"cpu":"max"`, "cpu", "these have: qemu"},
-		"huge pages":                  {`"hugepageMem":true`, "hugepageMem", "these have: cloud-hypervisor, qemu"},
-		"virtio-mem":                  {`"hotplugMem":64`, "hotplugMem", "these have: cloud-hypervisor, qemu"},
-		"a balloon inflated at start": {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "these have: cloud-hypervisor, firecracker"},
-		"credentials":                 {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "these have: qemu"},
-		"a balloon nobody can set":    {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
-		"a comma in a volume":         {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
-		"a colon in a 9p share":       {strings.Replace(nine, `"/s"`, `"/s:t"`, 1), "shares[0].source", "set proto to virtiofs"},
-		"a relative root":             {`"crosvm":{"pivotRoot":"empty"}`, "crosvm.pivotRoot", "is not absolute"},
-		"9p of the state directory":   {`"crosvm":{"pivotRoot":"/e"},"shares":[{"tag":"t","source":"s","proto":"9p"}]`, "shares[0].source", "write the whole path"},
+		"a user network":               {interfaces(1, "user"), "interfaces[0].type", "supported by: kvmtool, qemu"},
+		"a bridge":                     {bridge, "interfaces[0].type", "supported by: qemu"},
+		"vhost-net":                    {vhostNet, "interfaces[0].tap.vhost", "supported by: qemu"},
+		"forwarded ports":              {forwarded, "forwardPorts", "supported by: qemu"},
+		"a USB device":                 {usb, "devices[0].bus", "supported by: qemu"},
+		"a 9p share to read only":      {readOnly9p, "shares[0].readOnly", "supported by: qemu"},
+		"an image in vhdx":             {strings.Replace(qcow2, "qcow2", "vhdx", 1), "volumes[0].imageType", "supported by: cloud-hypervisor, qemu"},
+		"an emulated CPU":              {`"cpu":"max"`, "cpu", "supported by: qemu"},
+		"huge pages":                   {`"hugepageMem":true`, "hugepageMem", "supported by: cloud-hypervisor, qemu"},
+		"virtio-mem":                   {`"hotplugMem":64`, "hotplugMem", "supported by: cloud-hypervisor, qemu"},
+		"a balloon inflated at start":  {`"balloon":true,"initialBalloonMem":64`, "initialBalloonMem", "supported by: cloud-hypervisor, firecracker"},
+		"credentials":                  {`"credentialFiles":{"a":"/a"}`, "credentialFiles", "supported by: qemu"},
+		"a balloon that cannot be set": {`"balloon":true,"socket":null`, "balloon", "leave socket out"},
+		"a comma in a volume":          {`"volumes":[{"image":"a,b","size":1}]`, "volumes[0].image", "comma"},
+		"a colon in a 9p share":        {strings.Replace(nine, `"/s"`, `"/s:t"`, 1), "shares[0].source", "set proto to virtiofs"},
+		"a relative root":              {`"crosvm":{"pivotRoot":"empty"}`, "crosvm.pivotRoot", "must be absolute"},
+		"9p of the state directory":    {`"crosvm":{"pivotRoot":"/e"},"shares":[{"tag":"t","source":"s","proto":"9p"}]`, "shares[0].source", "set the absolute path"},
 	},
 }
 
 // TestWhatHypervisorsCannotDoIsRefused: each refusal has the option's path and
-// says what to do, mostly who can; the golden file has all of what they say.
+// a remedy, mostly which hypervisors can; the golden file has all texts.
 func TestWhatHypervisorsCannotDoIsRefused(t *testing.T) {
 	var all strings.Builder
 	for _, hypervisor := range append(slices.Sorted(maps.Keys(refusals)), "qemu") {
@@ -221,7 +222,7 @@ func TestWhatHypervisorsCannotDoIsRefused(t *testing.T) {
 				_, err := compileFor(t, hypervisor, cases[name].members)
 				wantFault(t, err, cases[name].path, cases[name].want)
 				fmt.Fprintf(&all, "%s, %s\n", hypervisor, name)
-				for line := range strings.Lines(err.Error()) {
+				for line := range strings.Lines(exit.Text(err)) {
 					fmt.Fprintf(&all, "    %s\n", strings.TrimSpace(line))
 				}
 			})
@@ -247,7 +248,7 @@ func compareGolden(t *testing.T, path, got string) {
 	}
 }
 
-// TestWhatOnlyQEMUsDisplayHasIsRefused for the two whose GPU is crosvm's.
+// TestWhatOnlyQEMUsDisplayHasIsRefused for the two hypervisors with crosvm's GPU.
 func TestWhatOnlyQEMUsDisplayHasIsRefused(t *testing.T) {
 	for _, hypervisor := range []string{"cloud-hypervisor", "crosvm"} {
 		_, err := compileFor(t, hypervisor, `"graphics":{"enable":true,"vulkan":"venus","backend":"headless"}`)
@@ -261,8 +262,8 @@ func TestWhatOnlyQEMUsDisplayHasIsRefused(t *testing.T) {
 	}
 }
 
-// TestTheConsoleIsTheSerialPortThatTheMachineHas: what has a PL011 on aarch64, and
-// what an 8250 as on x86_64.
+// TestTheConsoleIsTheSerialPortThatTheMachineHas: on aarch64 a PL011 or an 8250, on x86_64
+// always an 8250.
 func TestTheConsoleIsTheSerialPortThatTheMachineHas(t *testing.T) {
 	for hypervisor, port := range map[string]string{
 		"alioth": "ttyAMA0", "cloud-hypervisor": "ttyAMA0", "crosvm": "ttyS0", "firecracker": "ttyS0", "kvmtool": "ttyS0", "qemu": "ttyAMA0", "stratovirt": "ttyAMA0",
@@ -283,7 +284,7 @@ func TestTheConsoleIsTheSerialPortThatTheMachineHas(t *testing.T) {
 	}
 }
 
-// TestWhatIsJustPossibleIsCompiled is the other side of the limits.
+// TestWhatIsJustPossibleIsCompiled: values at the limits are accepted.
 func TestWhatIsJustPossibleIsCompiled(t *testing.T) {
 	for name, c := range map[string]struct{ hypervisor, members string }{
 		"9p of the state directory":            {"crosvm", strings.Replace(nine, `"/s"`, `"s"`, 1)},
@@ -330,8 +331,7 @@ func TestAliothTakesAnyValueAsAnObject(t *testing.T) {
 	}
 }
 
-// TestKvmtoolsSocketFitsIntoItsAddress: lkvm cuts off what is longer, and then
-// nobody finds it.
+// TestKvmtoolsSocketFitsIntoItsAddress: lkvm truncates a longer path.
 func TestKvmtoolsSocketFitsIntoItsAddress(t *testing.T) {
 	for length, want := range map[int]string{1: "", 38: "", 39: "vm", 41: "vm"} {
 		name := strings.Repeat("x", length)
@@ -352,7 +352,7 @@ func TestKvmtoolsSocketFitsIntoItsAddress(t *testing.T) {
 		}
 		// kvm__create_socket, kvm-ipc.c, has two slashes.
 		if path := "/var/lib/microvms/" + name + "/.lkvm//" + want + ".sock"; len(path) > 107 {
-			t.Errorf("%s has %d bytes, which no address has room for", path, len(path))
+			t.Errorf("%s has %d bytes, too many for an address", path, len(path))
 		}
 	}
 }

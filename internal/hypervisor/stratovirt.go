@@ -9,8 +9,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// stratovirt compiles for StratoVirt 2.5.0, and 2.4; options as in its
-// docs/config_guidebook.md and machine_manager/src/config, limits as in
+// stratovirt compiles for StratoVirt 2.4 and 2.5.0. Its options are those of
+// docs/config_guidebook.md and machine_manager/src/config, its limits those of
 // machine/src/micro_common.
 type stratovirt struct{}
 
@@ -19,22 +19,23 @@ type stratovirtArgs struct {
 	s    *spec.Spec
 	p    *Plan
 	argv []string
-	// rng says that there is a random number generator for the guest.
+	// rng means that the guest gets a virtio random number generator.
 	rng bool
-	// slot is the next free one of machine virt's PCI bus.
+	// slot is the next free slot of machine virt's PCI bus.
 	slot int
 }
 
 // Limits of StratoVirt and its machines.
 const (
-	// stratovirtQueues is the most queues that a network device may have.
+	// stratovirtQueues is the maximum number of queues of a network device.
 	stratovirtQueues = 16
-	// stratovirtWord is the most bytes of a value on the kernel's command line.
+	// stratovirtWord is the maximum length of a value on the kernel's command line, in
+	// bytes.
 	stratovirtWord = 255
-	// Machine microvm has so many virtio-mmio devices of each kind, and interrupts
-	// (5 to 15) for so many others.
+	// Machine microvm has fixed numbers of disks and network devices, and interrupts
+	// (5 to 15) for a number of other devices.
 	stratovirtDisks, stratovirtNets, stratovirtOthers = 4, 2, 5
-	// stratovirtSlots is what is free on machine virt's PCI bus beside its bridge.
+	// stratovirtSlots is the number of free slots of machine virt's PCI bus.
 	stratovirtSlots = 31
 )
 
@@ -42,13 +43,13 @@ func (stratovirt) compile(b *Builder, s *spec.Spec, p *Plan) error {
 	program := stratovirtProgram(s)
 	control := controlOf(s, "qmp")
 	if s.Arch != "aarch64" {
-		p.Notes = append(p.Notes, "StratoVirt's machine microvm tells the guest of its devices on the kernel's command line: its kernel needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES, which NixOS' has and Debian's has not")
+		p.Notes = append(p.Notes, "the guest's kernel needs CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES (NixOS' has it, Debian's does not)")
 	}
 	a := &stratovirtArgs{s: s, p: p, slot: 1, rng: stratovirtRNG(b, program)}
 	p.Readiness = readiness(s, true, control, "")
 	p.KVM = KVMRequired
-	// Its serial port on standard output sets the terminal that standard input is,
-	// and does not start where that is none.
+	// Its serial port changes the terminal settings of standard input, and StratoVirt does
+	// not start if that is not a terminal.
 	p.TerminalStdin = true
 	p.Shutdown = Shutdown{Method: ShutdownPowerButton, Control: control, Why: "machine virt has a power button"}
 	if s.Arch != "aarch64" {
@@ -82,9 +83,9 @@ func stratovirtLine(s *spec.Spec, p *Plan) string {
 	return kernelCommandLine(s, p, serialConsole(s), "edd=off", "reboot=t", "panic=-1")
 }
 
-// kernelLine has, behind the command line, what machine microvm tells a guest of
-// its devices: of each disk and network device that it has room for, used or not,
-// and of the others (machine/src/micro_common).
+// kernelLine returns the command line with what machine microvm appends: one argument for
+// each disk and network device that it supports, used or not, and for each other device
+// (machine/src/micro_common).
 func (stratovirt) kernelLine(b *Builder, s *spec.Spec) (string, error) {
 	p := &Plan{Readiness: readiness(s, true, controlOf(s, "qmp"), "")}
 	if s.Arch == "aarch64" {
@@ -96,7 +97,7 @@ func (stratovirt) kernelLine(b *Builder, s *spec.Spec) (string, error) {
 	return stratovirtLine(s, p) + strings.Repeat(" virtio_mmio.device=512@0xf0100000:15", devices), err
 }
 
-// stratovirtOtherDevices counts shares, vsock and the random number generator.
+// stratovirtOtherDevices returns the number of shares, vsocks and random number generators.
 func stratovirtOtherDevices(b *Builder, s *spec.Spec) int {
 	n := len(s.Shares)
 	for _, has := range []bool{stratovirtRNG(b, stratovirtProgram(s)), s.Vsock.CID != nil} {
@@ -111,15 +112,15 @@ func stratovirtProgram(s *spec.Spec) string {
 	return programOf(s.Stratovirt.Package, "stratovirt", "stratovirt")
 }
 
-// stratovirtRNG says whether the program surely has virtio-rng: from 2.5 on only
-// where it was built with it, which cannot be asked. The guest has the CPU's own.
+// stratovirtRNG reports whether the program is known to have virtio-rng. Since 2.5 that is
+// a build option, which cannot be queried. The guest still has the CPU's generator.
 func stratovirtRNG(b *Builder, program string) bool {
 	return b.older(program, 2, 5)
 }
 
 func (a *stratovirtArgs) notes() {
 	if a.s.Vsock.CID != nil && !a.rng {
-		a.p.Notes = append(a.p.Notes, "from 2.5 on StratoVirt has a vsock only where it was built with feature vhost_vsock")
+		a.p.Notes = append(a.p.Notes, "StratoVirt 2.5 and newer support vsock only if built with feature vhost_vsock")
 	}
 	noteMachineID(a.s, a.p)
 }
@@ -127,7 +128,7 @@ func (a *stratovirtArgs) notes() {
 func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
 	faults := slices.Concat(refuseCharacters(s), refuseReadiness(s, s.Socket.Value != nil))
 	if s.Socket.Value == nil {
-		faults.Addf("socket", "is null, and StratoVirt does not start without its control socket; leave the field out")
+		faults.Addf("socket", "must not be null, as StratoVirt requires a control socket").Hintf("leave the field out")
 	}
 	for i, param := range s.KernelParams {
 		for word := range strings.FieldsSeq(param) {
@@ -136,7 +137,8 @@ func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
 				value = word
 			}
 			if len(value) > stratovirtWord {
-				faults.Addf(fmt.Sprintf("kernelParams[%d]", i), "has a value of %d bytes; StratoVirt takes %d\nhint: shorten it, or take another hypervisor", len(value), stratovirtWord)
+				faults.Addf(fmt.Sprintf("kernelParams[%d]", i), "value must be at most %d bytes for StratoVirt, not %d", stratovirtWord, len(value)).
+					Hintf("shorten it, or use another hypervisor")
 			}
 		}
 	}
@@ -145,11 +147,12 @@ func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
 		disks++
 	}
 	if s.InitrdPath == "" && disks == 0 {
-		faults.Addf("initrdPath", "is missing, and there is no disk either: StratoVirt starts no kernel that has nothing to boot from")
+		faults.Addf("initrdPath", "StratoVirt needs an initrd or a disk")
 	}
 	if s.Arch == "aarch64" {
 		if n := disks + others + len(s.Interfaces); n > stratovirtSlots {
-			faults.Addf("volumes", "machine virt has room for %d devices, and the spec has %d; merge volumes or shares", stratovirtSlots, n)
+			faults.Addf("volumes", "too many devices: machine virt supports %d, and the spec has %d", stratovirtSlots, n).
+				Hintf("merge volumes or shares")
 		}
 		return faults
 	}
@@ -162,7 +165,8 @@ func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
 		{"shares", "shares, with vsock and the random number generator", others, stratovirtOthers},
 	} {
 		if limit.have > limit.room {
-			faults.Addf(limit.path, "machine microvm has room for %d %s, and the spec has %d; leave some out, or take qemu", limit.room, limit.what, limit.have)
+			faults.Addf(limit.path, "too many devices: machine microvm supports %d %s, and the spec has %d", limit.room, limit.what, limit.have).
+				Hintf("remove some, or set hypervisor to qemu")
 		}
 	}
 	return faults
@@ -170,7 +174,7 @@ func (stratovirt) faults(b *Builder, s *spec.Spec) spec.Faults {
 
 func (a *stratovirtArgs) add(words ...string) { a.argv = append(a.argv, words...) }
 
-// machine shares the guest's memory where another process maps it: a virtiofsd.
+// machine returns the machine, with shared memory if virtiofsd maps it.
 func (a *stratovirtArgs) machine() string {
 	name := "microvm"
 	if a.s.Arch == "aarch64" {
@@ -179,8 +183,8 @@ func (a *stratovirtArgs) machine() string {
 	return name + ",mem-share=" + onOff(len(a.p.Shares) > 0)
 }
 
-// device names a device on the bus that the machine has: microvm has virtio-mmio,
-// virt a PCI bus whose slots are given out here, for it does not do so itself.
+// device returns the name of a device on the bus of the machine: virtio-mmio for microvm,
+// and for virt a PCI bus, whose slots are assigned here as StratoVirt does not do so.
 func (a *stratovirtArgs) device(kind string) string {
 	if a.s.Arch != "aarch64" {
 		return kind + "-device"
@@ -213,8 +217,8 @@ func (a *stratovirtArgs) shares() {
 	}
 }
 
-// interfaces: those of machine microvm are there before it knows how many queues
-// they are to have (machine/src/micro_common), and then have one.
+// interfaces adds the interfaces. Machine microvm creates them before it parses the number
+// of queues, so they have one (machine/src/micro_common).
 func (a *stratovirtArgs) interfaces() {
 	queues := 1
 	if a.s.Arch == "aarch64" {

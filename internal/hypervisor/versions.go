@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Versions are those of a hypervisor for which all decisions of a plan are the
-// same. It says no more than that, so that an update of the hypervisor on which
-// nothing depends does not change the package.
+// Versions is the range of a hypervisor's versions for which a plan is the same. The exact
+// version is not recorded, so that an update of the hypervisor changes a package only if
+// something depends on it.
 type Versions struct {
-	// Unknown says that the program could not be asked. The oldest was assumed.
+	// Unknown means that the version was not known, and the oldest one was assumed.
 	Unknown bool `json:"unknown,omitempty"`
-	// From is the oldest, Before the first that is too new, as MAJOR.MINOR; empty
-	// is no limit.
+	// From is the oldest version, and Before the first that is too new, as MAJOR.MINOR;
+	// empty means no limit.
 	From   string `json:"from,omitempty"`
 	Before string `json:"before,omitempty"`
 }
@@ -26,13 +26,13 @@ func (v version) less(w version) bool {
 	return v.major < w.major || v.major == w.major && v.minor < w.minor
 }
 
-// parseVersion reads what String writes.
+// parseVersion parses what version.String returns.
 func parseVersion(text string) (v version, ok bool) {
 	n, err := fmt.Sscanf(text, "%d.%d", &v.major, &v.minor)
 	return v, err == nil && n == 2
 }
 
-// String is for people.
+// String describes the range for messages.
 func (v *Versions) String() string {
 	switch {
 	case v.Unknown:
@@ -45,7 +45,7 @@ func (v *Versions) String() string {
 	return strings.Join([]string{v.From, "or newer, before", v.Before}, " ")
 }
 
-// Includes says whether the plan is right for that version.
+// Includes reports whether that version is in the range.
 func (v *Versions) Includes(major, minor int) bool {
 	have := version{major, minor}
 	if from, ok := parseVersion(v.From); ok && have.less(from) {
@@ -61,9 +61,9 @@ func (v *Versions) unknown() {
 	}
 }
 
-// answer narrows the versions by one question: is it at least that one?
+// answer narrows the range by the answer to whether the version is at least asked.
 func (v *Versions) answer(asked version, yes bool) {
-	if v == nil || asked == (version{}) { // every version is
+	if v == nil || asked == (version{}) { // true for every version
 		return
 	}
 	if from, ok := parseVersion(v.From); yes && (!ok || from.less(asked)) {
@@ -74,18 +74,18 @@ func (v *Versions) answer(asked version, yes bool) {
 	}
 }
 
-// record writes down what a plan depends on.
+// record sets CompiledFor of p.
 func (v *Versions) record(p *Plan) {
 	if *v != (Versions{}) {
 		p.CompiledFor = v
 	}
 }
 
-// UnknownVersion says what it means that the version was unknown.
+// UnknownVersion describes the consequence of an unknown version, for messages.
 func (p *Plan) UnknownVersion() string {
-	off := "what depends on it is off"
+	off := "features of newer versions are off"
 	if p.Hypervisor == "cloud-hypervisor" {
-		off += ", Landlock among it"
+		off += ", including Landlock"
 	}
 	return fmt.Sprintf("the version of %s was unknown when this was built: %s", p.Argv[0], off)
 }

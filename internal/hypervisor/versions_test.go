@@ -11,8 +11,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// TestAPlanSaysForWhichVersionsItIs compiles for every version that anything could
-// depend on, and compares: two plans say the same of versions, or differ.
+// TestAPlanSaysForWhichVersionsItIs compiles for every version on which something could
+// depend: plans with the same range of versions must be the same.
 func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
 	all := []version{{1, 5}, {1, 7}, {1, 8}, {1, 12}, {1, 13}, {1, 16}, {2, 4}, {2, 5}, {7, 2}, {9, 1}, {9, 2}, {9, 3}}
 	for major := range 61 {
@@ -39,7 +39,7 @@ func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
 				}
 				texts[v] = string(text)
 			}
-			said := map[Versions]version{} // one of those that say the same
+			said := map[Versions]version{} // one version of each range
 			for _, v := range all {
 				if c := plans[v].CompiledFor; c != nil {
 					said[*c] = v
@@ -49,10 +49,10 @@ func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
 				c := plans[v].CompiledFor
 				for _, w := range all {
 					if c.Includes(w.major, w.minor) != (*plans[w].CompiledFor == *c) {
-						t.Fatalf("the plan for %s says %q, that for %s %q", v, c, w, plans[w].CompiledFor)
+						t.Fatalf("the plan for %s has %q, that for %s %q", v, c, w, plans[w].CompiledFor)
 					}
 					if c.Includes(w.major, w.minor) && texts[v] != texts[w] {
-						t.Fatalf("the plan for %s says %q, and that for %s differs", v, c, w)
+						t.Fatalf("the plan for %s has %q, and that for %s differs", v, c, w)
 					}
 				}
 			}
@@ -63,10 +63,10 @@ func TestAPlanSaysForWhichVersionsItIs(t *testing.T) {
 			}
 			depends := plans[all[0]].CompiledFor != nil
 			if unknown := p.CompiledFor != nil && p.CompiledFor.Unknown; unknown != depends {
-				t.Errorf("of an unknown version it says %v; it depends on the version: %t", p.CompiledFor, depends)
+				t.Errorf("for an unknown version: %v; it depends on the version: %t", p.CompiledFor, depends)
 			}
 			if depends && p.CompiledFor.Includes(9, 2) {
-				t.Error("a plan for an unknown version is said to be for one")
+				t.Error("a plan for an unknown version includes one")
 			}
 		})
 	}

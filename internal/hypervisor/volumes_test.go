@@ -6,12 +6,13 @@ import (
 	"strings"
 	"testing"
 
+	"microvm/internal/exit"
 	"microvm/internal/spec"
 )
 
-// TestWhoLocksAVolume: by hypervisor, with the newest version of each and with one
-// that cannot be asked. What locks by itself must not find our lock on its images;
-// what does not has to keep it.
+// TestWhoLocksAVolume for each hypervisor, with the newest version and with an unknown one.
+// A hypervisor that locks its images must not find our lock on them; any other one must
+// keep it.
 func TestWhoLocksAVolume(t *testing.T) {
 	newest := func(string) (int, int, error) { return 1 << 20, 0, nil }
 	ch := func(minor int) func(string) (int, int, error) {
@@ -59,7 +60,7 @@ func TestWhoLocksAVolume(t *testing.T) {
 		}
 		p, err = parse(`{"image":"/b.img","autoCreate":false,"shared":true}`)
 		if c.shared == "" {
-			if err == nil || !strings.Contains(err.Error(), "has no volumes that are shared with other VMs; these have: alioth, crosvm, firecracker, kvmtool, qemu") {
+			if err == nil || !strings.Contains(exit.Text(err), " does not support volumes that several VMs write\nhint: supported by: alioth, crosvm, firecracker, kvmtool, qemu") {
 				t.Errorf("%s: %v, want it refused with those that can", c.hypervisor, err)
 			}
 			continue
@@ -80,7 +81,7 @@ func TestWhoLocksAVolume(t *testing.T) {
 func TestOnlyRawImagesAreShared(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "spec.json")
 	const document = `{"name":"web","kernel":"/k","volumes":[{"image":"a","autoCreate":false,"imageType":"qcow2","shared":true,"readOnly":%v}]}`
-	if _, err := parseWithRules(t, file, fmt.Sprintf(document, false)); err == nil || !strings.Contains(err.Error(), "volumes[0].shared: a qcow2 image can be written by one VM at a time\nhint: ") {
+	if _, err := parseWithRules(t, file, fmt.Sprintf(document, false)); err == nil || !strings.Contains(exit.Text(err), "volumes[0].shared: a qcow2 image can be written by one VM at a time\nhint: ") {
 		t.Errorf("%v", err)
 	}
 	var s *spec.Spec

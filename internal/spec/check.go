@@ -16,7 +16,8 @@ func optionalOf(t reflect.Type) (reflect.Type, bool) {
 	return o.inner(), true
 }
 
-// check compares a value with the type it will be decoded into.
+// check appends what is wrong with v, the value at path, if it is to be decoded into
+// type t.
 func check(faults *Faults, path string, v any, t reflect.Type) {
 	if inner, ok := optionalOf(t); ok {
 		if v == nil {
@@ -37,7 +38,7 @@ func check(faults *Faults, path string, v any, t reflect.Type) {
 		return
 	}
 	if v == nil {
-		faults.Addf(path, "null is not allowed here; leave the field out for its default")
+		faults.Addf(path, "null is not allowed").Hintf("leave the field out for its default")
 		return
 	}
 	switch t.Kind() {
@@ -60,14 +61,14 @@ func checkThreadPool(faults *Faults, path string, v any) {
 		err = new(ThreadPoolSize).UnmarshalJSON(text)
 	}
 	if err != nil {
-		faults.Addf(path, "%v", err)
+		faults.Add(path, err)
 	}
 }
 
 func checkStruct(faults *Faults, path string, v any, t reflect.Type) {
 	o, ok := v.(*object)
 	if !ok {
-		faults.Addf(path, "want an object { … }, not %s", kindOf(v))
+		faults.Addf(path, "must be an object, not %s", kindOf(v))
 		return
 	}
 	known := fieldsOf(t)
@@ -76,12 +77,12 @@ func checkStruct(faults *Faults, path string, v any, t reflect.Type) {
 		names = append(names, name)
 	}
 	for _, key := range o.twice {
-		faults.Addf(join(path, key), "appears more than once; keep one")
+		faults.Addf(join(path, key), "appears more than once")
 	}
 	for _, key := range o.keys {
 		member, ok := known[key]
 		if !ok {
-			*faults = append(*faults, Fault{Path: join(path, key), Message: "unknown option" + suggestion(key, names), unknown: true})
+			faults.Addf(join(path, key), "unknown option%s", suggestion(key, names)).unknown = true
 			continue
 		}
 		check(faults, join(path, key), o.values[key], member)
@@ -91,7 +92,7 @@ func checkStruct(faults *Faults, path string, v any, t reflect.Type) {
 func checkSlice(faults *Faults, path string, v any, t reflect.Type) {
 	list, ok := v.([]any)
 	if !ok {
-		faults.Addf(path, "want a list [ … ], not %s", kindOf(v))
+		faults.Addf(path, "must be a list, not %s", kindOf(v))
 		return
 	}
 	for i, e := range list {
@@ -102,11 +103,11 @@ func checkSlice(faults *Faults, path string, v any, t reflect.Type) {
 func checkMap(faults *Faults, path string, v any, t reflect.Type) {
 	o, ok := v.(*object)
 	if !ok {
-		faults.Addf(path, "want an object { … }, not %s", kindOf(v))
+		faults.Addf(path, "must be an object, not %s", kindOf(v))
 		return
 	}
 	for _, key := range o.twice {
-		faults.Addf(join(path, key), "appears more than once; keep one")
+		faults.Addf(join(path, key), "appears more than once")
 	}
 	for _, key := range o.keys {
 		check(faults, join(path, key), o.values[key], t.Elem())
@@ -117,28 +118,28 @@ func checkScalar(faults *Faults, path string, v any, want reflect.Kind) {
 	switch want {
 	case reflect.String:
 		if _, ok := v.(string); !ok {
-			faults.Addf(path, "want a text in quotes, not %s", kindOf(v))
+			faults.Addf(path, "must be a string, not %s", kindOf(v))
 		}
 	case reflect.Bool:
 		if _, ok := v.(bool); !ok {
-			faults.Addf(path, "want true or false, not %s", kindOf(v))
+			faults.Addf(path, "must be true or false, not %s", kindOf(v))
 		}
 	default:
 		n, ok := v.(json.Number)
 		if !ok {
-			faults.Addf(path, "want a whole number, not %s", kindOf(v))
+			faults.Addf(path, "must be an integer, not %s", kindOf(v))
 			return
 		}
 		if _, err := n.Int64(); err != nil {
-			faults.Addf(path, "want a whole number, not %s", n)
+			faults.Addf(path, "must be an integer, not %s", n)
 		}
 	}
 }
 
 var index = pattern(`\[[0-9]+\]`)
 
-// place is a path as the tables of options have it: without the numbers of
-// elements and the names of an object's own members.
+// place returns a path as table fields has it: without the indices of lists and
+// without the names of the members of an object that may have any.
 func place(path string) string {
 	path = index().ReplaceAllString(path, "[]")
 	for _, object := range []string{"binScripts", "credentialFiles", "qemu.machineOpts"} {
@@ -149,33 +150,33 @@ func place(path string) string {
 	return path
 }
 
-// checkZero refuses a value that is there and would be taken for an absent one:
-// afterwards the two look the same. It refuses a NUL byte as well, which can
-// stand in no argument and no file name.
+// checkZero refuses an empty string or a 0 where the decoded value would look like
+// that of an absent field. It also refuses a NUL byte, which no argument and no file
+// name can contain.
 func checkZero(faults *Faults, path string, v any) {
 	at := place(path)
 	switch v := v.(type) {
 	case string:
 		switch {
 		case strings.ContainsRune(v, 0):
-			faults.Addf(path, "%q holds a NUL byte; remove it", v)
+			faults.Addf(path, "%q contains a NUL byte", v)
 		case v == "" && fields[at].empty == refused && !fields[at].required:
-			faults.Addf(path, "is empty\nhint: give a value, or leave the field out for its default")
+			faults.Addf(path, "is empty").Hintf("set a value, or leave the field out for its default")
 		}
 	case json.Number:
-		if n, err := v.Int64(); err == nil && n == 0 && fields[at].zero != "" {
-			faults.Addf(path, "%s", fields[at].zero)
+		if n, err := v.Int64(); err == nil && n == 0 && fields[at].noZero {
+			faults.Addf(path, "must be at least %d, not 0", fields[at].least)
 		}
 	}
 }
 
-// kindOf names a value for a message.
+// kindOf describes a value for a message.
 func kindOf(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "null"
 	case string:
-		return fmt.Sprintf("the text %q", v)
+		return fmt.Sprintf("the string %q", v)
 	case bool:
 		return fmt.Sprintf("%t", v)
 	case json.Number:
@@ -186,7 +187,7 @@ func kindOf(v any) string {
 	return "an object"
 }
 
-// fieldsOf maps the JSON names of a struct to the types of its fields.
+// fieldsOf returns the types of a struct's fields by their JSON names.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	for i := range t.NumField() {

@@ -8,8 +8,8 @@ import (
 	"runtime"
 )
 
-// SetDefaults fills in every field that has a documented default. Afterwards
-// each pointer to a bool is set and each Optional is present.
+// SetDefaults sets every absent field that has a documented default. Afterwards
+// every pointer to a bool is set and every Optional is present.
 func (s *Spec) SetDefaults() {
 	setDefault(&s.Arch, hostArch())
 	setDefault(&s.Hypervisor, defaultOf[string]("hypervisor"))
@@ -68,16 +68,16 @@ func (s *Spec) sharesStore() bool {
 	return false
 }
 
-// DefaultMachineID derives a VM's UUID from its name. The derivation is the one
-// of microvm.nix, so that a VM that moves over keeps its identity.
+// DefaultMachineID derives a VM's UUID from its name, as microvm.nix does: a VM that
+// is moved from there keeps its identity.
 func DefaultMachineID(name string) string {
 	sum := sha256.Sum256([]byte("microvm.nix:" + name))
 	h := hex.EncodeToString(sum[:])
 	return fmt.Sprintf("%s-%s-%s-%s-%s", h[0:8], h[8:12], h[12:16], h[16:20], h[20:32])
 }
 
-// defaultMachine returns QEMU's machine type for guests of an architecture; aarch64 has no
-// microvm.
+// defaultMachine returns QEMU's machine type for guests of an architecture. On aarch64
+// there is no machine microvm.
 func defaultMachine(arch string) string {
 	if arch == "aarch64" {
 		return "virt"

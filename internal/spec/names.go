@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -11,7 +12,7 @@ import (
 
 // Limits of names, with where each comes from.
 const (
-	maxVMName        = 63  // the design; also a host name label, RFC 1035
+	maxVMName        = 63  // a host name label, RFC 1035
 	maxInterfaceName = 15  // IFNAMSIZ-1, linux/if.h
 	maxVirtiofsTag   = 36  // virtio 1.2, 5.11.4: tag[36]
 	maxNinePTag      = 31  // QEMU hw/9pfs: MAX_TAG_LEN-1
@@ -25,9 +26,9 @@ var (
 	plainWord  = pattern(`^[a-zA-Z0-9_.+\-]+$`)
 )
 
-// pattern is a regular expression that is compiled at its first use: every
-// helper has this package, and compiling all of them took it a millisecond at
-// each start.
+// pattern returns a function that compiles a regular expression at its first call.
+// Every helper links this package, and compiling all expressions at every start took
+// a millisecond.
 func pattern(expr string) func() *regexp.Regexp {
 	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(expr) })
 }
@@ -38,62 +39,66 @@ func pattern(expr string) func() *regexp.Regexp {
 func ValidateVMName(name string) error {
 	switch {
 	case name == "":
-		return fmt.Errorf("a VM needs a name, such as \"web\"")
+		return errors.New("VM name is required")
 	case len(name) > maxVMName:
-		return fmt.Errorf("VM name %q is %d bytes; at most %d are allowed", name, len(name), maxVMName)
+		return fmt.Errorf("invalid VM name %q: must be at most %d bytes, not %d", name, maxVMName, len(name))
 	case !vmName().MatchString(name):
-		return fmt.Errorf("VM name %q is not allowed; use letters, digits, \":\", \"_\", \"-\" and \".\", and start with a letter or a digit", name)
+		return withHint(fmt.Sprintf("invalid VM name %q", name),
+			"use letters, digits, \":\", \"_\", \"-\" and \".\", and start with a letter or a digit")
 	}
 	return nil
 }
 
-// ValidateInterfaceName checks the name of a network interface as the kernel
-// does (dev_valid_name), and rejects what tools cannot take.
+// ValidateInterfaceName checks the name of a network interface as the kernel does
+// (dev_valid_name), and rejects names that tools do not accept.
 func ValidateInterfaceName(name string) error {
 	switch {
 	case name == "":
-		return fmt.Errorf("an interface needs a name, such as \"vm-web\"")
+		return errors.New("interface name is required")
 	case len(name) > maxInterfaceName:
-		return fmt.Errorf("%q is %d bytes; Linux allows %d", name, len(name), maxInterfaceName)
+		return fmt.Errorf("invalid interface name %q: must be at most %d bytes, not %d", name, maxInterfaceName, len(name))
 	case name == "." || name == ".." || strings.HasPrefix(name, "-"):
-		return fmt.Errorf("%q is not allowed as an interface name; choose another", name)
+		return fmt.Errorf("invalid interface name %q: must not be \".\" or \"..\" nor start with \"-\"", name)
 	case name == "all" || name == "default":
 		// They are directories of net.ipv4.conf; register_netdevice fails with EINVAL.
-		return fmt.Errorf("%q is not allowed as an interface name: Linux keeps it for settings\nhint: choose another, such as \"vm-web\"", name)
+		return withHint(fmt.Sprintf("invalid interface name %q: reserved by Linux", name), "choose another name, such as \"vm-web\"")
 	}
 	return ValidateInterfaceLabel(name)
 }
 
-// ValidateInterfaceLabel checks the name of an interface that the host does not
-// get: a user network's, or one of which a bridge's helper chooses the name.
+// ValidateInterfaceLabel checks the name of an interface that does not exist on the
+// host by that name: that of a user network, or one that a bridge's helper names.
 func ValidateInterfaceLabel(name string) error {
 	if name == "" || len(name) > maxInterfaceName || name == "." || name == ".." || strings.HasPrefix(name, "-") {
 		return ValidateInterfaceName(name)
 	}
 	for _, c := range []byte(name) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte("/:%,\"'\\", c) >= 0 {
-			return fmt.Errorf("%q holds %q, which an interface name cannot; use letters, digits, \"-\", \"_\" and \".\"", name, c)
+			return withHint(fmt.Sprintf("invalid interface name %q: must not contain %q", name, c), plainLetters)
 		}
 	}
 	return nil
 }
 
-// ValidateMAC checks a guest's unicast Ethernet address.
+// plainLetters is the remedy for names with other characters.
+const plainLetters = "use letters, digits, \"-\", \"_\" and \".\""
+
+// ValidateMAC checks a guest's Ethernet address, which must be unicast.
 func ValidateMAC(mac string) error {
 	hw, err := net.ParseMAC(mac)
 	if err != nil || len(hw) != 6 || strings.Count(mac, ":") != 5 {
-		return fmt.Errorf("%q is no MAC address; write six bytes as in 02:00:00:00:00:01", mac)
+		return fmt.Errorf("invalid MAC address %q: must be six bytes, as in 02:00:00:00:00:01", mac)
 	}
 	if hw[0]&1 != 0 {
-		return fmt.Errorf("%q is a multicast address; the first byte must be even, as in 02:00:00:00:00:01", mac)
+		return withHint(fmt.Sprintf("invalid MAC address %q: must not be multicast", mac), "use an even first byte, as in 02:00:00:00:00:01")
 	}
 	return nil
 }
 
-// ValidatePCIAddress checks a full PCI address in sysfs's form.
+// ValidatePCIAddress checks a PCI address with its domain, as sysfs has it.
 func ValidatePCIAddress(address string) error {
 	if !pciAddress().MatchString(address) {
-		return fmt.Errorf("%q is no PCI address; write it as lspci -D does, 0000:01:00.0", address)
+		return withHint(fmt.Sprintf("invalid PCI address %q: must be of the form 0000:01:00.0", address), "list the host's devices with: lspci -D")
 	}
 	return nil
 }
@@ -101,24 +106,24 @@ func ValidatePCIAddress(address string) error {
 // ValidateTag checks a share's tag.
 func ValidateTag(tag string) error { return ValidateWord("tag", tag) }
 
-// ValidateWord checks what is a file name in the runner package, goes into command
-// lines, or is printed: what says in the error what it is, such as "tag".
+// ValidateWord checks a string that becomes a file name in the runner package or a
+// part of a command line, or that is printed. The error calls it what, such as "tag".
 func ValidateWord(what, word string) error {
 	if word == "." || word == ".." || !plainWord().MatchString(word) {
-		return fmt.Errorf("%q is not allowed as a %s; use letters, digits, \"-\", \"_\", \".\" and \"+\"", word, what)
+		return withHint(fmt.Sprintf("invalid %s %q", what, word), "use letters, digits, \"-\", \"_\", \".\" and \"+\"")
 	}
 	return nil
 }
 
-// ValidateSocketPath checks a Unix socket's path, which has to lie inside the
-// VM's state directory. dirLength is the length of that directory's path in
-// bytes; the whole has to fit into sun_path (unix(7)).
+// ValidateSocketPath checks a Unix socket's path, which must be relative to the VM's
+// state directory and stay inside it. dirLength is the length of that directory's path
+// in bytes; the absolute path must fit into sun_path (unix(7)).
 func ValidateSocketPath(path string, dirLength int) error {
 	if err := ValidateInside(path); err != nil {
 		return err
 	}
 	if n := dirLength + 1 + len(path); n > maxSocketPath {
-		return fmt.Errorf("%q is %d bytes with its state directory; a socket's path has at most %d", path, n, maxSocketPath)
+		return fmt.Errorf("invalid socket path %q: must be at most %d bytes with the state directory, not %d", path, maxSocketPath, n)
 	}
 	return nil
 }
@@ -127,14 +132,14 @@ func ValidateSocketPath(path string, dirLength int) error {
 func ValidateInside(path string) error {
 	switch {
 	case path == "":
-		return fmt.Errorf("the path is empty; name one, or leave the field out")
+		return withHint("path is empty", "set a path, or leave the field out")
 	case !isInside(path):
-		return fmt.Errorf("%q has to be a plain relative path inside the state directory, %s", path, inside(path))
+		return fmt.Errorf("invalid path %q: must be inside the state directory, %s", path, inside(path))
 	}
 	return validateText(path)
 }
 
-// validateDirectory checks a directory's path, which may be the VM's own directory.
+// validateDirectory checks a directory's path, which may be the state directory itself.
 func validateDirectory(path string) error {
 	if path == "." {
 		return nil
@@ -142,10 +147,11 @@ func validateDirectory(path string) error {
 	return validatePath(path)
 }
 
-// validatePath checks a path that is absolute, or stays inside its directory.
+// validatePath checks a path that is absolute, or relative to the state directory and
+// inside it.
 func validatePath(path string) error {
 	if !filepath.IsAbs(path) && !isInside(path) {
-		return fmt.Errorf("%q has to be a plain relative path inside the state directory, %s, or an absolute path", path, inside(path))
+		return fmt.Errorf("invalid path %q: must be inside the state directory, %s, or absolute", path, inside(path))
 	}
 	return validateText(path)
 }
@@ -154,8 +160,8 @@ func isInside(path string) bool {
 	return filepath.IsLocal(path) && filepath.Clean(path) == path && path != "."
 }
 
-// inside says what to write in the place of a path that does not stay inside its
-// directory: its last part, where that would do.
+// inside describes what would be valid in place of a path that leaves its directory:
+// its last element, if that is valid.
 func inside(path string) string {
 	if base := filepath.Base(path); isInside(base) {
 		return fmt.Sprintf("such as %q", base)
@@ -163,23 +169,22 @@ func inside(path string) string {
 	return "without \".\" and \"..\""
 }
 
-// ValidateJailPath checks the absolute path of a host's file that a jailed VM is
-// to see. It goes into a unit file, where systemd.syntax(7) and systemd.exec(5)
-// give a meaning to many characters; none of those is let through, so that there
-// is nothing to escape.
+// ValidateJailPath checks the absolute path of a host's file that a jailed VM sees. It
+// is written into a unit file, where systemd.syntax(7) and systemd.exec(5) give a
+// meaning to many characters. All of those are refused, so nothing has to be escaped.
 func ValidateJailPath(path string) error {
 	switch {
 	case !jailPath().MatchString(path):
-		return fmt.Errorf("%q cannot stand in the unit of a jailed VM; use an absolute path of letters, digits and the characters / _ + @ = . , ~ -", path)
+		return withHint(fmt.Sprintf("invalid path %q for a jailed VM", path), "use an absolute path of letters, digits and the characters / _ + @ = . , ~ -")
 	case filepath.Clean(path) != path:
-		return fmt.Errorf("%q is not a plain path; write it as %q", path, filepath.Clean(path))
+		return fmt.Errorf("invalid path %q: must be written as %q", path, filepath.Clean(path))
 	case under(path, "/proc", "/sys"):
-		return fmt.Errorf("%q is the kernel's; a jailed VM has only the files of disks, kernels and programs", path)
+		return fmt.Errorf("invalid path %q: a jailed VM has no files of /proc and /sys", path)
 	}
 	return nil
 }
 
-// under says whether path is one of dirs, or below one.
+// under reports whether path is one of dirs, or below one.
 func under(path string, dirs ...string) bool {
 	for _, dir := range dirs {
 		if path == dir || strings.HasPrefix(path, dir+"/") {
@@ -189,10 +194,11 @@ func under(path string, dirs ...string) bool {
 	return false
 }
 
-// validateText rejects what can stand in no command line and no text file.
+// validateText rejects characters that no command line and no text file of a package
+// can contain.
 func validateText(s string) error {
 	if i := strings.IndexAny(s, "\x00\n\r"); i >= 0 {
-		return fmt.Errorf("%q holds a line break or a NUL byte; remove it", s)
+		return fmt.Errorf("%q contains a line break or a NUL byte", s)
 	}
 	return nil
 }

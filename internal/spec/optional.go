@@ -11,7 +11,7 @@ import (
 // Optional is a JSON value that may be absent, null or set; the zero value is
 // absent. Fields of this type need the omitzero tag.
 type Optional[T any] struct {
-	// Present says that the document has the field, be it null.
+	// Present is true if the document has the field, even as null.
 	Present bool
 	// Value is nil where the field is absent or null.
 	Value *T
@@ -23,7 +23,7 @@ func Some[T any](v T) Optional[T] { return Optional[T]{Present: true, Value: &v}
 // inner returns T.
 func (Optional[T]) inner() reflect.Type { return reflect.TypeFor[T]() }
 
-// Or returns the value, or def where it is absent or null.
+// Or returns the value, or def if it is absent or null.
 func (o Optional[T]) Or(def T) T {
 	if o.Value == nil {
 		return def
@@ -53,10 +53,10 @@ type ThreadPoolSize struct {
 	Count int
 }
 
-// nprocWord is how the option spells one thread a core.
+// nprocWord is the value of the option that means one thread per core.
 const nprocWord = "`nproc`"
 
-// UnmarshalJSON accepts a number, a string of digits, or the nproc word.
+// UnmarshalJSON accepts a number, a string of digits, or nprocWord.
 func (t *ThreadPoolSize) UnmarshalJSON(b []byte) error {
 	*t = ThreadPoolSize{}
 	text := string(bytes.TrimSpace(b))
@@ -70,7 +70,7 @@ func (t *ThreadPoolSize) UnmarshalJSON(b []byte) error {
 	}
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
-		return fmt.Errorf("want a number from 0 on or \"%s\", not %s", nprocWord, b)
+		return fmt.Errorf("must be an integer of at least 0 or \"%s\", not %s", nprocWord, b)
 	}
 	t.Count = n
 	return nil

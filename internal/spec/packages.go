@@ -2,8 +2,8 @@ package spec
 
 import "path/filepath"
 
-// packages are the fields that name a package, by path. One is a directory, of
-// which the host runs a program.
+// packages returns the fields that name a package, by path. A package is a directory
+// of which the host runs a program.
 func (s *Spec) packages() map[string]*string {
 	return map[string]*string{
 		"qemu.package":             &s.QEMU.Package,
@@ -18,8 +18,8 @@ func (s *Spec) packages() map[string]*string {
 	}
 }
 
-// resolvePackages makes relative packages absolute: at the start of a VM a relative
-// one would be looked for in its state directory, where its hypervisor writes.
+// resolvePackages makes relative packages absolute. When a VM starts, a relative one
+// would be looked up in its state directory, where its hypervisor can write.
 func (s *Spec) resolvePackages(dir string) {
 	for _, p := range s.packages() {
 		if *p != "" && !filepath.IsAbs(*p) {
@@ -28,7 +28,7 @@ func (s *Spec) resolvePackages(dir string) {
 	}
 }
 
-// packagePaths refuses packages that are relative still.
+// packagePaths refuses packages that are still relative.
 func (v *validator) packagePaths() {
 	for path, p := range v.spec.packages() {
 		v.absolute(path, *p)

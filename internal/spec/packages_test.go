@@ -33,7 +33,7 @@ func TestPackagesAreAbsoluteWhereverTheSpecIsReadFrom(t *testing.T) {
 		if got := *s.packages()[path]; got != dir+"/result" {
 			t.Errorf("%s is %s, want %s/result", path, got, dir)
 		}
-		if _, err := Parse(document); err == nil || !strings.Contains(err.Error(), path+`: "./result" has to be an absolute path`) {
+		if _, err := Parse(document); err == nil || !strings.Contains(err.Error(), path+`: invalid path "./result": must be absolute`) {
 			t.Errorf("%s, of a document without a directory: %v", path, err)
 		}
 	}
@@ -56,6 +56,6 @@ func TestEveryPackageIsKnown(t *testing.T) {
 	}
 	look(reflect.TypeFor[Spec]())
 	if want := len(new(Spec).packages()); found != want || found < 9 {
-		t.Errorf("%d fields name a package, and %d are looked at", found, want)
+		t.Errorf("%d fields name a package, and packages returns %d", found, want)
 	}
 }

@@ -18,8 +18,8 @@ const (
 	maxDepth    = 64
 )
 
-// Parse reads a document, fills in the defaults and validates it. The error is
-// of type Faults and names everything that is wrong.
+// Parse reads a document, sets the defaults and validates it. The error is of type
+// Faults and names everything that is wrong.
 func Parse(data []byte) (*Spec, error) {
 	s, form, err := parse(data)
 	if err == nil {
@@ -31,15 +31,13 @@ func Parse(data []byte) (*Spec, error) {
 	return s, nil
 }
 
-// Rule says what more is wrong with a spec that has its defaults and need not be
-// valid otherwise.
+// Rule returns further faults of a spec. The spec has its defaults, but may be invalid.
 type Rule func(*Spec) Faults
 
-// ParseFile parses the document at path. Relative paths of the kernel, the
-// initrd, the store disk, the packages and the credential files are taken from the
-// document's own directory, as a person who writes them beside it expects. stateDir is
-// the host's directory of VMs, Spec.StateDir. What the rules say comes after the faults
-// of this package, in the same error.
+// ParseFile parses the document at path. Relative paths of the kernel, the initrd, the
+// store disk, the packages and the credential files are relative to the document's own
+// directory. stateDir is the host's directory of VMs, see Spec.StateDir. The faults that
+// the rules return come after those of this package, in the same error.
 func ParseFile(path, stateDir string, rules ...Rule) (*Spec, error) {
 	data, err := readBounded(path)
 	if err != nil {
@@ -47,7 +45,7 @@ func ParseFile(path, stateDir string, rules ...Rule) (*Spec, error) {
 	}
 	dir, err := filepath.Abs(filepath.Dir(path))
 	if err != nil {
-		return nil, fmt.Errorf("find the directory of %s: %w", path, err)
+		return nil, fmt.Errorf("read spec %s: %w", path, err)
 	}
 	s, form, err := parse(data)
 	if err == nil {
@@ -61,8 +59,8 @@ func ParseFile(path, stateDir string, rules ...Rule) (*Spec, error) {
 	return s, nil
 }
 
-// finish fills in the defaults and validates. What has the wrong form is left out
-// of s; the rest is validated all the same, so that one reading finds everything.
+// finish sets the defaults and validates. The values with a fault of form are not in s;
+// the rest is validated nevertheless, to report everything at once.
 func (s *Spec) finish(form Faults, rules []Rule) error {
 	s.SetDefaults()
 	var content Faults
@@ -84,8 +82,8 @@ func (s *Spec) finish(form Faults, rules []Rule) error {
 	return all.Err()
 }
 
-// and is fs with what a rule adds to it. Of two faults of one path the first
-// stays, unless it yields.
+// and returns fs with the faults of a rule. Of two faults of one path the first is
+// kept, unless it yields.
 func (fs Faults) and(more Faults) Faults {
 	have := len(fs)
 	for _, m := range more {
@@ -100,7 +98,7 @@ func (fs Faults) and(more Faults) Faults {
 	return fs
 }
 
-// dependsOn are the options whose rules ask for the value of others.
+// dependsOn lists the options whose rules depend on the value of others.
 var dependsOn = map[string][]string{
 	"forwardPorts":      {"interfaces"},
 	"hotpluggedMem":     {"hotplugMem"},
@@ -108,23 +106,24 @@ var dependsOn = map[string][]string{
 	"storeDisk":         {"storeOnDisk"},
 }
 
-// rulesDependOn is the same for the rules of hypervisors.
+// rulesDependOn is dependsOn for the rules of hypervisors.
 var rulesDependOn = map[string][]string{
 	"balloon":   {"socket"},
 	"readiness": {"socket", "vsock"},
 }
 
-// follows says whether a fault at path may only be there because the value that
-// fault form is about was left out: it is the same option, one of the same
-// element of a list, or one that depends on it.
+// follows reports whether a fault at path may result only from leaving out the value
+// that has fault form: it is the same option, one of the same element of a list, or one
+// that depends on it.
 func follows(path string, form Fault) bool {
 	if form.unknown {
-		return false // nothing that has a meaning was left out
+		return false // no known value was left out
 	}
 	return element(path) == element(form.Path) || slices.Contains(dependsOn[path], topLevel(form.Path))
 }
 
-// element cuts a path behind the index of its list, where it has one.
+// element returns a path up to and including its first index, or the whole path if it
+// has none.
 func element(path string) string {
 	before, _, found := strings.Cut(path, "]")
 	if !found {
@@ -146,7 +145,7 @@ func readBounded(path string) ([]byte, error) {
 	return data, nil
 }
 
-// resolvePaths makes the paths of the document's own files absolute.
+// resolvePaths makes the paths that are relative to the document's directory absolute.
 func (s *Spec) resolvePaths(dir string) {
 	s.resolvePackages(dir)
 	for _, p := range []*string{&s.Kernel, &s.InitrdPath, &s.StoreDisk} {
@@ -161,15 +160,17 @@ func (s *Spec) resolvePaths(dir string) {
 	}
 }
 
-// parse checks the document's form against the types and decodes what has the
-// right one, without defaults or validation. err is for what is no document at all.
+// parse checks the document's form against the types and decodes the values that have
+// the right one, without defaults or validation. It returns err if the document is not
+// a JSON object.
 func parse(data []byte) (s *Spec, form Faults, err error) {
 	if len(data) > maxDocument {
 		return nil, nil, Faults{{Message: fmt.Sprintf("the document is larger than %d bytes", maxDocument)}}
 	}
 	root, err := readTree(data)
 	if err != nil {
-		return nil, nil, Faults{{Message: err.Error()}}
+		form.Add("", err)
+		return nil, nil, form
 	}
 	check(&form, "", root, reflect.TypeFor[Spec]())
 	if len(form) > 0 && form[0].Path == "" {
@@ -191,8 +192,8 @@ func parse(data []byte) (s *Spec, form Faults, err error) {
 	return s, form, nil
 }
 
-// without is v less what is at the faulty paths. In a list a null keeps the place
-// of an element, so that the others keep their index.
+// without returns v without the values at the faulty paths. In a list a null replaces
+// such an element, so that the others keep their index.
 func without(v any, path string, faulty map[string]bool) any {
 	switch v := v.(type) {
 	case *object:

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// plainPaths writes the paths of the VM's own directory as the programs compare and
-// open them: "./x" is "x". What goes up is for Validate to refuse, since a link could
-// make it lead anywhere. A socket can be in that directory only, so a whole path that
-// leads there is shortened.
+// plainPaths cleans the paths of the VM's own directory, as the programs compare and
+// open them: "./x" becomes "x". Paths with ".." stay as they are, and Validate refuses
+// them, as they could lead anywhere through a link. The absolute path of a socket in the
+// VM's directory becomes relative to it, as sockets are allowed only there.
 func (s *Spec) plainPaths() {
 	s.Socket = s.plainSocket(s.Socket)
 	if s.Graphics.Socket != "" {
@@ -25,7 +25,7 @@ func (s *Spec) plainPaths() {
 	}
 }
 
-// plainSocket is a socket's path in the VM's directory, where it is in there.
+// plainSocket returns a socket's path relative to the VM's directory, if it is in there.
 func (s *Spec) plainSocket(path Optional[string]) Optional[string] {
 	if path.Value == nil {
 		return path
@@ -38,8 +38,7 @@ func (s *Spec) plainSocket(path Optional[string]) Optional[string] {
 	return path
 }
 
-// plain is a relative path without what says nothing; an absolute one, and one that
-// goes up, stay as they are.
+// plain cleans a relative path. It returns absolute ones and those with ".." unchanged.
 func plain(path string) string {
 	if path == "" || filepath.IsAbs(path) || goesUp(path) {
 		return path

@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the checked-in files anew")
+var update = flag.Bool("update", false, "rewrite the checked-in files")
 
 // The schema is in the program, and in the documentation, which links to it.
 const (
@@ -20,8 +20,8 @@ const (
 	schemaDocument = "../../docs/spec.schema.json"
 )
 
-// TestTheCheckedInSchemaIsCurrent also makes it, for go generate: the generator is
-// nothing that the programs need.
+// TestTheCheckedInSchemaIsCurrent also generates it, for go generate: the programs need
+// only the result.
 func TestTheCheckedInSchemaIsCurrent(t *testing.T) {
 	want := generateSchema(t)
 	for _, file := range []string{schemaFile, schemaDocument} {
@@ -55,8 +55,7 @@ func generateSchema(t *testing.T) []byte {
 	return append(out, '\n')
 }
 
-// TestEveryOptionHasAnEntry, and every entry an option: what is said of a field that is
-// gone is said of nothing.
+// TestEveryOptionHasAnEntry, and every entry belongs to an option.
 func TestEveryOptionHasAnEntry(t *testing.T) {
 	paths := optionPaths("", reflect.TypeFor[Spec]())
 	if len(paths) < 100 {
@@ -69,7 +68,7 @@ func TestEveryOptionHasAnEntry(t *testing.T) {
 		case !ok && !element:
 			t.Errorf("%s has no entry", path)
 		case !element && (!strings.HasSuffix(f.doc, ".") || strings.Contains(f.doc, "nil")):
-			t.Errorf("%s: the doc is no sentence for people: %q", path, f.doc)
+			t.Errorf("%s: the doc is not a sentence, or mentions nil: %q", path, f.doc)
 		}
 		if f.value == nil {
 			continue
@@ -79,12 +78,12 @@ func TestEveryOptionHasAnEntry(t *testing.T) {
 			err = json.Unmarshal(text, reflect.New(kind).Interface())
 		}
 		if err != nil {
-			t.Errorf("%s: the default %v is none of its type: %v", path, f.value, err)
+			t.Errorf("%s: the default %v does not have the option's type: %v", path, f.value, err)
 		}
 	}
 	for path := range fields {
 		if _, ok := paths[path]; !ok {
-			t.Errorf("%s is no option", path)
+			t.Errorf("%s is not an option", path)
 		}
 	}
 }
@@ -172,7 +171,7 @@ func nullable(n map[string]any) map[string]any {
 	return map[string]any{"anyOf": []any{n, map[string]any{"type": "null"}}}
 }
 
-// schemaObject is the schema of a struct, with what fields says of its members.
+// schemaObject is the schema of a struct, with the entries of its members in fields.
 func schemaObject(path string, t reflect.Type) map[string]any {
 	properties := map[string]any{}
 	var needed []string

@@ -1,22 +1,20 @@
-// Package spec holds the options of a microVM as Go types: the JSON document
-// that people write by hand and that the NixOS modules write with
-// builtins.toJSON.
+// Package spec holds the options of a microVM as Go types. They are the JSON document
+// that users write, or that the NixOS modules write with builtins.toJSON.
 //
-// Every field carries the name of the microvm.* option it stands for; what is to be
-// said about each is one table, fields, and the JSON Schema and the options' reference
-// are made from that. The package parses a document, fills in the documented defaults and validates
-// it; all faults are reported at once, each with its path. It knows no
-// hypervisor's command line: what a given hypervisor cannot do is decided in
-// package hypervisor, from the capabilities table.
+// Every field has the name of its microvm.* option. Table fields describes them all; the
+// JSON Schema and the options' reference are generated from it. The package parses a
+// document, sets the documented defaults and validates it. It reports all faults at
+// once, each with its path. It knows nothing about single hypervisors: package
+// hypervisor checks what they support, by its table of capabilities.
 package spec
 
-// Spec describes one microVM. What each field means, its default and what it may be is
-// in fields, by its path in the document. A pointer is nil, and an Optional absent,
-// where the document has no value; SetDefaults sets those that have a default. Sizes
-// are in MiB.
+// Spec describes one microVM. Table fields has the meaning, the default and the allowed
+// values of each field, by its path in the document. A pointer is nil, and an Optional
+// absent, if the document has no value; SetDefaults sets those that have a default.
+// Sizes are in MiB.
 type Spec struct {
-	// StateDir is the host's directory of VMs, for the limit of socket paths; empty
-	// means /var/lib/microvms. It is not a part of the document.
+	// StateDir is the host's directory of VMs, on which the longest allowed socket
+	// path depends; empty means /var/lib/microvms. It is not part of the document.
 	StateDir string `json:"-"`
 
 	Schema string `json:"$schema,omitempty"`
@@ -137,14 +135,14 @@ type Share struct {
 	ExtraArgs     []string         `json:"extraArgs,omitzero"`
 }
 
-// Device is a device of the host that is handed to the guest.
+// Device is a device of the host that is passed through to the guest.
 type Device struct {
 	Bus  string     `json:"bus"`
 	Path string     `json:"path"`
 	QEMU DeviceQEMU `json:"qemu,omitzero"`
 }
 
-// DeviceQEMU refines how QEMU attaches a device.
+// DeviceQEMU holds options of how QEMU attaches a device.
 type DeviceQEMU struct {
 	ID              *string `json:"id,omitempty"`
 	Bus             *string `json:"bus,omitempty"`
@@ -157,12 +155,12 @@ type Vsock struct {
 	SSH VsockSSH `json:"ssh,omitzero"`
 }
 
-// VsockSSH holds what the host does with the guest's SSH server on vsock.
+// VsockSSH holds the options of the guest's SSH server on vsock.
 type VsockSSH struct {
 	Shutdown *bool `json:"shutdown,omitempty"`
 }
 
-// Graphics turns on a display.
+// Graphics holds the options of a display.
 type Graphics struct {
 	Enable        bool    `json:"enable,omitempty"`
 	Backend       string  `json:"backend,omitempty"`

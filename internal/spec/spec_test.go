@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"microvm/internal/exit"
 )
 
 func TestTheDefaultsOfTheTableAreTaken(t *testing.T) {
@@ -43,7 +45,7 @@ func TestTheDefaultsOfTheTableAreTaken(t *testing.T) {
 			continue
 		}
 		if string(have) != string(wanted) {
-			t.Errorf("default of %s: the table says %s, the code %s", path, wanted, have)
+			t.Errorf("default of %s: %s in the table, %s in the code", path, wanted, have)
 		}
 	}
 }
@@ -120,11 +122,11 @@ func TestEveryFaultIsReportedAtOnce(t *testing.T) {
 	if !errors.As(err, &faults) {
 		t.Fatalf("the error is %v", err)
 	}
-	golden(t, "faults", err.Error()+"\n")
+	golden(t, "faults", exit.Text(err)+"\n")
 }
 
-// TestFaultsOfFormAndOfContentAreReportedAtOnce: what is left out because of its
-// form is not said to be missing.
+// TestFaultsOfFormAndOfContentAreReportedAtOnce: an option that is left out because of its
+// form is not reported as missing.
 func TestFaultsOfFormAndOfContentAreReportedAtOnce(t *testing.T) {
 	_, err := Parse([]byte(`{"name": 5, "vcpus": 1, "vcpu": 0.5, "interfaces": {}, "kernel": "/k", "kernel": "/l", "mem": 1.5, "qemu": {"extraArgs": "a", "pcieRootPorts": [{"id": "a/b"}]},
 		"balloon": null, "initialBalloonMem": 600, "virtiofsd": {"threadPoolSize": "many"}, "forwardPorts": [{"host": {"port": 1}, "guest": {"port": 0}}],
@@ -133,7 +135,36 @@ func TestFaultsOfFormAndOfContentAreReportedAtOnce(t *testing.T) {
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	golden(t, "form", err.Error()+"\n")
+	golden(t, "form", exit.Text(err)+"\n")
+}
+
+// TestEveryFaultHasItsHintDirectlyBelow, also where its text is the end of another's.
+func TestEveryFaultHasItsHintDirectlyBelow(t *testing.T) {
+	var faults Faults
+	faults.Addf("graphics.socket", "is empty").Hintf("set one")
+	faults.Addf("mem", "must be at least 1, not 0")
+	faults.Add("name", errors.New("VM name is required"))
+	faults.Add("name", nil)
+	faults.Add("socket", withHint("is empty", "leave it out"))
+	faults.AddUnknown("arch", "", []string{"x86_64", "aarch64"})
+	const want = `spec.json:
+graphics.socket: is empty
+hint: set one
+mem: must be at least 1, not 0
+name: VM name is required
+socket: is empty
+hint: leave it out
+arch: is required
+hint: use one of x86_64, aarch64`
+	if got := exit.Text(fmt.Errorf("spec.json:\n%w", faults.Err())); got != want {
+		t.Errorf("%s\nwant:\n%s", got, want)
+	}
+	if got := exit.Text(exit.WithHint(faults[:1], "build it again")); got != "graphics.socket: is empty\nhint: set one\nhint: build it again" {
+		t.Errorf("with a hint for all: %s", got)
+	}
+	if !exit.IsConfig(faults) {
+		t.Error("a retry could help")
+	}
 }
 
 func golden(t *testing.T, name, got string) {
@@ -168,8 +199,8 @@ func TestTheExamplesAreValid(t *testing.T) {
 	}
 }
 
-// TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken: no advice is what
-// was just refused.
+// TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken: the path that the message
+// suggests is valid.
 func TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken(t *testing.T) {
 	const without = `without "." and ".."`
 	for path, want := range map[string]string{
@@ -180,7 +211,7 @@ func TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken(t *testing.T) {
 			"shares[0].source": `{"name":"web","kernel":"/k","shares":[{"tag":"a","source":"` + path + `"}]}`,
 		} {
 			_, err := Parse([]byte(document))
-			want := fmt.Sprintf("%s: %q has to be a plain relative path inside the state directory, %s, or an absolute path", field, path, want)
+			want := fmt.Sprintf("%s: invalid path %q: must be inside the state directory, %s, or absolute", field, path, want)
 			if err == nil || err.Error() != want {
 				t.Errorf("%v, want %s", err, want)
 			}
@@ -194,19 +225,19 @@ func TestAPathThatLeavesItsDirectoryIsRefusedWithOneThatIsTaken(t *testing.T) {
 	}
 }
 
-// TestAnEmptyDocumentIsCalledSo, with the least that is none; which is accepted.
+// TestAnEmptyDocumentIsCalledSo, with a minimal document as a hint, which is valid.
 func TestAnEmptyDocumentIsCalledSo(t *testing.T) {
 	for _, document := range []string{"", " \n\t\n"} {
 		_, err := Parse([]byte(document))
 		if err == nil || !strings.Contains(err.Error(), "the document is empty") {
 			t.Fatalf("%q: %v", document, err)
 		}
-		_, least, _ := strings.Cut(err.Error(), " can be is ")
+		_, least, _ := strings.Cut(exit.Text(err), "\nhint: a minimal spec is ")
 		if _, err := Parse([]byte(least)); err != nil {
-			t.Errorf("what is called the least document is refused: %v", err)
+			t.Errorf("the minimal document is refused: %v", err)
 		}
 	}
-	if _, err := Parse([]byte(`{"name": "web"`)); err == nil || !strings.Contains(err.Error(), "ends in the middle") {
+	if _, err := Parse([]byte(`{"name": "web"`)); err == nil || !strings.Contains(err.Error(), "unexpected end of the document") {
 		t.Errorf("half a document: %v", err)
 	}
 }
@@ -242,7 +273,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			var faults Faults
 			if !errors.As(err, &faults) || len(faults) == 0 {
-				t.Fatalf("the error %v is no list of faults", err)
+				t.Fatalf("the error %v is not a list of faults", err)
 			}
 			return
 		}

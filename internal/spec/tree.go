@@ -8,15 +8,15 @@ import (
 	"io"
 )
 
-// object keeps the order of a JSON object's members, so that faults come in
-// the order of the document, and repeated members, so that they are noticed.
+// object is a JSON object. It keeps the order of the members, as faults are reported in
+// document order, and the names of repeated members, which encoding/json drops.
 type object struct {
 	keys   []string
 	values map[string]any
 	twice  []string
 }
 
-// readTree reads one JSON value into objects, []any and scalars.
+// readTree reads one JSON value as a tree of *object, []any and scalars.
 func readTree(data []byte) (any, error) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
@@ -25,7 +25,7 @@ func readTree(data []byte) (any, error) {
 		return nil, describeSyntax(data, err)
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("there is more text after the end of the document; remove it")
+		return nil, errors.New("unexpected text after the end of the document")
 	}
 	return v, nil
 }
@@ -33,22 +33,22 @@ func readTree(data []byte) (any, error) {
 // describeSyntax adds the line to a syntax error.
 func describeSyntax(data []byte, err error) error {
 	if len(bytes.TrimSpace(data)) == 0 {
-		return errors.New(`the document is empty; the least that it can be is {"name": "web", "kernel": "/path/to/the/kernel"}`)
+		return withHint("the document is empty", `a minimal spec is {"name": "web", "kernel": "/path/to/the/kernel"}`)
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return errors.New("the document ends in the middle; a bracket or a quote is not closed")
+		return errors.New("unexpected end of the document: a bracket or quote is not closed")
 	}
 	var syntax *json.SyntaxError
 	if !errors.As(err, &syntax) {
 		return err
 	}
 	offset := min(int(syntax.Offset), len(data))
-	return fmt.Errorf("line %d is not valid JSON: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
+	return fmt.Errorf("line %d: invalid JSON: %w", 1+bytes.Count(data[:offset], []byte("\n")), err)
 }
 
 func readValue(d *json.Decoder, depth int) (any, error) {
 	if depth > maxDepth {
-		return nil, fmt.Errorf("the document nests deeper than %d levels; no option needs more than a few", maxDepth)
+		return nil, fmt.Errorf("the document is nested more than %d levels deep", maxDepth)
 	}
 	t, err := d.Token()
 	if err != nil {
@@ -72,7 +72,7 @@ func readObject(d *json.Decoder, depth int) (*object, error) {
 		}
 		key, ok := t.(string)
 		if !ok {
-			return nil, errors.New("a member of an object has no name; give it one, or take it out")
+			return nil, errors.New("a member of an object has no name")
 		}
 		v, err := readValue(d, depth+1)
 		if err != nil {

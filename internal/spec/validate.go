@@ -9,15 +9,14 @@ import (
 	"strings"
 )
 
-// defaultStateDir is where the directories of VMs are, unless the host says
-// otherwise by MICROVM_STATE_DIR.
+// defaultStateDir is the directory of VMs of a host without MICROVM_STATE_DIR.
 const defaultStateDir = "/var/lib/microvms"
 
 // Dir returns the VM's state directory.
 func (s *Spec) Dir() string { return filepath.Join(cmp.Or(s.StateDir, defaultStateDir), s.Name) }
 
-// inStateDir is the path of an image, as a path of the VM's state directory where
-// it is one, for comparisons.
+// inStateDir returns path, cleaned and relative to the VM's state directory if it is
+// inside that.
 func (s *Spec) inStateDir(path string) string {
 	path = filepath.Clean(path)
 	if inside, err := filepath.Rel(s.Dir(), path); err == nil && filepath.IsAbs(path) && filepath.IsLocal(inside) {
@@ -35,9 +34,8 @@ var (
 	labelLimits    = map[string]int{"ext2": 16, "ext3": 16, "ext4": 16, "xfs": 12, "btrfs": 255, "vfat": 11}
 )
 
-// Validate reports every rule that the spec breaks, as Faults. It expects the
-// defaults to be set. What depends on the hypervisor is checked where the spec
-// is compiled.
+// Validate returns every rule that the spec breaks, as Faults. The defaults must be set.
+// Rules that depend on the hypervisor are checked by package hypervisor.
 func (s *Spec) Validate() error {
 	v := &validator{spec: s}
 	v.machine()
@@ -52,23 +50,23 @@ func (s *Spec) Validate() error {
 	return v.faults.Err()
 }
 
-// Warnings are remarks about a valid spec that its author will want to see.
+// Warnings returns remarks about a valid spec, for its author.
 func (s *Spec) Warnings() []string {
 	var out []string
 	if s.Mem < 32 {
-		out = append(out, fmt.Sprintf("mem: %d MiB is very little; a Linux guest hardly boots with less than 32", s.Mem))
+		out = append(out, fmt.Sprintf("mem: %d MiB is very little: few Linux guests boot with less than 32", s.Mem))
 	}
 	for i, vol := range s.Volumes {
 		if vol.Label != nil && !*vol.AutoCreate {
-			out = append(out, fmt.Sprintf("volumes[%d].label: the image is not created here (autoCreate is false), so it has to have the label %q already", i, *vol.Label))
+			out = append(out, fmt.Sprintf("volumes[%d].label: autoCreate is false, so the image must already have the label %q", i, *vol.Label))
 		}
 	}
 	return slices.Concat(out, s.mountPointWarnings(), s.machinedWarnings())
 }
 
-// mountPointWarnings tell of what is mounted over something else, or not at all:
-// of two volumes, or two shares, of one mount point the guest's module mounts the
-// first, and who writes the guest's fstab has to choose.
+// mountPointWarnings returns a warning for each mount point that is used twice. The
+// guest's NixOS module mounts the first volume or share of a mount point only, and the
+// author of another guest's fstab has to choose.
 func (s *Spec) mountPointWarnings() []string {
 	var out []string
 	seen := map[string]string{}
@@ -78,7 +76,7 @@ func (s *Spec) mountPointWarnings() []string {
 		}
 		mountPoint = filepath.Clean(mountPoint)
 		if first, twice := seen[mountPoint]; twice {
-			out = append(out, fmt.Sprintf("%s: %s is the mount point of %s as well, and the guest shows one of the two; give each a mount point of its own", path, mountPoint, first))
+			out = append(out, fmt.Sprintf("%s: %s is already the mount point of %s, and the guest sees only one of the two", path, mountPoint, first))
 			return
 		}
 		seen[mountPoint] = path
@@ -94,13 +92,13 @@ func (s *Spec) mountPointWarnings() []string {
 	return out
 }
 
-// machinedWarnings: systemd-machined takes what can be a host name, which is less
-// than what systemd takes in the name of a unit; the VM starts all the same.
+// machinedWarnings returns a warning if systemd-machined refuses the VM's name, which
+// must be a host name; an instance name of a unit allows more. The VM starts anyway.
 func (s *Spec) machinedWarnings() []string {
 	if !s.RegisterWithMachined || hostName().MatchString(s.Name) {
 		return nil
 	}
-	return []string{fmt.Sprintf("registerWithMachined: systemd-machined takes no machine with the name %q, so machinectl will not show it; use letters, digits, \"-\" and \".\" in the name, or set registerWithMachined to false", s.Name)}
+	return []string{fmt.Sprintf("registerWithMachined: %q is not a host name, so machinectl does not show the VM", s.Name)}
 }
 
 type validator struct {
@@ -108,14 +106,10 @@ type validator struct {
 	faults Faults
 }
 
-// check records err, where there is one, under path.
-func (v *validator) check(path string, err error) {
-	if err != nil {
-		v.faults.Addf(path, "%v", err)
-	}
-}
+// check appends err as a fault at path, unless err is nil.
+func (v *validator) check(path string, err error) { v.faults.Add(path, err) }
 
-// enum checks value against the table of fields. index replaces [] in the path.
+// enum checks value against table fields. The indices replace [] in the path.
 func (v *validator) enum(path, value string, index ...int) {
 	values := fields[path].enum
 	if slices.Contains(values, value) {
@@ -124,11 +118,10 @@ func (v *validator) enum(path, value string, index ...int) {
 	for _, i := range index {
 		path = strings.Replace(path, "[]", fmt.Sprintf("[%d]", i), 1)
 	}
-	v.faults.Addf(path, "%s", Unknown(value, values))
-	v.faults.yield() // a hypervisor may have fewer of them
+	v.faults.AddUnknown(path, value, values).yield() // a hypervisor may have fewer of them
 }
 
-// bounds returns the least and the greatest number that an option may be.
+// bounds returns the least and the greatest number that the option at path allows.
 func bounds(path string) (least, most int64) { return fields[path].least, fields[path].most }
 
 func (v *validator) texts(path string, words []string) {
@@ -146,13 +139,14 @@ func (v *validator) machine() {
 		v.enum("readiness", s.Readiness)
 	}
 	if s.CPU != nil && *s.CPU == "" {
-		v.faults.Addf("cpu", "is empty; name a CPU model, or leave the field out for the host's own")
+		v.faults.Addf("cpu", "is empty").Hintf("set a CPU model, or leave the field out for the host's own")
 	}
 	if s.User != nil && !userName().MatchString(*s.User) {
-		v.faults.Addf("user", "%q is no user name; it begins with a small letter or _, and has small letters, digits, _ and - only", *s.User)
+		v.faults.Addf("user", "invalid user name %q", *s.User).
+			Hintf("use lower-case letters, digits, \"_\" and \"-\", and start with a letter or \"_\"")
 	}
 	if s.Kernel == "" {
-		v.faults.Addf("kernel", "is missing; give the path of a kernel image, such as /boot/vmlinuz")
+		v.faults.Addf("kernel", "is required").Hintf("set the path of a kernel image, such as /boot/vmlinuz")
 	}
 	for path, value := range map[string]string{"kernel": s.Kernel, "initrdPath": s.InitrdPath, "storeDisk": s.StoreDisk, "system": s.System} {
 		v.absolute(path, value)
@@ -160,7 +154,7 @@ func (v *validator) machine() {
 	v.packagePaths()
 	v.texts("kernelParams", s.KernelParams)
 	if *s.StoreOnDisk && s.StoreDisk == "" {
-		v.faults.Addf("storeDisk", "is missing, but storeOnDisk is true; give the image's path or set storeOnDisk to false")
+		v.faults.Addf("storeDisk", "is required, as storeOnDisk is true").Hintf("set the image's path, or set storeOnDisk to false")
 	}
 	if s.Socket.Value != nil {
 		v.check("socket", ValidateSocketPath(*s.Socket.Value, len(s.Dir())))
@@ -175,7 +169,7 @@ func (v *validator) absolute(path, value string) {
 		return
 	}
 	if !filepath.IsAbs(value) {
-		v.faults.Addf(path, "%q has to be an absolute path; begin it with /", value)
+		v.faults.Addf(path, "invalid path %q: must be absolute", value)
 	}
 	v.check(path, validateText(value))
 }
@@ -183,41 +177,40 @@ func (v *validator) absolute(path, value string) {
 func (v *validator) memory() {
 	s := v.spec
 	if s.VCPU < 1 {
-		v.faults.Addf("vcpu", "%d is not possible; a VM has at least 1", s.VCPU)
+		v.faults.Addf("vcpu", "must be at least 1, not %d", s.VCPU)
 	}
 	if s.Mem < 1 {
-		v.faults.Addf("mem", "%d is not possible; give the memory in MiB, such as 512", s.Mem)
+		v.faults.Addf("mem", "must be at least 1, not %d", s.Mem)
 	}
 	if s.HotplugMem < 0 {
-		v.faults.Addf("hotplugMem", "%d is negative; give MiB from 0 on", s.HotplugMem)
+		v.faults.Addf("hotplugMem", "must be at least 0, not %d", s.HotplugMem)
 	}
 	if *s.HotpluggedMem < 0 || *s.HotpluggedMem > max(s.HotplugMem, 0) {
-		v.faults.Addf("hotpluggedMem", "%d is not between 0 and hotplugMem (%d); lower it, or raise hotplugMem", *s.HotpluggedMem, s.HotplugMem)
+		v.faults.Addf("hotpluggedMem", "must be from 0 to hotplugMem (%d), not %d", s.HotplugMem, *s.HotpluggedMem)
 	}
 	if s.InitialBalloonMem < 0 || s.InitialBalloonMem >= s.Mem {
-		v.faults.Addf("initialBalloonMem", "%d is not between 0 and less than mem (%d); lower it, or raise mem", s.InitialBalloonMem, s.Mem)
+		v.faults.Addf("initialBalloonMem", "must be at least 0 and less than mem (%d), not %d", s.Mem, s.InitialBalloonMem)
 	}
 	if s.InitialBalloonMem > 0 && !s.Balloon {
-		v.faults.Addf("initialBalloonMem", "needs balloon; set balloon to true")
-		v.faults.yield()
+		v.faults.Addf("initialBalloonMem", "requires balloon").Hintf("set balloon to true").yield()
 	}
 }
 
 func (v *validator) guest() {
 	s := v.spec
 	if least, most := bounds("vsock.cid"); s.Vsock.CID != nil && (*s.Vsock.CID < least || *s.Vsock.CID > most) {
-		v.faults.Addf("vsock.cid", "%d is reserved or out of range; choose one from %d to %d", *s.Vsock.CID, least, most)
+		v.faults.Addf("vsock.cid", "must be from %d to %d, not %d", least, most, *s.Vsock.CID)
 	}
 	if s.MachineID.Value != nil && !uuid().MatchString(*s.MachineID.Value) {
-		v.faults.Addf("machineId", "%q is no UUID; write 8-4-4-4-12 hexadecimal digits, as uuidgen prints", *s.MachineID.Value)
+		v.faults.Addf("machineId", "invalid UUID %q", *s.MachineID.Value).Hintf("create one with: uuidgen")
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.CredentialFiles)) {
 		at := "credentialFiles." + name
 		if !credentialName().MatchString(name) || name == "." || name == ".." {
-			v.faults.Addf(at, "%q is no credential name; use letters, digits, \"-\", \"_\" and \".\"", name)
+			v.faults.Addf(at, "invalid credential name %q", name).Hintf(plainLetters)
 		}
 		if s.CredentialFiles[name] == "" {
-			v.faults.Addf(at, "is empty; give the credential's file")
+			v.faults.Addf(at, "is empty").Hintf("set the path of the credential's file")
 		}
 		v.absolute(at, s.CredentialFiles[name])
 	}
@@ -226,7 +219,7 @@ func (v *validator) guest() {
 		v.enum("graphics.vulkan", *s.Graphics.Vulkan)
 	}
 	if !memorySize().MatchString(s.Graphics.HostMem) {
-		v.faults.Addf("graphics.hostmem", "%q is no size; write a number with M or G, such as 256M", s.Graphics.HostMem)
+		v.faults.Addf("graphics.hostmem", "invalid size %q: must be a number with M or G, such as 256M", s.Graphics.HostMem)
 	}
 	if s.Graphics.Enable {
 		v.check("graphics.socket", ValidateSocketPath(s.Graphics.Socket, len(s.Dir())))
@@ -250,7 +243,8 @@ func (v *validator) sections() {
 	}
 	for i, word := range s.CloudHypervisor.PlatformOEMStrings {
 		if strings.Contains(word, "oem_strings") {
-			v.faults.Addf(fmt.Sprintf("cloud-hypervisor.platformOEMStrings[%d]", i), "%q holds oem_strings; give only the string itself", word)
+			v.faults.Addf(fmt.Sprintf("cloud-hypervisor.platformOEMStrings[%d]", i), "%q contains oem_strings", word).
+				Hintf("write only the string itself")
 		}
 	}
 	ports := newUnique(v)
@@ -262,7 +256,7 @@ func (v *validator) sections() {
 	slices.SortStableFunc(v.faults, func(a, b Fault) int { return strings.Compare(topLevel(a.Path), topLevel(b.Path)) })
 }
 
-// topLevel returns the first member of a path; faults are grouped by it.
+// topLevel returns the first element of a path. Faults are grouped by it.
 func topLevel(path string) string {
 	if end := strings.IndexAny(path, ".["); end >= 0 {
 		return path[:end]
@@ -270,7 +264,7 @@ func topLevel(path string) string {
 	return path
 }
 
-// unique notices values that are used twice.
+// unique reports values that are used twice.
 type unique struct {
 	v    *validator
 	seen map[string]string
@@ -283,7 +277,7 @@ func (u *unique) add(path, value string) {
 		return
 	}
 	if first, twice := u.seen[value]; twice {
-		u.v.faults.Addf(path, "%q is already used by %s; choose another", value, first)
+		u.v.faults.Addf(path, "%q is already used by %s", value, first)
 		return
 	}
 	u.seen[value] = path

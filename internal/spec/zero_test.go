@@ -48,7 +48,7 @@ func scalars(path string, t reflect.Type) []scalar {
 	case reflect.Int, reflect.Int64:
 		return []scalar{{path, `0`}}
 	}
-	return nil // false is never taken for an absent field: those that default to true are pointers
+	return nil // false never looks like an absent field: options that default to true are pointers
 }
 
 // zeroMeansSomething are the zeros that are taken as they are, and what they mean.
@@ -60,7 +60,7 @@ var zeroMeansSomething = map[string]string{
 	"preStart":                              "no commands",
 	"binScripts.*":                          "a script that does nothing",
 	"initrdPath":                            "no initrd",
-	"kernelParams[]":                        "a word that says nothing",
+	"kernelParams[]":                        "an empty argument",
 	"forwardPorts[].host.address":           "any address",
 	"forwardPorts[].guest.address":          "any address",
 	"volumes[].size":                        "an image that is there (autoCreate is false)",
@@ -92,7 +92,7 @@ const everyOption = `{"name":"web","arch":"x86_64","kernel":"/k",
 	"cloud-hypervisor":{"platformOEMStrings":["x"],"extraArgs":["-x"]},"firecracker":{"extraArgs":["-x"]},"crosvm":{"extraArgs":["-x"]},
 	"kvmtool":{},"stratovirt":{},"alioth":{}}`
 
-// elementOf says which element of the lists above has the option.
+// elementOf is the index of the list element above that has the option.
 var elementOf = map[string]int{"interfaces[].bridge": 1, "interfaces[].macvtap.link": 2, "interfaces[].macvtap.mode": 2}
 
 // with is everyOption with value at path.
@@ -139,9 +139,8 @@ func with(t *testing.T, path string, value any) []byte {
 	return out
 }
 
-// TestNoZeroIsTakenForAnAbsentField writes the zero of each option that is a text
-// or a number: it is refused, at the option's own path, or it is one of those that
-// mean something.
+// TestNoZeroIsTakenForAnAbsentField sets each option that is a string or a number to its
+// zero: it is refused, at the option's own path, or listed in zeroMeansSomething.
 func TestNoZeroIsTakenForAnAbsentField(t *testing.T) {
 	if _, err := Parse([]byte(everyOption)); err != nil {
 		t.Fatal(err)
@@ -166,18 +165,18 @@ func TestNoZeroIsTakenForAnAbsentField(t *testing.T) {
 		}
 		faults, _ := err.(Faults) // what Parse returns
 		if !slices.ContainsFunc(faults, func(f Fault) bool { return place(f.Path) == s.path }) {
-			t.Errorf("%s: %s is taken for an absent field (%v)", s.path, s.zero, err)
+			t.Errorf("%s: %s is treated as an absent field (%v)", s.path, s.zero, err)
 		}
 	}
 	for key := range zeroMeansSomething {
 		if !used[key] {
-			t.Errorf("%s is no option", key)
+			t.Errorf("%s is not an option", key)
 		}
 	}
 }
 
-// TestWhatIsEmptyIsWrittenAsItWasRead: an absent list or object is none, and an
-// empty one may mean something else, as that of qemu.machineOpts does.
+// TestWhatIsEmptyIsWrittenAsItWasRead: an empty list or object may mean something else than
+// an absent one, as in qemu.machineOpts.
 func TestWhatIsEmptyIsWrittenAsItWasRead(t *testing.T) {
 	for path, empty := range map[string]string{
 		"kernelParams": `[]`, "interfaces": `[]`, "volumes": `[]`, "qemu.machineOpts": `{}`, "firecracker.cpu": `{}`, "binScripts": `{}`, "credentialFiles": `{}`,
@@ -222,23 +221,23 @@ func TestWhatNoHostCanStartIsRefused(t *testing.T) {
 		return `"interfaces":[{"type":"tap","id":"` + id + `","mac":"02:00:00:00:00:01"}]`
 	}
 	for name, c := range map[string]struct{ members, path string }{
-		"a tap that is called all":             {tap("all"), "interfaces[0].id"},
-		"a tap that is called default":         {tap("default"), "interfaces[0].id"},
-		"a tap that is called lo":              {tap("lo"), "interfaces[0].id"},
-		"a tap that is called alls":            {tap("alls"), ""},
-		"a user network that is called all":    {`"interfaces":[{"type":"user","id":"all","mac":"02:00:00:00:00:01"}]`, ""},
-		"a bridge that is called default":      {`"interfaces":[{"type":"bridge","id":"b","bridge":"default","mac":"02:00:00:00:00:01"}]`, "interfaces[0].bridge"},
-		"a macvtap on all":                     {`"interfaces":[{"type":"macvtap","id":"m","macvtap":{"link":"all","mode":"bridge"},"mac":"02:00:00:00:00:01"}]`, "interfaces[0].macvtap.link"},
-		"a credential that is called ..":       {`"credentialFiles":{"..":"/x"}`, "credentialFiles..."},
-		"one socket for two":                   {`"socket":"a.sock","shares":[{"tag":"t","source":"/s","proto":"virtiofs","socket":"a.sock"}]`, "shares[0].socket"},
-		"the display's socket for two":         {`"graphics":{"enable":true,"socket":"web.sock"}`, "graphics.socket"},
-		"a display's socket that nobody makes": {`"graphics":{"socket":"web.sock"}`, ""},
-		"one image by two paths":               {`"volumes":[{"image":"a.img","size":1},{"image":"/var/lib/microvms/web/./a.img","size":1}]`, "volumes[1].image"},
-		"an image of another VM's":             {`"volumes":[{"image":"a.img","size":1},{"image":"/var/lib/microvms/web2/a.img","size":1}]`, ""},
-		"a label that FAT has not":             {`"volumes":[{"image":"a.img","size":64,"fsType":"vfat","label":"a.b"}]`, "volumes[0].label"},
-		"a label with a blank":                 {`"volumes":[{"image":"a.img","size":64,"fsType":"vfat","label":"a b"}]`, ""},
-		"a NUL byte":                           {`"preStart":"echo \u0000"`, "preStart"},
-		"the store with a slash":               {`"storeDisk":"/s","shares":[{"tag":"t","source":"/nix//store/"}]`, ""},
+		"a tap that is called all":            {tap("all"), "interfaces[0].id"},
+		"a tap that is called default":        {tap("default"), "interfaces[0].id"},
+		"a tap that is called lo":             {tap("lo"), "interfaces[0].id"},
+		"a tap that is called alls":           {tap("alls"), ""},
+		"a user network that is called all":   {`"interfaces":[{"type":"user","id":"all","mac":"02:00:00:00:00:01"}]`, ""},
+		"a bridge that is called default":     {`"interfaces":[{"type":"bridge","id":"b","bridge":"default","mac":"02:00:00:00:00:01"}]`, "interfaces[0].bridge"},
+		"a macvtap on all":                    {`"interfaces":[{"type":"macvtap","id":"m","macvtap":{"link":"all","mode":"bridge"},"mac":"02:00:00:00:00:01"}]`, "interfaces[0].macvtap.link"},
+		"a credential that is called ..":      {`"credentialFiles":{"..":"/x"}`, "credentialFiles..."},
+		"one socket for two":                  {`"socket":"a.sock","shares":[{"tag":"t","source":"/s","proto":"virtiofs","socket":"a.sock"}]`, "shares[0].socket"},
+		"the display's socket for two":        {`"graphics":{"enable":true,"socket":"web.sock"}`, "graphics.socket"},
+		"a display's socket that is not used": {`"graphics":{"socket":"web.sock"}`, ""},
+		"one image by two paths":              {`"volumes":[{"image":"a.img","size":1},{"image":"/var/lib/microvms/web/./a.img","size":1}]`, "volumes[1].image"},
+		"an image of another VM's":            {`"volumes":[{"image":"a.img","size":1},{"image":"/var/lib/microvms/web2/a.img","size":1}]`, ""},
+		"a label that FAT has not":            {`"volumes":[{"image":"a.img","size":64,"fsType":"vfat","label":"a.b"}]`, "volumes[0].label"},
+		"a label with a blank":                {`"volumes":[{"image":"a.img","size":64,"fsType":"vfat","label":"a b"}]`, ""},
+		"a NUL byte":                          {`"preStart":"echo \u0000"`, "preStart"},
+		"the store with a slash":              {`"storeDisk":"/s","shares":[{"tag":"t","source":"/nix//store/"}]`, ""},
 	} {
 		s, err := Parse([]byte(`{"name":"web","kernel":"/k",` + c.members + `}`))
 		if c.path == "" {
@@ -263,7 +262,7 @@ func TestWhatStartsWithoutAPartOfItIsWarnedOf(t *testing.T) {
 	}
 	share := `"shares":[{"tag":"t","source":"/s","mountPoint":"/data//"}]`
 	for name, c := range map[string]struct{ vm, members, want string }{
-		"two volumes at one place":     {"web", `"volumes":[` + volume("a", "/data") + "," + volume("b", "/data/") + `]`, "volumes[1].mountPoint: /data is the mount point of volumes[0].mountPoint"},
+		"two volumes at one place":     {"web", `"volumes":[` + volume("a", "/data") + "," + volume("b", "/data/") + `]`, "volumes[1].mountPoint: /data is already the mount point of volumes[0].mountPoint"},
 		"a volume and a share":         {"web", `"volumes":[` + volume("a", "/data/.") + `],` + share, "shares[0].mountPoint: /data is"},
 		"two places":                   {"web", `"volumes":[` + volume("a", "/data2") + `],` + share, ""},
 		"a name that machined refuses": {"web_1", `"registerWithMachined":true`, "registerWithMachined: "},
