@@ -80,10 +80,10 @@ func TestExitCodesAndLastLines(t *testing.T) {
 		"a VM that is not":      {[]string{"show", "nobody"}, 3, "microvm list"},
 		"a VM to shut down":     {[]string{"shutdown", "nobody"}, 3, "there is no VM \"nobody\""},
 		"a name that is a path": {[]string{"shutdown", "../x"}, 2, "VM name"},
-		"over a file":           {[]string{"build", "web.json", "-o", "vmlinuz"}, 1, "is no runner package"},
+		"over a file":           {[]string{"build", "web.json", "-o", "vmlinuz"}, 1, "is not a runner package"},
 		"into nowhere":          {[]string{"build", "web.json", "-o", "no/such/dir"}, 1, "no/such"},
 		"a spec as a package":   {[]string{"run", "web.json"}, 1, "web.json"},
-		"an empty directory":    {[]string{"show", "run"}, 1, "is no runner package"},
+		"an empty directory":    {[]string{"show", "run"}, 1, "is not a runner package"},
 	}
 	h := newHost(t)
 	h.write(t, "web.json", "")

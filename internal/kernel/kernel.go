@@ -1,6 +1,6 @@
-// Package kernel takes the ELF image out of a compressed x86 Linux kernel, for
-// hypervisors that do not start the compressed one. The format is the boot
-// protocol's: Documentation/arch/x86/boot.rst of the kernel.
+// Package kernel extracts the ELF image from a compressed x86 Linux kernel, for hypervisors
+// that do not boot the compressed one. The format is that of the boot protocol,
+// Documentation/arch/x86/boot.rst of the kernel.
 package kernel
 
 import (
@@ -22,28 +22,28 @@ const (
 	setupSectors  = 0x1f1
 	headerMagic   = 0x202 // "HdrS"
 	protocol      = 0x206
-	versionText   = 0x20e // its place, less one sector
+	versionText   = 0x20e // offset of the version string, minus one sector
 	payloadOffset = 0x248 // from the end of the setup code, since protocol 2.08
 	payloadLength = 0x24c
 	headerEnd     = 0x250
 	sector        = 512
-	// trailer is the size of the uncompressed kernel, which the build puts behind
-	// the payload where the format has no such field: all but gzip.
+	// trailer is the length of the field with the uncompressed size, which the kernel's
+	// build appends to the payload for all formats but gzip.
 	trailer = 4
 )
 
-var errNotCompressed = errors.New("is no compressed x86 kernel")
+var errNotCompressed = errors.New("not a compressed x86 kernel")
 
-// maxImage bounds what is decompressed; distributions' kernels have 30 to 80 MB.
+// maxImage bounds the decompressed image; distributions' kernels have 30 to 80 MB.
 const maxImage = 1 << 30
 
-// decompression is how long it may take, on a slow machine that is busy.
+// decompression is the time limit, generous enough for a slow and busy machine.
 const decompression = 2 * time.Minute
 
-// format is one that kernels are compressed with.
+// format is a compression format of kernels.
 type format struct {
 	name, magic string
-	// program decompresses standard input; pkg is Debian's that has it.
+	// program decompresses standard input; pkg is the Debian package with it.
 	program, pkg string
 	trailer      int
 }
@@ -57,15 +57,15 @@ var formats = []format{
 	{"bzip2", "BZh", "bzip2", "bzip2", trailer},
 }
 
-// Version returns the version that a compressed x86 kernel says of itself, as
-// MAJOR, MINOR. It returns an error for what is none, and for one without.
+// Version returns the version that the header of a compressed x86 kernel contains, as
+// MAJOR, MINOR. It returns an error for any other file, and for a kernel without a version.
 func Version(path string) (major, minor int, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return 0, 0, fmt.Errorf("open kernel: %w", err)
 	}
 	defer func() { _ = f.Close() }()
-	setup := make([]byte, 64<<10) // the text lies within the setup code
+	setup := make([]byte, 64<<10) // the version string is within the setup code
 	n, err := io.ReadFull(f, setup)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return 0, 0, fmt.Errorf("read kernel %s: %w", path, err)
@@ -76,16 +76,16 @@ func Version(path string) (major, minor int, err error) {
 	}
 	at := int(binary.LittleEndian.Uint16(setup[versionText:])) + sector
 	if at == sector || at >= n {
-		return 0, 0, fmt.Errorf("kernel %s names no version", path)
+		return 0, 0, fmt.Errorf("kernel %s: no version in its header", path)
 	}
 	if _, err := fmt.Sscanf(string(setup[at:min(n, at+32)]), "%d.%d", &major, &minor); err != nil {
-		return 0, 0, fmt.Errorf("kernel %s names no version: %w", path, err)
+		return 0, 0, fmt.Errorf("kernel %s: no version in its header: %w", path, err)
 	}
 	return major, minor, nil
 }
 
-// IsCompressed says whether path is a compressed x86 kernel. A file that cannot
-// be read is none: what needs it says so.
+// IsCompressed reports whether path is a compressed x86 kernel. It returns false for a file
+// that cannot be read, which is reported when the file is used.
 func IsCompressed(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
@@ -99,8 +99,8 @@ func IsCompressed(path string) bool {
 	return string(header[headerMagic:headerMagic+4]) == "HdrS"
 }
 
-// ELF returns the ELF image in the compressed kernel at path. It needs the
-// program that decompresses the kernel's format.
+// ELF returns the ELF image in the compressed kernel at path. It runs the program that
+// decompresses the kernel's format.
 func ELF(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -119,25 +119,41 @@ func ELF(path string) ([]byte, error) {
 			return image, nil
 		}
 	}
-	return nil, fmt.Errorf("kernel %s is compressed in a way that is not known; give the file vmlinux of its build", path)
+	return nil, fmt.Errorf("kernel %s: %w", path, &failure{errors.New("unknown compression format"), useVmlinux})
 }
 
-// payload is the compressed part of a kernel.
+// useVmlinux is the remedy for a kernel whose image cannot be extracted.
+const useVmlinux = "use the file vmlinux of the kernel's build"
+
+// failure is an error with a remedy, for package exit, which this package is too low to
+// import.
+type failure struct {
+	error
+	hint string
+}
+
+// Unwrap returns the cause.
+func (f *failure) Unwrap() error { return f.error }
+
+// Hint returns the remedy.
+func (f *failure) Hint() string { return f.hint }
+
+// payload returns the compressed part of a kernel.
 func payload(data []byte) ([]byte, error) {
 	if len(data) < headerEnd || string(data[headerMagic:headerMagic+4]) != "HdrS" {
 		return nil, errNotCompressed
 	}
 	if binary.LittleEndian.Uint16(data[protocol:]) < 0x208 {
-		return nil, errors.New("is older than Linux 2.6.26, and does not say where its image is; give the file vmlinux of its build")
+		return nil, &failure{errors.New("older than Linux 2.6.26, without the offset of its image"), useVmlinux}
 	}
 	sectors := uint64(data[setupSectors])
 	if sectors == 0 {
-		sectors = 4 // the value of kernels that have none
+		sectors = 4 // 0 means 4, by the boot protocol
 	}
 	from := (sectors+1)*sector + uint64(binary.LittleEndian.Uint32(data[payloadOffset:]))
 	to := from + uint64(binary.LittleEndian.Uint32(data[payloadLength:]))
 	if to > uint64(len(data)) || to-from < 16 {
-		return nil, errors.New("is cut short; copy it again")
+		return nil, &failure{errors.New("truncated"), "copy it again"}
 	}
 	return data[from:to], nil
 }
@@ -145,9 +161,9 @@ func payload(data []byte) ([]byte, error) {
 func (f format) decompress(payload []byte) ([]byte, error) {
 	path, err := exec.LookPath(f.program)
 	if err != nil {
-		return nil, fmt.Errorf("is compressed by %s, which cannot be started (%w); install it: apt-get install %s", f.name, err, f.pkg)
+		return nil, &failure{fmt.Errorf("decompress with %s: %w", f.name, err), "install it with: apt-get install " + f.pkg}
 	}
-	// What a spec names is no input for a program that root runs as root.
+	// Any user may have made the file, so root does not run the program as root.
 	cmd := foreign.Command{
 		Path: path, Args: []string{"-dc"}, Stdin: bytes.NewReader(payload[:len(payload)-f.trailer]),
 		As: foreign.As(path, nil), Apart: true, Limit: decompression, MaxOutput: maxImage + 1,
@@ -157,9 +173,9 @@ func (f format) decompress(payload []byte) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w: %s", f.program, err, bytes.TrimSpace(log))
 	case len(image) > maxImage:
-		return nil, fmt.Errorf("has more than %d bytes when decompressed", maxImage)
+		return nil, fmt.Errorf("larger than %d bytes when decompressed", maxImage)
 	case !bytes.HasPrefix(image, []byte("\x7fELF")):
-		return nil, errors.New("holds no ELF image; give the file vmlinux of its build")
+		return nil, &failure{errors.New("contains no ELF image"), useVmlinux}
 	}
 	return image, nil
 }

@@ -12,7 +12,7 @@ import (
 	"microvm/test/need"
 )
 
-// image makes a compressed kernel around a payload.
+// image creates a compressed kernel with that payload.
 func image(t *testing.T, payload []byte) string {
 	t.Helper()
 	const sectors, offset = 2, 32
@@ -29,7 +29,7 @@ func image(t *testing.T, payload []byte) string {
 	return path
 }
 
-// compress compresses as a kernel's build does, with the size behind it.
+// compress compresses like a kernel's build, with the size after it.
 func compress(t *testing.T, f format, data []byte) []byte {
 	t.Helper()
 	program := need.Program(t, f.program)
@@ -82,7 +82,7 @@ func TestELFComesOutOfEveryFormat(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			path := image(t, compress(t, f, want))
 			if !IsCompressed(path) {
-				t.Error("is taken for no compressed kernel")
+				t.Error("not recognized as a compressed kernel")
 			}
 			got, err := ELF(path)
 			if err != nil || !bytes.Equal(got, want) {
@@ -104,11 +104,11 @@ func TestWhatIsNoKernelIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{
-		cut: "is cut short",
-		image(t, []byte("nothing that anybody would know")):                  "in a way that is not known",
-		image(t, compress(t, gzip, []byte("no ELF image at all, but long"))): "holds no ELF image",
+		cut: ": truncated",
+		image(t, []byte("nothing that anybody would know")):                  "unknown compression format",
+		image(t, compress(t, gzip, []byte("no ELF image at all, but long"))): "contains no ELF image",
 		image(t, append([]byte("\x1f\x8b"), make([]byte, 40)...)):            "gzip: exit status",
-		"/dev/null":        "is no compressed x86 kernel",
+		"/dev/null":        "not a compressed x86 kernel",
 		"/nonexistent/abc": "no such file",
 	} {
 		if _, err := ELF(path); err == nil || !strings.Contains(err.Error(), want) {
@@ -116,6 +116,6 @@ func TestWhatIsNoKernelIsRefused(t *testing.T) {
 		}
 	}
 	if IsCompressed("/dev/null") || IsCompressed("/nonexistent") {
-		t.Error("nothing is taken for a kernel")
+		t.Error("recognized as a compressed kernel")
 	}
 }

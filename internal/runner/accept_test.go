@@ -49,15 +49,14 @@ type trial struct {
 	files   []*os.File
 }
 
-// newTrial makes what the command line names, or skips where this host cannot
-// have it.
+// newTrial creates what the command line names, or skips if this host does not support it.
 func newTrial(t *testing.T, s *spec.Spec) *trial {
 	t.Helper()
 	program := need.Program(t, "qemu-system-"+s.Arch)
 	if why := missingOnHost(s); why != "" {
 		t.Skip("SKIPPED: " + why)
 	}
-	// A socket's path has to be short, and that of t.TempDir is not.
+	// A socket's path must be short, and that of t.TempDir is not.
 	dir, err := os.MkdirTemp("", "q")
 	if err != nil {
 		t.Fatal(err)
@@ -74,7 +73,7 @@ func newTrial(t *testing.T, s *spec.Spec) *trial {
 	return q
 }
 
-// missingOnHost says what the host lacks for s.
+// missingOnHost returns what the host lacks for s.
 func missingOnHost(s *spec.Spec) string {
 	for _, n := range s.Interfaces {
 		if n.Type == "bridge" && need.Host() == "" {
@@ -90,8 +89,8 @@ func missingOnHost(s *spec.Spec) string {
 	return ""
 }
 
-// without takes out of a command line what the host's kernel has not got, and
-// says so.
+// without removes the parts of a command line that the host's kernel does not support, and
+// logs them.
 func without(t *testing.T, s *spec.Spec, argv []string) []string {
 	t.Helper()
 	missing := func(path string) bool {
@@ -150,7 +149,7 @@ func qemuVersion(t *testing.T, program string) (major, minor int) {
 	return major, minor
 }
 
-// populate makes the files that the specs have in /srv/vm, below dir.
+// populate creates the files that the specs have in /srv/vm, below dir.
 func (q *trial) populate(t *testing.T) {
 	t.Helper()
 	for _, d := range []string{"store", "work", "home", "empty"} {
@@ -238,8 +237,8 @@ func appears(path string) bool {
 	return false
 }
 
-// inNetworkNamespace calls f on a thread with a network namespace of its own,
-// which ends with it. Without root it is just called.
+// inNetworkNamespace calls f on a thread with its own network namespace, which ends with it.
+// Without root it only calls f.
 func inNetworkNamespace(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -253,8 +252,8 @@ func inNetworkNamespace(f func() error) error {
 	return <-done
 }
 
-// bridges makes the bridges of the spec, in this network namespace, and lets
-// QEMU's helper use them: a test host is thrown away.
+// bridges creates the bridges of the spec in this network namespace and allows QEMU's helper
+// to use them: a test host is thrown away.
 func (q *trial) bridges() error {
 	for _, n := range q.spec.Interfaces {
 		if n.Type != "bridge" || n.Bridge == nil {
@@ -303,7 +302,7 @@ func (q *trial) run() error {
 	err = q.confirm(ctx, ended)
 	_ = cmd.Process.Kill()
 	if err != nil && len(q.plan.PCI) > 0 && strings.Contains(out.String(), q.plan.PCI[0].Address) {
-		return nil // no such card here, which is all that QEMU says
+		return nil // the host has no such card, and QEMU complains of nothing else
 	}
 	if err != nil {
 		return fmt.Errorf("%w; it says:\n%s\ncommand line:\n%s", err, out.String(), strings.Join(argv, "\n"))
@@ -311,7 +310,7 @@ func (q *trial) run() error {
 	return nil
 }
 
-// confirm has QEMU say that it waits to start.
+// confirm checks by QMP that QEMU waits to start.
 func (q *trial) confirm(ctx context.Context, ended <-chan error) error {
 	if q.spec.Socket.Value == nil {
 		select {
@@ -346,8 +345,8 @@ func (q *trial) confirm(ctx context.Context, ended <-chan error) error {
 	}
 }
 
-// argv is the command line with its placeholders filled in and /srv/vm moved to
-// the test's directory.
+// argv returns the command line with its placeholders expanded and /srv/vm replaced by the
+// test's directory.
 func (q *trial) argv() ([]string, error) {
 	argv := slices.Clone(q.plan.Argv)
 	for i, arg := range argv {
@@ -368,7 +367,7 @@ func (q *trial) value(name string) (string, error) {
 	case "shutdown-key":
 		return "c3NoLWVkMjU1MTkgQUFBQQ==", nil
 	}
-	// A tap looks like a macvtap to who has it open.
+	// An open tap behaves like a macvtap.
 	id := strings.Split(name, ":")[1]
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {

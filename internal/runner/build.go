@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/internal/durable"
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/kernel"
 	"microvm/internal/shell"
@@ -26,20 +27,20 @@ import (
 
 // Options of a build.
 type Options struct {
-	// LibexecDir holds the host's helper programs, for the bin scripts.
+	// LibexecDir is the directory of the helper programs, for the scripts in bin.
 	LibexecDir string
-	// BinDir holds the microvm command, likewise.
+	// BinDir is the directory of the microvm command, for the scripts in bin.
 	BinDir string
-	// At is where the package will be, for a copy of a script that is not in it;
-	// empty where that is not known.
+	// At is the final path of the package, for copies of its scripts elsewhere; empty if
+	// it is not known.
 	At string
-	// Path is appended to PATH for what bin/microvm-run starts.
+	// Path is appended to PATH of the programs that bin/microvm-run starts.
 	Path string
 }
 
-// Build compiles s and writes its runner package to dst. The package is made
-// in a temporary directory beside dst and renamed, so that dst is the old
-// package or the new one at any time. The same spec and options give the same bytes.
+// Build compiles s and writes its runner package to dst. The package is written to a
+// temporary directory next to dst and renamed, so dst is the old package or the new one at
+// any time. The same spec and options give the same bytes.
 func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervisor.Plan, error) {
 	plan, err := b.Compile(s)
 	if err != nil {
@@ -50,7 +51,7 @@ func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervi
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(filepath.Clean(dst)), ".microvm-build-")
 	if err != nil {
-		return nil, fmt.Errorf("make a directory beside %s: %w", dst, err)
+		return nil, fmt.Errorf("create a directory next to %s: %w", dst, err)
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
 	tree, err := contents(plan, o)
@@ -76,22 +77,22 @@ func Build(b *hypervisor.Builder, s *spec.Spec, dst string, o Options) (*hypervi
 	return plan, nil
 }
 
-// replaceable refuses to overwrite what is no runner package.
+// replaceable returns an error if dst exists and is not a runner package.
 func replaceable(dst string) error {
 	info, err := os.Lstat(dst)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", dst, err)
+		return fmt.Errorf("write runner package: %w", err)
 	}
 	if _, err := os.Lstat(filepath.Join(dst, hypervisorFile)); err != nil || !info.IsDir() {
-		return fmt.Errorf("%s exists and is no runner package; choose another name or remove it", dst)
+		return exit.WithHint(fmt.Errorf("%s already exists and is not a runner package", dst), "choose another name, or remove it")
 	}
 	return nil
 }
 
-// swap renames tmp to dst; an old dst takes tmp's name and goes with it.
+// swap renames tmp to dst. An old dst gets tmp's name, and is removed with it.
 func swap(tmp, dst string) error {
 	err := unix.Renameat2(unix.AT_FDCWD, tmp, unix.AT_FDCWD, dst, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EEXIST) {
@@ -128,7 +129,7 @@ func (t *tree) script(name string, lines ...string) {
 	t.files["bin/"+name] = file{shebang + strings.Join(lines, "\n") + "\n", 0o555}
 }
 
-// write puts the tree below root, with the same modes whatever the umask is.
+// write writes the tree to root, with the same modes for every umask.
 func (t *tree) write(root string) error {
 	dirs := map[string]bool{".": true}
 	for path := range t.files {
@@ -162,8 +163,8 @@ func (t *tree) write(root string) error {
 	return nil
 }
 
-// contents makes every file of the package, and notes the digests of its programs in
-// the plan.
+// contents returns the files of the package, and adds the digests of its programs to the
+// plan.
 func contents(p *hypervisor.Plan, o Options) (*tree, error) {
 	t := &tree{files: map[string]file{}, links: map[string]string{}}
 	t.scripts(p, o)
@@ -178,10 +179,11 @@ func contents(p *hypervisor.Plan, o Options) (*tree, error) {
 	}
 	plan, err := json.MarshalIndent(p, "", "  ")
 	if err != nil {
-		return nil, fmt.Errorf("write the plan: %w", err)
+		return nil, fmt.Errorf("encode the plan: %w", err)
 	}
 	if len(plan) >= maxFile {
-		return nil, fmt.Errorf("the plan has %d bytes, and no host reads one of more than %d\nhint: move long texts of the spec, such as binScripts, into files of their own", len(plan), maxFile)
+		return nil, exit.WithHint(fmt.Errorf("the plan must be smaller than %d bytes, not %d", maxFile, len(plan)),
+			"move long texts of the spec, such as binScripts, into separate files")
 	}
 	t.text(planFile, string(plan))
 	t.text(hypervisorFile, p.Hypervisor)
@@ -195,8 +197,7 @@ func contents(p *hypervisor.Plan, o Options) (*tree, error) {
 	return t, nil
 }
 
-// replaceablePrograms are those of a package that others put theirs in the place of,
-// and that then run.
+// replaceablePrograms are the programs of a package that a user may replace.
 var replaceablePrograms = []string{RunProgram, ShutdownProgram}
 
 func digest(content []byte) string {
@@ -232,11 +233,11 @@ func (t *tree) devices(p *hypervisor.Plan) {
 	}
 }
 
-// scripts are for hosts that run programs out of the package; our own units
-// run none of them.
+// scripts adds the programs for hosts that run a package's programs. Our own units run
+// none of them.
 func (t *tree) scripts(p *hypervisor.Plan, o Options) {
-	// A script is beside its package; a copy of it, such as one that bash reads from
-	// a pipe, knows where that was built.
+	// A script finds its package by its own path; a copy of it, such as one that bash
+	// reads from a pipe, uses the path where the package was built.
 	find := []string{`package="$(dirname "$(readlink -f "$0")")/.."`}
 	if o.At != "" {
 		find = append(find, `[ -e "$package/`+planFile+`" ] || package=`+shell.Quote(o.At))
@@ -250,8 +251,7 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 		return "exec " + shell.Quote(filepath.Join(o.LibexecDir, name)) + verb + " --package " + self + " " + shell.Quote(p.Name)
 	}
 	script := func(name, line string) { t.script(name, append(slices.Clone(find), line)...) }
-	// As built: where another program is in the place of this one, it may well end
-	// in this one.
+	// --as-built, because a program that replaces this one may call it.
 	script("microvm-run", "exec "+microvm+" run --as-built "+self)
 	if p.Shutdown.Method != hypervisor.ShutdownNone {
 		script("microvm-shutdown", "exec "+microvm+" shutdown --as-built "+self)
@@ -275,23 +275,23 @@ func (t *tree) scripts(p *hypervisor.Plan, o Options) {
 	}
 }
 
-// ownCommands is the line that stands for the package's own commands in a script of
-// the spec for one of the helpers; nix/lib.nix has it too.
+// ownCommands is the line that is replaced by the package's own commands in a helper script
+// of the spec; nix/lib.nix has it too.
 const ownCommands = "# (the package's own commands)"
 
-// helperScripts may have more commands than their own, or others: no unit of ours
-// runs them, so they are for people and for hosts of microvm.nix.
+// helperScripts are the scripts to which the spec may add commands, or which it may replace.
+// No unit of ours runs them; they are for users and for hosts of microvm.nix.
 var helperScripts = []string{"tap-up", "tap-down", "macvtap-up", "macvtap-down", "pci-setup", "virtiofsd-run"}
 
-// ownScripts are the spec's, by name; none may take the place of one that the units,
-// or the command, run.
+// ownScripts adds the spec's scripts, by name. None may replace a script that the units or
+// the command run.
 func (t *tree) ownScripts(scripts map[string]string) error {
 	var faults spec.Faults
 	for _, name := range slices.Sorted(maps.Keys(scripts)) {
 		ours, taken := t.files["bin/"+name]
 		helper := slices.Contains(helperScripts, name)
 		if taken && !helper {
-			faults.Addf("binScripts."+name, "the package has a script of that name already; choose another name")
+			faults.Addf("binScripts."+name, "the package already has a script of this name").Hintf("choose another name")
 			continue
 		}
 		text := strings.TrimSuffix(scripts[name], "\n")
@@ -303,8 +303,8 @@ func (t *tree) ownScripts(scripts map[string]string) error {
 	return faults.Err()
 }
 
-// around is a script with our commands in the place that it has for them. Ours end
-// with an exec, which has to be a call where more comes.
+// around returns a script with our commands in place of ownCommands, if it has that line.
+// Our last command is an exec, which becomes a call if more commands follow.
 func around(script, ours string) string {
 	before, after, found := strings.Cut(script, ownCommands)
 	if !found {
@@ -314,6 +314,6 @@ func around(script, ours string) string {
 	if strings.TrimSpace(after) != "" {
 		ours = strings.TrimPrefix(ours, "exec ")
 	}
-	// A command that fails ends it, as it does in a script of microvm.nix.
+	// A command that fails ends the script, as in one of microvm.nix.
 	return "set -e\n" + before + ours + after
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/spec"
 )
@@ -40,7 +41,7 @@ func TestAPackageIsReplacedAndAnythingElseIsNot(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = Build(withQEMU(10, 0), readSpec(t, "minimal"), other, testOptions)
-		if err == nil || !strings.Contains(err.Error(), "is no runner package; choose another name or remove it") {
+		if err == nil || !strings.Contains(exit.Text(err), "already exists and is not a runner package\nhint: choose another name, or remove it") {
 			t.Errorf("build over %s: %v", name, err)
 		}
 		if after, err := os.Lstat(other); err != nil || !os.SameFile(before, after) {
@@ -84,7 +85,7 @@ func TestModesDoNotDependOnTheUmask(t *testing.T) {
 	}
 }
 
-// packageWith makes a package directory of the given files.
+// packageWith creates a package directory with the given files.
 func packageWith(t testing.TB, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -100,7 +101,7 @@ func packageWith(t testing.TB, files map[string]string) string {
 	return dir
 }
 
-// foreign is a package as microvm.nix makes them.
+// foreign returns the files of a package of microvm.nix.
 func foreign(more map[string]string) map[string]string {
 	files := map[string]string{
 		RunProgram:                               "#!/bin/sh\n",
@@ -169,33 +170,33 @@ func TestWhatAPackageMayNotSay(t *testing.T) {
 		want  string
 	}{
 		"a tap with a slash":             {map[string]string{tapFile: "../x\n"}, "tap interface"},
-		"a tap of 16 bytes":              {map[string]string{tapFile: "vm-0123456789abc\n"}, "Linux allows 15"},
-		"one tap twice":                  {map[string]string{tapFile: "vm-a\nvm-a\n"}, "twice"},
-		"a tap and a macvtap of a name":  {map[string]string{tapFile: "vm-m\n"}, "twice"},
+		"a tap of 16 bytes":              {map[string]string{tapFile: "vm-0123456789abc\n"}, "must be at most 15 bytes"},
+		"one tap twice":                  {map[string]string{tapFile: "vm-a\nvm-a\n"}, "appears more than once"},
+		"a tap and a macvtap of a name":  {map[string]string{tapFile: "vm-m\n"}, "appears more than once"},
 		"an option as a tap":             {map[string]string{tapFile: "--help\n"}, "tap interface"},
-		"three words for a macvtap":      {map[string]string{macvtapFile: "vm-m eth0 bridge\n"}, "ID MAC LINK MODE"},
-		"an unknown mode":                {map[string]string{macvtapFile: "vm-m 02:00:00:00:00:01 eth0 open\n"}, "is not possible; it is one of private"},
+		"three words for a macvtap":      {map[string]string{macvtapFile: "vm-m eth0 bridge\n"}, "must be ID MAC LINK MODE"},
+		"an unknown mode":                {map[string]string{macvtapFile: "vm-m 02:00:00:00:00:01 eth0 open\n"}, `invalid mode "open": must be one of private`},
 		"a multicast address":            {map[string]string{macvtapFile: "vm-m 03:00:00:00:00:01 eth0 bridge\n"}, "multicast"},
 		"a PCI address with a path":      {map[string]string{pciFile: "../../0000:01:00.0\n"}, "PCI address"},
-		"a CID of the host":              {map[string]string{vsockFile: "2"}, "reserved"},
-		"a CID that is a word":           {map[string]string{vsockFile: "two"}, "no number"},
+		"a CID of the host":              {map[string]string{vsockFile: "2"}, "must be from 3 to 4294967294, not 2"},
+		"a CID that is a word":           {map[string]string{vsockFile: "two"}, "must be a number"},
 		"a tag with a space":             {map[string]string{share + "a b/source": "/x", share + "a b/socket": "x"}, "tag"},
-		"a share without a socket":       {map[string]string{share + "x/source": "/x"}, "want one line, found 0"},
-		"a share of two sources":         {map[string]string{share + "x/source": "/x\n/y", share + "x/socket": "x"}, "want one line, found 2"},
+		"a share without a socket":       {map[string]string{share + "x/source": "/x"}, "must have one line, not 0"},
+		"a share of two sources":         {map[string]string{share + "x/source": "/x\n/y", share + "x/socket": "x"}, "must have one line, not 2"},
 		"a socket outside":               {map[string]string{share + "x/source": "/x", share + "x/socket": "../x.sock"}, "inside the state directory"},
 		"a plan with a socket anywhere":  {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","shares":[{"tag":"a","source":"/x","socket":"/run/x.sock"}]}`}, "inside the state directory"},
-		"two shares on a socket":         {map[string]string{share + "x/source": "/x", share + "x/socket": "web-virtiofs-ro-store.sock"}, "twice"},
+		"two shares on a socket":         {map[string]string{share + "x/source": "/x", share + "x/socket": "web-virtiofs-ro-store.sock"}, "appears more than once"},
 		"a hypervisor for the terminal":  {map[string]string{hypervisorFile: "\x1b[2Jqemu\n"}, "hypervisor"},
 		"a file that is too large":       {map[string]string{tapFile: strings.Repeat("vm-a\n", maxFile)}, "larger than"},
 		"too many taps":                  {map[string]string{tapFile: strings.Repeat("vm-a\n", maxInterfacesPack+1)}, "more than"},
-		"half a plan":                    {map[string]string{planFile: `{"version":1,`}, "no valid plan"},
+		"half a plan":                    {map[string]string{planFile: `{"version":1,`}, "invalid plan"},
 		"a plan without a command":       {map[string]string{planFile: `{"version":1}`}, "no command line"},
 		"a plan of the future":           {map[string]string{planFile: `{"version":99,"unheardOf":true}`}, "update microvm on this host"},
 		"a plan with unknown fields":     {map[string]string{planFile: `{"version":1,"argv":["x"],"unheardOf":true}`}, "unheardOf"},
 		"a plan with a name for a path":  {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"../web"}`}, "VM name"},
 		"a plan with a socket outside":   {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","staleSockets":["/etc/passwd"]}`}, "inside the state directory"},
 		"a plan with a console outside":  {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","console":"../c"}`}, "console"},
-		"a plan with a virtiofsd nearby": {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","shares":[{"tag":"a","source":"/x","socket":"a.sock","virtiofsd":"bin/virtiofsd"}]}`}, "not an absolute path"},
+		"a plan with a virtiofsd nearby": {map[string]string{planFile: `{"version":1,"argv":["x"],"hypervisor":"qemu","name":"web","shares":[{"tag":"a","source":"/x","socket":"a.sock","virtiofsd":"bin/virtiofsd"}]}`}, `invalid path "bin/virtiofsd" of virtiofsd: must be absolute`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -204,8 +205,8 @@ func TestWhatAPackageMayNotSay(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer func() { _ = p.Close() }()
-			if plan, err := p.Plan(); err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v and %+v; want an error that says %q", err, plan, test.want)
+			if plan, err := p.Plan(); err == nil || !strings.Contains(exit.Text(err), test.want) {
+				t.Errorf("got %v and %+v; want an error with %q", err, plan, test.want)
 			}
 		})
 	}
@@ -248,13 +249,13 @@ func TestADirectoryWithoutARunnerIsNoPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = p.Close() }()
-	if _, err := p.Plan(); err == nil || !strings.Contains(err.Error(), "is no runner package") {
+	if _, err := p.Plan(); err == nil || !strings.Contains(err.Error(), "is not a runner package") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// FuzzReadPlan: whatever runner.json holds, a plan that is read has only valid
-// names and can be written and read again.
+// FuzzReadPlan: whatever runner.json contains, a plan that is read has only valid names and
+// can be written and read again.
 func FuzzReadPlan(f *testing.F) {
 	for _, name := range specNames(f) {
 		plan, err := withQEMU(10, 0).Compile(readSpec(f, name))
@@ -302,7 +303,7 @@ func FuzzReadTextFiles(f *testing.F) {
 	})
 }
 
-// checkNames looks, in its own way, at what root's helpers act on.
+// checkNames checks, independently, the names on which helpers act as root.
 func checkNames(t *testing.T, p *hypervisor.Plan) {
 	t.Helper()
 	inside := func(path string) {
@@ -331,8 +332,8 @@ func checkNames(t *testing.T, p *hypervisor.Plan) {
 	}
 }
 
-// TestScriptsOfTheHelpersMaySayMore: what the spec says of a helper's script stands
-// around our own commands, or in their place; a unit runs none of them.
+// TestScriptsOfTheHelpersMaySayMore: a helper's script of the spec is put around our own
+// commands, or replaces them. No unit runs it.
 func TestScriptsOfTheHelpersMaySayMore(t *testing.T) {
 	const ours = "exec '/lib/microvm-tap-interfaces' up"
 	for name, tt := range map[string]struct{ script, want string }{

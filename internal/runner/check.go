@@ -13,23 +13,23 @@ var interfaceTypes = []string{"user", "tap", "macvtap", "bridge"}
 
 var macvtapModes = []string{"private", "vepa", "bridge", "passthru", "source"}
 
-// checker collects what is wrong with a plan that was read.
+// checker collects the faults of a plan that was read.
 type checker struct {
 	faults spec.Faults
 	seen   map[string]bool
 }
 
-// validate checks every name that a root helper or the launcher acts on, and
-// reports all faults at once.
+// validate checks every name in a plan that programs act on, some of them as root, and
+// returns all faults at once.
 func validate(p *hypervisor.Plan) error {
 	c := &checker{seen: map[string]bool{}}
 	if !p.Foreign {
 		c.check("name", spec.ValidateVMName(p.Name))
 	}
-	// It is printed, and must not hold anything that a terminal obeys.
+	// It is printed, and must not contain control sequences.
 	c.check("hypervisor", spec.ValidateWord("hypervisor", p.Hypervisor))
 	if p.System != "" && (!filepath.IsAbs(p.System) || strings.ContainsAny(p.System, "\x00\n")) {
-		c.faults.Addf("system", "%q is not an absolute path", p.System)
+		c.faults.Addf("system", "invalid path %q: must be absolute", p.System)
 	}
 	c.network(p)
 	for _, d := range p.PCI {
@@ -40,22 +40,23 @@ func validate(p *hypervisor.Plan) error {
 	c.files(p)
 	c.sockets(p)
 	if p.VsockCID != nil && (*p.VsockCID < 3 || *p.VsockCID > 1<<32-2) {
-		c.faults.Addf("vsock-cid", "%d is reserved or out of range; it is a number from 3 to 4294967294", *p.VsockCID)
+		c.faults.Addf("vsock-cid", "must be from 3 to 4294967294, not %d", *p.VsockCID)
 	}
 	return c.faults.Err()
 }
 
-// check adds a fault where there is an error.
+// check adds err as a fault of what, unless err is nil. The remedies are left out: they
+// are for the author of a spec, and a package has to be built again.
 func (c *checker) check(what string, err error) {
 	if err != nil {
 		c.faults.Addf(what, "%v", err)
 	}
 }
 
-// once adds a fault where a name of that kind was there before.
+// once adds a fault if that kind of thing already has that name.
 func (c *checker) once(what, name string) {
 	if c.seen[what+" "+name] {
-		c.faults.Addf(what, "%q is there twice; leave one out", name)
+		c.faults.Addf(what, "%q appears more than once", name)
 	}
 	c.seen[what+" "+name] = true
 }
@@ -63,7 +64,7 @@ func (c *checker) once(what, name string) {
 func (c *checker) network(p *hypervisor.Plan) {
 	for _, n := range p.Interfaces {
 		if !slices.Contains(interfaceTypes, n.Type) {
-			c.faults.Addf("interface", "unknown type %q; known are %s", n.Type, strings.Join(interfaceTypes, ", "))
+			c.faults.Addf("interface", "invalid type %q: must be one of %s", n.Type, strings.Join(interfaceTypes, ", "))
 		}
 		if n.ID != "" {
 			c.check("interface", spec.ValidateInterfaceLabel(n.ID))
@@ -85,10 +86,10 @@ func (c *checker) network(p *hypervisor.Plan) {
 		c.check("macvtap link", spec.ValidateInterfaceName(m.Link))
 		c.check("macvtap "+m.ID, spec.ValidateMAC(m.MAC))
 		if !slices.Contains(macvtapModes, m.Mode) {
-			c.faults.Addf("macvtap "+m.ID, "mode %q is not possible; it is one of %s", m.Mode, strings.Join(macvtapModes, ", "))
+			c.faults.Addf("macvtap "+m.ID, "invalid mode %q: must be one of %s", m.Mode, strings.Join(macvtapModes, ", "))
 		}
 		if m.Queues < 0 || m.Queues > 256 {
-			c.faults.Addf("macvtap "+m.ID, "%d queues are not possible; a macvtap has 1 to 256", m.Queues)
+			c.faults.Addf("macvtap "+m.ID, "must have at most 256 queues, not %d", m.Queues)
 		}
 	}
 }
@@ -97,21 +98,22 @@ func (c *checker) shares(p *hypervisor.Plan) {
 	for _, s := range p.Shares {
 		c.check("share", spec.ValidateTag(s.Tag))
 		c.once("share", s.Tag)
-		// Where a whole path leads is looked at by those who know the VM's directory.
+		// An absolute path is checked where the VM's directory is known.
 		if !p.Foreign || !filepath.IsAbs(s.Socket) {
 			c.check("share "+s.Tag+": socket", spec.ValidateInside(s.Socket))
 		}
 		c.once("socket", s.Socket)
 		if s.Virtiofsd != "" && !filepath.IsAbs(s.Virtiofsd) {
-			c.faults.Addf("share "+s.Tag, "virtiofsd %q is not an absolute path; name the program from / on", s.Virtiofsd)
+			c.faults.Addf("share "+s.Tag, "invalid path %q of virtiofsd: must be absolute", s.Virtiofsd)
 		}
 		if s.Source == "" || strings.ContainsAny(s.Source, "\x00\n") {
-			c.faults.Addf("share "+s.Tag, "source %q is not a path; name the directory to share", s.Source)
+			c.faults.Addf("share "+s.Tag, "invalid source %q: must be the path of a directory", s.Source)
 		}
 	}
 }
 
-// files checks what is removed and made in the VM's directory, and what a jail has.
+// files checks the files that are removed and created in the VM's directory, and those of
+// a jail.
 func (c *checker) files(p *hypervisor.Plan) {
 	for _, s := range p.StaleSockets {
 		c.check("socket", spec.ValidateInside(s))
@@ -142,7 +144,7 @@ func (c *checker) sockets(p *hypervisor.Plan) {
 		}
 	}
 	if p.Shutdown.Method == hypervisor.ShutdownGuestOverSSH && (p.Shutdown.SSH == nil || p.VsockCID == nil) {
-		c.faults.Addf("shutdown", "%s needs a key and a vsock CID", p.Shutdown.Method)
+		c.faults.Addf("shutdown", "%s requires a key and a vsock CID", p.Shutdown.Method)
 	}
 	if p.Console != "" {
 		c.check("console", spec.ValidateInside(p.Console))

@@ -1,10 +1,10 @@
-// Package runner builds and reads runner packages (contract 1 of the design):
-// directories that define completely how to run one VM, as data and a few
-// programs for hosts that know no runner.json.
+// Package runner builds and reads runner packages: directories that define completely how
+// to run one VM, as data, and as a few programs for hosts that do not read runner.json.
+// docs/conventions.md describes their files.
 //
-// A package may be made by microvm.nix or by anyone else. Its text files are
-// read with bounds and every name in them is validated, so that a plan that
-// leaves this package holds only names that are safe to use.
+// A package may come from microvm.nix or from anyone else. Its files are read with bounds
+// and every name in them is validated, so a plan that this package returns contains only
+// names that are safe to use.
 package runner
 
 // Names inside a package.

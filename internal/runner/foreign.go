@@ -7,11 +7,12 @@ import (
 	"strconv"
 	"strings"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/spec"
 )
 
-// foreignPlan reads the text files of a package without runner.json.
+// foreignPlan returns the plan of a package without runner.json, from its text files.
 func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 	plan := &hypervisor.Plan{
 		Version:    hypervisor.PlanVersion,
@@ -23,10 +24,11 @@ func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 		System:     p.system(),
 	}
 	if !p.exists(RunProgram) {
-		return nil, fmt.Errorf("%s is no runner package: it has neither %s nor %s; make one of a spec with: microvm build", p.path, planFile, RunProgram)
+		return nil, exit.WithHint(fmt.Errorf("%s is not a runner package: it has neither %s nor %s", p.path, planFile, RunProgram),
+			"build one from a spec with: microvm build")
 	}
 	if p.exists(ShutdownProgram) {
-		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package brings its own " + ShutdownProgram}
+		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package has its own " + ShutdownProgram}
 	}
 	for _, read := range []func(*hypervisor.Plan) error{p.readHypervisor, p.readTaps, p.readMacvtaps, p.readDevices, p.readShares, p.readVsock} {
 		if err := read(plan); err != nil {
@@ -35,7 +37,7 @@ func (p *Package) foreignPlan() (*hypervisor.Plan, error) {
 	}
 	plan.Interfaces = madeByHelpers(plan)
 	if err := validate(plan); err != nil {
-		return nil, fmt.Errorf("runner package %s: %w; build the package again", p.path, err)
+		return nil, rebuild(fmt.Errorf("runner package %s: %w", p.path, err))
 	}
 	return plan, nil
 }
@@ -73,7 +75,7 @@ func (p *Package) readMacvtaps(plan *hypervisor.Plan) error {
 	for _, line := range lines {
 		w := strings.Fields(line)
 		if len(w) != 4 {
-			return fmt.Errorf("%s/%s: line %q is not \"ID MAC LINK MODE\"; build the package again", p.path, macvtapFile, line)
+			return rebuild(fmt.Errorf("%s/%s: invalid line %q: must be ID MAC LINK MODE", p.path, macvtapFile, line))
 		}
 		plan.Macvtaps = append(plan.Macvtaps, hypervisor.Macvtap{ID: w[0], MAC: w[1], Link: w[2], Mode: w[3], Queues: 1})
 	}
@@ -95,14 +97,14 @@ func (p *Package) readDevices(plan *hypervisor.Plan) error {
 func (p *Package) readShares(plan *hypervisor.Plan) error {
 	tags, err := p.list(virtiofsDir)
 	if len(tags) > 0 {
-		plan.Notes = append(plan.Notes, "warning: the package does not say which of its shares are read-only: all are writable; build it with this project's modules to have it say so")
+		plan.Notes = append(plan.Notes, "warning: the package does not record which of its shares are read-only, so all are writable")
 	}
 	for _, tag := range tags {
 		if err := spec.ValidateTag(tag); err != nil {
 			return fmt.Errorf("%s/%s: %w", p.path, virtiofsDir, err)
 		}
-		// The rest is in a program of the package's, which root does not run:
-		// microvm.nix's defaults.
+		// The other options are only in a program of the package, which root does not
+		// run. These are microvm.nix's defaults.
 		share := hypervisor.Share{
 			Tag: tag, Cache: "auto", PosixACL: true, SocketGroup: "kvm",
 			InodeFileHandles: "prefer", ThreadPoolNProc: true, PassTag: plan.Hypervisor == "crosvm",
@@ -113,12 +115,12 @@ func (p *Package) readShares(plan *hypervisor.Plan) error {
 				return err
 			}
 			if len(lines) != 1 {
-				return fmt.Errorf("%s/%s/%s/%s: want one line, found %d; build the package again", p.path, virtiofsDir, tag, name, len(lines))
+				return rebuild(fmt.Errorf("%s/%s/%s/%s: must have one line, not %d", p.path, virtiofsDir, tag, name, len(lines)))
 			}
 			*field = lines[0]
 		}
 		if !slices.Contains(strings.Split(share.Socket, "/"), "..") {
-			share.Socket = filepath.Clean(share.Socket) // "./fs.sock" is a socket there
+			share.Socket = filepath.Clean(share.Socket) // "./fs.sock" is fs.sock
 		}
 		plan.Shares = append(plan.Shares, share)
 	}
@@ -132,7 +134,7 @@ func (p *Package) readVsock(plan *hypervisor.Plan) error {
 	}
 	cid, err := strconv.ParseInt(lines[0], 10, 64)
 	if err != nil {
-		return fmt.Errorf("%s/%s: %q is no number; build the package again", p.path, vsockFile, lines[0])
+		return rebuild(fmt.Errorf("%s/%s: invalid CID %q: must be a number", p.path, vsockFile, lines[0]))
 	}
 	plan.VsockCID = &cid
 	return nil

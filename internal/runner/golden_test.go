@@ -26,7 +26,7 @@ var testdata embed.FS
 
 var testOptions = Options{LibexecDir: "/usr/lib/microvm", BinDir: "/usr/bin"}
 
-// withQEMU is a builder for a host that has that version, and current ones of the
+// withQEMU returns a builder for a host with that version of QEMU, and current ones of the
 // other hypervisors.
 func withQEMU(major, minor int) *hypervisor.Builder {
 	return withVersions(map[string][2]int{"cloud-hypervisor": {53, 0}, "firecracker": {1, 16}, "qemu-system-x86_64": {major, minor}, "qemu-system-aarch64": {major, minor}})
@@ -116,7 +116,7 @@ func compareGolden(t *testing.T, name, got string) {
 	}
 }
 
-// dump writes down a package: modes, names, contents and the targets of links.
+// dump returns a package as text: modes, names, contents and the targets of links.
 func dump(t testing.TB, root string) string {
 	t.Helper()
 	var out strings.Builder
@@ -185,8 +185,8 @@ func TestEveryPackageIsReadBackAsItWasBuilt(t *testing.T) {
 	}
 }
 
-// TestTheTextFilesSayWhatThePlanSays reads each package a second time as a host
-// does that knows no runner.json.
+// TestTheTextFilesSayWhatThePlanSays reads each package again like a host that does not read
+// runner.json.
 func TestTheTextFilesSayWhatThePlanSays(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range specNames(t) {
@@ -209,7 +209,7 @@ func TestTheTextFilesSayWhatThePlanSays(t *testing.T) {
 	}
 }
 
-// textView is what the text files say of a plan.
+// textView returns the part of a plan that the text files contain.
 func textView(p *hypervisor.Plan) map[string]any {
 	var macvtaps, shares, pci []string
 	for _, m := range p.Macvtaps {

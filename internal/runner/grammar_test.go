@@ -11,9 +11,8 @@ import (
 	"testing"
 )
 
-// grammar is what one program's command line may look like, written down from its
-// documentation, so that an option that is misspelt or no longer there is found
-// without the program.
+// grammar describes the valid command lines of a program, by its documentation. It finds a
+// misspelt or removed option without the program.
 type grammar struct {
 	Program string `json:"program"`
 	Version string `json:"version"`
@@ -21,26 +20,26 @@ type grammar struct {
 	// Words come before the options.
 	Words   []string                 `json:"words"`
 	Options map[string]grammarOption `json:"options"`
-	// Positional is the count of arguments behind the options.
+	// Positional is the number of arguments after the options.
 	Positional int `json:"positional"`
-	// DoubledCommas says that a comma in a value is written twice.
+	// DoubledCommas means that a comma in a value is written twice.
 	DoubledCommas bool `json:"doubledCommas"`
 }
 
-// grammarOption takes any value where all its fields are empty.
+// grammarOption allows any value if all its fields are empty.
 type grammarOption struct {
 	Flag bool `json:"flag"`
 	// Many values may follow.
 	Many bool `json:"many"`
 	// Pattern matches the whole value.
 	Pattern string `json:"pattern"`
-	// Keys are what KEY=VALUE, separated by commas, may have; Bare may stand
-	// behind the first word.
+	// Keys are the allowed keys of KEY=VALUE, separated by commas; Bare may come after
+	// the first value.
 	Keys []string `json:"keys"`
 	Bare []string `json:"bare"`
-	// First gives the keys that go with the value's first word, "*" for any.
+	// First has the keys that are allowed with the value's first part, "*" for any.
 	First map[string][]string `json:"first"`
-	// Required are those of First that have to be there.
+	// Required are those of First that are required.
 	Required map[string][]string `json:"required"`
 }
 
@@ -48,7 +47,7 @@ func (g grammar) check(argv []string) error {
 	args := argv[1:]
 	for _, w := range g.Words {
 		if len(args) == 0 || args[0] != w {
-			return fmt.Errorf("the word %q is missing", w)
+			return fmt.Errorf("argument %q is required", w)
 		}
 		args = args[1:]
 	}
@@ -106,7 +105,7 @@ func (o grammarOption) check(value string, doubled bool) error {
 		}
 		for _, key := range o.Required[parts[0]] {
 			if !slices.ContainsFunc(parts[1:], func(part string) bool { return strings.HasPrefix(part, key+"=") }) {
-				return fmt.Errorf("key %q is missing", key)
+				return fmt.Errorf("key %q is required", key)
 			}
 		}
 		allowed, parts = keys, parts[1:]
@@ -127,7 +126,7 @@ func (o grammarOption) check(value string, doubled bool) error {
 	return nil
 }
 
-// splitOutsideBrackets splits at commas that are in no [ ].
+// splitOutsideBrackets splits at commas outside of [ ].
 func splitOutsideBrackets(value string) []string {
 	var out []string
 	depth, start := 0, 0
@@ -164,15 +163,15 @@ func readGrammars(t *testing.T) map[string]grammar {
 			t.Fatalf("%s: %v", path, err)
 		}
 		if g.Version == "" || g.Source == "" {
-			t.Errorf("%s does not say what it was written from", path)
+			t.Errorf("%s does not name its source", path)
 		}
 		out[g.Program] = g
 	}
 	return out
 }
 
-// TestEveryCommandLineIsInTheProgramsGrammar holds the command lines of all golden
-// packages against the grammars.
+// TestEveryCommandLineIsInTheProgramsGrammar checks the command lines of all golden packages
+// by the grammars.
 func TestEveryCommandLineIsInTheProgramsGrammar(t *testing.T) {
 	grammars := readGrammars(t)
 	for _, name := range specNames(t) {
@@ -202,7 +201,7 @@ func TestEveryCommandLineIsInTheProgramsGrammar(t *testing.T) {
 	}
 }
 
-// TestTheGrammarsRefuseWhatIsNotTheirs keeps the test above from passing anything.
+// TestTheGrammarsRefuseWhatIsNotTheirs makes sure that the test above can fail.
 func TestTheGrammarsRefuseWhatIsNotTheirs(t *testing.T) {
 	grammars := readGrammars(t)
 	for _, bad := range []string{

@@ -14,23 +14,24 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"microvm/internal/exit"
 	"microvm/internal/hypervisor"
 	"microvm/internal/safepath"
 )
 
-// Package is an open runner package. All its files are read through the open
-// directory, so that what was checked is what is read. Close it after use.
+// Package is an open runner package. All its files are read through the open directory, so
+// what is read is what was checked. The caller must close it.
 type Package struct {
 	dir  *os.File
 	path string
-	// trusted packages are root's, down to each file that is read.
+	// trusted means that each file that is read must be writable by root alone.
 	trusted bool
-	// asBuilt says to go by the plan whatever the package's programs are.
+	// asBuilt means to use the plan even if the package's programs were replaced.
 	asBuilt bool
 }
 
-// Open opens the package at path without asking who could have changed it: for
-// what people do by hand with a package of their own.
+// Open opens the package at path without checking who could have changed it, for commands
+// that a user runs on a package of their own.
 func Open(path string) (*Package, error) {
 	fd, err := unix.Open(path, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -39,26 +40,22 @@ func Open(path string) (*Package, error) {
 	return &Package{dir: os.NewFile(uintptr(fd), path), path: path}, nil
 }
 
-// Dir is the package's path: absolute, without links, where it was opened by
-// OpenTrusted, else as it was given.
+// Dir returns the package's path: absolute and without links if it was opened by
+// OpenTrusted, otherwise as it was given.
 func (p *Package) Dir() string { return p.path }
 
-// SetDir gives the package another path that leads to it, by which it is known to
-// those who wrote it down.
+// SetDir sets the path that Dir returns and messages use, to another one of the package.
 func (p *Package) SetDir(path string) { p.path = path }
 
-// AsBuilt has the plan count, also where somebody has put another program in the
-// place of one that came with it.
+// AsBuilt makes Plan return the plan as it was built, even if programs of the package were
+// replaced.
 func (p *Package) AsBuilt() { p.asBuilt = true }
-
-// Permanent reports that no retry helps, to package exit.
-func (*UntrustedError) Permanent() bool { return true }
 
 // Close closes the package.
 func (p *Package) Close() error { return p.dir.Close() }
 
-// Plan returns runner.json, or, for a package without one, a plan made from
-// the text files. Every name in it is validated.
+// Plan returns the plan in runner.json or, without that, one from the package's text files.
+// Every name in it is validated.
 func (p *Package) Plan() (*hypervisor.Plan, error) {
 	data, err := p.read(planFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -72,7 +69,7 @@ func (p *Package) Plan() (*hypervisor.Plan, error) {
 		return nil, fmt.Errorf("%s/%s: %w", p.path, planFile, err)
 	}
 	if plan.System == "" {
-		plan.System = p.system() // a package of before has it as a link only
+		plan.System = p.system() // older packages have only the link
 	}
 	if p.asBuilt || plan.Programs == nil {
 		return plan, nil
@@ -80,8 +77,8 @@ func (p *Package) Plan() (*hypervisor.Plan, error) {
 	return plan, p.heed(plan)
 }
 
-// heed makes a plan run the programs that somebody has put in the place of those
-// that were written with it. Root only looks at them.
+// heed makes a plan use the programs that replaced those that were written with it. Root
+// only reads them.
 func (p *Package) heed(plan *hypervisor.Plan) error {
 	run, err := p.changed(RunProgram, plan.Programs[RunProgram])
 	if err != nil {
@@ -93,26 +90,26 @@ func (p *Package) heed(plan *hypervisor.Plan) error {
 	}
 	if run && p.exists(RunProgram) {
 		plan.Foreign, plan.Argv, plan.Last, plan.Landlock = true, []string{RunProgram}, 0, nil
-		plan.Readiness = hypervisor.Readiness{Mode: hypervisor.ReadyNone, Why: "the package's " + RunProgram + " is not what microvm build wrote"}
-		plan.Notes = append(plan.Notes, RunProgram+" is not what microvm build wrote; it runs in place of the plan")
+		plan.Readiness = hypervisor.Readiness{Mode: hypervisor.ReadyNone, Why: "the package's " + RunProgram + " is not the one that microvm build wrote"}
+		plan.Notes = append(plan.Notes, RunProgram+" is not the one that microvm build wrote: it runs instead of the plan")
 	}
 	switch {
 	case !shutdown:
 	case p.exists(ShutdownProgram):
-		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package's " + ShutdownProgram + " is not what microvm build wrote"}
+		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownScript, Why: "the package's " + ShutdownProgram + " is not the one that microvm build wrote"}
 	default:
-		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: "somebody took " + ShutdownProgram + " out of the package"}
+		plan.Shutdown = hypervisor.Shutdown{Method: hypervisor.ShutdownNone, Why: ShutdownProgram + " was removed from the package"}
 	}
 	return nil
 }
 
-// changed says whether a program is another than the one of that digest; empty is
-// none. One that is a link out of the package is another.
+// changed reports whether a program has another digest than want; an empty want means that
+// there was no such program. A link out of the package counts as changed.
 func (p *Package) changed(name, want string) (bool, error) {
 	f, err := p.open(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return want != "" || p.exists(name), nil // which a dangling link does as well
+		return want != "" || p.exists(name), nil // true for a dangling link
 	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP), errors.Is(err, safepath.ErrNotRegular):
 		return true, nil
 	case err != nil:
@@ -121,7 +118,7 @@ func (p *Package) changed(name, want string) (bool, error) {
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
-		return false, fmt.Errorf("look at %s/%s: %w", p.path, name, err)
+		return false, fmt.Errorf("stat %s/%s: %w", p.path, name, err)
 	}
 	if info.Size() > maxFile {
 		return true, nil
@@ -133,39 +130,41 @@ func (p *Package) changed(name, want string) (bool, error) {
 	return digest(data) != want, nil
 }
 
-// decodePlan reads and validates a plan.
+// rebuild returns err with the remedy for a package that is not as this program writes it.
+func rebuild(err error) error { return exit.WithHint(err, "build the package again") }
+
+// decodePlan decodes and validates a plan.
 func decodePlan(data []byte) (*hypervisor.Plan, error) {
 	var version struct {
 		Version int `json:"version"`
 	}
 	if err := json.Unmarshal(data, &version); err != nil {
-		return nil, fmt.Errorf("no valid plan: %w; build the package again", err)
+		return nil, rebuild(fmt.Errorf("invalid plan: %w", err))
 	}
 	if version.Version > hypervisor.PlanVersion {
-		return nil, fmt.Errorf("the plan has format %d and this program knows %d; update microvm on this host, or build the package with the version here",
-			version.Version, hypervisor.PlanVersion)
+		return nil, exit.WithHint(fmt.Errorf("the plan has format %d, and this version of microvm supports %d", version.Version, hypervisor.PlanVersion),
+			"update microvm on this host, or build the package with the version installed here")
 	}
 	var written storedPlan
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&written); err != nil {
-		return nil, fmt.Errorf("no valid plan: %w; build the package again", err)
+		return nil, rebuild(fmt.Errorf("invalid plan: %w", err))
 	}
 	plan := written.current()
 	if plan.Version < 1 || len(plan.Argv) == 0 || plan.Argv[0] == "" {
-		return nil, errors.New("the plan has no version or no command line; build the package again")
+		return nil, rebuild(errors.New("the plan has no version or no command line"))
 	}
 	if plan.Last < 0 || plan.Last >= len(plan.Argv) {
-		return nil, fmt.Errorf("the plan has %d last arguments of %d; build the package again", plan.Last, len(plan.Argv))
+		return nil, rebuild(fmt.Errorf("the plan has %d last arguments of %d", plan.Last, len(plan.Argv)))
 	}
 	if err := validate(plan); err != nil {
-		return nil, fmt.Errorf("%w; build the package again", err)
+		return nil, rebuild(err)
 	}
 	return plan, nil
 }
 
-// system returns the target of share/microvm/system, or "" where that is not an
-// absolute link.
+// system returns the target of share/microvm/system, or "" if that is not an absolute link.
 func (p *Package) system() string {
 	buf := make([]byte, 4096)
 	n, err := unix.Readlinkat(int(p.dir.Fd()), systemLink, buf)
@@ -175,7 +174,7 @@ func (p *Package) system() string {
 	return string(buf[:n])
 }
 
-// lines returns the non-empty lines of a text file; none where it is absent.
+// lines returns the non-empty lines of a text file, or none if the file does not exist.
 func (p *Package) lines(name string) ([]string, error) {
 	data, err := p.read(name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -191,13 +190,14 @@ func (p *Package) lines(name string) ([]string, error) {
 		}
 	}
 	if len(out) > maxInterfacesPack {
-		return nil, fmt.Errorf("%s/%s has more than %d lines; a package names no more interfaces or devices", p.path, name, maxInterfacesPack)
+		return nil, fmt.Errorf("%s/%s has more than %d lines", p.path, name, maxInterfacesPack)
 	}
 	return out, nil
 }
 
-// find returns a handle of an entry without leaving the package. Each entry of a
-// trusted one on the way is root's alone.
+// find returns a descriptor (O_PATH) of an entry, without leaving the package. In a trusted
+// package each directory on the way must be writable by root alone. The caller must close
+// the descriptor.
 func (p *Package) find(name string) (int, error) {
 	dir := int(p.dir.Fd())
 	if !p.trusted {
@@ -218,8 +218,8 @@ func (p *Package) failed(name string, err error) error {
 	return fmt.Errorf("open %s in runner package %s: %w", name, p.path, err)
 }
 
-// open opens a data file. What is no regular file is not opened, and no program
-// that waits for a reader of its pipe keeps us.
+// open opens a regular file. It refuses any other entry without opening it, as the open of
+// a FIFO could block.
 func (p *Package) open(name string) (*os.File, error) {
 	fd, err := p.find(name)
 	if err != nil {
@@ -231,7 +231,7 @@ func (p *Package) open(name string) (*os.File, error) {
 		f, err = safepath.OpenSame(int(p.dir.Fd()), name, fd)
 	}
 	if errors.Is(err, safepath.ErrNotRegular) {
-		return nil, fmt.Errorf("%s/%s: %w; build the package again", p.path, name, err)
+		return nil, rebuild(fmt.Errorf("%s/%s: %w", p.path, name, err))
 	}
 	return f, p.failed(name, err)
 }
@@ -247,7 +247,7 @@ func (p *Package) read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("read %s/%s: %w", p.path, name, err)
 	}
 	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s/%s is larger than %d bytes, as no file of a package is; build the package again", p.path, name, maxFile)
+		return nil, rebuild(fmt.Errorf("%s/%s is larger than %d bytes", p.path, name, maxFile))
 	}
 	return data, nil
 }
@@ -272,13 +272,13 @@ func (p *Package) list(name string) ([]string, error) {
 		return nil, fmt.Errorf("list %s/%s: %w", p.path, name, err)
 	}
 	if len(names) > maxSharesInPack {
-		return nil, fmt.Errorf("%s/%s has more than %d entries; a package names no more shares", p.path, name, maxSharesInPack)
+		return nil, fmt.Errorf("%s/%s has more than %d entries", p.path, name, maxSharesInPack)
 	}
 	slices.Sort(names)
 	return names, nil
 }
 
-// exists says whether the package has an entry, be it a link out of it.
+// exists reports whether the package has an entry of that name; it does not follow links.
 func (p *Package) exists(name string) bool {
 	return unix.Faccessat(int(p.dir.Fd()), name, unix.F_OK, unix.AT_SYMLINK_NOFOLLOW) == nil
 }

@@ -21,23 +21,23 @@ import (
 	"microvm/test/need"
 )
 
-// hypervisorsVariable names a directory of hypervisors' programs, which are in no
-// distribution.
+// hypervisorsVariable names a directory with programs of hypervisors that no distribution
+// has.
 const hypervisorsVariable = "MICROVM_TEST_HYPERVISORS"
 
-// realProgram is how one hypervisor shows that it took a command line: by running,
-// or, where it makes the machine with all its devices before it looks at the
-// kernel, by refusing a kernel that is none.
+// realProgram describes how a hypervisor shows that it accepted a command line: by running
+// or, if it creates the machine with all its devices before it reads the kernel, by refusing
+// an invalid kernel.
 type realProgram struct {
 	program string
-	// bad is what it refuses: an option that is almost one of its own.
+	// bad is an option that it must refuse: almost one of its own.
 	bad []string
-	// badConfig is the same for a file that it reads, as what to write for what.
+	// badConfig is the same for a file that it reads: the old and the new text.
 	badConfig [2]string
-	// noKVM is what it says, after it has read its command line, on a host whose
-	// KVM is not for it.
+	// noKVM is its message, after it has parsed its command line, on a host where it
+	// cannot use KVM.
 	noKVM string
-	// noKernel is what it says of a kernel that is none; empty has it run.
+	// noKernel is its message for an invalid kernel; empty means that it runs.
 	noKernel string
 }
 
@@ -50,8 +50,8 @@ var realPrograms = map[string]realProgram{
 	"firecracker":      {program: "firecracker", bad: []string{"--level-of", "Warning"}, badConfig: [2]string{`"guest_mac"`, `"mac"`}, noKernel: "Cannot load kernel"},
 }
 
-// TestRealProgramsAcceptTheirCommandLines starts the programs that are there on
-// each command line of the golden files: one that refuses it ends at once.
+// TestRealProgramsAcceptTheirCommandLines starts the installed programs with each command
+// line of the golden files: one that refuses it exits at once.
 func TestRealProgramsAcceptTheirCommandLines(t *testing.T) {
 	dir := os.Getenv(hypervisorsVariable)
 	if dir == "" {
@@ -66,7 +66,7 @@ func TestRealProgramsAcceptTheirCommandLines(t *testing.T) {
 	for _, name := range specNames(t) {
 		s := readSpec(t, name)
 		real, ok := realPrograms[s.Hypervisor]
-		// A jailed VM's files are elsewhere, and no released Cloud Hypervisor has a GPU.
+		// A jailed VM's files have other paths, and no release of Cloud Hypervisor has a GPU.
 		if !ok || s.Arch != "x86_64" || s.Firecracker.Jailer || s.Hypervisor == "cloud-hypervisor" && s.Graphics.Enable {
 			continue
 		}
@@ -130,7 +130,7 @@ func newRealTrial(t *testing.T, programs string, real realProgram, s *spec.Spec)
 	return r
 }
 
-// realBuilder compiles for the program's own version, where it tells one.
+// realBuilder compiles for the program's own version, if it has one.
 func realBuilder(t *testing.T, program string) *hypervisor.Builder {
 	t.Helper()
 	return &hypervisor.Builder{Version: func(string) (major, minor int, err error) {
@@ -143,8 +143,8 @@ func realBuilder(t *testing.T, program string) *hypervisor.Builder {
 	}}
 }
 
-// spoil writes something wrong into the files that the program reads, and says
-// whether it reads any.
+// spoil writes something invalid into the files that the program reads, and reports whether
+// it reads any.
 func (r *realTrial) spoil(t *testing.T) bool {
 	t.Helper()
 	if r.real.badConfig[0] == "" {
@@ -166,16 +166,15 @@ func (r *realTrial) spoil(t *testing.T) bool {
 	return spoilt
 }
 
-// idleKernel is an x86 kernel that jumps to where it is, whichever way it is
-// entered: in real mode at 0x200, in 32 bits at the start of what is loaded
-// high, or in 64 bits 0x200 behind that. The header is that of the Linux/x86 boot
-// protocol 2.12.
+// idleKernel returns an x86 kernel that loops forever at each of its entry points: in real
+// mode at 0x200, in 32 bits at the start of the part that is loaded high, and in 64 bits
+// 0x200 after that. The header is that of the Linux/x86 boot protocol 2.12.
 func idleKernel() []byte {
 	b := bytes.Repeat([]byte{0xeb, 0xfe}, 32<<10)
 	clear(b[:0x200])
 	clear(b[0x202:0x400])
 	little := binary.LittleEndian
-	b[0x1f1] = 1 // sectors of setup, beside the first
+	b[0x1f1] = 1 // sectors of setup, without the first
 	little.PutUint16(b[0x1fe:], 0xaa55)
 	copy(b[0x202:], "HdrS")
 	little.PutUint16(b[0x206:], 0x20c)
@@ -191,7 +190,7 @@ func idleKernel() []byte {
 	return b
 }
 
-// leaveOut takes out what this host has not got, and says so.
+// leaveOut removes the options that this host does not support, and logs them.
 func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
 	t.Helper()
 	drop := func(why string, option string, match func(value string) bool) {
@@ -207,7 +206,7 @@ func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
 		drop("/dev/vhost-vsock is missing", "--vsock", all)
 		drop("/dev/vhost-vsock is missing", "-device", func(v string) bool { return strings.HasPrefix(v, "vhost-vsock-") })
 	}
-	drop("nobody serves a GPU", "--vhost-user", func(v string) bool { return strings.HasPrefix(v, "type=gpu,") })
+	drop("no process serves a GPU", "--vhost-user", func(v string) bool { return strings.HasPrefix(v, "type=gpu,") })
 	for _, option := range []string{"--vfio-pci", "--vfio", "--device"} {
 		drop("there is no such card", option, all)
 	}
@@ -230,15 +229,15 @@ func leaveOut(t *testing.T, s *spec.Spec, argv []string) []string {
 	return argv
 }
 
-// rustVirtiofsd says which of two programs of one name is there.
+// rustVirtiofsd reports whether the virtiofsd is the one written in Rust.
 func rustVirtiofsd(t *testing.T) bool {
 	t.Helper()
 	help, err := exec.Command(need.Program(t, "virtiofsd"), "--help").CombinedOutput()
 	return err == nil && bytes.Contains(help, []byte("--shared-dir"))
 }
 
-// start starts the program, with more arguments, and ends it. It succeeds where
-// the program is still there after a while, or ended for the guest's sake.
+// start starts the program, with more arguments, and ends it. It succeeds if the program
+// still runs after a while, or exited because of the guest.
 func (r *realTrial) start(more []string) error {
 	return inNetworkNamespace(func() error {
 		if err := ownSysfs(); err != nil {
@@ -267,7 +266,7 @@ func ownSysfs() error {
 	return nil
 }
 
-// makeTap makes a tap that stays without anybody who has it open.
+// makeTap creates a persistent tap.
 func makeTap(tap hypervisor.Tap) error {
 	args := []string{"tuntap", "add", "dev", tap.ID, "mode", "tap", "vnet_hdr"}
 	if tap.MultiQueue {
@@ -279,7 +278,7 @@ func makeTap(tap hypervisor.Tap) error {
 	return nil
 }
 
-// settles is after what time a program that runs has taken its command line.
+// settles is the time after which a running program has accepted its command line.
 const settles = 1500 * time.Millisecond
 
 func (r *realTrial) run(more []string) error {
@@ -320,7 +319,7 @@ func (r *realTrial) run(more []string) error {
 		if err == nil || r.real.noKVM != "" && strings.Contains(out.String(), r.real.noKVM) {
 			return nil // its guest was over soon, or could not run at all
 		}
-		return fmt.Errorf("%s ended at once (%w); it says:\n%s\ncommand line:\n%s", r.program, err, out.String(), strings.Join(argv, "\n"))
+		return fmt.Errorf("%s exited at once (%w):\n%s\ncommand line:\n%s", r.program, err, out.String(), strings.Join(argv, "\n"))
 	case <-time.After(settles):
 		_ = cmd.Process.Kill()
 		<-ended
@@ -328,7 +327,7 @@ func (r *realTrial) run(more []string) error {
 	}
 }
 
-// wantNoKernel waits for a program that has nothing to object to but its kernel.
+// wantNoKernel waits for a program that must refuse only its kernel.
 func (r *realTrial) wantNoKernel(cmd *exec.Cmd, ended <-chan error, out *bytes.Buffer, argv []string) error {
 	const patience = 2 * time.Minute
 	select {
@@ -340,7 +339,7 @@ func (r *realTrial) wantNoKernel(cmd *exec.Cmd, ended <-chan error, out *bytes.B
 	if strings.Contains(out.String(), r.real.noKernel) {
 		return nil
 	}
-	return fmt.Errorf("%s does not say %q of its kernel but:\n%s\ncommand line:\n%s", r.program, r.real.noKernel, out.String(), strings.Join(argv, "\n"))
+	return fmt.Errorf("%s: no %q about its kernel in:\n%s\ncommand line:\n%s", r.program, r.real.noKernel, out.String(), strings.Join(argv, "\n"))
 }
 
 // terminal is a pseudoterminal, pts(4).

@@ -25,7 +25,7 @@ func built(t *testing.T, name string, o Options) string {
 	return dst
 }
 
-// put puts a program in the place of one of the package's.
+// put replaces a program of the package.
 func put(t *testing.T, path, text string) {
 	t.Helper()
 	_ = os.Remove(path)
@@ -34,7 +34,7 @@ func put(t *testing.T, path, text string) {
 	}
 }
 
-// TestAProgramPutInThePlaceOfOursRuns, and nothing else changes.
+// TestAProgramPutInThePlaceOfOursRuns: a replaced program runs, and nothing else changes.
 func TestAProgramPutInThePlaceOfOursRuns(t *testing.T) {
 	other := filepath.Join(t.TempDir(), "other")
 	put(t, other, "#!/bin/sh\n")
@@ -88,7 +88,7 @@ func TestAProgramPutInThePlaceOfOursRuns(t *testing.T) {
 	}
 }
 
-// TestAPackageOfBeforeRunsByItsPlan: it does not say what was written with it.
+// TestAPackageOfBeforeRunsByItsPlan: older packages have no digests of their programs.
 func TestAPackageOfBeforeRunsByItsPlan(t *testing.T) {
 	dir := built(t, "minimal", testOptions)
 	file := filepath.Join(dir, planFile)
@@ -106,8 +106,8 @@ func TestAPackageOfBeforeRunsByItsPlan(t *testing.T) {
 	}
 }
 
-// TestAScriptFindsItsPackage from where it is, and a copy of it from where that was
-// built: also one that a shell reads from a pipe.
+// TestAScriptFindsItsPackage by its own path, and a copy of it, such as one that a shell
+// reads from a pipe, by the path where the package was built.
 func TestAScriptFindsItsPackage(t *testing.T) {
 	bin := t.TempDir()
 	put(t, filepath.Join(bin, "microvm"), "#!/bin/sh\nprintf '%s ' \"$1\" \"$2\"; cd \"$3\" && pwd -P; echo \"$PATH\"\n")
@@ -140,7 +140,7 @@ func TestAScriptFindsItsPackage(t *testing.T) {
 			t.Errorf("%s: %v: %s", command, err, out)
 		}
 	}
-	// One that was moved is the package that it is in.
+	// The script of a moved package uses that package.
 	moved := dir + "-moved"
 	if err := os.Rename(dir, moved); err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestAScriptFindsItsPackage(t *testing.T) {
 	}
 }
 
-// TestMoreLastArgumentsThanThereAreAreRefused.
+// TestMoreLastArgumentsThanThereAreAreRefused: Last must be less than the number of arguments.
 func TestMoreLastArgumentsThanThereAreAreRefused(t *testing.T) {
 	for last, ok := range map[int]bool{-1: false, 0: true, 1: true, 2: false, 3: false} {
 		text := fmt.Sprintf(`{"version":1,"name":"web","hypervisor":"qemu","argv":["/bin/true","-x"],"last":%d,"shutdown":{"method":"none"},"readiness":{"mode":"none"}}`, last)

@@ -14,8 +14,8 @@ import (
 	"microvm/internal/spec"
 )
 
-// standIns take the place of devices that a host need not have: each takes one
-// slot, as what it stands for.
+// standIns replace devices that a host may not have. Each takes one slot, like the device
+// that it replaces.
 var standIns = map[string]string{
 	"vfio-pci":        "edu",
 	"vhost-vsock-pci": "pci-testdev",
@@ -56,7 +56,7 @@ func TestGuestsSeeTheSlotsOfMicrovmNix(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// Ours, where this QEMU needs it, is behind all others.
+			// Ours, if this QEMU needs it, comes after all others.
 			if len(got) > len(vm.want) {
 				got = slices.DeleteFunc(got, func(slot string) bool { return strings.HasSuffix(slot, "virtio-serial") && slot == got[len(got)-1] })
 			}
@@ -67,8 +67,8 @@ func TestGuestsSeeTheSlotsOfMicrovmNix(t *testing.T) {
 	}
 }
 
-// slotsOf are the devices on the root bus in the order of their slots, each as the
-// slot and the name that our command line has for it.
+// slotsOf returns the devices on the root bus in the order of their slots, each with the
+// slot and its name in our command line.
 func slotsOf(t *testing.T, s *spec.Spec) ([]string, error) {
 	t.Helper()
 	graphics := s.Graphics.Enable
@@ -95,7 +95,7 @@ func slotsOf(t *testing.T, s *spec.Spec) ([]string, error) {
 					q.plan.Argv[i+1] += ",multifunction=on"
 				}
 			}
-			// QEMU says of a device where it is, and by its name who that is.
+			// QEMU reports the slot of each device, and its name.
 			id := fmt.Sprintf("slot%d", len(names))
 			if at := strings.Index(q.plan.Argv[i+1], ",id="); at >= 0 {
 				id, _, _ = strings.Cut(q.plan.Argv[i+1][at+len(",id="):], ",")
@@ -141,7 +141,7 @@ func rootBus(ctx context.Context, client *control.QMP, names map[string]string) 
 	return slots, nil
 }
 
-// ask starts QEMU, with its CPUs stopped, and ends it when question was asked.
+// ask starts QEMU, with its CPUs stopped, and ends it after question returns.
 func (q *trial) ask(question func(context.Context, *control.QMP) error) error {
 	argv, err := q.argv()
 	if err != nil {

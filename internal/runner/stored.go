@@ -6,20 +6,20 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// storedPlan is a plan as any version of this program wrote it: with the fields that
-// plans have now, and with those that they had before.
+// storedPlan is a plan as any version of this program wrote it, with the fields that plans
+// have now and those that they had earlier.
 type storedPlan struct {
 	hypervisor.Plan
-	// Networks are the interfaces, of which none has its bridge.
+	// Networks are the interfaces, without their bridges.
 	Networks []hypervisor.Interface `json:"networks"`
 	// Bridges are the names of the bridges that interfaces join, each once, in the
 	// order of the interfaces.
 	Bridges []string `json:"bridges"`
 }
 
-// current returns the plan with what it had under other names. The oldest plans have
-// neither: there, the interfaces are those that helpers make, the addresses of others
-// are not told, and nor are bridges.
+// current returns the plan with the values of the earlier fields. The oldest plans have none
+// of them: their interfaces are those that helpers create, and other interfaces and bridges
+// are not known.
 func (s *storedPlan) current() *hypervisor.Plan {
 	p := &s.Plan
 	switch {
@@ -33,8 +33,8 @@ func (s *storedPlan) current() *hypervisor.Plan {
 	return p
 }
 
-// joinBridges gives each interface of type bridge one of the bridges, so that each is
-// named: which interface is on which of them nobody asks.
+// joinBridges assigns the bridges to the interfaces of type bridge, so that each bridge is
+// named. Which interface joins which of them does not matter.
 func (s *storedPlan) joinBridges() {
 	next := 0
 	for i := range s.Interfaces {
@@ -45,7 +45,7 @@ func (s *storedPlan) joinBridges() {
 	}
 }
 
-// madeByHelpers returns the interfaces of a plan that has only what helpers make.
+// madeByHelpers returns the interfaces of a plan that helpers create.
 func madeByHelpers(p *hypervisor.Plan) []hypervisor.Interface {
 	var out []hypervisor.Interface
 	for _, t := range p.Taps {

@@ -13,8 +13,8 @@ import (
 	"microvm/internal/hypervisor"
 )
 
-// TestPlansOfEveryVersionAreRead: a package that was installed before this version
-// starts, and what its plan does not tell is left out.
+// TestPlansOfEveryVersionAreRead: packages of earlier versions start, without what their
+// plans do not contain.
 func TestPlansOfEveryVersionAreRead(t *testing.T) {
 	const head = `{"version": 1, "name": "web", "hypervisor": "qemu", "arch": "x86_64", "argv": ["qemu"],
 		"taps": [{"id": "vm-a"}], "macvtaps": [{"id": "mv-a", "mac": "02:00:00:00:00:0A", "link": "eth0", "mode": "bridge", "queues": 1}],
@@ -56,11 +56,11 @@ func TestInterfacesOfAPlanAreChecked(t *testing.T) {
 	const head = `{"version": 1, "name": "web", "hypervisor": "qemu", "arch": "x86_64", "argv": ["qemu"],
 		"shutdown": {"method": "none"}, "readiness": {"mode": "none"}, `
 	for field, want := range map[string]string{
-		`"interfaces": [{"type": "wifi"}]`:                     `unknown type "wifi"`,
-		`"interfaces": [{"type": "tap", "id": "a/b"}]`:         `"a/b" holds '/'`,
-		`"interfaces": [{"type": "user", "mac": "02:00"}]`:     "no MAC address",
-		`"interfaces": [{"type": "bridge", "bridge": "../x"}]`: `"../x" holds '/'`,
-		`"system": "nixos"`:                                    "not an absolute path",
+		`"interfaces": [{"type": "wifi"}]`:                     `invalid type "wifi"`,
+		`"interfaces": [{"type": "tap", "id": "a/b"}]`:         `"a/b": must not contain '/'`,
+		`"interfaces": [{"type": "user", "mac": "02:00"}]`:     "invalid MAC address",
+		`"interfaces": [{"type": "bridge", "bridge": "../x"}]`: `"../x": must not contain '/'`,
+		`"system": "nixos"`:                                    `invalid path "nixos": must be absolute`,
 	} {
 		if _, err := decodePlan([]byte(head + field + "}")); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", field, err, want)
@@ -74,8 +74,8 @@ var (
 	hugetlb    = regexp.MustCompile(`^(?:.*,)?size=([0-9]+)M,.*(?:hugetlb|hugepages)=on`)
 )
 
-// TestThePlanSaysWhatTheCommandLineSays: for every spec of testdata, interfaces and
-// huge pages are those that its hypervisor is given.
+// TestThePlanSaysWhatTheCommandLineSays: for every spec of testdata, the plan's interfaces
+// and huge pages are those on the hypervisor's command line.
 func TestThePlanSaysWhatTheCommandLineSays(t *testing.T) {
 	seen := map[string]bool{}
 	for _, name := range specNames(t) {

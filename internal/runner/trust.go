@@ -10,19 +10,27 @@ import (
 	"microvm/internal/safepath"
 )
 
-// UntrustedError says why root will not read a package: somebody else than
-// root could have put it there, or could change it meanwhile.
+// UntrustedError means that root refuses to read a package, as another user than root could
+// have put it there, or could change it.
 type UntrustedError struct {
 	Path, Reason string
 }
 
 // Error implements error.
 func (e *UntrustedError) Error() string {
-	return fmt.Sprintf("%s is not trusted: %s; give it to root alone (chown root, chmod go-w), or install the VM again", e.Path, e.Reason)
+	return fmt.Sprintf("%s is not trusted: %s", e.Path, e.Reason)
 }
 
-// untrusted makes an UntrustedError of that of a walk, beneath dir where that is
-// not empty.
+// Hint returns the remedy, for package exit.
+func (*UntrustedError) Hint() string {
+	return "make it writable by root alone (chown root, chmod go-w), or install the VM again"
+}
+
+// Permanent reports that no retry helps, to package exit.
+func (*UntrustedError) Permanent() bool { return true }
+
+// untrusted converts the error of a walk into an UntrustedError. If dir is not empty, the
+// walk was beneath it.
 func untrusted(err error, dir string) error {
 	var u *safepath.UntrustedError
 	if !errors.As(err, &u) {
@@ -35,9 +43,9 @@ func untrusted(err error, dir string) error {
 	return &UntrustedError{path, u.Reason()}
 }
 
-// OpenTrusted follows link, such as /var/lib/microvms/web/booted, to a package
-// and opens it, if nobody but root could have made or changed any of it, by
-// safepath.ForPackage. Anything else is an UntrustedError.
+// OpenTrusted follows link, such as /var/lib/microvms/web/booted, to a package and opens it.
+// It returns an UntrustedError if another user than root could have created or changed it,
+// by the rules of safepath.ForPackage.
 func OpenTrusted(link string) (*Package, error) {
 	place, err := safepath.WalkTrusted(link, safepath.ForPackage)
 	if err != nil {
