@@ -420,8 +420,9 @@ func TestRefusedConfigurationsSaySo(t *testing.T) {
 				t.Errorf("%s: nothing is refused", name)
 			}
 			for _, m := range messages {
-				if !strings.HasSuffix(strings.TrimSpace(m), ".") {
-					t.Errorf("%s: %q is no sentence", name, m)
+				cause, hint, hinted := strings.Cut(strings.TrimSpace(m), "\nhint: ")
+				if strings.Contains(cause+hint, "\n") || strings.HasSuffix(cause, ".") || strings.HasSuffix(hint, ".") || hinted == (hint == "") {
+					t.Errorf("%s: %q is not a line without a full stop, with or without a hint below", name, m)
 				}
 			}
 		}
