@@ -143,7 +143,7 @@ func TestDeploysThatAreRefused(t *testing.T) {
 		"without a host":            {"installOnHost", "web", nil, "usage: "},
 		"with a word too many":      {"installOnHost", "web", []string{"root@host", "now"}, "usage: "},
 		"with an unknown action":    {"sshSwitch", "web", []string{"root@web", "reboot; true"}, "usage: "},
-		"to a machine by the way":   {"sshSwitch", "mail", []string{"root@mail"}, "this is mail, and the system is for web"},
+		"to another machine":        {"sshSwitch", "mail", []string{"root@mail"}, "the system is for web, but this is mail\nhint: check the address\n"},
 		"rebuilding without the VM": {"rebuild", "web", []string{"root@host"}, "usage: "},
 	}
 	for name, tt := range tests {
