@@ -84,8 +84,7 @@ in
       use = lib.id;
     })
     (lib.mkRemovedOptionModule [ "microvm" "balloonMem" ] ''
-      If the hypervisor has a balloon, set microvm.balloon = true instead, and
-      microvm.initialBalloonMem if it can inflate the balloon from the start.
+      hint: set microvm.balloon = true instead if the hypervisor has a balloon, and microvm.initialBalloonMem if it can inflate the balloon at the start
     '')
   ];
 
