@@ -19,7 +19,7 @@ func TestRunInTheForegroundMakesAndTakesBackEverything(t *testing.T) {
 		t.Errorf("the hypervisor runs as %s", got)
 	}
 	sh(t, "ip link show vm-fore")
-	want(t, 1, []string{"another foreground"}, "run", name)
+	want(t, 1, []string{"already running in the foreground"}, "run", name)
 	p.keys(t, "C-c")
 	p.shows(t, "code 0")
 	if got := sh(t, "tmux -L "+p.name+" capture-pane -p -S - -t "+p.name); !strings.Contains(got, "mvguest: going down: signal interrupt") {

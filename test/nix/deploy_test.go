@@ -141,9 +141,9 @@ func TestDeploysThatAreRefused(t *testing.T) {
 		says             string
 	}{
 		"without a host":            {"installOnHost", "web", nil, "usage: "},
-		"with a word too many":      {"installOnHost", "web", []string{"root@host", "now"}, "usage: "},
+		"with an argument too many": {"installOnHost", "web", []string{"root@host", "now"}, "usage: "},
 		"with an unknown action":    {"sshSwitch", "web", []string{"root@web", "reboot; true"}, "usage: "},
-		"to another machine":        {"sshSwitch", "mail", []string{"root@mail"}, "the system is for web, but this is mail\nhint: check the address\n"},
+		"to a machine by the way":   {"sshSwitch", "mail", []string{"root@mail"}, "the system is for web, but this is mail\nhint: check the address"},
 		"rebuilding without the VM": {"rebuild", "web", []string{"root@host"}, "usage: "},
 	}
 	for name, tt := range tests {

@@ -1,5 +1,5 @@
 // Package nix tests the NixOS modules: it evaluates the cases of cases.nix with
-// the modules and stubs of NixOS, holds the results against the files in
+// the modules and stubs of NixOS, compares the results with the files in
 // golden/, and builds a runner package of each spec among them.
 //
 // Evaluation needs nix-instantiate and the lib directory of nixpkgs, which is
@@ -32,7 +32,7 @@ import (
 	"microvm/test/need"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files")
 
 // root is the repository, seen from this package.
 const root = "../.."
@@ -40,7 +40,7 @@ const root = "../.."
 // attributes of eval.nix, each with a golden file.
 var attributes = []string{"guests", "examples", "refused", "hosts", "refusedHosts", "scripts", "options", "paths", "settable", "outputs", "functions"}
 
-// sourcesFile says which sources the golden files were made from.
+// sourcesFile is the digest of the sources that the golden files were made from.
 const sourcesFile = "golden/sources.sha256"
 
 // nixpkgsLib returns the lib directory of nixpkgs, or "".
@@ -174,7 +174,7 @@ func only(t *testing.T) string {
 	return dir
 }
 
-// renew is the command that makes the golden files anew.
+// renew is the command that writes the golden files.
 const renew = "NIXPKGS_LIB=…/nixpkgs/lib go test ./test/nix -update"
 
 // TestTheGoldenFilesAreOfTheseModules: what is built and looked at below, with or
@@ -186,7 +186,7 @@ func TestTheGoldenFilesAreOfTheseModules(t *testing.T) {
 	}
 }
 
-// TestModulesEvaluate holds every case against its golden file.
+// TestModulesEvaluate compares every case with its golden file.
 func TestModulesEvaluate(t *testing.T) {
 	lib := nixpkgsLib()
 	if lib == "" {
@@ -284,7 +284,7 @@ type guest struct {
 	Spec     json.RawMessage
 	Failures []string
 	Warnings []string
-	// AuthorizedKeysFiles are what its sshd reads beside NixOS's own.
+	// AuthorizedKeysFiles are what its sshd reads in addition to NixOS's own.
 	AuthorizedKeysFiles []string
 	Runner              struct {
 		CanShutdown, SupportsNotifySocket, TapMultiQueue bool
@@ -321,7 +321,7 @@ func TestSpecsBuild(t *testing.T) {
 			}
 			multi := slices.ContainsFunc(plan.Taps, func(tap hypervisor.Tap) bool { return tap.MultiQueue })
 			if multi && !g.Runner.TapMultiQueue {
-				t.Error("the package has multi-queue taps, and Nix says that it has none")
+				t.Error("the package has multi-queue taps, and in Nix it has none")
 			}
 		})
 	}
@@ -413,6 +413,8 @@ func withoutEmpty(v map[string]any) {
 	})
 }
 
+// TestRefusedConfigurationsSaySo: one line with the cause, and where there is
+// something to do a line with a hint, as everywhere (docs/style.md).
 func TestRefusedConfigurationsSaySo(t *testing.T) {
 	for _, attribute := range []string{"refused", "refusedHosts"} {
 		for name, messages := range golden[map[string][]string](t, attribute) {
@@ -420,9 +422,9 @@ func TestRefusedConfigurationsSaySo(t *testing.T) {
 				t.Errorf("%s: nothing is refused", name)
 			}
 			for _, m := range messages {
-				cause, hint, hinted := strings.Cut(strings.TrimSpace(m), "\nhint: ")
-				if strings.Contains(cause+hint, "\n") || strings.HasSuffix(cause, ".") || strings.HasSuffix(hint, ".") || hinted == (hint == "") {
-					t.Errorf("%s: %q is not a line without a full stop, with or without a hint below", name, m)
+				cause, hint, hasHint := strings.Cut(m, "\n")
+				if cause == "" || strings.HasSuffix(m, ".") || hasHint && !strings.HasPrefix(hint, "hint: ") {
+					t.Errorf("%s: %q is not a cause and a hint", name, m)
 				}
 			}
 		}

@@ -134,12 +134,12 @@ func TestTheFloorsFindWhatClimbs(t *testing.T) {
 		want  []string
 	}{
 		"down":        {arrows{internal + "a": nil, internal + "b": nil, internal + "c": {internal + "a", internal + "b"}}, nil},
-		"up":          {arrows{internal + "a": {internal + "c"}, internal + "b": nil, internal + "c": nil}, []string{"a, on floor 0, imports microvm/internal/c, on floor 1"}},
-		"aside":       {arrows{internal + "a": {internal + "b"}, internal + "b": nil, internal + "c": nil}, []string{"a, on floor 0, imports microvm/internal/b, on floor 0"}},
+		"up":          {arrows{internal + "a": {internal + "c"}, internal + "b": nil, internal + "c": nil}, []string{"a, on floor 0, imports " + internal + "c, on floor 1"}},
+		"aside":       {arrows{internal + "a": {internal + "b"}, internal + "b": nil, internal + "c": nil}, []string{"a, on floor 0, imports " + internal + "b, on floor 0"}},
 		"a circle":    {arrows{internal + "a": {internal + "b"}, internal + "b": {internal + "a"}, internal + "c": nil}, []string{"a, on floor 0,", "b, on floor 0,"}},
 		"a new one":   {arrows{internal + "a": nil, internal + "b": nil, internal + "c": nil, internal + "d": nil}, []string{"d is on no floor"}},
 		"one is gone": {arrows{internal + "a": nil, internal + "c": nil}, []string{"b is on a floor and does not exist"}},
-		"a test's":    {arrows{internal + "a": nil, internal + "b": nil, internal + "c": {module + "test/need"}}, []string{"c imports microvm/test/need"}},
+		"a test's":    {arrows{internal + "a": nil, internal + "b": nil, internal + "c": {module + "test/need"}}, []string{"c imports " + module + "test/need"}},
 	} {
 		got := breaches(two, c.graph)
 		if len(got) != len(c.want) {
