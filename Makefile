@@ -20,7 +20,7 @@ GO       ?= go
 # need their own kernel in a VM.
 TESTS_e2e   := test/e2e
 TESTS_units := internal/account internal/cli internal/control internal/kernel internal/netif internal/process internal/programs internal/runner internal/safepath internal/start internal/statedir internal/stop internal/term internal/virtiofsd internal/virtiofsd/seccomp internal/vm test/need
-TESTS_vm    := test/e2e internal/kvm internal/netif internal/start internal/stop internal/vfio
+TESTS_vm    := test/e2e internal/kvm internal/mounts internal/netif internal/start internal/stop internal/vfio
 HOSTTESTS   := $(sort $(TESTS_e2e) $(TESTS_units) $(TESTS_vm))
 ASSETS      := $(PAYLOAD)/usr/lib/microvm-test
 HOST        := build/test-host

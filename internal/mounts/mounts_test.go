@@ -107,9 +107,11 @@ func mount(t *testing.T, what, where, kind, data string) {
 	t.Cleanup(func() { _ = unix.Unmount(where, unix.MNT_DETACH) })
 }
 
-// TestFileSystemsAreToldApart for the types that this kernel supports: a file system
-// that is mounted again is the same, a second one and the one below it differ.
+// TestFileSystemsAreToldApart: a file system that is mounted again is the same, a
+// second one and the one below it differ. Loop devices and the types are those of a
+// kernel of the test's own.
 func TestFileSystemsAreToldApart(t *testing.T) {
+	need.InHost(t, need.VM)
 	need.Root(t)
 	below, err := Of(t.TempDir())
 	if err != nil {
@@ -117,50 +119,46 @@ func TestFileSystemsAreToldApart(t *testing.T) {
 	}
 	t.Logf("below: %v, %+v", below, below)
 	for _, kind := range []string{"ext4", "btrfs", "xfs", "vfat"} {
-		mkfs, err := exec.LookPath("mkfs." + kind)
-		if err != nil {
-			t.Logf("no mkfs.%s here", kind)
-			continue
-		}
-		dir, images := t.TempDir(), t.TempDir()
-		look := func(name string) (FileSystem, bool) {
-			path := filepath.Join(images, name)
-			if _, err := os.Stat(path); err != nil {
-				if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 320<<20)); err != nil {
-					t.Fatal(err)
-				}
-				if out, err := exec.Command(mkfs, path).CombinedOutput(); err != nil {
-					t.Fatalf("%v: %s", err, out)
-				}
+		t.Run(kind, func(t *testing.T) {
+			a, again, b := mountImage(t, kind, "a"), mountImage(t, kind, "a"), mountImage(t, kind, "b")
+			t.Logf("%v, %+v", a, a)
+			if !a.Same(again) {
+				t.Errorf("it differs when it is mounted again: %+v, %+v", a, again)
 			}
-			if out, err := exec.Command("mount", "-o", "loop", path, dir).CombinedOutput(); err != nil {
-				t.Logf("%s cannot be mounted here: %s", kind, out)
-				return FileSystem{}, false
+			if a.Same(b) && (a.FSID != "" || a.UUID != "") {
+				t.Errorf("two are the same: %+v, %+v", a, b)
 			}
-			defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-			fsys, err := Of(dir)
-			if err != nil {
-				t.Fatal(err)
+			if a.Same(below) {
+				t.Errorf("it is the same as the file system below it: %+v, %+v", a, below)
 			}
-			return fsys, true
+		})
+	}
+}
+
+// mountImage mounts the image of that name, which is made the first time, looks at
+// its file system, and unmounts it.
+func mountImage(t *testing.T, kind, name string) FileSystem {
+	t.Helper()
+	mkfs, dir := need.Program(t, "mkfs."+kind), t.TempDir()
+	path := filepath.Join(os.TempDir(), "microvm-test-"+kind+"-"+name)
+	if _, err := os.Stat(path); err != nil {
+		t.Cleanup(func() { _ = os.Remove(path) })
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 320<<20)); err != nil {
+			t.Fatal(err)
 		}
-		a, ok := look("a")
-		if !ok {
-			continue
-		}
-		again, _ := look("a")
-		b, _ := look("b")
-		t.Logf("%s: %v, %+v", kind, a, a)
-		if !a.Same(again) {
-			t.Errorf("%s differs when it is mounted again: %+v, %+v", kind, a, again)
-		}
-		if a.Same(b) && (a.FSID != "" || a.UUID != "") {
-			t.Errorf("two %s file systems are the same: %+v, %+v", kind, a, b)
-		}
-		if a.Same(below) {
-			t.Errorf("%s is the same as the file system below it: %+v, %+v", kind, a, below)
+		if out, err := exec.Command(mkfs, path).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
 		}
 	}
+	if out, err := exec.Command("mount", "-o", "loop", path, dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount it: %v: %s", err, out)
+	}
+	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+	fsys, err := Of(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fsys
 }
 
 func TestMemoryAndOverlaysAreKnownByTheirKind(t *testing.T) {
