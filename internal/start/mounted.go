@@ -47,6 +47,6 @@ func (w *volumeWork) sameFileSystem(dir string) error {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
 	}
-	return exit.WithHint(exit.WithHint(fmt.Errorf("%s is on %s now, and the VM's images were on %s: no image is created there", dir, now, before),
+	return exit.WithHint(exit.WithHint(fmt.Errorf("%s is on %s now, but the VM's images were on %s: no image is created there", dir, now, before),
 		"mount the disk that has the images"), "to create new images there, run: rm %s", w.vm.VolumesRecord())
 }

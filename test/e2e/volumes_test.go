@@ -85,13 +85,13 @@ func TestNoImageIsMadeBelowADiskThatIsNotMounted(t *testing.T) {
 	// Nothing declares it any more, as with a disk of ZFS or LUKS.
 	sh(t, "cp /etc/fstab.test /etc/fstab && umount "+where)
 	out, err = try("microvm start " + name)
-	if err == nil || !strings.Contains(out, where+" is on ") || !strings.Contains(out, "and the VM's images were on tmpfs") {
+	if err == nil || !strings.Contains(out, where+" is on ") || !strings.Contains(out, "but the VM's images were on tmpfs") {
 		t.Errorf("%v: %s", err, out)
 	}
 	if got := sh(t, "ls -A "+where); got != "" {
 		t.Errorf("there is %s", got)
 	}
-	if out, err := try("microvm doctor " + name); err == nil || !strings.Contains(out, "and the VM's images were on tmpfs") {
+	if out, err := try("microvm doctor " + name); err == nil || !strings.Contains(out, "but the VM's images were on tmpfs") {
 		t.Errorf("doctor: %v: %s", err, out)
 	}
 	// What the message says.
