@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -111,16 +112,30 @@ func send(address, message string) (connect, rest time.Duration, err error) {
 		return 0, 0, err
 	}
 	defer func() { _ = unix.Close(s) }()
-	if err := unix.Connect(s, &unix.SockaddrVM{CID: uint32(cid), Port: uint32(port)}); err != nil {
+	err = uninterrupted(func() error { return unix.Connect(s, &unix.SockaddrVM{CID: uint32(cid), Port: uint32(port)}) })
+	if err != nil {
 		return 0, 0, fmt.Errorf("connect to %s: %w", address, err)
 	}
 	connected := time.Now()
-	if _, err := unix.Write(s, []byte(message)); err != nil {
+	err = uninterrupted(func() error { _, err := unix.Write(s, []byte(message)); return err })
+	if err != nil {
 		return 0, 0, err
 	}
 	if err := unix.Shutdown(s, unix.SHUT_WR); err != nil {
 		return 0, 0, err
 	}
-	_, _ = unix.Read(s, make([]byte, 1))
+	_ = uninterrupted(func() error { _, err := unix.Read(s, make([]byte, 1)); return err })
 	return connected.Sub(began), time.Since(connected), nil
+}
+
+// uninterrupted makes a system call again where a signal interrupted it: the
+// runtime of Go sends its own threads some, and on an emulated processor a call
+// takes long enough to meet one. A connection that was interrupted is closed, and
+// can be begun again (net/vmw_vsock/af_vsock.c, vsock_connect).
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }

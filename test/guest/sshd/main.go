@@ -20,6 +20,9 @@ import (
 func main() {
 	for {
 		fd, _, err := unix.Accept4(3, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		if err == unix.EINTR {
+			continue // a signal of Go's runtime
+		}
 		if err != nil {
 			fmt.Println("mvguest: FAILED: sshd:", err)
 			return
