@@ -107,8 +107,15 @@ payload: $(HOST) # build the files that are copied over a test host's root
 	@if [ -n "$$MICROVM_TEST_HYPERVISORS" ]; then \
 	  install -D -t $(ASSETS)/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
 
+# What a new machine has to make once. With -j it is made beside the payload.
+.PHONY: root guest
+root: packages $(HOST) # make the Debian root of the test hosts
+	@$(HOST) root >/dev/null
+guest: packages $(HOST) # build the Debian guest that the VM host boots
+	@$(HOST) guest
+
 .PHONY: assets
-assets: payload # build the payload with the test guest
+assets: payload root # build the payload with the test guest
 	@$(HOST) assets $(PAYLOAD)
 
 # The stages run in parallel, as each of them mostly waits: for the network, a guest or
@@ -135,7 +142,7 @@ test-units: packages assets ## run the unit tests that need root, in another con
 	@test/scripts/go-test units $(HOST) container $(PAYLOAD) $(SUITE) units $(TESTFLAGS)
 
 .PHONY: test-vm
-test-vm: packages assets ## run the tests that need their own kernel, in a VM (root)
+test-vm: packages assets guest ## run the tests that need their own kernel, in a VM (root)
 	@test/scripts/go-test vm $(HOST) vm $(PAYLOAD) $(SUITE) vm $(TESTFLAGS)
 
 .PHONY: test-nixos

@@ -2,6 +2,7 @@
 // payload over it and runs a command inside as root:
 //
 //	host root                         only make the root, and print where it is
+//	host guest                        only build the Debian guest of the VM host
 //	host assets PAYLOAD               add the test guest's kernel and initramfs
 //	host container PAYLOAD COMMAND …  under systemd-nspawn: seconds
 //	host vm PAYLOAD COMMAND …         in QEMU, with a kernel of its own
@@ -42,6 +43,10 @@ func host(ctx context.Context, args []string) (int, error) {
 	if os.Geteuid() != 0 {
 		return 0, errors.New("test hosts need root\nhint: run it with sudo")
 	}
+	if len(args) == 1 && args[0] == "guest" {
+		_, err := debianGuest()
+		return 0, err
+	}
 	r, err := ensureRoot()
 	if err != nil {
 		return 0, err
@@ -54,7 +59,7 @@ func host(ctx context.Context, args []string) (int, error) {
 		return 0, r.assets(filepath.Join(args[1], "usr/lib/microvm-test"))
 	}
 	if len(args) < 3 {
-		return 0, errors.New("usage: host root | host assets PAYLOAD | host container|vm PAYLOAD COMMAND …")
+		return 0, errors.New("usage: host root | host guest | host assets PAYLOAD | host container|vm PAYLOAD COMMAND …")
 	}
 	switch args[0] {
 	case "container":

@@ -200,7 +200,8 @@ func (v *vmHost) boot(ctx context.Context) (int, error) {
 	// kernels of VMs in this VM down now and then.
 	inside := strings.NewReplacer(v.root.tree+"/", "/", v.root.dir, cacheInside, filepath.Dir(v.disk), workInside)
 	cmd := exec.CommandContext(ctx, "unshare", append([]string{"--mount", "--", "/bin/sh", "-euc", inRoot, "sh", v.root.tree, v.root.dir, filepath.Dir(v.disk)}, each(inside.Replace,
-		"qemu-system-x86_64", "-M", "q35,kernel-irqchip=split", "-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", "3G",
+		// It takes longest, and mostly computes: whatever runs beside it waits for it.
+		"nice", "-n", "-10", "qemu-system-x86_64", "-M", "q35,kernel-irqchip=split", "-accel", accelerator(), "-cpu", "max", "-smp", "1", "-m", "3G",
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-device", "intel-iommu,intremap=on",
 		"-kernel", vmlinuz, "-initrd", initrd,
