@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"microvm/test/need"
+	"microvm/test/testutil"
 )
 
 // host makes a host with those files, by path, and mountinfo.
@@ -154,10 +155,14 @@ func mountImage(t *testing.T, kind, name string) FileSystem {
 		t.Fatalf("mount it: %v: %s", err, out)
 	}
 	defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
-	fsys, err := Of(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	var fsys FileSystem
+	testutil.Until(t, "udev knows the "+kind+" file system", func() bool {
+		var err error
+		if fsys, err = Of(dir); err != nil {
+			t.Fatal(err)
+		}
+		return fsys.FSID != "" || fsys.UUID != ""
+	})
 	return fsys
 }
 
