@@ -25,6 +25,7 @@ HOSTTESTS   := $(sort $(TESTS_e2e) $(TESTS_units) $(TESTS_vm))
 ASSETS      := $(PAYLOAD)/usr/lib/microvm-test
 HOST        := build/test-host
 SUITE       := /usr/lib/microvm-test/suite
+DEMO        := /usr/lib/microvm-test/demo
 # Debian's golang downloads a newer toolchain only with this setting.
 export GOTOOLCHAIN ?= auto
 export CGO_ENABLED = 0
@@ -103,7 +104,8 @@ payload: $(HOST) # build the files that are copied over a test host's root
 	@printf '%s\n' $(TESTS_vm) > $(ASSETS)/lists/vm
 	@for p in $(HOSTTESTS); do $(GO) test -c -o $(ASSETS)/$${p##*/}.test ./$$p || exit 1; done
 	@$(GO) build -o $(ASSETS)/nixstandin ./test/nixstandin
-	@install -m 755 -t $(ASSETS) test/scripts/demo test/scripts/suite
+	@install -m 755 test/scripts/suite $(PAYLOAD)$(SUITE)
+	@install -m 755 test/scripts/demo $(PAYLOAD)$(DEMO)
 	@if [ -n "$$MICROVM_TEST_HYPERVISORS" ]; then \
 	  install -D -t $(ASSETS)/hypervisors/bin "$$MICROVM_TEST_HYPERVISORS"/*; fi
 
@@ -164,11 +166,11 @@ test-fresh: go-version ## run make test on new Debian 13 and 12 (root; FRESH=13,
 
 .PHONY: demo
 demo: packages assets ## start, show, ping and stop a VM in a temporary container (root)
-	@$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/scripts/demo
+	@$(HOST) container $(PAYLOAD) $(DEMO)
 
 .PHONY: picture
 picture: packages assets # draw the demo for the README (root)
-	$(HOST) container $(PAYLOAD) /usr/lib/microvm-test/scripts/demo | $(GO) run ./tools/picture > docs/demo.svg.new
+	$(HOST) container $(PAYLOAD) $(DEMO) | $(GO) run ./tools/picture > docs/demo.svg.new
 	mv docs/demo.svg.new docs/demo.svg
 
 .PHONY: bench
